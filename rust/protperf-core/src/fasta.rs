@@ -1,0 +1,551 @@
+//! A push scanner for FASTA: bytes in, tokens in packed arrays out.
+//!
+//! No file is opened here; whoever reads calls [`Scanner::push`] with slices of any size and [`Scanner::finish`] at
+//! the end. The verdict (records, flags, or the position and kind of the first fault) is a function of the bytes
+//! alone: it does not depend on how they were cut into slices, so every decision that needs more than one byte keeps
+//! what it needs in the scanner. An input is read exactly or refused; nothing is changed without a flag.
+
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod batch;
+mod error;
+mod format;
+mod residues;
+
+pub use batch::{Batch, Rejection, Summary, flag, split_header};
+pub use error::{FastaError, FastaErrorKind};
+pub use residues::ResiduePolicy;
+
+use crate::alphabet::UNKNOWN;
+use residues::Table;
+
+/// Records with more residues than this, all of them ACGTUN, look like nucleotides.
+pub const NUCLEOTIDE_LENGTH: u64 = 50;
+
+/// What the bytes of the current line are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// No byte of it was seen yet.
+    Fresh,
+    Header,
+    Residues,
+    /// A `;` line, or a line of a record that was refused.
+    Ignored,
+    /// Text where no text may stand; collected to tell its format.
+    Foreign,
+}
+
+/// Where the current line stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    /// The first four bytes decide on the encoding.
+    Start,
+    BeforeRecords,
+    Record,
+    /// A record that `skip` left out, up to the next header.
+    Refused,
+    Finished,
+}
+
+/// The record being read.
+#[derive(Debug, Default)]
+struct Current {
+    header: Vec<u8>,
+    line: u64,
+    /// Traits of its residues, joined by or: the high bits of the table's entries.
+    traits: u16,
+    flags: u16,
+    /// Stops that are trailing unless a residue follows, and where the first of them stands.
+    pending_stops: u64,
+    first_stop: (u64, u64),
+}
+
+/// The scanner. See the module's text for its contract.
+///
+/// ```
+/// use protperf_core::fasta::{ResiduePolicy, Scanner};
+///
+/// let mut scanner = Scanner::new(ResiduePolicy::Map);
+/// scanner.push(b">a first\nMK")?;
+/// scanner.push(b"V\n>b\nacd*\n")?;
+/// scanner.finish()?;
+/// let batch = scanner.take();
+/// assert_eq!(batch.name_of(0), Some(("a", "first")));
+/// assert_eq!(batch.tokens_of(0), Some(&[13, 11, 20][..]));
+/// assert_eq!(batch.len(), 2);
+/// # Ok::<(), protperf_core::fasta::FastaError>(())
+/// ```
+#[derive(Debug)]
+pub struct Scanner {
+    policy: ResiduePolicy,
+    table: &'static Table,
+    /// One sequence without header, where `>` and `;` begin nothing.
+    is_bare: bool,
+    section: Section,
+    line: Line,
+    line_number: u64,
+    /// Offset in the input of the current line's first byte, and of the next byte to come.
+    line_start: u64,
+    position: u64,
+    after_carriage_return: bool,
+    /// First bytes of the input, or of the foreign text.
+    head: Vec<u8>,
+    foreign_at: (u64, u64),
+    current: Current,
+    /// Complete records, and behind them the tokens of the current one.
+    batch: Batch,
+    next_ordinal: u64,
+    summary: Summary,
+    failure: Option<FastaError>,
+}
+
+impl Scanner {
+    /// A scanner at the beginning of an input.
+    pub fn new(policy: ResiduePolicy) -> Self {
+        Self {
+            policy,
+            table: Table::of(policy),
+            is_bare: false,
+            section: Section::Start,
+            line: Line::Fresh,
+            line_number: 1,
+            line_start: 0,
+            position: 0,
+            after_carriage_return: false,
+            head: Vec::new(),
+            foreign_at: (1, 1),
+            current: Current::default(),
+            batch: Batch::default(),
+            next_ordinal: 0,
+            summary: Summary::default(),
+            failure: None,
+        }
+    }
+
+    /// A scanner for one sequence without header, such as a string in memory: the same residue policy, and a `>` or
+    /// `;` anywhere is a fault. It gives exactly one record, or under `skip` one rejection.
+    pub fn of_sequence(policy: ResiduePolicy) -> Self {
+        let mut scanner = Self::new(policy);
+        scanner.is_bare = true;
+        scanner.section = Section::Record;
+        scanner.current.line = 1;
+        scanner
+    }
+
+    /// Take the next bytes of the input.
+    ///
+    /// # Errors
+    /// The first fault of the input; from then on every call returns it again. Complete records before it stay in
+    /// the batch.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), FastaError> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        self.summary.bytes += bytes.len() as u64;
+        let outcome = match self.section {
+            Section::Start => self.start(bytes),
+            Section::Finished => Ok(()),
+            _ => self.scan(bytes),
+        };
+        self.keep_failure(outcome)
+    }
+
+    /// Say that the input has ended; what is pushed later is ignored.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; here also what only the end can tell, such as text without any header.
+    pub fn finish(&mut self) -> Result<(), FastaError> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        let outcome = self.end_of_input();
+        self.keep_failure(outcome)
+    }
+
+    /// The complete records since the last call. A record in progress stays.
+    pub fn take(&mut self) -> Batch {
+        let complete = self.batch.num_tokens();
+        let unfinished = Batch { tokens: self.batch.tokens.split_off(complete), ..Batch::default() };
+        std::mem::replace(&mut self.batch, unfinished)
+    }
+
+    /// The complete records so far, without taking them. The tokens of a record in progress stand behind them.
+    pub fn peek(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Counts so far.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    fn keep_failure(&mut self, outcome: Result<(), FastaError>) -> Result<(), FastaError> {
+        if let Err(error) = &outcome {
+            self.failure = Some(error.clone());
+        }
+        outcome
+    }
+
+    fn start(&mut self, bytes: &[u8]) -> Result<(), FastaError> {
+        let (head, rest) = bytes.split_at(bytes.len().min(4 - self.head.len()));
+        self.head.extend_from_slice(head);
+        if self.head.len() < 4 {
+            return Ok(());
+        }
+        self.leave_start()?;
+        self.scan(rest)
+    }
+
+    fn leave_start(&mut self) -> Result<(), FastaError> {
+        let head = std::mem::take(&mut self.head);
+        self.section = Section::BeforeRecords;
+        if let Some(name) = format::name_of_encoding(&head) {
+            return Err(self.fault_at((1, 1), FastaErrorKind::OtherFormat { name }));
+        }
+        match head.strip_prefix(b"\xef\xbb\xbf") {
+            None => self.scan(&head),
+            Some(rest) => {
+                self.summary.has_byte_order_mark = true;
+                self.position = 3;
+                self.line_start = 3;
+                self.scan(rest)
+            }
+        }
+    }
+
+    /// Cut into lines, and give each part of a line to whatever the line is.
+    fn scan(&mut self, bytes: &[u8]) -> Result<(), FastaError> {
+        self.reserve(bytes.len())?;
+        let mut rest = bytes;
+        while let Some((&first, tail)) = rest.split_first() {
+            if std::mem::take(&mut self.after_carriage_return) && first == b'\n' {
+                self.position += 1;
+                self.line_start += 1;
+                rest = tail;
+                continue;
+            }
+            if self.line == Line::Fresh && self.begin_line(first)? {
+                self.position += 1;
+                rest = tail;
+            }
+            let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+            let (part, after) = rest.split_at(end);
+            self.line_part(part)?;
+            self.position += part.len() as u64;
+            rest = after;
+            if let Some((&terminator, tail)) = after.split_first() {
+                self.end_line()?;
+                self.position += 1;
+                self.line_start = self.position;
+                self.line_number += 1;
+                self.after_carriage_return = terminator == b'\r';
+                rest = tail;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever these bytes make of themselves fits afterwards: one residue a byte at most, and the stops that wait.
+    fn reserve(&mut self, bytes: usize) -> Result<(), FastaError> {
+        let needed = bytes.saturating_add(usize::try_from(self.current.pending_stops).unwrap_or(usize::MAX));
+        let tokens = self.batch.tokens.try_reserve(needed);
+        tokens.map_err(|_| self.fault_here(FastaErrorKind::OutOfMemory { bytes: needed }))
+    }
+
+    /// Decide what a line is by its first byte; answers whether that byte is thereby used up.
+    fn begin_line(&mut self, first: u8) -> Result<bool, FastaError> {
+        match first {
+            b'\n' | b'\r' => Ok(false),
+            b'>' if !self.is_bare => {
+                self.close_record()?;
+                self.line = Line::Header;
+                self.current = Current { line: self.line_number, ..Current::default() };
+                Ok(true)
+            }
+            b';' if !self.is_bare => {
+                self.line = Line::Ignored;
+                self.summary.comment_lines += 1;
+                Ok(true)
+            }
+            _ => {
+                self.line = match self.section {
+                    Section::Refused => Line::Ignored,
+                    _ => Line::Residues,
+                };
+                Ok(false)
+            }
+        }
+    }
+
+    fn line_part(&mut self, part: &[u8]) -> Result<(), FastaError> {
+        match self.line {
+            Line::Fresh | Line::Ignored => Ok(()),
+            Line::Header => self.extend_header(part),
+            Line::Foreign => self.extend_foreign(part),
+            Line::Residues if self.section == Section::BeforeRecords => self.before_records(part),
+            Line::Residues => self.residues(part),
+        }
+    }
+
+    fn end_line(&mut self) -> Result<(), FastaError> {
+        match std::mem::replace(&mut self.line, Line::Fresh) {
+            Line::Header => self.finish_header(),
+            Line::Foreign => Err(self.foreign()),
+            Line::Fresh | Line::Residues | Line::Ignored => Ok(()),
+        }
+    }
+
+    fn end_of_input(&mut self) -> Result<(), FastaError> {
+        if self.section == Section::Start {
+            self.leave_start()?;
+        }
+        self.end_line()?;
+        self.close_record()?;
+        if self.section == Section::BeforeRecords && self.summary.bytes > 0 {
+            return Err(self.fault_at((1, 1), FastaErrorKind::NoRecord));
+        }
+        self.section = Section::Finished;
+        Ok(())
+    }
+
+    /// Blanks may stand before the first header, and nothing else.
+    fn before_records(&mut self, part: &[u8]) -> Result<(), FastaError> {
+        let Some(text) = part.iter().position(|&byte| byte != b' ') else {
+            return Ok(());
+        };
+        self.line = Line::Foreign;
+        self.foreign_at = self.place(text);
+        self.head.clear();
+        let (_, text) = part.split_at(text);
+        self.extend_foreign(text)
+    }
+
+    fn extend_foreign(&mut self, text: &[u8]) -> Result<(), FastaError> {
+        let missing = format::SNIFFED - self.head.len();
+        self.head.extend(text.iter().take(missing));
+        if self.head.len() < format::SNIFFED { Ok(()) } else { Err(self.foreign()) }
+    }
+
+    fn foreign(&self) -> FastaError {
+        let kind = match format::name_of_text(&self.head) {
+            Some(name) => FastaErrorKind::OtherFormat { name },
+            None => FastaErrorKind::TextBeforeHeader,
+        };
+        FastaError { line: self.foreign_at.0, column: self.foreign_at.1, record: None, kind }
+    }
+
+    fn extend_header(&mut self, part: &[u8]) -> Result<(), FastaError> {
+        if self.current.header.try_reserve(part.len()).is_err() {
+            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes: part.len() }));
+        }
+        self.current.header.extend_from_slice(part);
+        Ok(())
+    }
+
+    fn finish_header(&mut self) -> Result<(), FastaError> {
+        self.section = Section::Record;
+        let header = &self.current.header;
+        if format::is_pir_header(header) {
+            let kind = FastaErrorKind::OtherFormat { name: "NBRF/PIR" };
+            return Err(self.fault_at((self.current.line, 1), kind));
+        }
+        let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | 1);
+        let (at, kind) = match std::str::from_utf8(header) {
+            Err(error) => {
+                let at = error.valid_up_to();
+                let byte = header.get(at).copied().unwrap_or_default();
+                (at, FastaErrorKind::HeaderEncoding { byte })
+            }
+            Ok(_) => match header.iter().position(control) {
+                None => return Ok(()),
+                Some(at) => {
+                    let byte = header.get(at).copied().unwrap_or_default();
+                    (at, FastaErrorKind::HeaderControl { byte })
+                }
+            },
+        };
+        // Column 1 holds the '>'.
+        let fault = self.fault_at((self.current.line, at as u64 + 2), kind);
+        self.refuse(fault)
+    }
+
+    /// Take a part of a sequence line: in one sweep where it holds plain residues only, else byte by byte.
+    fn residues(&mut self, part: &[u8]) -> Result<(), FastaError> {
+        if self.current.pending_stops == 0 && self.plain_residues(part) {
+            return Ok(());
+        }
+        let mut done = 0;
+        while let Some((&byte, _)) = part.get(done..).and_then(<[u8]>::split_first) {
+            if self.table.is_special(byte) {
+                self.special(byte, done)?;
+                if self.section == Section::Refused {
+                    return Ok(());
+                }
+                done += 1;
+                continue;
+            }
+            self.stops_are_internal()?;
+            if self.section == Section::Refused {
+                return Ok(());
+            }
+            let rest = part.get(done..).unwrap_or_default();
+            let run = rest.iter().position(|&byte| self.table.is_special(byte)).unwrap_or(rest.len());
+            self.plain_residues(rest.get(..run).unwrap_or_default());
+            done += run;
+        }
+        Ok(())
+    }
+
+    /// Append the tokens of `part`; where a byte is no plain residue, append nothing and answer false.
+    fn plain_residues(&mut self, part: &[u8]) -> bool {
+        let before = self.batch.tokens.len();
+        let mut traits = 0;
+        self.batch.tokens.extend(part.iter().map(|&byte| {
+            let entry = self.table.get(byte);
+            traits |= entry;
+            entry as u8
+        }));
+        if traits & residues::SPECIAL != 0 {
+            self.batch.tokens.truncate(before);
+            return false;
+        }
+        self.current.traits |= traits;
+        true
+    }
+
+    fn special(&mut self, byte: u8, offset: usize) -> Result<(), FastaError> {
+        let kind = match self.table.get(byte) as u8 {
+            residues::SPACE => return Ok(()),
+            residues::STOP => {
+                if self.current.pending_stops == 0 {
+                    self.current.first_stop = self.place(offset);
+                }
+                self.current.pending_stops += 1;
+                return Ok(());
+            }
+            residues::GAP if self.policy == ResiduePolicy::Map => {
+                self.current.flags |= flag::GAPS;
+                return Ok(());
+            }
+            residues::GAP => FastaErrorKind::Gap { byte },
+            residues::AMBIGUOUS_REFUSED => FastaErrorKind::AmbiguousResidue { byte },
+            _ if byte == b'>' => FastaErrorKind::HeaderInsideLine,
+            _ => FastaErrorKind::InvalidByte { byte },
+        };
+        let fault = self.fault_at(self.place(offset), kind);
+        self.refuse(fault)
+    }
+
+    /// A residue follows: the stops that waited were internal.
+    fn stops_are_internal(&mut self) -> Result<(), FastaError> {
+        if self.current.pending_stops == 0 {
+            return Ok(());
+        }
+        if self.policy != ResiduePolicy::Map {
+            let fault = self.fault_at(self.current.first_stop, FastaErrorKind::InternalStop);
+            return self.refuse(fault);
+        }
+        let stops = std::mem::take(&mut self.current.pending_stops) as usize;
+        let len = self.batch.tokens.len() + stops;
+        self.batch.tokens.resize(len, UNKNOWN);
+        self.current.flags |= flag::INTERNAL_STOP;
+        self.current.traits |= residues::AMBIGUOUS | residues::NOT_NUCLEOTIDE;
+        Ok(())
+    }
+
+    /// Make an error of the fault, or under `skip` leave the record out.
+    fn refuse(&mut self, fault: FastaError) -> Result<(), FastaError> {
+        if self.policy != ResiduePolicy::Skip || !fault.kind.is_of_record() {
+            return Err(fault);
+        }
+        self.batch.tokens.truncate(self.batch.num_tokens());
+        if self.batch.rejected.try_reserve(1).is_err() {
+            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes: size_of::<Rejection>() }));
+        }
+        self.batch.rejected.push(Rejection { ordinal: self.next_ordinal, error: fault });
+        self.next_ordinal += 1;
+        self.summary.rejected += 1;
+        self.section = Section::Refused;
+        self.line = Line::Ignored;
+        Ok(())
+    }
+
+    /// The next record begins, or the input has ended.
+    fn close_record(&mut self) -> Result<(), FastaError> {
+        if self.section != Section::Record {
+            return Ok(());
+        }
+        let len = (self.batch.tokens.len() - self.batch.num_tokens()) as u64;
+        let flags = self.final_flags(len);
+        let kind = match flags {
+            _ if self.policy == ResiduePolicy::Map => None,
+            _ if flags & flag::EMPTY != 0 => Some(FastaErrorKind::EmptySequence),
+            _ if flags & flag::NUCLEOTIDES != 0 => Some(FastaErrorKind::Nucleotides { len }),
+            _ => None,
+        };
+        match kind {
+            None => self.append_record(flags, len),
+            Some(kind) => {
+                let fault = self.fault_at((self.current.line, 1), kind);
+                self.refuse(fault)
+            }
+        }
+    }
+
+    fn final_flags(&self, len: u64) -> u16 {
+        let current = &self.current;
+        let bit = |condition: bool, flag: u16| if condition { flag } else { 0 };
+        let header = std::str::from_utf8(&current.header).unwrap_or_default();
+        let is_nucleotides = len > NUCLEOTIDE_LENGTH && current.traits & residues::NOT_NUCLEOTIDE == 0;
+        current.flags
+            | bit(current.pending_stops > 0, flag::TRAILING_STOP)
+            | bit(current.traits & residues::LOWER != 0, flag::LOWER_CASE)
+            | bit(current.traits & residues::AMBIGUOUS != 0, flag::AMBIGUOUS)
+            | bit(len == 0, flag::EMPTY)
+            | bit(split_header(header).0.is_empty() && !self.is_bare, flag::NO_ID)
+            | bit(is_nucleotides, flag::NUCLEOTIDES)
+    }
+
+    fn append_record(&mut self, flags: u16, len: u64) -> Result<(), FastaError> {
+        let batch = &mut self.batch;
+        let header = std::str::from_utf8(&self.current.header).unwrap_or_default();
+        let reserved = batch.headers.try_reserve(header.len()).is_ok()
+            && batch.header_ends.try_reserve(1).is_ok()
+            && batch.token_ends.try_reserve(1).is_ok()
+            && batch.ordinals.try_reserve(1).is_ok()
+            && batch.lines.try_reserve(1).is_ok()
+            && batch.flags.try_reserve(1).is_ok();
+        if !reserved {
+            let bytes = self.current.header.len() + size_of::<[u64; 5]>();
+            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes }));
+        }
+        batch.headers.push_str(header);
+        batch.header_ends.push(batch.headers.len());
+        batch.token_ends.push(batch.tokens.len() as u64);
+        batch.ordinals.push(self.next_ordinal);
+        batch.lines.push(self.current.line);
+        batch.flags.push(flags);
+        self.next_ordinal += 1;
+        self.summary.count(flags, len);
+        Ok(())
+    }
+
+    /// Line and column of the byte `offset` bytes behind the current position.
+    fn place(&self, offset: usize) -> (u64, u64) {
+        (self.line_number, self.position + offset as u64 - self.line_start + 1)
+    }
+
+    fn fault_here(&self, kind: FastaErrorKind) -> FastaError {
+        self.fault_at(self.place(0), kind)
+    }
+
+    fn fault_at(&self, (line, column): (u64, u64), kind: FastaErrorKind) -> FastaError {
+        let in_record = kind.is_of_record() && !self.is_bare;
+        let record = in_record.then(|| {
+            let header = self.current.header.trim_ascii_start();
+            let end = header.iter().position(|byte| matches!(byte, b' ' | b'\t' | 1)).unwrap_or(header.len());
+            error::shown_id(header.get(..end).unwrap_or_default())
+        });
+        FastaError { line, column, record, kind }
+    }
+}

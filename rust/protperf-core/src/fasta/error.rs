@@ -1,0 +1,157 @@
+//! Why an input was refused: position and cause as fields.
+
+use std::fmt;
+
+/// Characters of an id that an error keeps: enough to find the record, never a whole 2 MB header.
+const SHOWN_ID: usize = 80;
+
+/// The first fault of an input, or the fault that got one record rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FastaError {
+    /// Line, from 1; LF, CRLF and CR alone each end one.
+    pub line: u64,
+    /// Byte in the line, from 1; a byte order mark is not counted.
+    pub column: u64,
+    /// Id of the record, cut to 80 characters; `None` outside of records.
+    pub record: Option<String>,
+    /// What is wrong.
+    pub kind: FastaErrorKind,
+}
+
+/// What is wrong at the position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FastaErrorKind {
+    /// A byte that no policy takes for a residue.
+    InvalidByte {
+        /// The byte.
+        byte: u8,
+    },
+    /// A `>` that is not the first byte of its line.
+    HeaderInsideLine,
+    /// A `*` with residues behind it, where the policy refuses it.
+    InternalStop,
+    /// `-` or `.`, where the policy refuses it.
+    Gap {
+        /// The byte.
+        byte: u8,
+    },
+    /// B, Z or J, where the policy refuses it.
+    AmbiguousResidue {
+        /// The byte as it stands in the file.
+        byte: u8,
+    },
+    /// More than 50 residues, all of them ACGTUN.
+    Nucleotides {
+        /// Number of residues.
+        len: u64,
+    },
+    /// A header without residues.
+    EmptySequence,
+    /// Text before the first header line.
+    TextBeforeHeader,
+    /// Another format, by its name.
+    OtherFormat {
+        /// The format.
+        name: &'static str,
+    },
+    /// Bytes, but neither a header nor other text: blank or comment lines only.
+    NoRecord,
+    /// A header that is not UTF-8.
+    HeaderEncoding {
+        /// The first byte at fault.
+        byte: u8,
+    },
+    /// A control byte in a header, tab and Ctrl-A excepted.
+    HeaderControl {
+        /// The byte.
+        byte: u8,
+    },
+    /// An allocation failed.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}
+
+impl FastaErrorKind {
+    /// Whether the fault belongs to one record, so that `skip` can leave that record out and go on.
+    pub fn is_of_record(&self) -> bool {
+        !matches!(
+            self,
+            Self::TextBeforeHeader | Self::OtherFormat { .. } | Self::NoRecord | Self::OutOfMemory { .. }
+        )
+    }
+}
+
+impl fmt::Display for FastaErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidByte { byte } => invalid_byte(*byte, f),
+            Self::HeaderInsideLine => f.write_str("'>' inside a sequence line; a header has a line of its own"),
+            Self::InternalStop => {
+                f.write_str("stop '*' inside the sequence; residues=map reads it as X")
+            }
+            Self::Gap { byte } => write!(
+                f,
+                "alignment gap '{}' in the sequence; residues=map removes gaps",
+                char::from(*byte)
+            ),
+            Self::AmbiguousResidue { byte } => write!(
+                f,
+                "ambiguous residue '{}' in the sequence; residues=map keeps it",
+                char::from(*byte)
+            ),
+            Self::Nucleotides { len } => write!(
+                f,
+                "all {len} residues are among ACGTUN, which looks like nucleotides; translate them, or use residues=map"
+            ),
+            Self::EmptySequence => f.write_str("record without residues; remove it, or use residues=map"),
+            Self::TextBeforeHeader => {
+                f.write_str("not FASTA: text before the first header; a header begins with '>' in column 1")
+            }
+            Self::OtherFormat { name } => write!(f, "not FASTA: this looks like {name}; convert it to FASTA first"),
+            Self::NoRecord => f.write_str("not FASTA: blank or comment lines only, no header ('>') anywhere"),
+            Self::HeaderEncoding { byte } => write!(
+                f,
+                "byte 0x{byte:02x} in the header is not UTF-8; convert the file, as with iconv -f latin1 -t utf-8"
+            ),
+            Self::HeaderControl { byte } => write!(f, "control byte 0x{byte:02x} in the header; remove it"),
+            Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes more of this record"),
+        }
+    }
+}
+
+fn invalid_byte(byte: u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match byte {
+        b'0'..=b'9' => {
+            write!(f, "digit '{}' in the sequence; remove position numbers", char::from(byte))
+        }
+        b'\t' => f.write_str("tab in the sequence; remove it"),
+        0x21..=0x7e => write!(f, "character '{}' in the sequence is no residue", char::from(byte)),
+        0x80.. => write!(f, "byte 0x{byte:02x} in the sequence is not ASCII"),
+        _ => write!(f, "control byte 0x{byte:02x} in the sequence"),
+    }
+}
+
+/// `line:column: what (record 'id')`, so that a path and a colon before it make the usual form.
+impl fmt::Display for FastaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.kind)?;
+        match self.record.as_deref() {
+            None | Some("") => Ok(()),
+            Some(id) => write!(f, " (record '{id}')"),
+        }
+    }
+}
+
+impl std::error::Error for FastaError {}
+
+/// An id for people: at most 80 characters, nothing that could steer a terminal.
+pub(super) fn shown_id(id: &[u8]) -> String {
+    // Four bytes a character at most, so the rest of a long id need not be decoded.
+    let head = id.get(..SHOWN_ID * 4).unwrap_or(id);
+    let steers = |c: char| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let printable = |c: char| if c.is_control() || steers(c) { char::REPLACEMENT_CHARACTER } else { c };
+    String::from_utf8_lossy(head).chars().take(SHOWN_ID).map(printable).collect()
+}
