@@ -1,0 +1,21 @@
+//! Opens what the scanner of `protperf-core` reads: files, standard input, compressed or not.
+//!
+//! The compression is told by content and never by name, all members of a compressed file are read, and whatever is
+//! cut short or corrupt is an error that names the file. Memory stays bounded by the batch size, the longest record
+//! and a decompression window of at most [`WINDOW_LIMIT`] bytes. Invariant: the verdict on an input depends on its
+//! bytes alone, not on how they arrive.
+
+#![deny(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![warn(missing_docs)]
+
+mod decompress;
+mod error;
+mod map;
+mod reader;
+mod source;
+
+pub use decompress::{Compression, WINDOW_LIMIT, decompress};
+pub use error::{CompressionFault, ReadError};
+pub use reader::{FileBatch, ReadOptions, Reader, Step, Summary};
+pub use source::{Input, Interrupt};

@@ -1,0 +1,210 @@
+//! Several inputs as one sequence of batches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use protperf_core::fasta::{self, Batch, ResiduePolicy, Scanner, flag};
+
+use crate::ReadError;
+use crate::source::{Input, Interrupt, Source};
+
+/// How to read.
+#[derive(Clone)]
+pub struct ReadOptions {
+    /// What to do with letters outside of the plain residues.
+    pub policy: ResiduePolicy,
+    /// A batch is given out once its records hold this many bytes; one record is never divided.
+    pub batch_bytes: usize,
+    /// Map plain files into memory instead of reading them. A file that another process shortens meanwhile then ends
+    /// this one with SIGBUS, so it is off by default.
+    pub memory_map: bool,
+    /// Asked when a signal interrupts a read that waits; answers whether to stop.
+    pub interrupt: Interrupt,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self {
+            policy: ResiduePolicy::default(),
+            batch_bytes: 4 << 20,
+            memory_map: false,
+            interrupt: Arc::new(|| false),
+        }
+    }
+}
+
+/// Records of one input. Ordinals count through all inputs.
+#[derive(Debug)]
+pub struct FileBatch {
+    /// The path as given, `<stdin>` for standard input.
+    pub path: Arc<str>,
+    /// The records.
+    pub batch: Batch,
+}
+
+/// What a [`Reader::step`] has brought.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing yet: call again.
+    More,
+    /// A batch.
+    Batch(Box<FileBatch>),
+    /// No more input.
+    Done,
+}
+
+/// Counts over all inputs, and what is worth telling.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Records given out.
+    pub records: u64,
+    /// Records that `skip` left out.
+    pub rejected: u64,
+    /// Residues given out.
+    pub residues: u64,
+    /// Bytes after decompression.
+    pub bytes: u64,
+    /// For each of [`flag::NAMES`] the number of records that carry it.
+    pub flagged: [u64; flag::NAMES.len()],
+    /// Remarks without weight, each with its path: a byte order mark, comment lines.
+    pub notes: Vec<String>,
+    /// Remarks that deserve an eye, each with its path: nucleotides, empty files.
+    pub warnings: Vec<String>,
+}
+
+impl Summary {
+    fn add(&mut self, path: &str, file: &fasta::Summary) {
+        self.records += file.records;
+        self.rejected += file.rejected;
+        self.residues += file.residues;
+        self.bytes += file.bytes;
+        for (total, count) in self.flagged.iter_mut().zip(file.flagged) {
+            *total += count;
+        }
+        if file.has_byte_order_mark {
+            self.notes.push(format!("{path}: byte order mark dropped"));
+        }
+        if file.comment_lines > 0 {
+            self.notes.push(format!("{path}: {} lines that begin with ';' dropped as comments", file.comment_lines));
+        }
+        if file.bytes == 0 {
+            self.warnings.push(format!("{path}: the file is empty"));
+        }
+        let nucleotides = flag::NUCLEOTIDES.trailing_zeros() as usize;
+        let nucleotides = file.flagged.get(nucleotides).copied().unwrap_or_default();
+        if nucleotides > 0 {
+            self.warnings.push(format!(
+                "{path}: {nucleotides} of {} records look like nucleotides (over 50 letters, all of ACGTUN); translate them first",
+                file.records
+            ));
+        }
+    }
+}
+
+/// Reads inputs one after another; see [`Self::next_batch`].
+pub struct Reader {
+    inputs: VecDeque<Input>,
+    options: ReadOptions,
+    current: Option<(Source, Scanner)>,
+    /// Ordinal of the current input's first record.
+    base: u64,
+    summary: Summary,
+    /// An error that waits until the records before it are given out.
+    failure: Option<ReadError>,
+}
+
+impl Reader {
+    /// Prepare to read the inputs in their order.
+    ///
+    /// # Errors
+    /// Before anything is read: a path that is missing or a directory, or standard input named twice.
+    pub fn new(inputs: impl IntoIterator<Item = Input>, options: ReadOptions) -> Result<Self, ReadError> {
+        let inputs: VecDeque<Input> = inputs.into_iter().collect();
+        inputs.iter().try_for_each(Input::check)?;
+        if inputs.iter().filter(|&input| *input == Input::Stdin).count() > 1 {
+            return Err(ReadError::RepeatedStdin);
+        }
+        Ok(Self { inputs, options, current: None, base: 0, summary: Summary::default(), failure: None })
+    }
+
+    /// The next records; `None` after the last.
+    ///
+    /// # Errors
+    /// The first fault, after all records before it were given out. Reading is over then.
+    pub fn next_batch(&mut self) -> Result<Option<FileBatch>, ReadError> {
+        loop {
+            match self.step()? {
+                Step::More => {}
+                Step::Batch(batch) => return Ok(Some(*batch)),
+                Step::Done => return Ok(None),
+            }
+        }
+    }
+
+    /// Go on by one piece of input (128 KiB after decompression), so that a caller can look up in between.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`].
+    pub fn step(&mut self) -> Result<Step, ReadError> {
+        if let Some(error) = self.failure.take() {
+            self.inputs.clear();
+            return Err(error);
+        }
+        let Some((mut source, mut scanner)) = self.current.take() else {
+            let Some(input) = self.inputs.pop_front() else { return Ok(Step::Done) };
+            let interrupt = self.options.interrupt.clone();
+            let source = Source::open(&input, self.options.memory_map, interrupt).inspect_err(|_| self.inputs.clear())?;
+            self.current = Some((source, Scanner::new(self.options.policy)));
+            return Ok(Step::More);
+        };
+        match scan_piece(&mut source, &mut scanner) {
+            Ok(true) if scanner.peek().size() < self.options.batch_bytes => {
+                self.current = Some((source, scanner));
+                Ok(Step::More)
+            }
+            Ok(true) => {
+                let batch = self.give(&source, &mut scanner);
+                self.current = Some((source, scanner));
+                Ok(batch)
+            }
+            Ok(false) => {
+                let batch = self.give(&source, &mut scanner);
+                self.summary.add(source.label(), scanner.summary());
+                self.base += scanner.summary().records + scanner.summary().rejected;
+                Ok(batch)
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                Ok(self.give(&source, &mut scanner))
+            }
+        }
+    }
+
+    /// Counts of the inputs that were read to their end.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    fn give(&self, source: &Source, scanner: &mut Scanner) -> Step {
+        let mut batch = scanner.take();
+        if batch.is_empty() {
+            return Step::More;
+        }
+        batch.ordinals.iter_mut().for_each(|ordinal| *ordinal += self.base);
+        batch.rejected.iter_mut().for_each(|rejection| rejection.ordinal += self.base);
+        Step::Batch(Box::new(FileBatch { path: source.label().clone(), batch }))
+    }
+}
+
+/// Answers whether there may be more.
+fn scan_piece(source: &mut Source, scanner: &mut Scanner) -> Result<bool, ReadError> {
+    let path = source.label().clone();
+    let refused = |error| ReadError::Fasta { path: path.to_string(), error };
+    let piece = source.next_piece()?;
+    if piece.is_empty() {
+        scanner.finish().map_err(refused)?;
+        return Ok(false);
+    }
+    scanner.push(piece).map_err(refused)?;
+    Ok(true)
+}
