@@ -1,0 +1,79 @@
+//! Which instruction set runs: chosen once from what the processor has, or forced by `PROTPERF_ISA`.
+
+use protperf_core::{Error, Result};
+use std::sync::OnceLock;
+
+/// An instruction set tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain arrays: every processor.
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL, CD.
+    Avx512,
+    /// NEON: the generic loops with a fused multiply-add.
+    Neon,
+}
+
+impl Isa {
+    /// The name in `PROTPERF_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// Every tier this processor runs, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut tiers = Vec::new();
+        #[cfg(target_arch = "aarch64")]
+        tiers.push(Isa::Neon);
+        #[cfg(not(target_arch = "aarch64"))]
+        tiers.push(Isa::Scalar);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                tiers.push(Isa::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512cd")
+            {
+                tiers.push(Isa::Avx512);
+            }
+        }
+        tiers
+    }
+
+    /// The tier of a name.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedIsa`] where this processor lacks it or no such tier exists.
+    pub fn from_name(name: &str) -> Result<Isa> {
+        let tiers = Isa::available();
+        tiers.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| Error::UnsupportedIsa {
+            requested: format!("{name:?} (PROTPERF_ISA)"),
+            available: tiers.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// `PROTPERF_ISA` where it is set, else the fastest tier; read once in a process.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedIsa`] as [`Isa::from_name`].
+    pub fn from_env() -> Result<Isa> {
+        static CHOICE: OnceLock<Result<Isa>> = OnceLock::new();
+        CHOICE
+            .get_or_init(|| match std::env::var("PROTPERF_ISA") {
+                Ok(name) if !name.is_empty() => Isa::from_name(&name),
+                _ => Ok(*Isa::available().last().expect("every processor has a tier")),
+            })
+            .clone()
+    }
+}

@@ -1,0 +1,23 @@
+//! The CPU backend: what protperf-core defines, made fast.
+//!
+//! Generic loops over [`simd::Simd`] lanes are compiled for every ISA and chosen at run time; features live in
+//! registers and L1 and never reach memory; rayon runs one task for each batch entry, head and segment. `unsafe`
+//! is allowed here, each block with the facts that make it sound.
+
+mod backward;
+mod dispatch;
+mod forward;
+mod load;
+pub mod ops;
+mod parallel;
+mod redo;
+pub mod simd;
+mod sweep;
+mod weights;
+mod workspace;
+
+pub use backward::{Gradients, Saved, favor_backward};
+pub use dispatch::Isa;
+pub use forward::{Context, empty_state, favor_forward, merge_states};
+pub use ops::CpuElement;
+pub use parallel::default_num_threads;

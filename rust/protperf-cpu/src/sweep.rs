@@ -1,0 +1,570 @@
+//! One chunk of linear attention: writers add to a running state, readers read it.
+//!
+//! Every form is made of this. Forward: keys write `[v, 1]`, queries read. Backward: queries read once more for
+//! their own gradient; then, in reversed time, queries write their cotangents and keys read. A reader sees the
+//! state of all earlier chunks and, in its own chunk, the writers up to its index.
+//!
+//! The invariant: a reader's result does not depend, bit for bit, on writers after it. References only move results
+//! by powers of two; where one looks so far ahead that something could underflow, the row is computed again alone
+//! with references over its own past (`redo`).
+
+use crate::ops::{CpuElement, Mode, Ops, PAD, PANEL, Part, Product};
+use crate::weights::{Weights, Widths};
+use crate::workspace::{CHUNK, Scratch, Side};
+use protperf_core::Family;
+
+/// What the readers of a chunk want.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Want {
+    /// Sums of payload: numerators and denominators.
+    pub sums: bool,
+    /// Gradients of the readers' inputs against their payload as cotangent.
+    pub gradient: bool,
+    /// Gradients of the directions too.
+    pub directions: bool,
+    /// The row exponent is chosen from the row's largest feature instead of taken from `shift`.
+    pub normalize: bool,
+    /// Readers also see writers of their own chunk up to their index.
+    pub local: bool,
+    /// The norm is part of the readers' features.
+    pub norm: bool,
+}
+
+/// The passes, the directions and the buffers of one task.
+pub struct Sweep<'a, E: CpuElement> {
+    pub ops: &'static Ops<E>,
+    pub weights: &'a Weights<E>,
+    pub widths: Widths,
+    pub epsilon: E,
+    pub buffers: &'a mut Scratch<E>,
+}
+
+impl<E: CpuElement> Sweep<'_, E> {
+    fn exponential(&self) -> bool {
+        self.widths.map.family() == Family::Exponential
+    }
+
+    /// Projects the loaded rows of the writers and raises the references; call before [`Sweep::read`].
+    pub fn absorb(&mut self, rows: usize, norm: bool) {
+        project(self.ops, self.weights, &self.widths, &mut self.buffers.writer, rows, norm, &mut self.buffers.read);
+        let b = &mut *self.buffers;
+        b.reference.copy_from_slice(&b.state.reference);
+        for panel in 0..self.widths.panels() {
+            let extent = self.widths.extent(panel, rows);
+            let reference = &mut b.reference[panel * PANEL..][..PANEL];
+            if self.widths.map.family() == Family::Exponential {
+                let y = &b.writer.y[panel * CHUNK * PANEL..][..CHUNK * PANEL];
+                self.ops.raise_reference(y, extent, &b.writer.live, &b.writer.shift, reference);
+            } else {
+                raise_scalar(&b.writer, rows, reference);
+            }
+        }
+        let mut furthest = E::ZERO;
+        for ((power, &old), &new) in b.power.iter_mut().zip(&b.state.reference).zip(&b.reference) {
+            *power = if old == E::NIL { E::ZERO } else { old - new };
+            if *power < furthest {
+                furthest = *power;
+            }
+        }
+        b.before.reference.copy_from_slice(&b.state.reference);
+        b.far = furthest < -E::THETA;
+        if b.far {
+            b.before.copy_from(&b.state);
+        }
+        if furthest < E::ZERO {
+            let width = self.widths.padded_value();
+            self.ops.rescale_rows(&mut b.state.values, width, width, &b.power);
+            for (sum, &power) in b.state.sums.iter_mut().zip(&b.power) {
+                *sum *= E::exp2_int(power);
+            }
+        }
+        b.state.reference.copy_from_slice(&b.reference);
+        let written = std::mem::take(&mut b.written);
+        self.buffers.written = self.write_features(written, rows);
+    }
+
+    /// Features of the writers relative to the current references.
+    fn write_features(&mut self, mut written: Vec<E>, rows: usize) -> Vec<E> {
+        for panel in 0..self.widths.panels() {
+            let to = &mut written[panel * CHUNK * PANEL..][..CHUNK * PANEL];
+            self.writer_panel(panel, rows, to);
+            to[rows * PANEL..rows.next_multiple_of(PAD) * PANEL].fill(E::ZERO);
+        }
+        written
+    }
+
+    /// One panel of writers' features relative to `buffers.reference`.
+    pub(crate) fn writer_panel(&mut self, panel: usize, rows: usize, to: &mut [E]) {
+        let extent = self.widths.extent(panel, rows);
+        let b = &mut *self.buffers;
+        let y = &b.writer.y[panel * CHUNK * PANEL..][..CHUNK * PANEL];
+        let reference = &b.reference[panel * PANEL..][..PANEL];
+        if self.widths.map.family() == Family::Exponential {
+            self.ops.writer_features(y, extent, &b.writer.live, &b.writer.shift, reference, to);
+            return;
+        }
+        for row in 0..rows {
+            let whole = b.writer.log[row].round_even();
+            let power = whole - b.writer.shift[row] - reference[0];
+            b.factor[row] =
+                if b.writer.live[row] { exp2(b.writer.log[row] - whole) * E::exp2_int(power) } else { E::ZERO };
+        }
+        if self.widths.map.family() == Family::Activation {
+            self.ops.activate(y, extent, self.widths.map, self.epsilon, &mut b.read);
+            self.ops.scale_rows(&b.read, extent, &b.factor, to);
+        } else {
+            self.ops.scale_rows(y, extent, &b.factor, to);
+        }
+    }
+
+    /// Adds the writers of the chunk to the state; call after [`Sweep::read`].
+    pub fn commit(&mut self, rows: usize) {
+        let (payload_row, padded_value) = (self.widths.payload_row(), self.widths.padded_value());
+        let b = &mut *self.buffers;
+        for panel in 0..self.widths.panels() {
+            let extent = self.widths.extent(panel, rows);
+            let features = &b.written[panel * CHUNK * PANEL..][..CHUNK * PANEL];
+            let product = Product {
+                a: features,
+                a_row: 1,
+                a_depth: PANEL,
+                b: &b.writer.payload,
+                b_row: payload_row,
+                rows: extent.features,
+                cols: padded_value,
+                depth: rows,
+                mode: Mode::Add,
+                part: Part::Full,
+            };
+            if padded_value > 0 {
+                self.ops.product(&product, &mut b.state.values[panel * PANEL * padded_value..], padded_value);
+            }
+            let last = &b.writer.payload[padded_value..];
+            self.ops.add_rows(features, extent, last, payload_row, &mut b.state.sums[panel * PANEL..]);
+        }
+    }
+
+    /// Computes what the loaded readers want; results are in `numerator`, `denominator`, `exponent` and
+    /// `input_gradient`.
+    pub fn read(&mut self, rows: usize, want: Want) {
+        project(self.ops, self.weights, &self.widths, &mut self.buffers.reader, rows, want.norm, &mut self.buffers.read);
+        self.buffers.reference.copy_from_slice(&self.buffers.state.reference);
+        let mut again = self.row_exponents(rows, want);
+        if want.gradient && want.local {
+            self.score_gradient(rows);
+        }
+        self.clear_results(rows);
+        for panel in 0..self.widths.projection_panels() {
+            self.read_panel(panel, rows, want);
+        }
+        if want.sums {
+            self.finish_sums(rows, want);
+            if want.normalize && want.local && self.exponential() {
+                let floor = E::exp2_int(-E::THETA);
+                again.extend((0..rows).filter(|&i| self.buffers.denominator[i].abs() < floor));
+            }
+        }
+        if want.gradient {
+            self.finish_input_gradient(0..rows, want.norm);
+        }
+        for row in again {
+            self.redo(row, want);
+        }
+    }
+
+    /// Chooses each row's exponent; returns the rows whose references look too far ahead.
+    fn row_exponents(&mut self, rows: usize, want: Want) -> Vec<usize> {
+        let family = self.widths.map.family();
+        let b = &mut *self.buffers;
+        b.tops[..rows * PAD].fill(E::NIL + E::NIL);
+        if family == Family::Exponential && (want.normalize || want.local) {
+            for panel in 0..self.widths.panels() {
+                let extent = self.widths.extent(panel, rows);
+                let y = &b.reader.y[panel * CHUNK * PANEL..][..CHUNK * PANEL];
+                self.ops.reader_top(y, extent, &b.reference[panel * PANEL..], &mut b.tops);
+            }
+        }
+        let mut again = Vec::new();
+        let mut seen = b.before.reference[0];
+        for row in 0..rows {
+            let top = match family {
+                Family::Exponential => top_of(&b.tops[row * PAD..][..PAD]),
+                _ => b.reference[0] + b.reader.log[row].round_even(),
+            };
+            let own = b.writer.log[row].round_even() - b.writer.shift[row];
+            if want.local && b.writer.live[row] && own > seen {
+                seen = own;
+            }
+            if want.normalize {
+                b.exponent[row] = top;
+                if want.local && family != Family::Exponential && seen != E::NIL && b.reference[0] - seen > E::THETA {
+                    again.push(row);
+                }
+            } else {
+                b.exponent[row] = b.reader.shift[row];
+                if want.local && top - b.reader.shift[row] > E::THETA {
+                    again.push(row);
+                }
+            }
+        }
+        // The rows' features vanish here; `redo` adds what they contribute.
+        for &row in &again {
+            b.exponent[row] = -E::NIL;
+        }
+        again
+    }
+
+    fn clear_results(&mut self, rows: usize) {
+        let b = &mut *self.buffers;
+        b.scores[..rows * CHUNK].fill(E::ZERO);
+        b.numerator[..rows * self.widths.payload_row()].fill(E::ZERO);
+        b.lanes[..rows * PAD].fill(E::ZERO);
+        b.norms[..rows * PAD].fill(E::ZERO);
+        b.input_gradient[..rows * self.widths.padded_head()].fill(E::ZERO);
+    }
+
+    /// Cotangents of the chunk's scores: readers' payload against writers' payload, lower triangle.
+    fn score_gradient(&mut self, rows: usize) {
+        let payload_row = self.widths.payload_row();
+        let b = &mut *self.buffers;
+        let padded = rows.next_multiple_of(PAD);
+        b.writer.payload[rows * payload_row..padded * payload_row].fill(E::ZERO);
+        self.ops.transpose(&b.writer.payload, payload_row, padded, payload_row, &mut b.payload_turned, CHUNK);
+        let product = Product {
+            a: &b.reader.payload,
+            a_row: payload_row,
+            a_depth: 1,
+            b: &b.payload_turned,
+            b_row: CHUNK,
+            rows,
+            cols: padded,
+            depth: self.widths.padded_value() + 1,
+            mode: Mode::Store,
+            part: Part::LowerColumns,
+        };
+        self.ops.product(&product, &mut b.score_gradient, CHUNK);
+        keep_lower(&mut b.score_gradient, rows);
+    }
+
+    /// One panel of projections: features of the readers, and what they contribute.
+    fn read_panel(&mut self, panel: usize, rows: usize, want: Want) {
+        let halves = self.widths.panels() / self.widths.projection_panels();
+        for half in 0..halves {
+            let at = panel + half * self.widths.projection_panels();
+            self.reader_panel(at, 0..rows);
+            if want.sums {
+                self.add_sums(at, rows, want.local);
+            }
+            if want.gradient {
+                self.feature_gradient(at, half, 0..rows, want.local);
+            }
+        }
+        if want.gradient {
+            self.add_input_gradient(panel, 0..rows, want);
+        }
+    }
+
+    /// Features of some readers relative to `buffers.reference` and their exponents, into `buffers.read`.
+    pub(crate) fn reader_panel(&mut self, panel: usize, rows: std::ops::Range<usize>) {
+        let extent = self.widths.extent(panel, rows.len());
+        let b = &mut *self.buffers;
+        let y = &b.reader.y[(panel * CHUNK + rows.start) * PANEL..][..rows.len() * PANEL];
+        let reference = &b.reference[panel * PANEL..][..PANEL];
+        let to = &mut b.read[rows.start * PANEL..];
+        if self.widths.map.family() == Family::Exponential {
+            self.ops.reader_features(y, extent, reference, &b.exponent[rows.start..], to);
+            return;
+        }
+        for row in rows.clone() {
+            let whole = b.reader.log[row].round_even();
+            let power = whole + reference[0] - b.exponent[row];
+            b.factor[row] = exp2(b.reader.log[row] - whole) * E::exp2_int(power);
+        }
+        let factor = &b.factor[rows.start..];
+        if self.widths.map.family() == Family::Activation {
+            self.ops.activate(y, extent, self.widths.map, self.epsilon, &mut b.gradient[CHUNK * PANEL..]);
+            self.ops.scale_rows(&b.gradient[CHUNK * PANEL..], extent, factor, to);
+        } else {
+            self.ops.scale_rows(y, extent, factor, to);
+        }
+    }
+
+    /// Scores of the chunk, and sums over the state.
+    fn add_sums(&mut self, panel: usize, rows: usize, local: bool) {
+        let extent = self.widths.extent(panel, rows);
+        let (payload_row, padded_value) = (self.widths.payload_row(), self.widths.padded_value());
+        let b = &mut *self.buffers;
+        let base = Product {
+            a: &b.read,
+            a_row: PANEL,
+            a_depth: 1,
+            b: &[],
+            b_row: 0,
+            rows,
+            cols: 0,
+            depth: extent.features,
+            mode: Mode::Continue,
+            part: Part::Full,
+        };
+        if local {
+            let written = &b.written[panel * CHUNK * PANEL..][..CHUNK * PANEL];
+            let padded = rows.next_multiple_of(PAD);
+            self.ops.transpose(written, PANEL, padded, extent.width(), &mut b.turned, CHUNK);
+            let product =
+                Product { b: &b.turned, b_row: CHUNK, cols: padded, part: Part::LowerColumns, ..base };
+            self.ops.product(&product, &mut b.scores, CHUNK);
+        }
+        let values = &b.state.values[panel * PANEL * padded_value..];
+        if padded_value > 0 {
+            let product = Product { b: values, b_row: padded_value, cols: padded_value, ..base };
+            self.ops.product(&product, &mut b.numerator, payload_row);
+        }
+        self.ops.dot_rows(&b.read, extent, &b.state.sums[panel * PANEL..], &mut b.lanes);
+    }
+
+    /// Adds the chunk's own writers to the sums over the state.
+    fn finish_sums(&mut self, rows: usize, want: Want) {
+        let payload_row = self.widths.payload_row();
+        let b = &mut *self.buffers;
+        if want.local {
+            keep_lower(&mut b.scores, rows);
+            self.ops.product(
+                &local_sums(&b.scores, &b.writer.payload, &self.widths, rows),
+                &mut b.numerator,
+                payload_row,
+            );
+        }
+        for row in 0..rows {
+            let last = &b.writer.payload[self.widths.padded_value()..];
+            let own = if want.local { weighted(&b.scores[row * CHUNK..][..=row], last, payload_row) } else { E::ZERO };
+            b.denominator[row] = sum_of(&b.lanes[row * PAD..][..PAD]) + own;
+        }
+    }
+
+    /// Gradient of some readers' features of one panel, before the features' own factor: into `buffers.gradient`.
+    fn feature_gradient(&mut self, panel: usize, half: usize, rows: std::ops::Range<usize>, local: bool) {
+        let extent = self.widths.extent(panel, rows.len());
+        let (payload_row, padded_value) = (self.widths.payload_row(), self.widths.padded_value());
+        let b = &mut *self.buffers;
+        let gradient = &mut b.gradient[half * CHUNK * PANEL..][..CHUNK * PANEL];
+        if local {
+            let product = Product {
+                a: &b.score_gradient,
+                a_row: CHUNK,
+                a_depth: 1,
+                b: &b.written[panel * CHUNK * PANEL..][..CHUNK * PANEL],
+                b_row: PANEL,
+                rows: rows.len(),
+                cols: extent.width(),
+                depth: rows.len(),
+                mode: Mode::Store,
+                part: Part::LowerDepth,
+            };
+            self.ops.product(&product, gradient, PANEL);
+        } else {
+            gradient[..rows.len() * PANEL].fill(E::ZERO);
+        }
+        let values = &b.state.values[panel * PANEL * padded_value..];
+        self.ops.transpose(values, padded_value, extent.width(), padded_value, &mut b.turned, PANEL);
+        b.turned[padded_value * PANEL..][..PANEL].copy_from_slice(&b.state.sums[panel * PANEL..][..PANEL]);
+        let product = Product {
+            a: &b.reader.payload,
+            a_row: payload_row,
+            a_depth: 1,
+            b: &b.turned,
+            b_row: PANEL,
+            rows: rows.len(),
+            cols: extent.width(),
+            depth: padded_value + 1,
+            mode: Mode::Add,
+            part: Part::Full,
+        };
+        self.ops.product(&product, gradient, PANEL);
+    }
+
+    /// From gradients of features to gradients of inputs and directions, one panel of projections.
+    pub(crate) fn add_input_gradient(&mut self, panel: usize, rows: std::ops::Range<usize>, want: Want) {
+        let extent = self.widths.extent(panel, rows.len());
+        let padded_head = self.widths.padded_head();
+        let panels = self.widths.projection_panels();
+        let b = &mut *self.buffers;
+        let at = (panel * CHUNK + rows.start) * PANEL;
+        let norms = &mut b.norms[rows.start * PAD..];
+        match self.widths.map.family() {
+            Family::Exponential => {
+                self.ops.times_features(&b.read[rows.start * PANEL..], extent, &mut b.gradient, norms);
+            }
+            Family::Activation => {
+                let factor = &b.factor[rows.start..];
+                self.ops.activation_gradient(&b.reader.y[at..], extent, self.widths.map, factor, &mut b.gradient);
+            }
+            Family::Trigonometric => {
+                let (cosines, sines) = (&b.reader.y[at..], &b.reader.y[at + panels * CHUNK * PANEL..]);
+                let (to, from) = b.gradient.split_at_mut(CHUNK * PANEL);
+                for row in 0..rows.len() {
+                    let factor = b.factor[rows.start + row];
+                    for i in row * PANEL..row * PANEL + extent.features {
+                        let (by_cosine, by_sine) = (to[i] * factor, from[i] * factor);
+                        norms[row * PAD] += by_cosine * cosines[i] + by_sine * sines[i];
+                        to[i] = by_sine * cosines[i] - by_cosine * sines[i];
+                    }
+                }
+            }
+        }
+        let product = Product {
+            a: &b.gradient,
+            a_row: PANEL,
+            a_depth: 1,
+            b: &self.weights.rows[panel * PANEL * padded_head..],
+            b_row: padded_head,
+            rows: rows.len(),
+            cols: padded_head,
+            depth: extent.features,
+            mode: Mode::Continue,
+            part: Part::Full,
+        };
+        self.ops.product(&product, &mut b.input_gradient[rows.start * padded_head..], padded_head);
+        if want.directions {
+            let product = Product {
+                a: &b.gradient,
+                a_row: 1,
+                a_depth: PANEL,
+                b: &b.reader.x[1 + rows.start * self.widths.input_row()..],
+                b_row: self.widths.input_row(),
+                rows: extent.features,
+                depth: rows.len(),
+                mode: Mode::Add,
+                ..product
+            };
+            self.ops.product(&product, &mut b.direction_gradient[panel * PANEL * padded_head..], padded_head);
+        }
+    }
+
+    /// The norm's part of the gradient: `-(sum of log-feature gradients) x / sqrt(D)`, plus for trigonometric keys.
+    pub(crate) fn finish_input_gradient(&mut self, rows: std::ops::Range<usize>, norm: bool) {
+        let family = self.widths.map.family();
+        if !norm || family == Family::Activation {
+            return;
+        }
+        let sign = if family == Family::Exponential { -1.0 } else { 1.0 };
+        let scale = E::from_f64(sign / (self.widths.head_dim as f64).sqrt());
+        let (input_row, padded_head) = (self.widths.input_row(), self.widths.padded_head());
+        let b = &mut *self.buffers;
+        for row in rows {
+            let sum = sum_of(&b.norms[row * PAD..][..PAD]) * scale;
+            let x = &b.reader.x[row * input_row + 1..][..self.widths.head_dim];
+            for (g, &x) in b.input_gradient[row * padded_head..].iter_mut().zip(x) {
+                *g += sum * x;
+            }
+        }
+    }
+}
+
+/// `scores . payload` of a chunk, without the payload's last entry.
+fn local_sums<'a, E>(scores: &'a [E], payload: &'a [E], widths: &Widths, rows: usize) -> Product<'a, E> {
+    Product {
+        a: scores,
+        a_row: CHUNK,
+        a_depth: 1,
+        b: payload,
+        b_row: widths.payload_row(),
+        rows,
+        cols: widths.padded_value(),
+        depth: rows,
+        mode: Mode::Add,
+        part: Part::LowerDepth,
+    }
+}
+
+/// Projections of the loaded rows: log-features in bits, plain projections, or cosines and sines.
+fn project<E: CpuElement>(
+    ops: &Ops<E>,
+    weights: &Weights<E>,
+    widths: &Widths,
+    side: &mut Side<E>,
+    rows: usize,
+    norm: bool,
+    spare: &mut [E],
+) {
+    let first = usize::from(!(norm && widths.map.family() == Family::Exponential));
+    let depth = 1 + widths.head_dim;
+    let panels = widths.projection_panels();
+    for panel in 0..panels {
+        let extent = widths.extent(panel, rows);
+        let product = Product {
+            a: &side.x[first..],
+            a_row: widths.input_row(),
+            a_depth: 1,
+            b: &weights.columns[(panel * depth + first) * PANEL..],
+            b_row: PANEL,
+            rows,
+            cols: extent.width(),
+            depth: depth - first,
+            mode: Mode::Store,
+            part: Part::Full,
+        };
+        if widths.map.family() != Family::Trigonometric {
+            ops.product(&product, &mut side.y[panel * CHUNK * PANEL..], PANEL);
+            continue;
+        }
+        ops.product(&product, spare, PANEL);
+        let (cosines, sines) = side.y.split_at_mut(panels * CHUNK * PANEL);
+        for row in 0..rows {
+            let at = panel * CHUNK * PANEL + row * PANEL;
+            for lane in 0..extent.width() {
+                let inside = lane < extent.features;
+                let (sine, cosine) = spare[row * PANEL + lane].to_f64().sin_cos();
+                cosines[at + lane] = if inside { E::from_f64(cosine) } else { E::ZERO };
+                sines[at + lane] = if inside { E::from_f64(sine) } else { E::ZERO };
+            }
+        }
+    }
+}
+
+/// Raises the one reference of all features to the largest exponent of the live rows.
+pub(crate) fn raise_scalar<E: CpuElement>(side: &Side<E>, rows: usize, reference: &mut [E]) {
+    let mut top = reference[0];
+    for row in (0..rows).filter(|&row| side.live[row]) {
+        let own = side.log[row].round_even() - side.shift[row];
+        if own > top {
+            top = own;
+        }
+    }
+    reference.fill(top);
+}
+
+/// 2^x of a fraction.
+fn exp2<E: CpuElement>(x: E) -> E {
+    if x == E::ZERO { E::ONE } else { E::from_f64(x.to_f64().exp2()) }
+}
+
+/// Zeroes what lies right of the diagonal in the rows of a chunk.
+fn keep_lower<E: CpuElement>(square: &mut [E], rows: usize) {
+    for (row, line) in square.chunks_exact_mut(CHUNK).take(rows).enumerate() {
+        line[row + 1..].fill(E::ZERO);
+    }
+}
+
+/// The sum of some lanes, halved again and again: the same order for every ISA.
+pub(crate) fn sum_of<E: CpuElement>(lanes: &[E]) -> E {
+    let mut sums = [E::ZERO; PAD];
+    sums.copy_from_slice(lanes);
+    let mut width = PAD / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// The largest lane, as an integer.
+pub(crate) fn top_of<E: CpuElement>(lanes: &[E]) -> E {
+    lanes.iter().copied().fold(E::NIL + E::NIL, |top, x| if x > top { x } else { top }).round_even()
+}
+
+/// `sum_j scores[j] * last[j * step]`, in order.
+pub(crate) fn weighted<E: CpuElement>(scores: &[E], last: &[E], step: usize) -> E {
+    scores.iter().enumerate().fold(E::ZERO, |sum, (j, &score)| sum + score * last[j * step])
+}

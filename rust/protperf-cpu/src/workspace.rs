@@ -1,0 +1,219 @@
+//! Scratch memory: asked for with an error instead of an abort, kept by each thread for the next task.
+
+use crate::ops::{CpuElement, PAD, PANEL};
+use crate::weights::Widths;
+use protperf_core::{Error, Result};
+use std::any::Any;
+use std::cell::RefCell;
+
+/// Rows of one chunk. It decides the order of sums, so it is a constant: never the cache, the ISA or the threads.
+pub const CHUNK: usize = 64;
+
+/// A vector of `len` copies.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn try_filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
+    let mut filled = Vec::new();
+    filled
+        .try_reserve_exact(len)
+        .map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    filled.resize(len, value);
+    Ok(filled)
+}
+
+/// Rows of one chunk on one side of the attention, in the units of the sweeps.
+pub struct Side<E> {
+    /// Inputs `[CHUNK][input_row]`: minus the norm term, then the row.
+    pub x: Vec<E>,
+    /// Projections in panels, `[panel][CHUNK][PANEL]`: log-features in bits, or cosines and sines, or plain.
+    pub y: Vec<E>,
+    /// Log of the row's own factor in bits (trigonometric keys), else 0.
+    pub log: Vec<E>,
+    /// Integer exponent taken off every feature of the row.
+    pub shift: Vec<E>,
+    /// False: the row is padding and counts as absent.
+    pub live: Vec<bool>,
+    /// What the row carries `[CHUNK][payload_row]`: a value and 1, or a cotangent.
+    pub payload: Vec<E>,
+}
+
+/// Buffers of one task.
+pub struct Scratch<E> {
+    pub widths: Widths,
+    pub writer: Side<E>,
+    pub reader: Side<E>,
+    /// Features of the writers, `[panel][CHUNK][PANEL]`.
+    pub written: Vec<E>,
+    /// Features of the readers, one panel.
+    pub read: Vec<E>,
+    /// A transposed panel.
+    pub turned: Vec<E>,
+    /// Scores `[CHUNK][CHUNK]` and their cotangents.
+    pub scores: Vec<E>,
+    pub score_gradient: Vec<E>,
+    /// Payload of the writers, transposed `[payload_row][CHUNK]`.
+    pub payload_turned: Vec<E>,
+    /// Results of a chunk: numerators `[CHUNK][payload_row]`, denominators, row exponents.
+    pub numerator: Vec<E>,
+    pub denominator: Vec<E>,
+    pub exponent: Vec<E>,
+    /// Lanes of running row sums and row maxima `[CHUNK][PAD]`.
+    pub lanes: Vec<E>,
+    pub norms: Vec<E>,
+    pub tops: Vec<E>,
+    /// Gradient of features, two panels, and of inputs `[CHUNK][padded_head]`.
+    pub gradient: Vec<E>,
+    pub input_gradient: Vec<E>,
+    /// Row factors of the scalar-reference families.
+    pub factor: Vec<E>,
+    /// The running state and, where a chunk raised a reference far, its copy from before.
+    pub state: State<E>,
+    pub before: State<E>,
+    /// Whether `before` is such a copy; its references are always those from before.
+    pub far: bool,
+    /// Features of the writers of one panel for a row that is computed again.
+    pub spare: Vec<E>,
+    /// References of a chunk or a row.
+    pub reference: Vec<E>,
+    /// Differences of references.
+    pub power: Vec<E>,
+    /// Gradient of the directions `[projections padded][padded_head]`.
+    pub direction_gradient: Vec<E>,
+}
+
+/// Running sums over the writers seen so far, relative to `2^reference` of each feature.
+#[derive(Clone, Default)]
+pub struct State<E> {
+    /// `[panels * PANEL]`.
+    pub reference: Vec<E>,
+    /// `k_state`, `[panels * PANEL]`.
+    pub sums: Vec<E>,
+    /// `kv_state`, `[panels * PANEL][padded_value]`.
+    pub values: Vec<E>,
+}
+
+impl<E: CpuElement> State<E> {
+    fn new(widths: &Widths) -> Result<Self> {
+        let features = widths.panels() * PANEL;
+        Ok(State {
+            reference: try_filled(features, E::NIL)?,
+            sums: try_filled(features, E::ZERO)?,
+            values: try_filled(features * widths.padded_value(), E::ZERO)?,
+        })
+    }
+
+    /// Forgets every writer.
+    pub fn clear(&mut self) {
+        self.reference.fill(E::NIL);
+        self.sums.fill(E::ZERO);
+        self.values.fill(E::ZERO);
+    }
+
+    /// Makes this a copy of another state of the same sizes.
+    pub fn copy_from(&mut self, other: &State<E>) {
+        self.reference.copy_from_slice(&other.reference);
+        self.sums.copy_from_slice(&other.sums);
+        self.values.copy_from_slice(&other.values);
+    }
+
+    /// Reads a public state `[F, 2 + E]`.
+    pub fn import(&mut self, widths: &Widths, state: &[E]) {
+        self.clear();
+        let e = widths.value_dim;
+        for (feature, row) in state.chunks_exact(2 + e).enumerate() {
+            let at = widths.place(feature);
+            self.reference[at] = row[0];
+            self.sums[at] = row[1];
+            self.values[at * widths.padded_value()..][..e].copy_from_slice(&row[2..]);
+        }
+    }
+
+    /// Writes a public state `[F, 2 + E]`.
+    pub fn export(&self, widths: &Widths, state: &mut [E]) {
+        let e = widths.value_dim;
+        for (feature, row) in state.chunks_exact_mut(2 + e).enumerate() {
+            let at = widths.place(feature);
+            row[0] = self.reference[at];
+            row[1] = self.sums[at];
+            row[2..].copy_from_slice(&self.values[at * widths.padded_value()..][..e]);
+        }
+    }
+}
+
+impl<E: CpuElement> Side<E> {
+    fn new(widths: &Widths) -> Result<Self> {
+        Ok(Side {
+            x: try_filled(CHUNK * widths.input_row(), E::ZERO)?,
+            y: try_filled(widths.panels() * CHUNK * PANEL, E::ZERO)?,
+            log: try_filled(CHUNK, E::ZERO)?,
+            shift: try_filled(CHUNK, E::ZERO)?,
+            live: try_filled(CHUNK, true)?,
+            payload: try_filled(CHUNK * widths.payload_row(), E::ZERO)?,
+        })
+    }
+}
+
+impl<E: CpuElement> Scratch<E> {
+    fn new(widths: Widths) -> Result<Self> {
+        let payload = widths.payload_row();
+        let features = widths.panels() * PANEL;
+        Ok(Scratch {
+            widths,
+            writer: Side::new(&widths)?,
+            reader: Side::new(&widths)?,
+            written: try_filled(widths.panels() * CHUNK * PANEL, E::ZERO)?,
+            read: try_filled(CHUNK * PANEL, E::ZERO)?,
+            turned: try_filled(CHUNK.max(payload) * PANEL, E::ZERO)?,
+            scores: try_filled(CHUNK * CHUNK, E::ZERO)?,
+            score_gradient: try_filled(CHUNK * CHUNK, E::ZERO)?,
+            payload_turned: try_filled(CHUNK * payload, E::ZERO)?,
+            numerator: try_filled(CHUNK * payload, E::ZERO)?,
+            denominator: try_filled(CHUNK, E::ZERO)?,
+            exponent: try_filled(CHUNK, E::ZERO)?,
+            lanes: try_filled(CHUNK * PAD, E::ZERO)?,
+            norms: try_filled(CHUNK * PAD, E::ZERO)?,
+            tops: try_filled(CHUNK * PAD, E::ZERO)?,
+            gradient: try_filled(2 * CHUNK * PANEL, E::ZERO)?,
+            input_gradient: try_filled(CHUNK * widths.padded_head(), E::ZERO)?,
+            factor: try_filled(CHUNK, E::ZERO)?,
+            state: State::new(&widths)?,
+            before: State::new(&widths)?,
+            far: false,
+            spare: try_filled(CHUNK * PANEL, E::ZERO)?,
+            reference: try_filled(features, E::ZERO)?,
+            power: try_filled(features, E::ZERO)?,
+            direction_gradient: Vec::new(),
+        })
+    }
+}
+
+thread_local! {
+    static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Scratch kept a thread: enough for a model whose layers alternate two shapes in two types.
+const KEPT_MOST: usize = 4;
+
+/// Runs `body` with scratch for `widths`, kept from an earlier task of this thread where there is one.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], or what `body` returns.
+pub fn with_scratch<E: CpuElement, R>(widths: Widths, body: impl FnOnce(&mut Scratch<E>) -> Result<R>) -> Result<R> {
+    let kept = KEPT.with_borrow_mut(|all| {
+        let at = all.iter().position(|any| any.downcast_ref::<Scratch<E>>().is_some_and(|s| s.widths == widths))?;
+        all.remove(at).downcast::<Scratch<E>>().ok()
+    });
+    let mut scratch = match kept {
+        Some(found) => found,
+        None => Box::new(Scratch::new(widths)?),
+    };
+    let result = body(&mut scratch);
+    KEPT.with_borrow_mut(|all| {
+        if all.len() == KEPT_MOST {
+            all.remove(0);
+        }
+        all.push(scratch);
+    });
+    result
+}
