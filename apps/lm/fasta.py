@@ -1,0 +1,42 @@
+"""Sequences as Biopython records, for scripts that already speak Biopython."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from protperf import io
+
+if TYPE_CHECKING:
+    from Bio.SeqRecord import SeqRecord
+
+
+def read_fasta(
+    path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], residues: str = "map"
+) -> Iterator[SeqRecord]:
+    """Iterate over the records of a FASTA file after the residue policy, as `Bio.SeqRecord`s.
+
+    The file may be compressed (told by content), `-` is standard input, several paths are read in their order. `id` is
+    the first word of the header and `description` id and rest, as Biopython has it. `annotations` carry `n`, the
+    record's place among all records (0-based, rejected ones counted), and `flags`, the names of what the policy did.
+
+    Args:
+        path: one path or several.
+        residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`.
+
+    Raises:
+        FastaError: not FASTA, or a fault under the policy; raised when iteration reaches it.
+        FileError: missing or unreadable; raised at once.
+    """
+    return _as_records(io.scan(path, residues=residues))
+
+
+def _as_records(records: Iterator[io.Record]) -> Iterator[SeqRecord]:
+    from Bio.Seq import Seq
+    from Bio.SeqRecord import SeqRecord
+
+    for record in records:
+        description = f"{record.id} {record.description}".strip(" ")
+        annotations = {"n": record.n, "flags": io.flag_names(record.flags), "molecule_type": "protein"}
+        yield SeqRecord(Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations)

@@ -1,0 +1,229 @@
+"""Read protein sequences: FASTA, plain or compressed, into token arrays.
+
+The scanner is Rust (`protperf._native`); here its bytes become NumPy arrays and its records Python objects. Memory
+stays bounded by the batch size and the longest record. A file is read exactly or refused with the line and column of
+its first fault; whatever the residue policy mends is flagged. NumPy is imported when the first batch is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from protperf import _native
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+__all__ = [
+    "BATCH_BYTES",
+    "FLAGS",
+    "VOCABULARY",
+    "Batch",
+    "Reader",
+    "Record",
+    "Rejection",
+    "Summary",
+    "decode",
+    "encode",
+    "flag_names",
+    "read_tokens",
+    "scan",
+]
+
+VOCABULARY: tuple[str, ...] = _native.vocabulary()
+"""How each token is written, by id. Ids never change: checkpoints store them."""
+
+FLAGS: dict[str, int] = _native.fasta_flags()
+"""Bit of each peculiarity that a record may have, by name, in bit order."""
+
+BATCH_BYTES = 4 << 20
+"""A batch is handed out once its records hold this many bytes (residues and headers)."""
+
+_LETTERS = bytes(ord(name) if len(name) == 1 else 0 for name in VOCABULARY).ljust(256, b"\0")
+
+
+class Rejection(NamedTuple):
+    """A record that `residues="skip"` left out: place among all records, id, position of the fault, and its kind."""
+
+    n: int
+    id: str
+    line: int
+    column: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive records of one input.
+
+    Shapes, for R records with T residues in all: `tokens` [T] uint8, indices into `VOCABULARY`; `offsets` [R+1] int64,
+    where record r holds `tokens[offsets[r]:offsets[r + 1]]`; `lengths` [R] int64; `ordinals` [R] int64, the place of
+    each record among all records of all inputs, rejected ones included; `lines` [R] int64, the line of its header;
+    `flags` [R] uint16, bits of `FLAGS`. The arrays are read-only.
+
+    `ids` are the first words of the headers and need not be distinct; `descriptions` are the rest. `rejected` lists
+    what `residues="skip"` left out between these records.
+    """
+
+    path: str
+    ids: list[str]
+    descriptions: list[str]
+    tokens: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    ordinals: NDArray[np.int64]
+    lines: NDArray[np.int64]
+    flags: NDArray[np.uint16]
+    rejected: list[Rejection]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Record]:
+        bounds = self.offsets.tolist()
+        rows = zip(self.ordinals.tolist(), self.ids, self.descriptions, self.flags.tolist(), self.lines.tolist(), strict=True)
+        for row, (n, name, description, flags, line) in enumerate(rows):
+            yield Record(n, name, description, self.tokens[bounds[row] : bounds[row + 1]], flags, self.path, line)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: ordinal `n` (0-based over all inputs), id, description, tokens [L] uint8, flags, and its place."""
+
+    n: int
+    id: str
+    description: str
+    tokens: NDArray[np.uint8]
+    flags: int
+    path: str
+    line: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def sequence(self) -> str:
+        """The residues as upper-case letters."""
+        return decode(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts over the inputs that were read to their end.
+
+    `flagged` counts records by flag name; `notes` are remarks without weight (a byte order mark, comment lines),
+    `warnings` those that deserve an eye (nucleotides, an empty file). Each names its path.
+    """
+
+    records: int
+    rejected: int
+    residues: int
+    bytes: int
+    flagged: dict[str, int]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class Reader(Iterator[Batch]):
+    """Iterates over the batches of its inputs, in their order; `read_tokens` makes one."""
+
+    def __init__(self, paths: Paths, *, residues: str = "map", batch_bytes: int = BATCH_BYTES, memory_map: bool = False):
+        single = isinstance(paths, (str, os.PathLike))
+        listed = [paths] if single else list(paths)  # type: ignore[arg-type, list-item]
+        self._reader = _native.FastaReader(
+            [os.fspath(path) for path in listed],  # type: ignore[arg-type]
+            residues=residues,
+            batch_bytes=batch_bytes,
+            memory_map=memory_map,
+        )
+
+    def __next__(self) -> Batch:
+        import numpy as np
+
+        native = next(self._reader)
+        offsets = np.frombuffer(native.offsets, dtype=np.int64)
+        lengths = np.diff(offsets)
+        lengths.flags.writeable = False
+        return Batch(
+            path=native.path,
+            ids=native.ids,
+            descriptions=native.descriptions,
+            tokens=np.frombuffer(native.tokens, dtype=np.uint8),
+            offsets=offsets,
+            lengths=lengths,
+            ordinals=np.frombuffer(native.ordinals, dtype=np.int64),
+            lines=np.frombuffer(native.lines, dtype=np.int64),
+            flags=np.frombuffer(native.flags, dtype=np.uint16),
+            rejected=[Rejection(*fields) for fields in native.rejected],
+        )
+
+    @property
+    def summary(self) -> Summary:
+        """Counts so far, of the inputs that were read to their end."""
+        return Summary(**self._reader.summary())
+
+
+def read_tokens(
+    paths: Paths, *, residues: str = "map", batch_bytes: int = BATCH_BYTES, memory_map: bool = False
+) -> Reader:
+    """Read sequence files into packed token arrays, batch by batch.
+
+    Args:
+        paths: one path or several; `-` is standard input. FASTA, plain or compressed by gzip, zstd, xz or bzip2, told
+            by content; all members of a compressed file are read. A2M and A3M count as FASTA with gaps.
+        residues: `map` mends and flags what can be mended without guessing and raises at the rest; `strict` takes the
+            twenty, U, O and X only; `skip` leaves out records that it would have to mend, and counts them.
+        batch_bytes: a batch is handed out once its records hold this many bytes; a record is never divided.
+        memory_map: map plain files instead of reading them. If another process shortens such a file meanwhile, this
+            one is ended by the system.
+
+    Raises:
+        FastaError: not FASTA, a fault under the policy, or compressed data that is cut short or corrupt; the message
+            begins with path, line and column. Records before the fault are handed out first.
+        FileError: missing (also a `FileNotFoundError`), unreadable, a directory, or changed while it was read.
+        ConfigError: an unknown policy, or standard input named twice.
+    """
+    return Reader(paths, residues=residues, batch_bytes=batch_bytes, memory_map=memory_map)
+
+
+def scan(paths: Paths, *, residues: str = "map") -> Iterator[Record]:
+    """Iterate over single records; arguments and errors are those of `read_tokens`."""
+    reader = read_tokens(paths, residues=residues)
+    return (record for batch in reader for record in batch)
+
+
+def encode(sequence: str, *, residues: str = "map") -> tuple[NDArray[np.uint8], int]:
+    """Tokens [L] uint8 and flags of one sequence without header, under the policy that files are read with.
+
+    Raises:
+        FastaError: a fault under the policy, `skip` included: there is no other record to go on with. The column
+            counts bytes from 1; the sequence itself stays out of the message.
+    """
+    import numpy as np
+
+    tokens, flags = _native.scan_sequence(sequence, residues=residues)
+    return np.frombuffer(tokens, dtype=np.uint8), flags
+
+
+def decode(tokens: NDArray[np.uint8] | bytes) -> str:
+    """The letters of residue tokens.
+
+    Raises:
+        ValueError: a token that is no residue, such as mask.
+    """
+    letters = bytes(tokens).translate(_LETTERS)
+    if b"\0" in letters:
+        index = letters.index(b"\0")
+        raise ValueError(f"token {bytes(tokens)[index]} at index {index} is no residue; decode takes 3 to 28")
+    return letters.decode("ascii")
+
+
+def flag_names(flags: int) -> tuple[str, ...]:
+    """Names of the bits that are set, in the order of `FLAGS`."""
+    return tuple(name for name, bit in FLAGS.items() if flags & bit)

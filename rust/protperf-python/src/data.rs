@@ -1,0 +1,262 @@
+//! Sequence files for Python: `protperf-io`'s reader as an iterator of batches, and one sequence in memory.
+//!
+//! Numbers cross as bytes objects that `protperf.io` views as NumPy arrays, so this file needs no NumPy. The GIL is
+//! released while bytes are read and scanned, in slices of at most [`SLICE`], between which signals are answered.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use protperf_core::alphabet::VOCABULARY;
+use protperf_core::fasta::{FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
+use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+
+/// Longest time between two looks at signals.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// Add the classes and functions of this file to the module.
+///
+/// # Errors
+/// Python's, where a name cannot be added.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<FastaReader>()?;
+    module.add_class::<FastaBatch>()?;
+    module.add_function(wrap_pyfunction!(scan_sequence, module)?)?;
+    module.add_function(wrap_pyfunction!(fasta_flags, module)?)?;
+    module.add_function(wrap_pyfunction!(vocabulary, module)?)
+}
+
+/// Iterates over the records of FASTA inputs in batches of bounded size.
+#[pyclass(module = "protperf._native")]
+struct FastaReader {
+    // Only ever used through `&mut self`; the lock is what makes the class shareable.
+    reader: Mutex<Reader>,
+    /// What a signal handler raised while a read waited.
+    raised: Arc<Mutex<Option<PyErr>>>,
+}
+
+#[pymethods]
+impl FastaReader {
+    #[new]
+    #[pyo3(signature = (paths, *, residues = "map", batch_bytes = 4 << 20, memory_map = false))]
+    fn new(paths: Vec<PathBuf>, residues: &str, batch_bytes: usize, memory_map: bool, py: Python<'_>) -> PyResult<Self> {
+        let raised = Arc::new(Mutex::new(None));
+        let kept = raised.clone();
+        let interrupt = Arc::new(move || {
+            let outcome = Python::attach(|py| py.check_signals());
+            let stops = outcome.is_err();
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
+            stops
+        });
+        let options = ReadOptions { policy: policy(py, residues)?, batch_bytes, memory_map, interrupt };
+        let inputs = paths.into_iter().map(|path| Input::from(OsString::from(path)));
+        let reader = Reader::new(inputs, options).map_err(|error| read_error(py, error))?;
+        Ok(Self { reader: Mutex::new(reader), raised })
+    }
+
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<FastaBatch>> {
+        let Self { reader, raised } = self;
+        let reader = reader.get_mut().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match py.detach(|| step_for(reader, SLICE)) {
+                Ok(Step::More) => py.check_signals()?,
+                Ok(Step::Batch(batch)) => return FastaBatch::new(py, *batch).map(Some),
+                Ok(Step::Done) => return Ok(None),
+                Err(ReadError::Interrupted) => {
+                    let error = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    return Err(error.unwrap_or_else(|| PyKeyboardInterrupt::new_err(())));
+                }
+                Err(error) => return Err(read_error(py, error)),
+            }
+        }
+    }
+
+    /// Counts over all inputs that were read to their end.
+    fn summary<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let summary = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).summary();
+        let dict = PyDict::new(py);
+        dict.set_item("records", summary.records)?;
+        dict.set_item("rejected", summary.rejected)?;
+        dict.set_item("residues", summary.residues)?;
+        dict.set_item("bytes", summary.bytes)?;
+        let flagged = PyDict::new(py);
+        for ((name, _), count) in flag::NAMES.iter().zip(summary.flagged) {
+            flagged.set_item(name, count)?;
+        }
+        dict.set_item("flagged", flagged)?;
+        dict.set_item("notes", PyTuple::new(py, &summary.notes)?)?;
+        dict.set_item("warnings", PyTuple::new(py, &summary.warnings)?)?;
+        Ok(dict)
+    }
+}
+
+fn step_for(reader: &mut Reader, limit: Duration) -> Result<Step, ReadError> {
+    let start = Instant::now();
+    loop {
+        match reader.step()? {
+            Step::More if start.elapsed() < limit => {}
+            step => return Ok(step),
+        }
+    }
+}
+
+/// Records of one input as packed arrays; `protperf.io.Batch` says what they hold.
+#[pyclass(module = "protperf._native", frozen, get_all)]
+struct FastaBatch {
+    path: Py<PyString>,
+    ids: Py<PyList>,
+    descriptions: Py<PyList>,
+    tokens: Py<PyBytes>,
+    offsets: Py<PyBytes>,
+    ordinals: Py<PyBytes>,
+    lines: Py<PyBytes>,
+    flags: Py<PyBytes>,
+    rejected: Py<PyList>,
+}
+
+impl FastaBatch {
+    fn new(py: Python<'_>, FileBatch { path, batch }: FileBatch) -> PyResult<Self> {
+        let ids = PyList::empty(py);
+        let descriptions = PyList::empty(py);
+        for (id, description) in (0..batch.len()).filter_map(|index| batch.name_of(index)) {
+            ids.append(id)?;
+            descriptions.append(description)?;
+        }
+        let rejected = PyList::empty(py);
+        for Rejection { ordinal, error } in &batch.rejected {
+            let reason = error.kind.to_string();
+            rejected.append((ordinal, error.record.as_deref().unwrap_or(""), error.line, error.column, reason))?;
+        }
+        let flags: Vec<u8> = batch.flags.iter().flat_map(|flags| flags.to_ne_bytes()).collect();
+        Ok(Self {
+            path: PyString::new(py, &path).unbind(),
+            ids: ids.unbind(),
+            descriptions: descriptions.unbind(),
+            tokens: PyBytes::new(py, &batch.tokens).unbind(),
+            offsets: int64_bytes(py, std::iter::once(&0).chain(&batch.token_ends)),
+            ordinals: int64_bytes(py, &batch.ordinals),
+            lines: int64_bytes(py, &batch.lines),
+            flags: PyBytes::new(py, &flags).unbind(),
+            rejected: rejected.unbind(),
+        })
+    }
+}
+
+/// Counts of bytes, records and lines stay below 2^63, so the bits are those of a signed number.
+fn int64_bytes<'a>(py: Python<'_>, values: impl IntoIterator<Item = &'a u64>) -> Py<PyBytes> {
+    let bytes: Vec<u8> = values.into_iter().flat_map(|value| value.to_ne_bytes()).collect();
+    PyBytes::new(py, &bytes).unbind()
+}
+
+/// Tokens and flags of one sequence without header, under the same policy as a file's.
+#[pyfunction]
+#[pyo3(signature = (sequence, *, residues = "map"))]
+fn scan_sequence(py: Python<'_>, sequence: &str, residues: &str) -> PyResult<(Py<PyBytes>, u16)> {
+    let mut scanner = Scanner::of_sequence(policy(py, residues)?);
+    let refused = |error| read_error(py, ReadError::Fasta { path: "<sequence>".into(), error });
+    scanner.push(sequence.as_bytes()).and_then(|()| scanner.finish()).map_err(refused)?;
+    let batch = scanner.take();
+    match (batch.flags.first(), batch.rejected.into_iter().next()) {
+        (_, Some(rejection)) => Err(refused(rejection.error)),
+        (flags, None) => Ok((PyBytes::new(py, &batch.tokens).unbind(), flags.copied().unwrap_or_default())),
+    }
+}
+
+/// Name and bit of each flag, in bit order.
+#[pyfunction]
+fn fasta_flags(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let flags = PyDict::new(py);
+    for (name, bit) in flag::NAMES {
+        flags.set_item(name, bit)?;
+    }
+    Ok(flags)
+}
+
+/// How each token is written, by id.
+#[pyfunction]
+fn vocabulary(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    PyTuple::new(py, VOCABULARY)
+}
+
+fn policy(py: Python<'_>, name: &str) -> PyResult<ResiduePolicy> {
+    ResiduePolicy::from_name(name).ok_or_else(|| {
+        let known = ResiduePolicy::ALL.map(ResiduePolicy::name).join(", ");
+        raise(py, "ConfigError", (format!("residues is '{name}'; choose from {known}"),), &[])
+    })
+}
+
+/// The exception for a fault: a `FileError` of the system's kind, or a `FastaError` with its position.
+fn read_error(py: Python<'_>, error: ReadError) -> PyErr {
+    let message = error.to_string();
+    let position = |at: Option<&FastaError>| {
+        [("line", at.map(|error| error.line)), ("column", at.map(|error| error.column))]
+    };
+    match error {
+        ReadError::Io { path, source } => match source.raw_os_error() {
+            Some(number) => {
+                let class = file_error_class(source.kind());
+                let reason = source.to_string();
+                let reason = reason.split(" (os error").next().unwrap_or_default().to_string();
+                raise(py, class, (number, reason, path), &[])
+            }
+            None => raise(py, "FileError", (message,), &[]),
+        },
+        ReadError::Changed { .. } => raise(py, "FileError", (message,), &[]),
+        ReadError::RepeatedStdin => raise(py, "ConfigError", (message,), &[]),
+        ReadError::Fasta { error: FastaError { kind: FastaErrorKind::OutOfMemory { .. }, .. }, .. } => {
+            raise(py, "OutOfMemory", (message,), &[])
+        }
+        ReadError::Fasta { ref path, ref error } => {
+            raise_at(py, message, path, position(Some(error)))
+        }
+        ref other => raise_at(py, message, other.path().unwrap_or(""), position(None)),
+    }
+}
+
+fn file_error_class(kind: std::io::ErrorKind) -> &'static str {
+    match kind {
+        std::io::ErrorKind::NotFound => "MissingFileError",
+        std::io::ErrorKind::PermissionDenied => "FilePermissionError",
+        std::io::ErrorKind::IsADirectory => "FileIsDirectoryError",
+        _ => "FileError",
+    }
+}
+
+type Position = [(&'static str, Option<u64>); 2];
+
+fn raise_at(py: Python<'_>, message: String, path: &str, position: Position) -> PyErr {
+    let error = raise(py, "FastaError", (message,), &position);
+    match error.value(py).setattr("path", path) {
+        Ok(()) => error,
+        Err(other) => other,
+    }
+}
+
+/// An instance of a class of `protperf.errors` with attributes set.
+fn raise<'py>(
+    py: Python<'py>,
+    class: &str,
+    arguments: impl pyo3::call::PyCallArgs<'py>,
+    attributes: &[(&str, Option<u64>)],
+) -> PyErr {
+    let instance = || {
+        let instance = py.import("protperf.errors")?.getattr(class)?.call1(arguments)?;
+        for (name, value) in attributes {
+            instance.setattr(*name, *value)?;
+        }
+        Ok(PyErr::from_value(instance))
+    };
+    instance().unwrap_or_else(|error: PyErr| {
+        let unavailable = PyValueError::new_err(format!("protperf.errors.{class} is unavailable"));
+        unavailable.set_cause(py, Some(error));
+        unavailable
+    })
+}
