@@ -1,9 +1,7 @@
 //! Arguments of attention, checked once, and the plain f64 forms that judge the fast ones.
 
-pub mod causal;
+
 pub mod exact;
-pub mod noncausal;
-pub mod recurrent;
 
 use crate::error::{Error, Result};
 use crate::feature_map::{Family, FeatureMap};

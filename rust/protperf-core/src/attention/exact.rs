@@ -1,0 +1,189 @@
+//! Exact softmax attention in f64: the truth that linear attention estimates.
+
+use super::FavorShape;
+use super::features::dot;
+use super::rows::{Gradients, Inputs, LineRows, check_grad, gradient_rows, poison};
+use crate::error::{Error, Result};
+use crate::tensor::{Element, TensorRef};
+
+/// Everything that one call of softmax attention takes.
+///
+/// # Shapes
+/// q `[B,H,L,D]`, k `[B,Hk,S,D]`, v `[B,Hk,S,E]`, H a multiple of Hk.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftmaxArgs<'a, T> {
+    /// Queries.
+    pub q: TensorRef<'a, T>,
+    /// Keys.
+    pub k: TensorRef<'a, T>,
+    /// Values.
+    pub v: TensorRef<'a, T>,
+    /// Position i sees positions up to i; needs L == S.
+    pub causal: bool,
+    /// Segment borders `[num_segments+1]` of a packed batch of one, from 0 to L, not decreasing.
+    pub cu_seqlens: Option<&'a [i64]>,
+    /// `[B,S]`, true where a key is padding and ignored.
+    pub key_padding_mask: Option<&'a [bool]>,
+}
+
+impl<'a, T: Element> SoftmaxArgs<'a, T> {
+    fn inputs(&self) -> Inputs<'a, T> {
+        Inputs {
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            causal: self.causal,
+            cu_seqlens: self.cu_seqlens,
+            key_padding_mask: self.key_padding_mask,
+        }
+    }
+}
+
+/// Scaled inputs saturate here, so that no logit of finite inputs overflows.
+const INPUT_LIMIT: f64 = 1e150;
+
+/// `softmax(q k^T / sqrt(D)) v`, computed in f64; a row that sees no key gives 0.
+///
+/// `should_stop` is asked before every row.
+///
+/// # Shapes
+/// out `[B,H,L,E]`.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] or [`Error::InvalidOption`] naming the argument; [`Error::Interrupted`].
+///
+/// # Source
+/// Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+pub fn softmax_attention<T: Element>(
+    args: &SoftmaxArgs<'_, T>,
+    out: &mut [T],
+    should_stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let inputs = args.inputs();
+    let shape = inputs.validate()?;
+    let needed: usize = shape.out().iter().product();
+    if out.len() != needed {
+        return Err(Error::shape("out", format!("has {} elements, its shape needs {needed}", out.len())));
+    }
+    for place in inputs.places(&shape) {
+        let rows = Logits::new(inputs.rows(place), &shape);
+        let first = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
+        for query in 0..place.q_len {
+            if should_stop() {
+                return Err(Error::Interrupted);
+            }
+            let out = &mut out[(first + query) * shape.value_dim..][..shape.value_dim];
+            let row = rows.output(query, &rows.probabilities(query));
+            out.iter_mut().zip(row).for_each(|(to, x)| *to = T::from_f64(x));
+        }
+    }
+    Ok(())
+}
+
+/// Gradients of [`softmax_attention`] in f64; `domega` is `None`.
+///
+/// A row of `grad` that is all zeros contributes nothing, even where its output is NaN.
+///
+/// # Shapes
+/// grad `[B,H,L,E]`.
+///
+/// # Errors
+/// As [`softmax_attention`].
+pub fn softmax_attention_backward<T: Element>(
+    args: &SoftmaxArgs<'_, T>,
+    grad: &TensorRef<'_, T>,
+    should_stop: &dyn Fn() -> bool,
+) -> Result<Gradients> {
+    let inputs = args.inputs();
+    let shape = inputs.validate()?;
+    check_grad(grad, &shape)?;
+    let mut gradients = Gradients::zeros(&shape, None);
+    for place in inputs.places(&shape) {
+        let line = Logits::new(inputs.rows(place), &shape);
+        let g = gradient_rows(grad, &place);
+        let bad = line.rows.bad_gradients(&g, shape.value_dim);
+        let mut dq = vec![0.0; place.q_len * shape.head_dim];
+        let mut dk = vec![0.0; place.k_len * shape.head_dim];
+        let mut dv = vec![0.0; place.k_len * shape.value_dim];
+        for query in (0..place.q_len).filter(|&i| !bad[i]) {
+            if should_stop() {
+                return Err(Error::Interrupted);
+            }
+            let g = &g[query * shape.value_dim..][..shape.value_dim];
+            if g.iter().any(|&g| g != 0.0) {
+                line.pull_back(query, g, [&mut dq, &mut dk, &mut dv]);
+            }
+        }
+        poison(&line.rows, &bad, &shape, [&mut dq, &mut dk, &mut dv]);
+        gradients.add_line(&shape, &place, [&dq, &dk, &dv]);
+    }
+    Ok(gradients)
+}
+
+/// A line with scaled queries and keys.
+struct Logits {
+    rows: LineRows,
+    head_dim: usize,
+    value_dim: usize,
+    scale: f64,
+}
+
+impl Logits {
+    fn new(mut rows: LineRows, shape: &FavorShape) -> Self {
+        let scale = 1.0 / libm::sqrt(libm::sqrt(shape.head_dim as f64));
+        for x in rows.queries.iter_mut().chain(&mut rows.keys) {
+            *x = (*x * scale).clamp(-INPUT_LIMIT, INPUT_LIMIT);
+        }
+        Logits { rows, head_dim: shape.head_dim, value_dim: shape.value_dim, scale }
+    }
+
+    fn query(&self, query: usize) -> &[f64] {
+        &self.rows.queries[query * self.head_dim..][..self.head_dim]
+    }
+
+    fn key(&self, key: usize) -> &[f64] {
+        &self.rows.keys[key * self.head_dim..][..self.head_dim]
+    }
+
+    fn value(&self, key: usize) -> &[f64] {
+        &self.rows.values[key * self.value_dim..][..self.value_dim]
+    }
+
+    /// Keys that a query sees with their softmax weights.
+    fn probabilities(&self, query: usize) -> Vec<(usize, f64)> {
+        let seen = self.rows.seen(query).filter(|&key| self.rows.keep[key]);
+        let mut weights: Vec<(usize, f64)> = seen.map(|key| (key, dot(self.query(query), self.key(key)))).collect();
+        let top = weights.iter().fold(f64::NEG_INFINITY, |top, &(_, logit)| top.max(logit));
+        weights.iter_mut().for_each(|(_, weight)| *weight = libm::exp(*weight - top));
+        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        weights.iter_mut().for_each(|(_, weight)| *weight /= total);
+        weights
+    }
+
+    fn output(&self, query: usize, weights: &[(usize, f64)]) -> Vec<f64> {
+        if self.rows.is_bad(query) {
+            return vec![f64::NAN; self.value_dim];
+        }
+        let mut out = vec![0.0; self.value_dim];
+        for &(key, weight) in weights {
+            out.iter_mut().zip(self.value(key)).for_each(|(to, v)| *to += weight * v);
+        }
+        // Rounding may carry a mean of the largest values past them.
+        out.iter().map(|x| x.clamp(-f64::MAX, f64::MAX)).collect()
+    }
+
+    fn pull_back(&self, query: usize, g: &[f64], [dq, dk, dv]: [&mut [f64]; 3]) {
+        let weights = self.probabilities(query);
+        let along = dot(g, &self.output(query, &weights));
+        for (key, weight) in weights {
+            let dlogit = weight * (dot(g, self.value(key)) - along) * self.scale;
+            for axis in 0..self.head_dim {
+                dq[query * self.head_dim + axis] += dlogit * self.key(key)[axis];
+                dk[key * self.head_dim + axis] += dlogit * self.query(query)[axis];
+            }
+            for (axis, g) in g.iter().enumerate() {
+                dv[key * self.value_dim + axis] += weight * g;
+            }
+        }
+    }
+}

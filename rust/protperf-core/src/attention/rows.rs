@@ -1,0 +1,206 @@
+//! From strided tensors to plain rows: one line is a batch entry, query head and segment.
+//!
+//! Rows that hold a number that is not finite are set to zero here and flagged, so that the forms never meet one;
+//! whoever calls them writes NaN where such a row was seen.
+
+use super::{FavorShape, check_qkv, check_visibility};
+use crate::error::{Error, Result};
+use crate::tensor::{Element, TensorRef};
+
+/// What every form of attention takes, checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inputs<'a, T> {
+    pub q: TensorRef<'a, T>,
+    pub k: TensorRef<'a, T>,
+    pub v: TensorRef<'a, T>,
+    pub causal: bool,
+    pub cu_seqlens: Option<&'a [i64]>,
+    pub key_padding_mask: Option<&'a [bool]>,
+}
+
+/// Where a line lies in its tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub batch: usize,
+    pub head: usize,
+    pub kv_head: usize,
+    pub q_start: usize,
+    pub q_len: usize,
+    pub k_start: usize,
+    pub k_len: usize,
+}
+
+/// The rows of a line.
+#[derive(Clone, Debug)]
+pub(crate) struct LineRows {
+    pub place: Place,
+    pub causal: bool,
+    /// `[L,D]`.
+    pub queries: Vec<f64>,
+    /// `[S,D]`.
+    pub keys: Vec<f64>,
+    /// `[S,E]`.
+    pub values: Vec<f64>,
+    /// Neither padding nor bad, `[S]`.
+    pub keep: Vec<bool>,
+    /// Padding, `[S]`.
+    pub padding: Vec<bool>,
+    bad_query: Vec<bool>,
+    first_bad_key: Option<usize>,
+}
+
+impl<'a, T: Element> Inputs<'a, T> {
+    /// The sizes, all checked against each other.
+    ///
+    /// # Errors
+    /// As [`check_qkv`] and [`check_visibility`].
+    pub fn validate(&self) -> Result<FavorShape> {
+        let shape = check_qkv(&self.q, &self.k, &self.v, self.causal)?;
+        check_visibility(&shape, self.cu_seqlens, self.key_padding_mask)?;
+        Ok(shape)
+    }
+
+    /// Every line, in the order of batch, head and segment.
+    pub fn places(&self, shape: &FavorShape) -> Vec<Place> {
+        let whole = [0, shape.q_len as i64];
+        let borders = self.cu_seqlens.unwrap_or(&whole);
+        let mut places = Vec::new();
+        for line in 0..shape.batch * shape.heads {
+            let (batch, head) = (line / shape.heads, line % shape.heads);
+            for border in borders.windows(2) {
+                let (start, len) = (border[0] as usize, (border[1] - border[0]) as usize);
+                let (k_start, k_len) = if self.cu_seqlens.is_some() { (start, len) } else { (0, shape.kv_len) };
+                let kv_head = head / shape.group();
+                places.push(Place { batch, head, kv_head, q_start: start, q_len: len, k_start, k_len });
+            }
+        }
+        places
+    }
+
+    /// The rows of a line.
+    pub fn rows(&self, place: Place) -> LineRows {
+        let Place { batch, head, kv_head, q_start, q_len, k_start, k_len } = place;
+        let mask = self.key_padding_mask;
+        let is_padding = |j: usize| mask.is_some_and(|mask| mask[batch * self.k.shape()[2] + k_start + j]);
+        let padding: Vec<bool> = (0..k_len).map(is_padding).collect();
+        let (queries, bad_query) = gather(&self.q, [batch, head, q_start], q_len);
+        let (mut keys, bad_key) = gather(&self.k, [batch, kv_head, k_start], k_len);
+        let (mut values, bad_value) = gather(&self.v, [batch, kv_head, k_start], k_len);
+        let bad = |j: usize| bad_key[j] || bad_value[j];
+        let keep: Vec<bool> = (0..k_len).map(|j| !padding[j] && !bad(j)).collect();
+        let (d, e) = (self.k.shape()[3], self.v.shape()[3]);
+        for j in (0..k_len).filter(|&j| !keep[j]) {
+            keys[j * d..][..d].fill(0.0);
+            values[j * e..][..e].fill(0.0);
+        }
+        let first_bad_key = (0..k_len).find(|&j| !padding[j] && bad(j));
+        LineRows { place, causal: self.causal, queries, keys, values, keep, padding, bad_query, first_bad_key }
+    }
+}
+
+impl LineRows {
+    /// Whether the output of a query row is NaN.
+    pub fn is_bad(&self, query: usize) -> bool {
+        self.bad_query[query] || self.first_bad_key.is_some_and(|key| !self.causal || key <= query)
+    }
+
+    /// Whether each row's gradient is NaN: something arrives, and it is not finite or meets something that is not.
+    ///
+    /// # Shapes
+    /// grad `[L,E]`.
+    pub fn bad_gradients(&self, grad: &[f64], value_dim: usize) -> Vec<bool> {
+        let arrives = |i: usize| &grad[i * value_dim..][..value_dim];
+        let is_bad = |i: usize| {
+            arrives(i).iter().any(|&g| g != 0.0) && (self.is_bad(i) || arrives(i).iter().any(|g| !g.is_finite()))
+        };
+        (0..self.place.q_len).map(is_bad).collect()
+    }
+
+    /// Keys that a query may see, bad ones included.
+    pub fn seen(&self, query: usize) -> impl Iterator<Item = usize> + '_ {
+        let end = if self.causal { query + 1 } else { self.place.k_len };
+        (0..end).filter(|&key| !self.padding[key])
+    }
+}
+
+/// Rows `[len, width]` from `[batch, head, start]`, and which of them are bad and therefore zero.
+fn gather<T: Element>(tensor: &TensorRef<'_, T>, at: [usize; 3], len: usize) -> (Vec<f64>, Vec<bool>) {
+    let [batch, head, start] = at;
+    let width = tensor.shape()[3];
+    let (mut rows, mut bad) = (Vec::with_capacity(len * width), Vec::with_capacity(len));
+    for i in 0..len {
+        let first = rows.len();
+        rows.extend((0..width).map(|j| tensor.get([batch, head, start + i, j]).to_f64()));
+        let row = &mut rows[first..];
+        bad.push(row.iter().any(|x| !x.is_finite()));
+        if bad[i] {
+            row.fill(0.0);
+        }
+    }
+    (rows, bad)
+}
+
+/// The rows `[L,E]` of a gradient of the output that belong to a line, as they are.
+pub(crate) fn gradient_rows<T: Element>(grad: &TensorRef<'_, T>, place: &Place) -> Vec<f64> {
+    let value_dim = grad.shape()[3];
+    let get = |i: usize, j: usize| grad.get([place.batch, place.head, place.q_start + i, j]).to_f64();
+    (0..place.q_len).flat_map(|i| (0..value_dim).map(move |j| (i, j))).map(|(i, j)| get(i, j)).collect()
+}
+
+/// Checks the shape of the gradient of the output.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub(crate) fn check_grad<T: Copy>(grad: &TensorRef<'_, T>, shape: &FavorShape) -> Result<()> {
+    if grad.shape() == shape.out() {
+        return Ok(());
+    }
+    Err(Error::shape("grad", format!("has shape {:?} but the output has {:?}", grad.shape(), shape.out())))
+}
+
+/// Gradients of all inputs, contiguous.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradients {
+    /// `[B,H,L,D]`.
+    pub dq: Vec<f64>,
+    /// `[B,Hk,S,D]`.
+    pub dk: Vec<f64>,
+    /// `[B,Hk,S,E]`.
+    pub dv: Vec<f64>,
+    /// As omega; `None` where there is none.
+    pub domega: Option<Vec<f64>>,
+}
+
+impl Gradients {
+    /// All zeros.
+    pub(crate) fn zeros(shape: &FavorShape, omega: Option<usize>) -> Self {
+        let s = shape;
+        Gradients {
+            dq: vec![0.0; s.batch * s.heads * s.q_len * s.head_dim],
+            dk: vec![0.0; s.batch * s.kv_heads * s.kv_len * s.head_dim],
+            dv: vec![0.0; s.batch * s.kv_heads * s.kv_len * s.value_dim],
+            domega: omega.map(|len| vec![0.0; len]),
+        }
+    }
+
+    /// Adds the gradients of a line: `[L,D]`, `[S,D]`, `[S,E]`.
+    pub(crate) fn add_line(&mut self, shape: &FavorShape, place: &Place, [dq, dk, dv]: [&[f64]; 3]) {
+        let q_row = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
+        let k_row = (place.batch * shape.kv_heads + place.kv_head) * shape.kv_len + place.k_start;
+        let add = |to: &mut [f64], from: &[f64]| to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        add(&mut self.dq[q_row * shape.head_dim..], dq);
+        add(&mut self.dk[k_row * shape.head_dim..], dk);
+        add(&mut self.dv[k_row * shape.value_dim..], dv);
+    }
+}
+
+/// Writes NaN into the gradients `[L,D]`, `[S,D]`, `[S,E]` of a line: of each bad row, and of every key it sees.
+pub(crate) fn poison(rows: &LineRows, bad: &[bool], shape: &FavorShape, [dq, dk, dv]: [&mut [f64]; 3]) {
+    for query in (0..bad.len()).filter(|&i| bad[i]) {
+        dq[query * shape.head_dim..][..shape.head_dim].fill(f64::NAN);
+        for key in rows.seen(query) {
+            dk[key * shape.head_dim..][..shape.head_dim].fill(f64::NAN);
+            dv[key * shape.value_dim..][..shape.value_dim].fill(f64::NAN);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Samplers of the projection matrix omega: directions, then norms.
+
+mod iid;
+mod orthogonal;
+
+use crate::error::{Error, Result};
+use crate::rng::Stream;
+use crate::tensor::checked_product;
+
+/// How the directions of omega are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampler {
+    /// Independent normal rows.
+    Iid,
+    /// Blocks of `head_dim` rows from a Haar-distributed rotation.
+    Orthogonal,
+}
+
+/// What the rows' norms are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// Those of normal vectors: chi distributed with `head_dim` degrees of freedom.
+    Chi,
+    /// sqrt(head_dim), exactly.
+    SqrtDim,
+}
+
+impl Sampler {
+    /// The sampler of a public name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] that lists the names there are.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "iid" => Ok(Sampler::Iid),
+            "orthogonal" => Ok(Sampler::Orthogonal),
+            _ => Err(Error::option("sampler", format!("{name:?} is unknown; choose one of iid, orthogonal"))),
+        }
+    }
+}
+
+impl Norm {
+    /// The norm of a public name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] that lists the names there are.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "chi" => Ok(Norm::Chi),
+            "sqrt_dim" => Ok(Norm::SqrtDim),
+            _ => Err(Error::option("norm", format!("{name:?} is unknown; choose one of chi, sqrt_dim"))),
+        }
+    }
+}
+
+/// Draws omega.
+///
+/// # Shapes
+/// Returns `[num_features, head_dim]`, row by row.
+///
+/// # Errors
+/// [`Error::InvalidOption`] where a size is 0; [`Error::SizeOverflow`]; [`Error::OutOfMemory`].
+///
+/// # Source
+/// Choromanski et al. 2021, arXiv:2009.14794, section 2.4; the sign that makes QR Haar: Mezzadri 2007,
+/// arXiv:math-ph/0609050.
+pub fn draw_projection(
+    num_features: usize,
+    head_dim: usize,
+    sampler: Sampler,
+    norm: Norm,
+    seed: u64,
+    stream: [u32; 3],
+) -> Result<Vec<f64>> {
+    for (argument, size) in [("num_features", num_features), ("head_dim", head_dim)] {
+        if size == 0 {
+            return Err(Error::option(argument, "must be at least 1"));
+        }
+    }
+    let numel = checked_product("omega", &[num_features, head_dim])?;
+    let bytes = numel.saturating_mul(size_of::<f64>());
+    let mut omega = Vec::new();
+    omega.try_reserve_exact(numel).map_err(|_| Error::OutOfMemory { bytes })?;
+    let mut numbers = Stream::new(seed, stream);
+    match sampler {
+        Sampler::Iid => iid::draw(num_features, head_dim, norm, &mut numbers, &mut omega),
+        Sampler::Orthogonal => orthogonal::draw(num_features, head_dim, norm, &mut numbers, &mut omega),
+    }
+    Ok(omega)
+}
+
+/// Euclidean norm.
+fn length(row: &[f64]) -> f64 {
+    libm::sqrt(row.iter().map(|x| x * x).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_block_are_orthogonal_and_have_their_norms() {
+        for (num_features, head_dim) in [(1, 1), (5, 3), (16, 8), (7, 16), (33, 17)] {
+            let omega =
+                draw_projection(num_features, head_dim, Sampler::Orthogonal, Norm::SqrtDim, 3, [1, 2, 3]).unwrap();
+            let rows: Vec<_> = omega.chunks(head_dim).collect();
+            for i in 0..num_features {
+                assert!((length(rows[i]) - (head_dim as f64).sqrt()).abs() < 1e-12);
+                for j in (0..i).filter(|j| j / head_dim == i / head_dim) {
+                    let dot: f64 = rows[i].iter().zip(rows[j]).map(|(a, b)| a * b).sum();
+                    assert!(dot.abs() < 1e-11 * head_dim as f64, "rows {i} and {j}: {dot:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_of_zero_are_refused() {
+        assert!(draw_projection(0, 4, Sampler::Iid, Norm::Chi, 0, [0; 3]).is_err());
+        assert!(draw_projection(4, 0, Sampler::Iid, Norm::Chi, 0, [0; 3]).is_err());
+    }
+}

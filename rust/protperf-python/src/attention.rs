@@ -1,0 +1,335 @@
+//! Linear attention on buffers: unpack, run without the GIL, answer signals, translate errors.
+
+use crate::arrays::{Number, buffer, contiguous, holds, view, writable};
+use crate::errors::{panicked, raise, to_python};
+use protperf::{
+    Context, Error, FavorArgs, FeatureMap, Gradients, Isa, Omega, Result, Saved, favor_backward as backward,
+    favor_forward as forward, merge_states as merge,
+};
+use pyo3::buffer::PyBuffer;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(favor_forward, module)?)?;
+    module.add_function(wrap_pyfunction!(favor_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(softmax_attention, module)?)?;
+    module.add_function(wrap_pyfunction!(merge_states, module)?)
+}
+
+/// Longest time between two looks at signals.
+const SLICE: Duration = Duration::from_millis(20);
+/// Work up to this many multiply-adds (about a millisecond) is done by the calling thread alone.
+const SMALL: f64 = 2e7;
+
+/// Options that both directions take.
+struct Options {
+    feature_map: FeatureMap,
+    causal: bool,
+    kernel_epsilon: f64,
+    cu_seqlens: Option<PyBuffer<i64>>,
+    key_padding_mask: Option<PyBuffer<u8>>,
+    isa: Isa,
+    num_threads: usize,
+}
+
+impl Options {
+    fn new(py: Python<'_>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let get = |name: &str| Ok::<_, PyErr>(options.get_item(name)?.filter(|value| !value.is_none()));
+        let fail = |error| to_python(py, &error);
+        let name = get("feature_map")?.map_or(Ok("positive".to_owned()), |value| value.extract::<String>())?;
+        let feature_map = FeatureMap::from_name(&name).map_err(fail)?;
+        let isa = match get("isa")? {
+            Some(value) => Isa::from_name(&value.extract::<String>()?),
+            None => Isa::from_env(),
+        };
+        let epsilon = get("kernel_epsilon")?.map(|value| value.extract::<f64>()).transpose()?;
+        Ok(Options {
+            feature_map,
+            causal: get("causal")?.map_or(Ok(false), |value| value.extract())?,
+            kernel_epsilon: epsilon.unwrap_or(feature_map.default_epsilon()),
+            cu_seqlens: get("cu_seqlens")?.map(|value| buffer("cu_seqlens", &value)).transpose()?,
+            key_padding_mask: get("key_padding_mask")?.map(|value| buffer("key_padding_mask", &value)).transpose()?,
+            isa: isa.map_err(fail)?,
+            num_threads: get("num_threads")?.map_or(Ok(1), |value| value.extract::<usize>())?.max(1),
+        })
+    }
+}
+
+/// Buffers of the tensors that both directions read.
+struct Inputs<T: Number> {
+    q: PyBuffer<T>,
+    k: PyBuffer<T>,
+    v: PyBuffer<T>,
+    omega: Option<(PyBuffer<f64>, Vec<usize>)>,
+    mask: Option<Vec<bool>>,
+}
+
+impl<T: Number> Inputs<T> {
+    fn new(tensors: [&Bound<'_, PyAny>; 4], options: &Options) -> PyResult<Self> {
+        let [q, k, v, omega] = tensors;
+        let py = q.py();
+        let omega = if omega.is_none() {
+            None
+        } else {
+            let omega = buffer::<f64>("omega", omega)?;
+            let shape = omega.shape().to_vec();
+            if !(2..=3).contains(&shape.len()) {
+                let message = format!("omega must be [M,D] or [H,M,D], not {} axes", shape.len());
+                return Err(raise(py, "ShapeError", message));
+            }
+            Some((omega, shape))
+        };
+        let mask = match &options.key_padding_mask {
+            Some(mask) => Some(contiguous(py, "key_padding_mask", mask)?.iter().map(|&byte| byte != 0).collect()),
+            None => None,
+        };
+        Ok(Inputs { q: buffer("q", q)?, k: buffer("k", k)?, v: buffer("v", v)?, omega, mask })
+    }
+
+    fn args<'a>(&'a self, py: Python<'_>, options: &'a Options) -> PyResult<FavorArgs<'a, T>> {
+        let omega = match &self.omega {
+            Some((data, shape)) => Some(Omega {
+                data: contiguous(py, "omega", data)?,
+                num_heads: (shape.len() == 3).then_some(shape[0]),
+                num_features: shape[shape.len() - 2],
+                head_dim: shape[shape.len() - 1],
+            }),
+            None => None,
+        };
+        let cu_seqlens = match &options.cu_seqlens {
+            Some(borders) => Some(contiguous(py, "cu_seqlens", borders)?),
+            None => None,
+        };
+        Ok(FavorArgs {
+            q: view(py, "q", &self.q)?,
+            k: view(py, "k", &self.k)?,
+            v: view(py, "v", &self.v)?,
+            omega,
+            feature_map: options.feature_map,
+            kernel_epsilon: options.kernel_epsilon,
+            causal: options.causal,
+            cu_seqlens,
+            key_padding_mask: self.mask.as_deref(),
+        })
+    }
+}
+
+/// Multiply-adds of a forward pass, roughly.
+fn work<T: Copy>(args: &FavorArgs<'_, T>) -> f64 {
+    let [b, h, l, d] = args.q.shape().map(|n| n as f64);
+    let [_, _, s, e] = args.v.shape().map(|n| n as f64);
+    let m = args.omega.map_or(d, |omega| omega.num_features as f64);
+    b * h * (l + s) * m * (d + e)
+}
+
+/// Runs `body` without the GIL. Large work goes to another thread while this one looks for signals; an interrupt
+/// raises the cancel flag, and the exception of the signal's handler is what the caller sees.
+fn run<R: Send>(
+    py: Python<'_>,
+    work: f64,
+    num_threads: usize,
+    body: impl Fn(&AtomicBool, usize) -> Result<R> + Sync,
+) -> PyResult<R> {
+    let cancel = AtomicBool::new(false);
+    let guarded = |threads: usize| catch_unwind(AssertUnwindSafe(|| body(&cancel, threads)));
+    let mut raised = None;
+    let outcome = if work < SMALL {
+        py.detach(|| guarded(1))
+    } else {
+        std::thread::scope(|scope| {
+            let (done, mut waiting) = channel();
+            let guarded = &guarded;
+            let started = std::thread::Builder::new().name("protperf-call".into()).spawn_scoped(scope, move || {
+                // The receiver waits until the scope ends, so this cannot fail.
+                let _ = done.send(guarded(num_threads));
+            });
+            if started.is_err() {
+                return py.detach(|| guarded(1));
+            }
+            loop {
+                let receiver = &mut waiting;
+                match py.detach(move || receiver.recv_timeout(SLICE)) {
+                    Ok(outcome) => return outcome,
+                    Err(RecvTimeoutError::Disconnected) => return Err(Box::new("the call's thread died")),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                if raised.is_none()
+                    && let Err(error) = py.check_signals()
+                {
+                    raised = Some(error);
+                    cancel.store(true, Ordering::Relaxed);
+                }
+            }
+        })
+    };
+    match (raised, outcome) {
+        (Some(error), _) => Err(error),
+        (None, Ok(Ok(value))) => Ok(value),
+        (None, Ok(Err(error))) => Err(to_python(py, &error)),
+        (None, Err(payload)) => Err(panicked(py, payload.as_ref())),
+    }
+}
+
+/// Writes out `[B,H,L,E]` and den `[B,H,L,2]`; see `protperf_cpu::favor_forward`.
+#[pyfunction]
+#[pyo3(signature = (q, k, v, omega, out, den, **options))]
+fn favor_forward(
+    q: &Bound<'_, PyAny>,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    omega: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    den: &Bound<'_, PyAny>,
+    options: Option<&Bound<'_, PyDict>>,
+) -> PyResult<()> {
+    let wide = holds::<f64>(q);
+    let run = if wide { forward_as::<f64> } else { forward_as::<f32> };
+    let empty = PyDict::new(q.py());
+    run([q, k, v, omega], out, den, options.unwrap_or(&empty))
+}
+
+fn forward_as<T: Number>(
+    tensors: [&Bound<'_, PyAny>; 4],
+    out: &Bound<'_, PyAny>,
+    den: &Bound<'_, PyAny>,
+    options: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let py = out.py();
+    let state = |name: &str| -> PyResult<Option<PyBuffer<T>>> {
+        options.get_item(name)?.filter(|value| !value.is_none()).map(|value| buffer(name, &value)).transpose()
+    };
+    let (state_in, state_out) = (state("state_in")?, state("state_out")?);
+    let options = Options::new(py, options)?;
+    let inputs = Inputs::<T>::new(tensors, &options)?;
+    let args = inputs.args(py, &options)?;
+    let (out, den) = (buffer::<T>("out", out)?, buffer::<T>("den", den)?);
+    let outputs = Once::new((writable(py, "out", &out)?, writable(py, "den", &den)?, match &state_out {
+        Some(state) => Some(writable(py, "state_out", state)?),
+        None => None,
+    }));
+    let state_in = match &state_in {
+        Some(state) => Some(contiguous(py, "state_in", state)?),
+        None => None,
+    };
+    run(py, work(&args), options.num_threads, |cancel, num_threads| {
+        let (out, den, state_out) = outputs.take()?;
+        forward(&args, state_in, out, den, state_out, &Context { isa: options.isa, num_threads, cancel })
+    })
+}
+
+/// Writes dq, dk, dv and, where it is given, domega (float64); see `protperf_cpu::favor_backward`.
+#[pyfunction]
+#[pyo3(signature = (q, k, v, omega, out, den, grad, dq, dk, dv, domega, **options))]
+#[allow(clippy::too_many_arguments)]
+fn favor_backward(
+    q: &Bound<'_, PyAny>,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    omega: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    den: &Bound<'_, PyAny>,
+    grad: &Bound<'_, PyAny>,
+    dq: &Bound<'_, PyAny>,
+    dk: &Bound<'_, PyAny>,
+    dv: &Bound<'_, PyAny>,
+    domega: &Bound<'_, PyAny>,
+    options: Option<&Bound<'_, PyDict>>,
+) -> PyResult<()> {
+    let run = if holds::<f64>(q) { backward_as::<f64> } else { backward_as::<f32> };
+    let empty = PyDict::new(q.py());
+    run([q, k, v, omega], [out, den, grad], [dq, dk, dv, domega], options.unwrap_or(&empty))
+}
+
+fn backward_as<T: Number>(
+    tensors: [&Bound<'_, PyAny>; 4],
+    saved: [&Bound<'_, PyAny>; 3],
+    gradients: [&Bound<'_, PyAny>; 4],
+    options: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let py = tensors[0].py();
+    let options = Options::new(py, options)?;
+    let inputs = Inputs::<T>::new(tensors, &options)?;
+    let args = inputs.args(py, &options)?;
+    let [out, den, grad] = saved;
+    let (out, den, grad) = (buffer::<T>("out", out)?, buffer::<T>("den", den)?, buffer::<T>("grad", grad)?);
+    let (out, den, grad) = (view(py, "out", &out)?, contiguous(py, "den", &den)?, view(py, "grad", &grad)?);
+    let [dq, dk, dv, domega] = gradients;
+    let (dq, dk, dv) = (buffer::<T>("dq", dq)?, buffer::<T>("dk", dk)?, buffer::<T>("dv", dv)?);
+    let domega = if domega.is_none() { None } else { Some(buffer::<f64>("domega", domega)?) };
+    let outputs = Once::new(Gradients {
+        dq: writable(py, "dq", &dq)?,
+        dk: writable(py, "dk", &dk)?,
+        dv: writable(py, "dv", &dv)?,
+        domega: match &domega {
+            Some(domega) => Some(writable(py, "domega", domega)?),
+            None => None,
+        },
+    });
+    run(py, 3.0 * work(&args), options.num_threads, |cancel, num_threads| {
+        let saved = Saved { out: &out, den, grad: &grad };
+        backward(&args, &saved, outputs.take()?, &Context { isa: options.isa, num_threads, cancel })
+    })
+}
+
+/// Writes out `[B,H,L,E]`, exact and quadratic; see `protperf_core::attention::exact`.
+#[pyfunction]
+#[pyo3(signature = (q, k, v, out, **options))]
+fn softmax_attention(
+    q: &Bound<'_, PyAny>,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    options: Option<&Bound<'_, PyDict>>,
+) -> PyResult<()> {
+    fn exact_as<T: Number>(tensors: [&Bound<'_, PyAny>; 4], out: &Bound<'_, PyAny>, options: &Options) -> PyResult<()> {
+        let py = out.py();
+        let inputs = Inputs::<T>::new(tensors, options)?;
+        let args = inputs.args(py, options)?;
+        let out = buffer::<T>("out", out)?;
+        let out = Once::new(writable(py, "out", &out)?);
+        run(py, 0.0, 1, |_, _| {
+            let tensors = [&args.q, &args.k, &args.v];
+            protperf::attention::exact::softmax_attention(
+                tensors,
+                args.causal,
+                args.cu_seqlens,
+                args.key_padding_mask,
+                out.take()?,
+            )
+        })
+    }
+    let py = q.py();
+    let options = Options::new(py, options.unwrap_or(&PyDict::new(py)))?;
+    let none = py.None().into_bound(py);
+    let run = if holds::<f64>(q) { exact_as::<f64> } else { exact_as::<f32> };
+    run([q, k, v, &none], out, &options)
+}
+
+/// out = the state of both sets of keys; all `[.., 2 + value_dim]`.
+#[pyfunction]
+fn merge_states(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>, value_dim: usize) -> PyResult<()> {
+    fn merge_as<T: Number>(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>, e: usize) -> PyResult<()> {
+        let py = a.py();
+        let (a, b, out) = (buffer::<T>("a", a)?, buffer::<T>("b", b)?, buffer::<T>("out", out)?);
+        let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);
+        merge(a, b, e, writable(py, "out", &out)?).map_err(|error| to_python(py, &error))
+    }
+    if holds::<f64>(a) { merge_as::<f64>(a, b, out, value_dim) } else { merge_as::<f32>(a, b, out, value_dim) }
+}
+
+/// Exclusive outputs that a shared closure hands to its only run.
+struct Once<T>(std::sync::Mutex<Option<T>>);
+
+impl<T> Once<T> {
+    fn new(value: T) -> Self {
+        Once(std::sync::Mutex::new(Some(value)))
+    }
+    fn take(&self) -> Result<T> {
+        self.0.lock().ok().and_then(|mut slot| slot.take()).ok_or(Error::Interrupted)
+    }
+}

@@ -1,0 +1,29 @@
+//! What this build is and what it runs on.
+
+use crate::errors::to_python;
+use protperf::{FeatureMap, Isa, default_num_threads};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(feature_maps, module)?)?;
+    module.add_function(wrap_pyfunction!(build_info, module)?)
+}
+
+#[pyfunction]
+fn feature_maps(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    PyTuple::new(py, FeatureMap::ALL.map(FeatureMap::name))
+}
+
+#[pyfunction]
+fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    info.set_item("profile", env!("PROTPERF_PROFILE"))?;
+    let isa = Isa::from_env().map_err(|error| to_python(py, &error))?;
+    info.set_item("isa", isa.name())?;
+    info.set_item("isas", PyTuple::new(py, Isa::available().iter().map(|isa| isa.name()))?)?;
+    info.set_item("num_threads", default_num_threads())?;
+    info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
+    Ok(info)
+}

@@ -1,0 +1,22 @@
+//! `protperf._native`: arrays cross as buffers, errors as exceptions; nothing is computed here.
+//!
+//! Private to the package: `protperf.functional` and `protperf.torch` check their arguments before they call it, and
+//! these functions check again what memory safety rests on.
+
+mod arrays;
+mod attention;
+mod data;
+mod errors;
+mod info;
+mod projection;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    attention::register(module)?;
+    projection::register(module)?;
+    info::register(module)?;
+    data::register(module)
+}
