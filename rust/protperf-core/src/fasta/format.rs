@@ -32,7 +32,9 @@ const BEGINNINGS: [(&[u8], &str); 22] = [
 /// The format whose files begin with this text, as far as it is known.
 pub(super) fn name_of_text(text: &[u8]) -> Option<&'static str> {
     let upper = text.to_ascii_uppercase();
-    BEGINNINGS.iter().find(|(beginning, _)| upper.starts_with(&beginning.to_ascii_uppercase())).map(|(_, name)| *name)
+    let known = BEGINNINGS.iter().find(|(beginning, _)| upper.starts_with(&beginning.to_ascii_uppercase()));
+    let is_binary = text.iter().any(|byte| matches!(byte, 0..=8 | 0x0e..=0x1a));
+    known.map(|(_, name)| *name).or(is_binary.then_some("binary data"))
 }
 
 /// The encoding, where the first four bytes of the input tell that it is none that FASTA uses.
