@@ -147,13 +147,13 @@ impl Reader {
     /// As [`Self::next_batch`].
     pub fn step(&mut self) -> Result<Step, ReadError> {
         if let Some(error) = self.failure.take() {
-            self.inputs.clear();
+            self.stop();
             return Err(error);
         }
         let Some((mut source, mut scanner)) = self.current.take() else {
             let Some(input) = self.inputs.pop_front() else { return Ok(Step::Done) };
             let interrupt = self.options.interrupt.clone();
-            let source = Source::open(&input, self.options.memory_map, interrupt).inspect_err(|_| self.inputs.clear())?;
+            let source = Source::open(&input, self.options.memory_map, interrupt).inspect_err(|_| self.stop())?;
             self.current = Some((source, Scanner::new(self.options.policy)));
             return Ok(Step::More);
         };
@@ -173,11 +173,22 @@ impl Reader {
                 self.base += scanner.summary().records + scanner.summary().rejected;
                 Ok(batch)
             }
+            Err(ReadError::Interrupted) => {
+                self.stop();
+                Err(ReadError::Interrupted)
+            }
             Err(error) => {
                 self.failure = Some(error);
                 Ok(self.give(&source, &mut scanner))
             }
         }
+    }
+
+    /// Read no further: the next step finds no more input.
+    pub fn stop(&mut self) {
+        self.inputs.clear();
+        self.current = None;
+        self.failure = None;
     }
 
     /// Counts of the inputs that were read to their end.

@@ -4,6 +4,7 @@
 //! released while bytes are read and scanned, in slices of at most [`SLICE`], between which signals are answered.
 
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,9 +12,11 @@ use std::time::{Duration, Instant};
 use protperf_core::alphabet::VOCABULARY;
 use protperf_core::fasta::{FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
 use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+
+use crate::errors::{panicked, raise};
 
 /// Longest time between two looks at signals.
 const SLICE: Duration = Duration::from_millis(20);
@@ -66,15 +69,20 @@ impl FastaReader {
         let Self { reader, raised } = self;
         let reader = reader.get_mut().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match py.detach(|| step_for(reader, SLICE)) {
-                Ok(Step::More) => py.check_signals()?,
-                Ok(Step::Batch(batch)) => return FastaBatch::new(py, *batch).map(Some),
-                Ok(Step::Done) => return Ok(None),
-                Err(ReadError::Interrupted) => {
+            let step = py.detach(|| catch_unwind(AssertUnwindSafe(|| step_for(reader, SLICE))));
+            match step {
+                Ok(Ok(Step::More)) => py.check_signals()?,
+                Ok(Ok(Step::Batch(batch))) => return FastaBatch::new(py, *batch).map(Some),
+                Ok(Ok(Step::Done)) => return Ok(None),
+                Ok(Err(ReadError::Interrupted)) => {
                     let error = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
                     return Err(error.unwrap_or_else(|| PyKeyboardInterrupt::new_err(())));
                 }
-                Err(error) => return Err(read_error(py, error)),
+                Ok(Err(error)) => return Err(read_error(py, error)),
+                Err(payload) => {
+                    reader.stop();
+                    return Err(panicked(py, payload.as_ref()));
+                }
             }
         }
     }
@@ -189,35 +197,30 @@ fn vocabulary(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
 fn policy(py: Python<'_>, name: &str) -> PyResult<ResiduePolicy> {
     ResiduePolicy::from_name(name).ok_or_else(|| {
         let known = ResiduePolicy::ALL.map(ResiduePolicy::name).join(", ");
-        raise(py, "ConfigError", (format!("residues is '{name}'; choose from {known}"),), &[])
+        raise(py, "ConfigError", format!("residues is '{name}'; choose from {known}"))
     })
 }
 
 /// The exception for a fault: a `FileError` of the system's kind, or a `FastaError` with its position.
 fn read_error(py: Python<'_>, error: ReadError) -> PyErr {
     let message = error.to_string();
-    let position = |at: Option<&FastaError>| {
-        [("line", at.map(|error| error.line)), ("column", at.map(|error| error.column))]
-    };
-    match error {
+    match &error {
         ReadError::Io { path, source } => match source.raw_os_error() {
             Some(number) => {
-                let class = file_error_class(source.kind());
+                // Python adds the number and the path by itself.
                 let reason = source.to_string();
-                let reason = reason.split(" (os error").next().unwrap_or_default().to_string();
-                raise(py, class, (number, reason, path), &[])
+                let reason = reason.split(" (os error").next().unwrap_or_default();
+                raise_with(py, file_error_class(source.kind()), (number, reason, path))
             }
-            None => raise(py, "FileError", (message,), &[]),
+            None => raise(py, "FileError", message),
         },
-        ReadError::Changed { .. } => raise(py, "FileError", (message,), &[]),
-        ReadError::RepeatedStdin => raise(py, "ConfigError", (message,), &[]),
+        ReadError::Changed { .. } => raise(py, "FileError", message),
+        ReadError::RepeatedStdin => raise(py, "ConfigError", message),
         ReadError::Fasta { error: FastaError { kind: FastaErrorKind::OutOfMemory { .. }, .. }, .. } => {
-            raise(py, "OutOfMemory", (message,), &[])
+            raise(py, "OutOfMemory", message)
         }
-        ReadError::Fasta { ref path, ref error } => {
-            raise_at(py, message, path, position(Some(error)))
-        }
-        ref other => raise_at(py, message, other.path().unwrap_or(""), position(None)),
+        ReadError::Fasta { path, error } => raise_with(py, "FastaError", (message, path, error.line, error.column)),
+        other => raise_with(py, "FastaError", (message, other.path().unwrap_or_default())),
     }
 }
 
@@ -230,33 +233,8 @@ fn file_error_class(kind: std::io::ErrorKind) -> &'static str {
     }
 }
 
-type Position = [(&'static str, Option<u64>); 2];
-
-fn raise_at(py: Python<'_>, message: String, path: &str, position: Position) -> PyErr {
-    let error = raise(py, "FastaError", (message,), &position);
-    match error.value(py).setattr("path", path) {
-        Ok(()) => error,
-        Err(other) => other,
-    }
-}
-
-/// An instance of a class of `protperf.errors` with attributes set.
-fn raise<'py>(
-    py: Python<'py>,
-    class: &str,
-    arguments: impl pyo3::call::PyCallArgs<'py>,
-    attributes: &[(&str, Option<u64>)],
-) -> PyErr {
-    let instance = || {
-        let instance = py.import("protperf.errors")?.getattr(class)?.call1(arguments)?;
-        for (name, value) in attributes {
-            instance.setattr(*name, *value)?;
-        }
-        Ok(PyErr::from_value(instance))
-    };
-    instance().unwrap_or_else(|error: PyErr| {
-        let unavailable = PyValueError::new_err(format!("protperf.errors.{class} is unavailable"));
-        unavailable.set_cause(py, Some(error));
-        unavailable
-    })
+/// An exception of a class in `protperf.errors` that takes more than a message.
+fn raise_with<'py>(py: Python<'py>, class: &str, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyErr {
+    let made = py.import("protperf.errors").and_then(|module| module.getattr(class)?.call1(arguments));
+    made.map_or_else(|error| error, PyErr::from_value)
 }
