@@ -12,6 +12,7 @@ mod error;
 pub mod fasta;
 pub mod feature_map;
 pub mod projection;
+pub mod reference;
 pub mod rng;
 mod tensor;
 

@@ -2,6 +2,7 @@
 
 use crate::arrays::{Number, buffer, contiguous, holds, view, writable};
 use crate::errors::{panicked, raise, to_python};
+use protperf::attention::exact::{self, SoftmaxArgs};
 use protperf::{
     Context, Error, FavorArgs, FeatureMap, Gradients, Isa, Omega, Result, Saved, favor_backward as backward,
     favor_forward as forward, merge_states as merge,
@@ -292,15 +293,18 @@ fn softmax_attention(
         let args = inputs.args(py, options)?;
         let out = buffer::<T>("out", out)?;
         let out = Once::new(writable(py, "out", &out)?);
-        run(py, 0.0, 1, |_, _| {
-            let tensors = [&args.q, &args.k, &args.v];
-            protperf::attention::exact::softmax_attention(
-                tensors,
-                args.causal,
-                args.cu_seqlens,
-                args.key_padding_mask,
-                out.take()?,
-            )
+        let ([b, h, l, d], [_, _, s, e]) = (args.q.shape(), args.v.shape());
+        let work = [b, h, l, s, d + e].iter().map(|&n| n as f64).product();
+        run(py, work, 1, |cancel, _| {
+            let args = SoftmaxArgs {
+                q: args.q,
+                k: args.k,
+                v: args.v,
+                causal: args.causal,
+                cu_seqlens: args.cu_seqlens,
+                key_padding_mask: args.key_padding_mask,
+            };
+            exact::softmax_attention(&args, out.take()?, &|| cancel.load(Ordering::Relaxed))
         })
     }
     let py = q.py();

@@ -1,7 +1,11 @@
 //! Arguments of attention, checked once, and the plain f64 forms that judge the fast ones.
 
-
+pub mod causal;
 pub mod exact;
+pub mod features;
+pub mod noncausal;
+pub mod recurrent;
+pub(crate) mod rows;
 
 use crate::error::{Error, Result};
 use crate::feature_map::{Family, FeatureMap};
