@@ -1,0 +1,183 @@
+"""The rooms and their arrows, read from the sources: who imports whom, what each may use, how long things get."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "python" / "protperf"
+APP = ROOT / "apps" / "lm"
+
+MOST_LINES = 500
+MOST_LINES_OF_A_FUNCTION = 60
+
+# What each crate of the workspace may depend on, of this workspace and of others.
+CRATES = {
+    "protperf-core": ({"libm", "memchr"}, set()),
+    "protperf-io": (None, {"protperf-core"}),
+    "protperf-cpu": (None, {"protperf-core"}),
+    "protperf": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),
+    "protperf-python": (None, {"protperf", "protperf-core", "protperf-io"}),
+}
+UNSAFE_ALLOWED = ("rust/protperf-cpu/", "rust/protperf-io/src/map.rs", "rust/protperf-python/src/")
+FORBIDDEN_MODULES = {
+    "dill", "ftplib", "http", "httpx", "joblib", "marshal", "pickle", "requests", "shelve", "smtplib", "socket",
+    "socketserver", "ssl", "urllib", "xmlrpc",
+}  # fmt: skip
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "torch.load", "torch.save", "torch.hub.load", "numpy.load", "np.load"}
+
+
+def room(path: Path) -> str:
+    """The dotted room of a source file: protperf.lm, protperf.torch or protperf."""
+    if path.is_relative_to(APP):
+        return "protperf.lm"
+    return "protperf.torch" if path.is_relative_to(PACKAGE / "torch") else "protperf"
+
+
+def package_files() -> list[Path]:
+    """Every Python file that ships: the package without the link, and the app once."""
+    own = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.is_relative_to(PACKAGE / "lm")]
+    return own + sorted(APP.rglob("*.py"))
+
+
+def module_of(path: Path) -> list[str]:
+    """The dotted name of a file's package, for relative imports."""
+    inside = path.relative_to(APP) if path.is_relative_to(APP) else path.relative_to(PACKAGE)
+    return ["protperf", *(["lm"] if path.is_relative_to(APP) else []), *inside.parts[:-1]]
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of all that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module_of(path)
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
+
+
+def under(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def tracked() -> list[Path]:
+    """Files under version control, else every file outside the build outputs."""
+    try:
+        listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        skipped = {".git", ".venv", "target", "runs", "dist"}
+        return [path for path in ROOT.rglob("*") if path.is_file() and not skipped & set(path.relative_to(ROOT).parts)]
+    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file() and not path.is_symlink()]
+
+
+def breaks_an_arrow(here: str, name: str) -> bool:
+    """Whether a file of a room may not import that name."""
+    if here == "protperf.lm":
+        return under(name, "protperf") and any(re.match(r"_[a-z]", part) for part in name.split(".")[:2])
+    return under(name, "protperf.lm") or (here == "protperf" and under(name, "protperf.torch"))
+
+
+def test_python_imports_follow_the_arrows() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line} imports {name} from {room(path)}"
+        for path in package_files()
+        for line, name in imports(path)
+        if breaks_an_arrow(room(path), name)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("module", ["protperf", "protperf.lm", "protperf.io"])
+def test_importing_does_not_load_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_cargo_dependencies_follow_the_arrows() -> None:
+    seen = {}
+    for manifest in [ROOT / "Cargo.toml", *sorted((ROOT / "rust").glob("*/Cargo.toml"))]:
+        table = tomllib.loads(manifest.read_text(encoding="utf-8"))
+        seen[table["package"]["name"]] = set(table.get("dependencies", {}))
+    assert set(seen) == set(CRATES), "a crate without a row in CRATES, or a row without a crate"
+    for name, (others, ours) in CRATES.items():
+        own = {dependency for dependency in seen[name] if dependency.startswith("protperf")}
+        assert own <= ours, f"{name} depends on {sorted(own - ours)}"
+        assert others is None or seen[name] - own <= others, f"{name} depends on {sorted(seen[name] - own - others)}"
+
+
+def test_unsafe_stays_in_its_rooms() -> None:
+    faults = []
+    for path in sorted((ROOT / "rust").rglob("*.rs")):
+        name = path.relative_to(ROOT).as_posix()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            code = line.split("//")[0]
+            if re.search(r"\bunsafe\b(?!_)", code) and not name.startswith(UNSAFE_ALLOWED):
+                faults.append(f"{name}:{number}")
+    assert not faults, "\n".join(faults)
+
+
+def test_core_and_facade_forbid_unsafe() -> None:
+    for name in ["rust/lib.rs", "rust/protperf-core/src/lib.rs"]:
+        assert "#![forbid(unsafe_code)]" in (ROOT / name).read_text(encoding="utf-8"), name
+
+
+def test_the_package_neither_unpickles_nor_opens_a_connection() -> None:
+    faults = []
+    for path in package_files():
+        faults += [
+            f"{path.relative_to(ROOT)}:{line} imports {name}"
+            for line, name in imports(path)
+            if name.split(".")[0] in FORBIDDEN_MODULES
+        ]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in FORBIDDEN_CALLS:
+                faults.append(f"{path.relative_to(ROOT)}:{node.lineno} calls {ast.unparse(node.func)}")
+            if isinstance(node, ast.keyword) and node.arg in {"trust_remote_code", "allow_pickle"}:
+                faults.append(f"{path.relative_to(ROOT)}:{node.lineno} names {node.arg}")
+    assert not faults, "\n".join(faults)
+
+
+def test_no_source_file_is_longer_than_500_lines() -> None:
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in tracked()
+        if path.suffix in {".py", ".pyi", ".rs", ".wgsl"}
+    }
+    assert not {name: lines for name, lines in lengths.items() if lines > MOST_LINES}
+
+
+def test_no_python_function_is_longer_than_60_lines() -> None:
+    faults = []
+    for path in package_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = node.end_lineno - body[0].lineno + 1 if body else 0
+                if lines > MOST_LINES_OF_A_FUNCTION:
+                    faults.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {lines} lines")
+    assert not faults, "\n".join(faults)
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    pattern = re.compile(rb"(?<![\w.~])/(?:home|root|work|Users)/\w")
+    faults = []
+    for path in tracked():
+        content = path.read_bytes()
+        if b"\0" in content or path.suffix in {".gz", ".xz", ".zst", ".bz2"}:
+            continue
+        for number, line in enumerate(content.splitlines(), 1):
+            if pattern.search(line):
+                faults.append(f"{path.relative_to(ROOT)}:{number}")
+    assert not faults, "\n".join(faults)
+
+
+def test_every_architecture_page_stays_short() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 150
