@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -43,7 +42,10 @@ def check_tensors(shapes: dict[str, Sequence[int]], dtypes: dict[str, str], caus
     if causal and q[2] != k[2]:
         raise ShapeError(f"k has length {k[2]} but causal attention needs q's length {q[2]}")
     for name, shape in (*shapes.items(), ("the output", (*q[:3], v[3]))):
-        if math.prod(int(n) for n in shape) > _MOST // 8:
+        numel = 1
+        for n in shape:
+            numel = numel * n
+        if numel > _MOST // 8:
             raise ShapeError(f"{name} has more elements than memory has addresses: {list(shape)}")
 
 

@@ -1,0 +1,20 @@
+"""Attention as torch operators with gradients, and as modules (`protperf.torch.nn`)."""
+
+from __future__ import annotations
+
+from protperf.torch import nn, reference
+from protperf.torch.functional import (
+    favor_attention,
+    favor_attention_with_state,
+    merge_states,
+    softmax_attention,
+)
+
+__all__ = [
+    "favor_attention",
+    "favor_attention_with_state",
+    "merge_states",
+    "nn",
+    "reference",
+    "softmax_attention",
+]

@@ -1,0 +1,131 @@
+"""Attention written out plainly in torch: the independent oracle, and the path for devices without kernels.
+
+Every pair of positions and every feature is formed: memory O(L S F). Differentiable any number of times.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+__all__ = ["favor_attention", "feature_dim", "log_weights", "softmax_attention", "visible"]
+
+EXPONENTIAL = ("positive", "hyperbolic", "smreg")
+
+
+def feature_dim(feature_map: str, num_features: int) -> int:
+    """Width of phi(x) for a number of rows of omega."""
+    return num_features * (2 if feature_map in ("hyperbolic", "trigonometric") else 1)
+
+
+def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
+    """The directions a map makes of omega [..,M,D]."""
+    if feature_map == "hyperbolic":
+        return torch.cat([omega, -omega], -2)
+    if feature_map == "smreg":
+        return omega * (math.sqrt(omega.shape[-1]) / torch.linalg.vector_norm(omega, dim=-1, keepdim=True))
+    return omega
+
+
+def visible(
+    q_len: int,
+    kv_len: int,
+    causal: bool,
+    cu_seqlens: torch.Tensor | None,
+    key_padding_mask: torch.Tensor | None,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """Which keys each query sees: bool [B or 1, 1, L, S]."""
+    rows, cols = torch.arange(q_len, device=device), torch.arange(kv_len, device=device)
+    seen = torch.ones(q_len, kv_len, dtype=torch.bool, device=device)
+    if causal:
+        seen = seen & (cols[None, :] <= rows[:, None])
+    if cu_seqlens is not None:
+        borders = cu_seqlens.to(device=device, dtype=torch.int64)
+        segment = torch.bucketize(rows, borders, right=True)
+        seen = seen & (segment[:, None] == segment[None, :])
+    seen = seen[None, None]
+    if key_padding_mask is not None:
+        seen = seen & ~key_padding_mask[:, None, None, :]
+    return seen
+
+
+def log_weights(
+    q: torch.Tensor, k: torch.Tensor, omega: torch.Tensor, feature_map: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logs of the features of an exponential map, a query's own constant dropped: [B,H,L,F] and [B,H,S,F]."""
+    w = directions(feature_map, omega.to(q.dtype))
+    x, y = q * q.shape[-1] ** -0.25, k * k.shape[-1] ** -0.25
+    return x @ w.mT, y @ w.mT - 0.5 * (y * y).sum(-1, keepdim=True)
+
+
+def favor_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    omega: torch.Tensor | None,
+    *,
+    feature_map: str = "positive",
+    causal: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    kernel_epsilon: float | None = None,
+) -> torch.Tensor:
+    """The estimator of `protperf.favor_attention` over explicit pairs and features.
+
+    Shapes as there. Source: Choromanski et al. 2021, arXiv:2009.14794.
+    """
+    group = q.shape[1] // max(k.shape[1], 1)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    seen = visible(q.shape[2], k.shape[2], causal, cu_seqlens, key_padding_mask, q.device)
+    if feature_map in EXPONENTIAL:
+        assert omega is not None
+        a, b = log_weights(q, k, omega, feature_map)
+        logits = torch.logsumexp(a[:, :, :, None, :] + b[:, :, None, :, :], -1)
+        logits = logits.masked_fill(~seen, -torch.inf)
+        top = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min).detach()
+        scores = torch.exp(logits - top)
+    else:
+        scores = _scores(q, k, omega, feature_map, kernel_epsilon).masked_fill(~seen, 0.0)
+    total = scores.sum(-1, keepdim=True)
+    empty = total == 0
+    return torch.where(empty, 0.0, (scores @ v) / torch.where(empty, 1.0, total))
+
+
+def _scores(
+    q: torch.Tensor, k: torch.Tensor, omega: torch.Tensor | None, feature_map: str, kernel_epsilon: float | None
+) -> torch.Tensor:
+    x, y = q * q.shape[-1] ** -0.25, k * k.shape[-1] ** -0.25
+    if omega is not None:
+        w = omega.to(q.dtype)
+        u, w = x @ w.mT, y @ w.mT
+    else:
+        u, w = x, y
+    if feature_map == "trigonometric":
+        weight = torch.exp(0.5 * (y * y).sum(-1))[:, :, None, :]
+        return (torch.cos(u) @ torch.cos(w).mT + torch.sin(u) @ torch.sin(w).mT) * weight
+    epsilon = (1e-3 if feature_map == "relu" else 0.0) if kernel_epsilon is None else kernel_epsilon
+    if feature_map == "relu":
+        return (torch.relu(u) + epsilon) @ (torch.relu(w) + epsilon).mT
+    return (torch.nn.functional.elu(u) + 1 + epsilon) @ (torch.nn.functional.elu(w) + 1 + epsilon).mT
+
+
+def softmax_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Exact attention over explicit pairs; a row that sees no key gives 0."""
+    group = q.shape[1] // max(k.shape[1], 1)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    seen = visible(q.shape[2], k.shape[2], causal, cu_seqlens, key_padding_mask, q.device)
+    logits = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~seen, -torch.inf)
+    top = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min).detach() if k.shape[2] else 0.0
+    scores = torch.exp(logits - top)
+    total = scores.sum(-1, keepdim=True)
+    return torch.where(total == 0, 0.0, (scores @ v) / torch.where(total == 0, 1.0, total))
