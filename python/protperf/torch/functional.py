@@ -13,6 +13,8 @@ from protperf.torch import reference
 __all__ = ["favor_attention", "favor_attention_with_state", "merge_states", "softmax_attention"]
 
 _DEFAULT_EPSILON = {"relu": 1e-3}
+# Read once: a compiled graph cannot call into the native module.
+_FEATURE_MAPS = _native.feature_maps()
 
 
 def favor_attention(
@@ -172,8 +174,6 @@ def _name(tensor: torch.Tensor) -> str:
 
 
 def _computed(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_conj() or tensor.is_neg():
-        tensor = tensor.resolve_conj().resolve_neg()
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
@@ -183,8 +183,8 @@ def _epsilon(feature_map: str, kernel_epsilon: float | None) -> float:
 
 
 def _check_map(feature_map: str) -> None:
-    if feature_map not in _native.feature_maps():
-        raise ConfigError(f"feature_map {feature_map!r} is unknown; choose one of {', '.join(_native.feature_maps())}")
+    if feature_map not in _FEATURE_MAPS:
+        raise ConfigError(f"feature_map {feature_map!r} is unknown; choose one of {', '.join(_FEATURE_MAPS)}")
 
 
 def _check_layout(name: str, tensor: torch.Tensor, device: torch.device) -> None:

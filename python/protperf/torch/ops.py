@@ -29,7 +29,7 @@ _library.define(
 
 def _array(tensor: torch.Tensor) -> Any:
     """A NumPy view; a copy where steps or alignment are not what the kernels walk."""
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_neg()
     if tensor.numel() == 0 or tensor.stride(-1) != 1 or tensor.data_ptr() % tensor.element_size():
         tensor = tensor.contiguous()
         if tensor.numel() and tensor.data_ptr() % tensor.element_size():
@@ -101,7 +101,7 @@ def _favor_backward(
     dq, dk, dv = (_empty(*x.shape, dtype=x.dtype) for x in (q, k, v))
     domega = _empty(*(omega.shape if with_omega and omega is not None else (0,)), dtype=torch.float64)
     tensors = [_array(x) for x in (q, k, v)]
-    saved = [_array(out), den.detach().contiguous().numpy(), _array(grad)]
+    saved = [_array(out), _array(den.contiguous()), _array(grad)]
     gradients = [x.numpy() for x in (dq, dk, dv)]
     _native.favor_backward(
         *tensors,
