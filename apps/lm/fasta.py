@@ -39,4 +39,6 @@ def _as_records(records: Iterator[io.Record]) -> Iterator[SeqRecord]:
     for record in records:
         description = f"{record.id} {record.description}".strip(" ")
         annotations = {"n": record.n, "flags": io.flag_names(record.flags), "molecule_type": "protein"}
-        yield SeqRecord(Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations)
+        yield SeqRecord(
+            Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations
+        )

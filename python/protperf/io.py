@@ -87,7 +87,9 @@ class Batch:
 
     def __iter__(self) -> Iterator[Record]:
         bounds = self.offsets.tolist()
-        rows = zip(self.ordinals.tolist(), self.ids, self.descriptions, self.flags.tolist(), self.lines.tolist(), strict=True)
+        rows = zip(
+            self.ordinals.tolist(), self.ids, self.descriptions, self.flags.tolist(), self.lines.tolist(), strict=True
+        )
         for row, (n, name, description, flags, line) in enumerate(rows):
             yield Record(n, name, description, self.tokens[bounds[row] : bounds[row + 1]], flags, self.path, line)
 
@@ -133,9 +135,11 @@ class Summary:
 class Reader(Iterator[Batch]):
     """Iterates over the batches of its inputs, in their order; `read_tokens` makes one."""
 
-    def __init__(self, paths: Paths, *, residues: str = "map", batch_bytes: int = BATCH_BYTES, memory_map: bool = False):
+    def __init__(
+        self, paths: Paths, *, residues: str = "map", batch_bytes: int = BATCH_BYTES, memory_map: bool = False
+    ):
         single = isinstance(paths, (str, os.PathLike))
-        listed = [paths] if single else list(paths)  # type: ignore[arg-type, list-item]
+        listed = [paths] if single else list(paths)  # type: ignore[arg-type]
         self._reader = _native.FastaReader(
             [os.fspath(path) for path in listed],  # type: ignore[arg-type]
             residues=residues,

@@ -8,7 +8,7 @@ import lzma
 import struct
 from collections.abc import Callable
 
-from corpus_case import Case, Row, broken, err, mended, same, rec
+from corpus_case import Case, Row, broken, err, mended, rec, same
 
 A, B = "MKTAYIAKQR", "GSHWLEDVNC"
 FIRST, SECOND = b">a\nMKTAYIAKQR\n", b">b\nGSHWLEDVNC\n"
@@ -126,7 +126,12 @@ def large_cases() -> list[Case]:
     none = ("record*300000", "", "", "", "empty,no_id")
     left_out = ("reject*300000", "", "1:1", "empty")
     return [
-        same("long_line.fasta.gz", gz(b">a\n" + UNIT.encode() * count + b"\n>b\nMK\n"), rec("a", f"{UNIT}*{count}"), rec("b", "MK")),
+        same(
+            "long_line.fasta.gz",
+            gz(b">a\n" + UNIT.encode() * count + b"\n>b\nMK\n"),
+            rec("a", f"{UNIT}*{count}"),
+            rec("b", "MK"),
+        ),
         same("long_header.fasta.gz", gz(b">a " + b"x" * 2_000_000 + b"\nMK\n"), rec("a", "MK", about="x*2000000")),
         same("long_id.fasta.gz", gz(b">" + b"x" * 300_000 + b"\nMK\n"), rec("x*300000", "MK")),
         same("many_blank_lines.fasta.gz", gz(b">a\nMK\n" + b"\r\n" * 500_000 + b"TA\n"), rec("a", "MKTA")),

@@ -6,7 +6,9 @@ A, B = "MKTAYIAKQR", "GSHWLEDVNC"
 BOM = b"\xef\xbb\xbf"
 
 
-def empty(name: str, content: bytes, *rows, line: int, who: str = "", flags: tuple[str, ...] = ("empty",), about="") -> Case:
+def empty(
+    name: str, content: bytes, *rows, line: int, who: str = "", flags: tuple[str, ...] = ("empty",), about=""
+) -> Case:
     """One record, last in the file, has no residues."""
     row = rec(who, "", *flags, about=about)
     strict = (*rows, err(line, 1, "empty"))
@@ -54,37 +56,65 @@ HEADERS = [
     empty("cut_at_second_mark.fasta", b">a\nMKTAYIAKQR\n>", rec("a", A), line=3, flags=("empty", "no_id")),
     empty("cut_in_second_header.fasta", b">a\nMKTAYIAKQR\n>b", rec("a", A), line=3, who="b"),
     mended(
-        "empty_record.fasta", b">a\nMKTAYIAKQR\n>none\n>b\nGSHWLEDVNC\n",
-        rec("a", A), rec("none", "", "empty"), rec("b", B),
-        strict=(rec("a", A), err(3, 1, "empty")), skip=(rec("a", A), reject("none", 3, 1, "empty"), rec("b", B)),
+        "empty_record.fasta",
+        b">a\nMKTAYIAKQR\n>none\n>b\nGSHWLEDVNC\n",
+        rec("a", A),
+        rec("none", "", "empty"),
+        rec("b", B),
+        strict=(rec("a", A), err(3, 1, "empty")),
+        skip=(rec("a", A), reject("none", 3, 1, "empty"), rec("b", B)),
     ),
     mended(
-        "empty_record_first.fasta", b">none\n\n>b\nGSHWLEDVNC\n", rec("none", "", "empty"), rec("b", B),
-        strict=(err(1, 1, "empty"),), skip=(reject("none", 1, 1, "empty"), rec("b", B)),
+        "empty_record_first.fasta",
+        b">none\n\n>b\nGSHWLEDVNC\n",
+        rec("none", "", "empty"),
+        rec("b", B),
+        strict=(err(1, 1, "empty"),),
+        skip=(reject("none", 1, 1, "empty"), rec("b", B)),
     ),
     mended(
-        "empty_records_only.fasta", b">a\n>b\n>c\n", rec("a", "", "empty"), rec("b", "", "empty"), rec("c", "", "empty"),
-        strict=(err(1, 1, "empty"),), skip=tuple(reject(n, i, 1, "empty") for i, n in enumerate("abc", 1)),
+        "empty_records_only.fasta",
+        b">a\n>b\n>c\n",
+        rec("a", "", "empty"),
+        rec("b", "", "empty"),
+        rec("c", "", "empty"),
+        strict=(err(1, 1, "empty"),),
+        skip=tuple(reject(n, i, 1, "empty") for i, n in enumerate("abc", 1)),
     ),
     same("duplicate_ids.fasta", b">a\nMKTAYIAKQR\n>a\nGSHWLEDVNC\n>a\nMK\n", rec("a", A), rec("a", B), rec("a", "MK")),
     same(
-        "path_like_ids.fasta", b">../../etc/passwd x\nMK\n>/etc/shadow\nML\n>C:\\con\nMN\n>~/.ssh\nMP\n",
-        rec("../../etc/passwd", "MK", about="x"), rec("/etc/shadow", "ML"), rec("C:\\con", "MN"), rec("~/.ssh", "MP"),
+        "path_like_ids.fasta",
+        b">../../etc/passwd x\nMK\n>/etc/shadow\nML\n>C:\\con\nMN\n>~/.ssh\nMP\n",
+        rec("../../etc/passwd", "MK", about="x"),
+        rec("/etc/shadow", "ML"),
+        rec("C:\\con", "MN"),
+        rec("~/.ssh", "MP"),
     ),
-    same("uniprot_header.fasta", b">sp|P1|A_B Some protein OS=X (s) PE=1 SV=2\nMK\n",
-         rec("sp|P1|A_B", "MK", about="Some protein OS=X (s) PE=1 SV=2")),
+    same(
+        "uniprot_header.fasta",
+        b">sp|P1|A_B Some protein OS=X (s) PE=1 SV=2\nMK\n",
+        rec("sp|P1|A_B", "MK", about="Some protein OS=X (s) PE=1 SV=2"),
+    ),
     same("marks_in_header.fasta", b">a >b ;c *d\nMKTAYIAKQR\n", rec("a", A, about=">b ;c *d")),
     same("double_mark.fasta", b">>a b\nMKTAYIAKQR\n", rec(">a", A, about="b")),
     same("formula_id.fasta", b">=cmd()\nMKTAYIAKQR\n", rec("=cmd()", A)),
     same("control_a.fasta", b">a one\x01b two\nMKTAYIAKQR\n", rec("a", A, about="one\x01b two")),
     same("control_a_after_id.fasta", b">a\x01b two\nMKTAYIAKQR\n", rec("a", A, about="\x01b two")),
-    same("utf8_header.fasta", ">a \u00c5ngstr\u00f6m \u03b2-lactamase\nMKTAYIAKQR\n".encode(),
-         rec("a", A, about="\u00c5ngstr\u00f6m \u03b2-lactamase")),
+    same(
+        "utf8_header.fasta",
+        ">a \u00c5ngstr\u00f6m \u03b2-lactamase\nMKTAYIAKQR\n".encode(),
+        rec("a", A, about="\u00c5ngstr\u00f6m \u03b2-lactamase"),
+    ),
     same("line_separator_in_header.fasta", ">a one\u2028two\nMKTAYIAKQR\n".encode(), rec("a", A, about="one\u2028two")),
     same("next_line_in_header.fasta", ">a one\u0085two\nMKTAYIAKQR\n".encode(), rec("a", A, about="one\u0085two")),
     same("no_break_space_in_id.fasta", ">a\u00a0b c\nMKTAYIAKQR\n".encode(), rec("a\u00a0b", A, about="c")),
-    refused("latin1_header.fasta", b">ok\nMK\n>bad caf\xe9\nMK\n>c\nML\n", err(3, 9, "header_encoding"),
-            before=(rec("ok", "MK"),), after=(rec("c", "ML"),)),
+    refused(
+        "latin1_header.fasta",
+        b">ok\nMK\n>bad caf\xe9\nMK\n>c\nML\n",
+        err(3, 9, "header_encoding"),
+        before=(rec("ok", "MK"),),
+        after=(rec("c", "ML"),),
+    ),
     refused("cut_utf8_header.fasta", b">bad \xc3\nMK\n", err(1, 6, "header_encoding")),
     refused("nul_in_header.fasta", b">bad o\x00ne\nMK\n>c\nML\n", err(1, 7, "header_control"), after=(rec("c", "ML"),)),
     refused("escape_in_header.fasta", b">bad \x1b[31mred\nMK\n", err(1, 6, "header_control")),

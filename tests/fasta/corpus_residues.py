@@ -8,9 +8,7 @@ DNA = "ACGT" * 12
 
 def narrow(name: str, content: bytes, *flags: str, sequence: str, at: tuple[int, int], kind: str) -> Case:
     """One record `a` that `map` mends and the others refuse."""
-    return mended(
-        name, content, rec("a", sequence, *flags), strict=(err(*at, kind),), skip=(reject("a", *at, kind),)
-    )
+    return mended(name, content, rec("a", sequence, *flags), strict=(err(*at, kind),), skip=(reject("a", *at, kind),))
 
 
 CASE = [
@@ -34,13 +32,69 @@ STOPS = [
     same("stop_on_own_line.fasta", b">a\nMKTAYIAKQR\n*\n>b\nMK\n", rec("a", A, "trailing_stop"), rec("b", "MK")),
     same("stop_then_blanks.fasta", b">a\nMKTAYIAKQR*  \n\n  \n", rec("a", A, "trailing_stop")),
     same("stop_then_comment.fasta", b">a\nMKTAYIAKQR*\n;x\n", rec("a", A, "trailing_stop")),
-    narrow("internal_stop.fasta", b">a\nMK*TA\n", "internal_stop", "ambiguous", sequence="MKXTA", at=(2, 3), kind="internal_stop"),
-    narrow("leading_stop.fasta", b">a\n*MKTA\n", "internal_stop", "ambiguous", sequence="XMKTA", at=(2, 1), kind="internal_stop"),
-    narrow("stop_at_line_end.fasta", b">a\nMK*\nTA\n", "internal_stop", "ambiguous", sequence="MKXTA", at=(2, 3), kind="internal_stop"),
-    narrow("stop_before_comment.fasta", b">a\nMK*\n;x\n\nTA\n", "internal_stop", "ambiguous", sequence="MKXTA", at=(2, 3), kind="internal_stop"),
-    narrow("stops_inside_and_last.fasta", b">a\nMK**TA*\n", "trailing_stop", "internal_stop", "ambiguous", sequence="MKXXTA", at=(2, 3), kind="internal_stop"),
-    mended("only_stop.fasta", b">a\n*\n", rec("a", "", "trailing_stop", "empty"),
-           strict=(err(1, 1, "empty"),), skip=(reject("a", 1, 1, "empty"),)),
+    narrow(
+        "internal_stop.fasta",
+        b">a\nMK*TA\n",
+        "internal_stop",
+        "ambiguous",
+        sequence="MKXTA",
+        at=(2, 3),
+        kind="internal_stop",
+    ),
+    narrow(
+        "leading_stop.fasta",
+        b">a\n*MKTA\n",
+        "internal_stop",
+        "ambiguous",
+        sequence="XMKTA",
+        at=(2, 1),
+        kind="internal_stop",
+    ),
+    narrow(
+        "stop_at_line_end.fasta",
+        b">a\nMK*\nTA\n",
+        "internal_stop",
+        "ambiguous",
+        sequence="MKXTA",
+        at=(2, 3),
+        kind="internal_stop",
+    ),
+    narrow(
+        "stop_before_comment.fasta",
+        b">a\nMK*\n;x\n\nTA\n",
+        "internal_stop",
+        "ambiguous",
+        sequence="MKXTA",
+        at=(2, 3),
+        kind="internal_stop",
+    ),
+    narrow(
+        "stops_inside_and_last.fasta",
+        b">a\nMK**TA*\n",
+        "trailing_stop",
+        "internal_stop",
+        "ambiguous",
+        sequence="MKXXTA",
+        at=(2, 3),
+        kind="internal_stop",
+    ),
+    mended(
+        "only_stop.fasta",
+        b">a\n*\n",
+        rec("a", "", "trailing_stop", "empty"),
+        strict=(err(1, 1, "empty"),),
+        skip=(reject("a", 1, 1, "empty"),),
+    ),
+]
+
+STOPS += [
+    mended(
+        "stop_before_asx.fasta",
+        b">a\nMK*BT\n",
+        rec("a", "MKXBT", "internal_stop", "ambiguous"),
+        strict=(err(2, 3, "internal_stop"),),
+        skip=(reject("a", 2, 3, "internal_stop"),),
+    )
 ]
 
 GAPS = [
@@ -50,9 +104,13 @@ GAPS = [
     narrow("only_gaps.fasta", b">a\n----\n", "gaps", "empty", sequence="", at=(2, 1), kind="gap"),
     narrow("stop_then_gap.fasta", b">a\nMKTA*--\n", "trailing_stop", "gaps", sequence="MKTA", at=(2, 6), kind="gap"),
     mended(
-        "alignment.fasta", b">a\nMK-TA\n>b\nMKWTA\n>c\nM-W-A\n",
-        rec("a", "MKTA", "gaps"), rec("b", "MKWTA"), rec("c", "MWA", "gaps"),
-        strict=(err(2, 3, "gap"),), skip=(reject("a", 2, 3, "gap"), rec("b", "MKWTA"), reject("c", 6, 2, "gap")),
+        "alignment.fasta",
+        b">a\nMK-TA\n>b\nMKWTA\n>c\nM-W-A\n",
+        rec("a", "MKTA", "gaps"),
+        rec("b", "MKWTA"),
+        rec("c", "MWA", "gaps"),
+        strict=(err(2, 3, "gap"),),
+        skip=(reject("a", 2, 3, "gap"), rec("b", "MKWTA"), reject("c", 6, 2, "gap")),
     ),
     same("a3m_without_gaps.fasta", b">a\nMKTA\n>b\nMKttTA\n", rec("a", "MKTA"), rec("b", "MKTTTA", "lower_case")),
 ]
@@ -80,7 +138,9 @@ BYTES = [
     bad("line_separator.fasta", "\u2028".encode()),
     bad("cyrillic_a.fasta", "\u0410".encode()),
     bad("mark_inside.fasta", b">b ", "header_inside_line"),
-    refused("mark_at_line_end.fasta", b">bad\nMKT>\nAY\n>c\nML\n", err(2, 4, "header_inside_line"), after=(rec("c", "ML"),)),
+    refused(
+        "mark_at_line_end.fasta", b">bad\nMKT>\nAY\n>c\nML\n", err(2, 4, "header_inside_line"), after=(rec("c", "ML"),)
+    ),
     refused("mark_after_space.fasta", b">bad\nMKT\n >c\nML\n", err(3, 2, "header_inside_line")),
     bad("bracket.fasta", b"("),
     bad("underscore.fasta", b"_"),
@@ -106,19 +166,48 @@ NUCLEOTIDES = [
     nucleotides("rna_lower.fasta", f">a\n{DNA}ugn\n".lower().encode(), f"{DNA}UGN", "lower_case"),
     same("dna_but_one.fasta", f">a\n{DNA}ACGW\n".encode(), rec("a", f"{DNA}ACGW")),
     same("dna_with_x.fasta", f">a\n{DNA}ACGX\n".encode(), rec("a", f"{DNA}ACGX", "ambiguous")),
-    mended("dna_50_and_gaps.fasta", f">a\n{DNA}AC----\n".encode(), rec("a", f"{DNA}AC", "gaps"),
-           strict=(err(2, 51, "gap"),), skip=(reject("a", 2, 51, "gap"),)),
-    mended("dna_then_protein.fasta", f">a\n{DNA}{DNA}\n>b\nMK\n".encode(), rec("a", DNA * 2, "nucleotides"), rec("b", "MK"),
-           strict=(err(1, 1, "nucleotides"),), skip=(reject("a", 1, 1, "nucleotides"), rec("b", "MK"))),
+    mended(
+        "dna_50_and_gaps.fasta",
+        f">a\n{DNA}AC----\n".encode(),
+        rec("a", f"{DNA}AC", "gaps"),
+        strict=(err(2, 51, "gap"),),
+        skip=(reject("a", 2, 51, "gap"),),
+    ),
+    mended(
+        "dna_then_protein.fasta",
+        f">a\n{DNA}{DNA}\n>b\nMK\n".encode(),
+        rec("a", DNA * 2, "nucleotides"),
+        rec("b", "MK"),
+        strict=(err(1, 1, "nucleotides"),),
+        skip=(reject("a", 1, 1, "nucleotides"), rec("b", "MK")),
+    ),
 ]
 
 SKIPPED = [
-    Case("many_rejected.fasta", b">a\nM1\n>b\nMK\n>c\n\n>d\nM-K\n>e\nM*K\n>f\nML*\n",
-         (err(2, 2, "invalid_byte"),), (err(2, 2, "invalid_byte"),),
-         (reject("a", 2, 2, "invalid_byte"), rec("b", "MK"), reject("c", 5, 1, "empty"), reject("d", 8, 2, "gap"),
-          reject("e", 10, 2, "internal_stop"), rec("f", "ML", "trailing_stop"))),
-    Case("rejected_then_lines.fasta", b">a\nM1\nMK\n;x\n\x00\n>b\nMK\n",
-         (err(2, 2, "invalid_byte"),), (err(2, 2, "invalid_byte"),), (reject("a", 2, 2, "invalid_byte"), rec("b", "MK"))),
+    refused(
+        "refused_header_then_header.fasta", b">bad \x00\n>c\nML\n", err(1, 6, "header_control"), after=(rec("c", "ML"),)
+    ),
+    Case(
+        "many_rejected.fasta",
+        b">a\nM1\n>b\nMK\n>c\n\n>d\nM-K\n>e\nM*K\n>f\nML*\n",
+        (err(2, 2, "invalid_byte"),),
+        (err(2, 2, "invalid_byte"),),
+        (
+            reject("a", 2, 2, "invalid_byte"),
+            rec("b", "MK"),
+            reject("c", 5, 1, "empty"),
+            reject("d", 8, 2, "gap"),
+            reject("e", 10, 2, "internal_stop"),
+            rec("f", "ML", "trailing_stop"),
+        ),
+    ),
+    Case(
+        "rejected_then_lines.fasta",
+        b">a\nM1\nMK\n;x\n\x00\n>b\nMK\n",
+        (err(2, 2, "invalid_byte"),),
+        (err(2, 2, "invalid_byte"),),
+        (reject("a", 2, 2, "invalid_byte"), rec("b", "MK")),
+    ),
 ]
 
 CASES = [*CASE, *STOPS, *GAPS, *BYTES, *NUCLEOTIDES, *SKIPPED]

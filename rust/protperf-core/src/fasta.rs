@@ -282,8 +282,12 @@ impl Scanner {
             Line::Fresh | Line::Ignored => Ok(()),
             Line::Header => self.extend_header(part),
             Line::Foreign => self.extend_foreign(part),
-            Line::Residues if self.section == Section::BeforeRecords => self.before_records(part),
-            Line::Residues => self.residues(part),
+            Line::Residues => match self.section {
+                Section::BeforeRecords => self.before_records(part),
+                // The line was refused in an earlier piece of input.
+                Section::Refused => Ok(()),
+                _ => self.residues(part),
+            },
         }
     }
 
@@ -428,6 +432,8 @@ impl Scanner {
                 return Ok(());
             }
             residues::GAP => FastaErrorKind::Gap { byte },
+            // It is a residue for all that, so a stop before it is the earlier fault.
+            residues::AMBIGUOUS_REFUSED if self.current.pending_stops > 0 => return self.stops_are_internal(),
             residues::AMBIGUOUS_REFUSED => FastaErrorKind::AmbiguousResidue { byte },
             _ if byte == b'>' => FastaErrorKind::HeaderInsideLine,
             _ => FastaErrorKind::InvalidByte { byte },
@@ -466,7 +472,6 @@ impl Scanner {
         self.next_ordinal += 1;
         self.summary.rejected += 1;
         self.section = Section::Refused;
-        self.line = Line::Ignored;
         Ok(())
     }
 
