@@ -31,6 +31,9 @@ pub struct Gradients<'a, E> {
     pub domega: Option<&'a mut [f64]>,
 }
 
+/// Gradients of the directions that one task has summed, with the head each belongs to.
+type DirectionParts<E> = Vec<(usize, Vec<E>)>;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Row {
     /// No gradient arrives, or no key is seen: contributes nothing, whatever its output.
@@ -65,12 +68,11 @@ pub fn favor_backward<E: CpuElement>(
     check_len("dq", gradients.dq.len(), s.batch * s.heads * s.q_len * s.head_dim)?;
     check_len("dk", gradients.dk.len(), s.batch * s.kv_heads * s.kv_len * s.head_dim)?;
     check_len("dv", gradients.dv.len(), s.batch * s.kv_heads * s.kv_len * s.value_dim)?;
-    let (dq, dk, dv) =
-        (SharedOut::new(gradients.dq), SharedOut::new(gradients.dk), SharedOut::new(gradients.dv));
+    let (dq, dk, dv) = (SharedOut::new(gradients.dq), SharedOut::new(gradients.dk), SharedOut::new(gradients.dv));
     let parts = call.segments.len();
     let query_tasks = s.batch * s.heads * parts;
     let tasks = query_tasks + s.batch * s.kv_heads * parts;
-    let directions: Option<Mutex<Vec<Vec<(usize, Vec<E>)>>>> = match &gradients.domega {
+    let directions: Option<Mutex<Vec<DirectionParts<E>>>> = match &gradients.domega {
         Some(_) => Some(Mutex::new(try_filled(tasks, Vec::new())?)),
         None => None,
     };
@@ -94,11 +96,7 @@ pub fn favor_backward<E: CpuElement>(
 }
 
 /// Sums the tasks' gradients of the directions in their order and carries them back to omega.
-fn add_directions<E: CpuElement>(
-    call: &Call<'_, E>,
-    tasks: Vec<Vec<(usize, Vec<E>)>>,
-    domega: &mut [f64],
-) -> Result<()> {
+fn add_directions<E: CpuElement>(call: &Call<'_, E>, tasks: Vec<DirectionParts<E>>, domega: &mut [f64]) -> Result<()> {
     let Some(omega) = &call.args.omega else { return Ok(()) };
     let (d, padded) = (call.shape.head_dim, call.widths.padded_head());
     let size = omega.num_features * d;
@@ -183,7 +181,7 @@ impl<'a, E: CpuElement> Pass<'a, E> {
     }
 
     /// dq of one query head and segment; returns its gradient of the directions.
-    fn queries(&self, line: usize, segment: usize, dq: &SharedOut<E>) -> Result<Vec<(usize, Vec<E>)>> {
+    fn queries(&self, line: usize, segment: usize, dq: &SharedOut<E>) -> Result<DirectionParts<E>> {
         let (call, s) = (self.call, &self.call.shape);
         let (batch, head) = (line / s.heads, line % s.heads);
         let (keys, values, bad_key) = self.keys_of(batch, head / s.group(), segment);
@@ -230,7 +228,15 @@ impl<'a, E: CpuElement> Pass<'a, E> {
         Ok(found)
     }
 
-    fn read_queries(&self, sweep: &mut Sweep<'_, E>, line: &Line<'_, E>, low: usize, n: usize, want: Want, dq: &mut [E]) {
+    fn read_queries(
+        &self,
+        sweep: &mut Sweep<'_, E>,
+        line: &Line<'_, E>,
+        low: usize,
+        n: usize,
+        want: Want,
+        dq: &mut [E],
+    ) {
         let widths = self.call.widths;
         load_inputs(&mut sweep.buffers.reader, &widths, &line.queries, low, n, false);
         self.load_cotangents(&mut sweep.buffers.reader, line, low, n, false);
@@ -267,23 +273,14 @@ impl<'a, E: CpuElement> Pass<'a, E> {
     }
 
     /// dk and dv of one key head and segment, summed over the query heads that share it.
-    fn keys(
-        &self,
-        kv_line: usize,
-        segment: usize,
-        dk: &SharedOut<E>,
-        dv: &SharedOut<E>,
-    ) -> Result<Vec<(usize, Vec<E>)>> {
+    fn keys(&self, kv_line: usize, segment: usize, dk: &SharedOut<E>, dv: &SharedOut<E>) -> Result<DirectionParts<E>> {
         let (call, s) = (self.call, &self.call.shape);
         let (batch, kv_head) = (kv_line / s.kv_heads, kv_line % s.kv_heads);
         let (keys, values, bad_key) = self.keys_of(batch, kv_head, segment);
         let first = kv_line * s.kv_len + keys.start;
         // SAFETY: this task alone owns the rows of this key head and segment.
         let (dk, dv) = unsafe {
-            (
-                dk.range(first * s.head_dim, keys.len * s.head_dim),
-                dv.range(first * s.value_dim, keys.len * s.value_dim),
-            )
+            (dk.range(first * s.head_dim, keys.len * s.head_dim), dv.range(first * s.value_dim, keys.len * s.value_dim))
         };
         dk.fill(E::ZERO);
         dv.fill(E::ZERO);
@@ -398,7 +395,7 @@ impl<'a, E: CpuElement> Pass<'a, E> {
     }
 
     /// The gradient of the directions that a sweep has summed.
-    fn taken(&self, head: usize, sweep: &mut Sweep<'_, E>, bad: bool) -> Result<Vec<(usize, Vec<E>)>> {
+    fn taken(&self, head: usize, sweep: &mut Sweep<'_, E>, bad: bool) -> Result<DirectionParts<E>> {
         if !self.directions {
             return Ok(Vec::new());
         }

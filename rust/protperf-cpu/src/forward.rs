@@ -64,9 +64,9 @@ impl<'a, E: CpuElement> Call<'a, E> {
 
     /// Index of the first visible key of a segment whose row of k or v is not finite.
     pub fn first_bad_key(&self, keys: &Rows<'_, E>, values: &Rows<'_, E>) -> Option<usize> {
-        (0..keys.len).find(|&j| {
-            !self.is_padding(keys.batch, keys.position(j)) && !(keys.is_finite(j) && values.is_finite(j))
-        })
+        (0..keys.len)
+            .filter(|&j| !self.is_padding(keys.batch, keys.position(j)))
+            .find(|&j| !keys.is_finite(j) || !values.is_finite(j))
     }
 
     /// Loads keys and values of a chunk on one side.
@@ -198,13 +198,7 @@ struct Task<'a, E: CpuElement> {
 }
 
 impl<E: CpuElement> Task<'_, E> {
-    fn run(
-        mut self,
-        state_in: Option<&[E]>,
-        out: &mut [E],
-        den: &mut [E],
-        state_out: Option<&mut [E]>,
-    ) -> Result<()> {
+    fn run(mut self, state_in: Option<&[E]>, out: &mut [E], den: &mut [E], state_out: Option<&mut [E]>) -> Result<()> {
         let (call, args) = (self.call, self.call.args);
         let (start, len) = call.segments[self.segment];
         let (key_start, key_len) = call.key_range(self.segment);
@@ -226,7 +220,13 @@ impl<E: CpuElement> Task<'_, E> {
         // Rows from here on see something that is not finite.
         let end = match (poisoned, bad) {
             (true, _) => 0,
-            (_, Some(at)) => if args.causal { at } else { 0 },
+            (_, Some(at)) => {
+                if args.causal {
+                    at
+                } else {
+                    0
+                }
+            }
             _ => len,
         };
         let scale = E::exp2_int(-power);
@@ -302,7 +302,13 @@ impl<E: CpuElement> Task<'_, E> {
                 let most = E::MOST;
                 to.iter_mut().for_each(|x| {
                     let scaled = *x * back;
-                    *x = if scaled > most { most } else if scaled < -most { -most } else { scaled };
+                    *x = if scaled > most {
+                        most
+                    } else if scaled < -most {
+                        -most
+                    } else {
+                        scaled
+                    };
                 });
             }
             let (exponent, mantissa) = denominator.frexp();

@@ -4,9 +4,13 @@
 //! registers and L1 and never reach memory; rayon runs one task for each batch entry, head and segment. `unsafe`
 //! is allowed here, each block with the facts that make it sound.
 
+// Coefficients are written as they were computed, for f64 and f32 alike.
+#![allow(clippy::excessive_precision)]
+
 mod backward;
 mod dispatch;
 mod forward;
+mod gradient;
 mod load;
 pub mod ops;
 mod parallel;

@@ -71,7 +71,14 @@ fn all_finite<E: CpuElement>(row: &[E]) -> bool {
 }
 
 /// Loads the inputs of rows `low..low+rows`, limited so that every product of them is finite.
-pub fn load_inputs<E: CpuElement>(side: &mut Side<E>, widths: &Widths, from: &Rows<'_, E>, low: usize, rows: usize, norm: bool) {
+pub fn load_inputs<E: CpuElement>(
+    side: &mut Side<E>,
+    widths: &Widths,
+    from: &Rows<'_, E>,
+    low: usize,
+    rows: usize,
+    norm: bool,
+) {
     let (d, family) = (widths.head_dim, widths.map.family());
     let limit = E::LIMIT * E::from_f64(1.0 / widths.input_scale());
     let scale = E::from_f64(0.5 / (d as f64).sqrt() * std::f64::consts::LOG2_E);
@@ -100,7 +107,14 @@ pub fn load_inputs<E: CpuElement>(side: &mut Side<E>, widths: &Widths, from: &Ro
 }
 
 /// Loads values times `scale` with a last entry of 1; rows that are not live carry zeros.
-pub fn load_values<E: CpuElement>(side: &mut Side<E>, widths: &Widths, from: &Rows<'_, E>, low: usize, rows: usize, scale: E) {
+pub fn load_values<E: CpuElement>(
+    side: &mut Side<E>,
+    widths: &Widths,
+    from: &Rows<'_, E>,
+    low: usize,
+    rows: usize,
+    scale: E,
+) {
     for r in 0..rows {
         let row = &mut side.payload[r * widths.payload_row()..][..widths.payload_row()];
         row.fill(E::ZERO);

@@ -15,9 +15,7 @@ pub const CHUNK: usize = 64;
 /// [`Error::OutOfMemory`].
 pub fn try_filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
     let mut filled = Vec::new();
-    filled
-        .try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    filled.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
     filled.resize(len, value);
     Ok(filled)
 }

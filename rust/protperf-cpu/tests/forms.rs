@@ -82,7 +82,9 @@ fn features(case: &Case, w: &[f64], x: &[f64], key: bool) -> (Vec<f64>, Vec<Vec<
         let u: f64 = row.iter().zip(&y).map(|(w, y)| w * y).sum();
         match case.map {
             FeatureMap::Relu => push(u.max(0.0) + eps, f64::from(u > 0.0), 0.0, row),
-            FeatureMap::Elu1 => push(if u > 0.0 { u + 1.0 } else { u.exp() }, if u > 0.0 { 1.0 } else { u.exp() }, 0.0, row),
+            FeatureMap::Elu1 => {
+                push(if u > 0.0 { u + 1.0 } else { u.exp() }, if u > 0.0 { 1.0 } else { u.exp() }, 0.0, row)
+            }
             FeatureMap::Trigonometric => push(u.cos() * h.exp(), -u.sin() * h.exp(), u.cos() * h.exp(), row),
             _ => push((u - h).exp(), (u - h).exp(), -(u - h).exp(), row),
         }
@@ -111,7 +113,9 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
         for i in 0..l {
             let segment = |p: usize| x.borders.iter().filter(|&&c| c as usize <= p).count();
             let seen: Vec<usize> = (0..l)
-                .filter(|&j| !(case.causal && j > i) && !x.mask[b * l + j] && !(case.packed && segment(i) != segment(j)))
+                .filter(|&j| {
+                    !(case.causal && j > i) && !x.mask[b * l + j] && !(case.packed && segment(i) != segment(j))
+                })
                 .collect();
             let score = |j: usize| queries[i].0.iter().zip(&keys[j].0).map(|(a, b)| a * b).sum::<f64>();
             let den: f64 = seen.iter().map(|&j| score(j)).sum();
@@ -191,7 +195,18 @@ fn cases() -> Vec<Case> {
                     [(1, 3, 2, 5, (1, 1)), (70, 8, 8, 33, (2, 1)), (131, 17, 5, 70, (2, 2))]
                 {
                     let scale = if map == FeatureMap::Trigonometric { 0.5 } else { 1.0 };
-                    all.push(Case { map, causal, masked, packed, heads, len, head_dim, value_dim, num_features, scale });
+                    all.push(Case {
+                        map,
+                        causal,
+                        masked,
+                        packed,
+                        heads,
+                        len,
+                        head_dim,
+                        value_dim,
+                        num_features,
+                        scale,
+                    });
                 }
             }
         }

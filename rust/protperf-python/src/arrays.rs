@@ -50,14 +50,9 @@ pub fn writable<'a, T: BufferElement>(py: Python<'_>, name: &str, buffer: &'a Py
 }
 
 /// A strided `[B,H,L,D]` view.
-pub fn view<'a, T: Number>(
-    py: Python<'_>,
-    name: &'static str,
-    buffer: &'a PyBuffer<T>,
-) -> PyResult<TensorRef<'a, T>> {
+pub fn view<'a, T: Number>(py: Python<'_>, name: &'static str, buffer: &'a PyBuffer<T>) -> PyResult<TensorRef<'a, T>> {
     let fail = |message: String| raise(py, "ShapeError", message);
-    let (Ok(shape), Ok(bytes)) =
-        (<[usize; 4]>::try_from(buffer.shape()), <[isize; 4]>::try_from(buffer.strides()))
+    let (Ok(shape), Ok(bytes)) = (<[usize; 4]>::try_from(buffer.shape()), <[isize; 4]>::try_from(buffer.strides()))
     else {
         return Err(fail(format!("{name} must have 4 axes, not {}", buffer.dimensions())));
     };
@@ -69,14 +64,11 @@ pub fn view<'a, T: Number>(
     if shape.contains(&0) {
         return TensorRef::new(name, &[], 0, shape, [0; 4]).map_err(|error| crate::errors::to_python(py, &error));
     }
-    let reach = |sign: isize| -> usize {
-        shape.iter().zip(strides).map(|(&n, s)| (n - 1) * (s * sign).max(0) as usize).sum()
-    };
+    let reach =
+        |sign: isize| -> usize { shape.iter().zip(strides).map(|(&n, s)| (n - 1) * (s * sign).max(0) as usize).sum() };
     let (below, above) = (reach(-1), reach(1));
     // SAFETY: the exporter promises that every element of its shape lies in its memory; the slice spans exactly
     // from the lowest to the highest of them.
-    let data = unsafe {
-        std::slice::from_raw_parts(buffer.buf_ptr().cast::<T>().sub(below), below + above + 1)
-    };
+    let data = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<T>().sub(below), below + above + 1) };
     TensorRef::new(name, data, below, shape, strides).map_err(|error| crate::errors::to_python(py, &error))
 }

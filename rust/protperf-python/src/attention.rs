@@ -209,10 +209,14 @@ fn forward_as<T: Number>(
     let inputs = Inputs::<T>::new(tensors, &options)?;
     let args = inputs.args(py, &options)?;
     let (out, den) = (buffer::<T>("out", out)?, buffer::<T>("den", den)?);
-    let outputs = Once::new((writable(py, "out", &out)?, writable(py, "den", &den)?, match &state_out {
-        Some(state) => Some(writable(py, "state_out", state)?),
-        None => None,
-    }));
+    let outputs = Once::new((
+        writable(py, "out", &out)?,
+        writable(py, "den", &den)?,
+        match &state_out {
+            Some(state) => Some(writable(py, "state_out", state)?),
+            None => None,
+        },
+    ));
     let state_in = match &state_in {
         Some(state) => Some(contiguous(py, "state_in", state)?),
         None => None,
@@ -317,7 +321,12 @@ fn softmax_attention(
 /// out = the state of both sets of keys; all `[.., 2 + value_dim]`.
 #[pyfunction]
 fn merge_states(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>, value_dim: usize) -> PyResult<()> {
-    fn merge_as<T: Number>(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>, e: usize) -> PyResult<()> {
+    fn merge_as<T: Number>(
+        a: &Bound<'_, PyAny>,
+        b: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        e: usize,
+    ) -> PyResult<()> {
         let py = a.py();
         let (a, b, out) = (buffer::<T>("a", a)?, buffer::<T>("b", b)?, buffer::<T>("out", out)?);
         let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);

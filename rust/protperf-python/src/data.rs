@@ -46,7 +46,13 @@ struct FastaReader {
 impl FastaReader {
     #[new]
     #[pyo3(signature = (paths, *, residues = "map", batch_bytes = 4 << 20, memory_map = false))]
-    fn new(paths: Vec<PathBuf>, residues: &str, batch_bytes: usize, memory_map: bool, py: Python<'_>) -> PyResult<Self> {
+    fn new(
+        paths: Vec<PathBuf>,
+        residues: &str,
+        batch_bytes: usize,
+        memory_map: bool,
+        py: Python<'_>,
+    ) -> PyResult<Self> {
         let raised = Arc::new(Mutex::new(None));
         let kept = raised.clone();
         let interrupt = Arc::new(move || {

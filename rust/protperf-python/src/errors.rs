@@ -18,10 +18,8 @@ fn class_name(kind: ErrorKind) -> &'static str {
 
 /// An exception of a class in `protperf.errors`.
 pub fn raise(py: Python<'_>, class: &str, message: String) -> PyErr {
-    let made = py
-        .import("protperf.errors")
-        .and_then(|module| module.getattr(class))
-        .and_then(|class| class.call1((message,)));
+    let made =
+        py.import("protperf.errors").and_then(|module| module.getattr(class)).and_then(|class| class.call1((message,)));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,

@@ -58,7 +58,13 @@ fn clear_tail<E: Real>(panel: &mut [E], extent: Extent) {
 /// # Safety
 /// The ISA of S.
 #[inline(always)]
-pub unsafe fn raise_reference<S: Simd>(y: &[S::E], extent: Extent, live: &[bool], shift: &[S::E], reference: &mut [S::E]) {
+pub unsafe fn raise_reference<S: Simd>(
+    y: &[S::E],
+    extent: Extent,
+    live: &[bool],
+    shift: &[S::E],
+    reference: &mut [S::E],
+) {
     extent.check(&[y.len()]);
     assert!(live.len() >= extent.rows && shift.len() >= extent.rows && reference.len() >= extent.width());
     for col in (0..extent.width()).step_by(S::LANES) {
@@ -147,10 +153,10 @@ pub unsafe fn reader_features<S: Simd>(
 ) {
     extent.check(&[y.len(), features.len()]);
     assert!(shift.len() >= extent.rows && reference.len() >= extent.width());
-    for row in 0..extent.rows {
+    for (row, &shift) in shift.iter().enumerate().take(extent.rows) {
         // SAFETY: as in `writer_features`.
         unsafe {
-            let down = S::splat(shift[row]);
+            let down = S::splat(shift);
             for col in (0..extent.width()).step_by(S::LANES) {
                 let x = S::load(y.as_ptr().add(row * PANEL + col));
                 let whole = S::round(x);
@@ -171,10 +177,10 @@ pub unsafe fn reader_features<S: Simd>(
 pub unsafe fn scale_rows<S: Simd>(y: &[S::E], extent: Extent, scale: &[S::E], features: &mut [S::E]) {
     extent.check(&[y.len(), features.len()]);
     assert!(scale.len() >= extent.rows);
-    for row in 0..extent.rows {
+    for (row, &scale) in scale.iter().enumerate().take(extent.rows) {
         // SAFETY: as in `writer_features`.
         unsafe {
-            let by = S::splat(scale[row]);
+            let by = S::splat(scale);
             for col in (0..extent.width()).step_by(S::LANES) {
                 let at = row * PANEL + col;
                 S::store(features.as_mut_ptr().add(at), S::mul(S::load(y.as_ptr().add(at)), by));
@@ -239,19 +245,16 @@ pub unsafe fn activation_gradient<S: Simd>(
 ) {
     extent.check(&[y.len(), gradient.len()]);
     assert!(scale.len() >= extent.rows);
-    for row in 0..extent.rows {
+    for (row, &scale) in scale.iter().enumerate().take(extent.rows) {
         // SAFETY: as in `writer_features`.
         unsafe {
-            let by = S::splat(scale[row]);
+            let by = S::splat(scale);
             for col in (0..extent.width()).step_by(S::LANES) {
                 let at = row * PANEL + col;
                 let x = S::load(y.as_ptr().add(at));
                 let g = S::mul(S::load(gradient.as_ptr().add(at)), by);
-                let below = if map == FeatureMap::Elu1 {
-                    S::mul(g, exp_negative::<S>(x))
-                } else {
-                    S::splat(S::E::ZERO)
-                };
+                let below =
+                    if map == FeatureMap::Elu1 { S::mul(g, exp_negative::<S>(x)) } else { S::splat(S::E::ZERO) };
                 S::store(gradient.as_mut_ptr().add(at), S::select_positive(x, g, below));
             }
         }
@@ -351,7 +354,14 @@ pub unsafe fn rescale_rows<S: Simd>(values: &mut [S::E], step: usize, width: usi
 /// # Safety
 /// The ISA of S.
 #[inline(always)]
-pub unsafe fn transpose<S: Simd>(from: &[S::E], from_row: usize, rows: usize, cols: usize, to: &mut [S::E], to_row: usize) {
+pub unsafe fn transpose<S: Simd>(
+    from: &[S::E],
+    from_row: usize,
+    rows: usize,
+    cols: usize,
+    to: &mut [S::E],
+    to_row: usize,
+) {
     if rows == 0 || cols == 0 {
         return;
     }

@@ -106,12 +106,48 @@ macro_rules! avx2 {
 }
 
 avx2!(
-    F32, f32, __m256, 8, power_f32, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps,
-    _mm256_mul_ps, _mm256_max_ps, _mm256_min_ps, _mm256_fmadd_ps, _mm256_round_ps, _mm256_and_ps, _mm256_cmp_ps,
-    _mm256_blendv_ps, _mm256_unpacklo_ps, _mm256_unpackhi_ps, _mm256_permute2f128_ps
+    F32,
+    f32,
+    __m256,
+    8,
+    power_f32,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_add_ps,
+    _mm256_sub_ps,
+    _mm256_mul_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    _mm256_fmadd_ps,
+    _mm256_round_ps,
+    _mm256_and_ps,
+    _mm256_cmp_ps,
+    _mm256_blendv_ps,
+    _mm256_unpacklo_ps,
+    _mm256_unpackhi_ps,
+    _mm256_permute2f128_ps
 );
 avx2!(
-    F64, f64, __m256d, 4, power_f64, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_add_pd, _mm256_sub_pd,
-    _mm256_mul_pd, _mm256_max_pd, _mm256_min_pd, _mm256_fmadd_pd, _mm256_round_pd, _mm256_and_pd, _mm256_cmp_pd,
-    _mm256_blendv_pd, _mm256_unpacklo_pd, _mm256_unpackhi_pd, _mm256_permute2f128_pd
+    F64,
+    f64,
+    __m256d,
+    4,
+    power_f64,
+    _mm256_set1_pd,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_add_pd,
+    _mm256_sub_pd,
+    _mm256_mul_pd,
+    _mm256_max_pd,
+    _mm256_min_pd,
+    _mm256_fmadd_pd,
+    _mm256_round_pd,
+    _mm256_and_pd,
+    _mm256_cmp_pd,
+    _mm256_blendv_pd,
+    _mm256_unpacklo_pd,
+    _mm256_unpackhi_pd,
+    _mm256_permute2f128_pd
 );

@@ -3,9 +3,12 @@
 //! Every method is `#[inline(always)]` without a target feature of its own: it is compiled into the
 //! `#[target_feature]` entry points that `ops::table` makes, and must not be called from anywhere else.
 
+// Each unsafe block there is the intrinsic that its method names; the trait's caller guarantees ISA and pointers.
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks)]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks)]
 pub mod avx512;
 pub mod scalar;
 
@@ -72,7 +75,7 @@ macro_rules! real {
             const THETA: Self = $theta;
             #[inline(always)]
             fn exp2_int(k: Self) -> Self {
-                if !(k >= Self::FLUSH) {
+                if k.is_nan() || k < Self::FLUSH {
                     return 0.0;
                 }
                 let k = if k > Self::TOP { Self::TOP } else { k };
