@@ -128,13 +128,7 @@ impl FeatureLine {
     }
 
     fn line<'a>(&'a self, payloads: &'a [f64]) -> Line<'a> {
-        Line {
-            queries: &self.queries,
-            keys: &self.keys,
-            payloads,
-            keep: &self.rows.keep,
-            value_dim: self.value_dim,
-        }
+        Line { queries: &self.queries, keys: &self.keys, payloads, keep: &self.rows.keep, value_dim: self.value_dim }
     }
 
     /// Outputs; NaN in the rows that see something not finite.
@@ -182,9 +176,7 @@ pub fn kernel_estimate(family: crate::Family, directions: &[f64], x: &[f64], y: 
     let count = (directions.len() / x.len()) as f64;
     let rows = directions.chunks_exact(x.len());
     let total: f64 = match family {
-        crate::Family::Trigonometric => rows
-            .map(|w| libm::cos(dot(w, x) - dot(w, y)) * libm::exp(half_norms))
-            .sum(),
+        crate::Family::Trigonometric => rows.map(|w| libm::cos(dot(w, x) - dot(w, y)) * libm::exp(half_norms)).sum(),
         _ => rows.map(|w| libm::exp(dot(w, x) + dot(w, y) - half_norms)).sum(),
     };
     total / count

@@ -159,9 +159,7 @@ impl HeadMap {
             let (dprojected, dnorm) = self.pull_back_row(features.mantissas(row), projected, gradient);
             let dnorm = if features.side == Side::Key { dnorm } else { 0.0 };
             let mut dx: Vec<f64> = x.iter().map(|x| dnorm * x).collect();
-            for ((du, w), dw) in
-                dprojected.iter().zip(self.weights.chunks_exact(d)).zip(dweights.chunks_exact_mut(d))
-            {
+            for ((du, w), dw) in dprojected.iter().zip(self.weights.chunks_exact(d)).zip(dweights.chunks_exact_mut(d)) {
                 for axis in 0..d {
                     dx[axis] += du * w[axis];
                     dw[axis] += du * x[axis];

@@ -98,6 +98,37 @@ fn length(row: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
+    const GOLDEN: [[u64; 5]; 4] = [
+        [
+            0x3fe2_da9c_75ff_989f,
+            0x3fd4_d62a_ae70_7e41,
+            0x3fe8_1b51_dacf_5431,
+            0x3fcb_6441_f276_36f7,
+            0xbfd2_c5f9_c1a2_ef1e,
+        ],
+        [
+            0x3fe7_4771_c69d_6695,
+            0x3fd9_ba20_4d25_b39f,
+            0x3ff3_f4d6_dc9d_d2aa,
+            0x3fcb_0285_9e51_e21d,
+            0xbfe0_c53f_2834_df56,
+        ],
+        [
+            0x3fe1_3c8b_7ef1_142e,
+            0x3fd3_0c8e_e4d3_729c,
+            0x3fcd_bb38_5178_2f9e,
+            0x3fda_cec1_2feb_1ebc,
+            0xbfcb_03b1_1102_a7e6,
+        ],
+        [
+            0x3fe7_4771_c69d_6693,
+            0x3fd9_ba20_4d25_b3a0,
+            0x3fd9_23a2_3336_8cf6,
+            0x3fde_d143_a724_ff34,
+            0xbfb4_8969_6da7_1251,
+        ],
+    ];
+
     #[test]
     fn rows_of_a_block_are_orthogonal_and_have_their_norms() {
         for (num_features, head_dim) in [(1, 1), (5, 3), (16, 8), (7, 16), (33, 17)] {
@@ -112,6 +143,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn projections_have_the_same_bits_on_every_machine() {
+        let cases = [
+            (Sampler::Iid, Norm::Chi),
+            (Sampler::Iid, Norm::SqrtDim),
+            (Sampler::Orthogonal, Norm::Chi),
+            (Sampler::Orthogonal, Norm::SqrtDim),
+        ];
+        for ((sampler, norm), golden) in cases.into_iter().zip(GOLDEN) {
+            let omega = draw_projection(7, 5, sampler, norm, 42, [1, 2, 3]).unwrap();
+            let found = [omega[0], omega[4], omega[12], omega[24], omega[34]].map(f64::to_bits);
+            assert_eq!(found, golden, "{sampler:?} {norm:?} {found:#x?}");
+        }
+    }
+
+    #[test]
+    fn a_rotation_of_one_axis_is_a_fair_sign() {
+        let draw = |seed| draw_projection(1, 1, Sampler::Orthogonal, Norm::SqrtDim, seed, [0; 3]).unwrap()[0];
+        let positive = (0..1000).filter(|&seed| draw(seed) > 0.0).count();
+        assert!((0..1000).all(|seed| draw(seed).abs() == 1.0));
+        // Five standard deviations of a fair coin.
+        assert!(positive.abs_diff(500) < 80, "{positive}");
     }
 
     #[test]

@@ -6,54 +6,68 @@
 use super::{Norm, length};
 use crate::rng::Stream;
 
+/// Appends rows to `omega`, whose memory is already there.
 pub(super) fn draw(num_features: usize, head_dim: usize, norm: Norm, numbers: &mut Stream, omega: &mut Vec<f64>) {
     let mut left = num_features;
     while left > 0 {
         let rows = left.min(head_dim);
-        // Row i of the block is column i of Q.
-        let rotation = haar_columns(head_dim, numbers);
-        for column in rotation.chunks_exact(head_dim).take(rows) {
+        let start = omega.len();
+        push_haar_rows(rows, head_dim, numbers, omega);
+        for row in omega[start..].chunks_exact_mut(head_dim) {
             let norm = match norm {
                 Norm::SqrtDim => libm::sqrt(head_dim as f64),
-                Norm::Chi => {
-                    let normal: Vec<f64> = (0..head_dim).map(|_| numbers.normal()).collect();
-                    length(&normal)
-                }
+                Norm::Chi => chi(head_dim, numbers),
             };
-            omega.extend(column.iter().map(|x| x * norm));
+            // Divided by its own length, which the reflections leave at 1 only up to rounding.
+            let scale = norm / length(row);
+            row.iter_mut().for_each(|x| *x *= scale);
         }
         left -= rows;
     }
 }
 
-/// The columns of a Haar-distributed rotation, one after another.
-fn haar_columns(n: usize, numbers: &mut Stream) -> Vec<f64> {
-    // Column-major normal matrix; reflections are kept below the diagonal, as usual.
-    let mut a: Vec<f64> = (0..n * n).map(|_| numbers.normal()).collect();
-    let (mut betas, mut signs) = (vec![0.0; n], vec![1.0; n]);
-    for k in 0..n {
-        let (column, rest) = a[k * n..].split_at_mut(n);
+/// The norm of a normal vector that is independent of the directions.
+fn chi(head_dim: usize, numbers: &mut Stream) -> f64 {
+    let mut square = || {
+        let x = numbers.normal();
+        x * x
+    };
+    libm::sqrt((0..head_dim).map(|_| square()).sum())
+}
+
+/// Appends the first `rows` columns of a Haar-distributed rotation of `n` axes, each as a row.
+fn push_haar_rows(rows: usize, n: usize, numbers: &mut Stream, omega: &mut Vec<f64>) {
+    let start = omega.len();
+    omega.extend((0..rows * n).map(|_| numbers.normal()));
+    let block = &mut omega[start..];
+    let mut factors = Vec::with_capacity(rows);
+    for k in 0..rows {
+        let (column, rest) = block[k * n..].split_at_mut(n);
         let x = &mut column[k..];
         let norm = length(x);
-        // R's diagonal entry is -sign(x0) |x|; the reflection vector is x - r e1.
+        // R's diagonal entry is -sign(x0) |x|; the reflection's vector is x - r e1 and stays where x was.
         let diagonal = if x[0] > 0.0 { -norm } else { norm };
-        signs[k] = if diagonal < 0.0 { -1.0 } else { 1.0 };
         x[0] -= diagonal;
         let squares: f64 = x.iter().map(|x| x * x).sum();
-        betas[k] = if squares > 0.0 { 2.0 / squares } else { 0.0 };
+        let beta = if squares > 0.0 { 2.0 / squares } else { 0.0 };
         for other in rest.chunks_exact_mut(n) {
-            reflect(x, betas[k], &mut other[k..]);
+            reflect(x, beta, &mut other[k..]);
+        }
+        factors.push((beta, if diagonal < 0.0 { -1.0 } else { 1.0 }));
+    }
+    // Column i of Q is the reflections 0 to i on the i-th axis. From the last column on, its own reflection is the
+    // only one that its memory still has to hold.
+    for i in (0..rows).rev() {
+        let (earlier, column) = block[..(i + 1) * n].split_at_mut(i * n);
+        let (beta, sign) = factors[i];
+        let first = column[i];
+        column[..i].fill(0.0);
+        column[i..].iter_mut().for_each(|v| *v *= -beta * first * sign);
+        column[i] += sign;
+        for k in (0..i).rev() {
+            reflect(&earlier[k * n + k..(k + 1) * n], factors[k].0, &mut column[k..]);
         }
     }
-    // Q e_i by applying the reflections backwards to each unit vector.
-    let mut q = vec![0.0; n * n];
-    for (i, column) in q.chunks_exact_mut(n).enumerate() {
-        column[i] = signs[i];
-        for k in (0..n).rev() {
-            reflect(&a[k * n + k..(k + 1) * n], betas[k], &mut column[k..]);
-        }
-    }
-    q
 }
 
 /// `x - beta v (v.x)`.
