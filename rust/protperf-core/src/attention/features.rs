@@ -8,8 +8,11 @@ use crate::feature_map::{Family, FeatureMap};
 
 /// Scaled inputs saturate here, so that no log-feature of a finite input overflows.
 const INPUT_LIMIT: f64 = 1e15;
-/// Logarithms of features, in bits, saturate here.
-const LOG_LIMIT: f64 = 536_870_912.0;
+/// Logarithms of features saturate here.
+const LOG_LIMIT: f64 = 268_435_456.0;
+const LOG2_E: f64 = std::f64::consts::LOG2_E;
+/// log2(e) less [`LOG2_E`].
+const LOG2_E_LOW: f64 = 2.035_527_374_093_103_3e-17;
 
 /// `x * 2^k`, exact wherever the result is normal, 0 far below.
 pub fn scale2(x: f64, k: i64) -> f64 {
@@ -203,9 +206,11 @@ impl HeadMap {
 
 /// `e^log = mantissa * 2^exponent` with the mantissa in `[2^-1/2, 2^1/2]`.
 fn split(log: f64) -> (i64, f64) {
-    let bits = (log * std::f64::consts::LOG2_E).clamp(-LOG_LIMIT, LOG_LIMIT);
-    let exponent = libm::rint(bits);
-    (exponent as i64, libm::exp2(bits - exponent))
+    let log = log.clamp(-LOG_LIMIT, LOG_LIMIT);
+    let exponent = libm::rint(log * LOG2_E);
+    // The product in one rounding and log2(e) in two parts: a large log keeps every bit of its fraction.
+    let fraction = libm::fma(log, LOG2_E, -exponent) + log * LOG2_E_LOW;
+    (exponent as i64, libm::exp2(fraction))
 }
 
 /// Inner product.

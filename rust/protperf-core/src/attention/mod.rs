@@ -131,8 +131,7 @@ impl<T: Copy> FavorArgs<'_, T> {
                 format!("belongs to relu and elu1; feature_map {name:?} takes 0"),
             ));
         }
-        let shape =
-            FavorShape { num_features, feature_dim: self.feature_map.feature_dim(num_features), ..shape };
+        let shape = FavorShape { num_features, feature_dim: self.feature_map.feature_dim(num_features), ..shape };
         check_visibility(&shape, self.cu_seqlens, self.key_padding_mask)?;
         checked_product("the state", &shape.state())?;
         Ok(shape)
@@ -197,8 +196,7 @@ fn check_omega(omega: &Omega<'_>, heads: usize, head_dim: usize) -> Result<usize
     if let Some(n) = omega.num_heads.filter(|&n| n != heads) {
         return Err(Error::shape("omega", format!("has {n} heads but q has {heads}")));
     }
-    let numel =
-        checked_product("omega", &[omega.num_heads.unwrap_or(1), omega.num_features, omega.head_dim])?;
+    let numel = checked_product("omega", &[omega.num_heads.unwrap_or(1), omega.num_features, omega.head_dim])?;
     if numel != omega.data.len() {
         return Err(Error::shape("omega", format!("has {} elements, its shape needs {numel}", omega.data.len())));
     }
