@@ -331,8 +331,6 @@ impl<'a, E: CpuElement> Pass<'a, E> {
         };
         let queries = Rows { reversed: causal, ..line.queries };
         let len = queries.len;
-        // Causal rows from `end` on carry no gradient, so the reversed sweep starts behind them.
-        let skipped = if causal { len - end } else { 0 };
         let write = |sweep: &mut Sweep<'_, E>, low: usize, n: usize| {
             load_inputs(&mut sweep.buffers.writer, &call.widths, &queries, low, n, false);
             self.load_cotangents(&mut sweep.buffers.writer, line, low, n, causal);
@@ -341,11 +339,11 @@ impl<'a, E: CpuElement> Pass<'a, E> {
         if causal {
             let keys = Rows { reversed: true, ..*keys };
             let values = Rows { reversed: true, ..*values };
-            for low in (skipped..len).step_by(CHUNK) {
+            for low in (0..len).step_by(CHUNK) {
                 call.stop()?;
                 let n = CHUNK.min(len - low);
                 write(sweep, low, n);
-                self.read_keys(sweep, &keys, &values, low, n, want, dk, dv);
+                self.read_keys(sweep, &keys, &values, end, low, n, want, dk, dv);
                 if low + n < len {
                     sweep.commit(n);
                 }
@@ -361,7 +359,7 @@ impl<'a, E: CpuElement> Pass<'a, E> {
         for low in (0..keys.len).step_by(CHUNK) {
             call.stop()?;
             let n = CHUNK.min(keys.len - low);
-            self.read_keys(sweep, keys, values, low, n, want, dk, dv);
+            self.read_keys(sweep, keys, values, keys.len, low, n, want, dk, dv);
         }
         Ok(())
     }
@@ -372,6 +370,7 @@ impl<'a, E: CpuElement> Pass<'a, E> {
         sweep: &mut Sweep<'_, E>,
         keys: &Rows<'_, E>,
         values: &Rows<'_, E>,
+        end: usize,
         low: usize,
         n: usize,
         want: Want,
@@ -380,6 +379,14 @@ impl<'a, E: CpuElement> Pass<'a, E> {
     ) {
         let (call, widths) = (self.call, self.call.widths);
         call.load_keys(&mut sweep.buffers.reader, keys, values, low, n, E::ONE);
+        // Keys from `end` on are seen by no row with a gradient, and may hold what is not finite.
+        let side = &mut sweep.buffers.reader;
+        for r in (0..n).filter(|&r| keys.position(low + r) - keys.start >= end) {
+            side.live[r] = false;
+            side.x[r * widths.input_row()..][..widths.input_row()].fill(E::ZERO);
+            side.payload[r * widths.payload_row()..][..widths.payload_row()].fill(E::ZERO);
+            side.log[r] = E::ZERO;
+        }
         sweep.read(n, want);
         let (d, e) = (widths.head_dim, widths.value_dim);
         for r in 0..n {

@@ -221,7 +221,8 @@ unsafe fn elu1<S: Simd>(x: S::V) -> S::V {
 unsafe fn exp_negative<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller guarantees the ISA.
     unsafe {
-        let x = S::min(x, S::splat(S::E::ZERO));
+        // Below twice the exponent range the result is 0 long since, and the reduction would overflow.
+        let x = S::max(S::min(x, S::splat(S::E::ZERO)), S::splat(-S::E::TOP - S::E::TOP));
         let whole = S::round(S::mul(x, S::splat(S::E::from_f64(std::f64::consts::LOG2_E))));
         // ln 2 in two parts, so that the fraction keeps its last bits.
         let part = S::fma(whole, S::splat(-S::E::LN2_HIGH), x);
