@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::ReadError;
 use crate::decompress::{Compression, MAGIC_LEN, decompress, fault_of, unsupported};
 use crate::map::Mapping;
-use crate::ReadError;
 
 /// Bytes handed out at once: large enough that a call is nothing, small enough for the cache.
 pub(crate) const PIECE: usize = 1 << 17;
@@ -87,9 +87,7 @@ impl Source {
         let refused = |source| ReadError::Io { path: label.to_string(), source };
         let (file, opened) = open_file(input).map_err(refused)?;
         let mapped = match &opened {
-            Some((file, metadata)) if memory_map && metadata.len() > 0 => {
-                Some(Mapping::of(file).map_err(refused)?)
-            }
+            Some((file, metadata)) if memory_map && metadata.len() > 0 => Some(Mapping::of(file).map_err(refused)?),
             _ => None,
         };
         let mut raw = Raw { file, slot: slot.clone(), interrupt };

@@ -208,8 +208,7 @@ fn bytes_scan_as_written_in_the_table_whole_and_byte_by_byte() {
         }
         let raw = fs::read(corpus().join("files").join(&file)).unwrap();
         let mut data = Vec::new();
-        let is_whole =
-            std::io::Read::read_to_end(&mut decompress(&raw[..], Compression::of(&raw)), &mut data).is_ok();
+        let is_whole = std::io::Read::read_to_end(&mut decompress(&raw[..], Compression::of(&raw)), &mut data).is_ok();
         if !is_whole || expected.last().unwrap().get(2).is_some_and(|place| place == "-") {
             continue;
         }

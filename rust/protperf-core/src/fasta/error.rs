@@ -77,10 +77,7 @@ pub enum FastaErrorKind {
 impl FastaErrorKind {
     /// Whether the fault belongs to one record, so that `skip` can leave that record out and go on.
     pub fn is_of_record(&self) -> bool {
-        !matches!(
-            self,
-            Self::TextBeforeHeader | Self::OtherFormat { .. } | Self::NoRecord | Self::OutOfMemory { .. }
-        )
+        !matches!(self, Self::TextBeforeHeader | Self::OtherFormat { .. } | Self::NoRecord | Self::OutOfMemory { .. })
     }
 }
 
@@ -89,19 +86,13 @@ impl fmt::Display for FastaErrorKind {
         match self {
             Self::InvalidByte { byte } => invalid_byte(*byte, f),
             Self::HeaderInsideLine => f.write_str("'>' inside a sequence line; a header has a line of its own"),
-            Self::InternalStop => {
-                f.write_str("stop '*' inside the sequence; residues=map reads it as X")
+            Self::InternalStop => f.write_str("stop '*' inside the sequence; residues=map reads it as X"),
+            Self::Gap { byte } => {
+                write!(f, "alignment gap '{}' in the sequence; residues=map removes gaps", char::from(*byte))
             }
-            Self::Gap { byte } => write!(
-                f,
-                "alignment gap '{}' in the sequence; residues=map removes gaps",
-                char::from(*byte)
-            ),
-            Self::AmbiguousResidue { byte } => write!(
-                f,
-                "ambiguous residue '{}' in the sequence; residues=map keeps it",
-                char::from(*byte)
-            ),
+            Self::AmbiguousResidue { byte } => {
+                write!(f, "ambiguous residue '{}' in the sequence; residues=map keeps it", char::from(*byte))
+            }
             Self::Nucleotides { len } => write!(
                 f,
                 "all {len} residues are among ACGTUN, which looks like nucleotides; translate them, or use residues=map"
@@ -151,7 +142,8 @@ impl std::error::Error for FastaError {}
 pub(super) fn shown_id(id: &[u8]) -> String {
     // Four bytes a character at most, so the rest of a long id need not be decoded.
     let head = id.get(..SHOWN_ID * 4).unwrap_or(id);
-    let steers = |c: char| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let steers =
+        |c: char| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let printable = |c: char| if c.is_control() || steers(c) { char::REPLACEMENT_CHARACTER } else { c };
     String::from_utf8_lossy(head).chars().take(SHOWN_ID).map(printable).collect()
 }

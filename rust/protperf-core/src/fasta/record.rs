@@ -1,0 +1,207 @@
+//! The scanner's part that makes records: headers judged, residues turned into tokens, faults refused.
+//!
+//! Invariant: tokens of the record in progress stand behind the complete ones in the batch, and nothing else of that
+//! record does, so that leaving it out means cutting them off.
+
+use super::residues::{self, ResiduePolicy};
+use super::{FastaError, FastaErrorKind, NUCLEOTIDE_LENGTH, Rejection, Scanner, Section, flag, format, split_header};
+use crate::alphabet::UNKNOWN;
+
+impl Scanner {
+    pub(super) fn extend_header(&mut self, part: &[u8]) -> Result<(), FastaError> {
+        if self.current.header.try_reserve(part.len()).is_err() {
+            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes: part.len() }));
+        }
+        self.current.header.extend_from_slice(part);
+        Ok(())
+    }
+
+    pub(super) fn finish_header(&mut self) -> Result<(), FastaError> {
+        self.section = Section::Record;
+        let header = &self.current.header;
+        if format::is_pir_header(header) {
+            let kind = FastaErrorKind::OtherFormat { name: "NBRF/PIR" };
+            return Err(self.fault_at((self.current.line, 1), kind));
+        }
+        let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | 1);
+        let (at, kind) = match std::str::from_utf8(header) {
+            Err(error) => {
+                let at = error.valid_up_to();
+                let byte = header.get(at).copied().unwrap_or_default();
+                (at, FastaErrorKind::HeaderEncoding { byte })
+            }
+            Ok(_) => match header.iter().position(control) {
+                None => return Ok(()),
+                Some(at) => {
+                    let byte = header.get(at).copied().unwrap_or_default();
+                    (at, FastaErrorKind::HeaderControl { byte })
+                }
+            },
+        };
+        // Column 1 holds the '>'.
+        let fault = self.fault_at((self.current.line, at as u64 + 2), kind);
+        self.refuse(fault)
+    }
+
+    /// Take a part of a sequence line: in one sweep where it holds plain residues only, else byte by byte.
+    pub(super) fn residues(&mut self, part: &[u8]) -> Result<(), FastaError> {
+        if self.current.pending_stops == 0 && self.plain_residues(part) {
+            return Ok(());
+        }
+        let mut done = 0;
+        while let Some((&byte, _)) = part.get(done..).and_then(<[u8]>::split_first) {
+            if self.table.is_special(byte) {
+                self.special(byte, done)?;
+                if self.section == Section::Refused {
+                    return Ok(());
+                }
+                done += 1;
+                continue;
+            }
+            self.stops_are_internal()?;
+            if self.section == Section::Refused {
+                return Ok(());
+            }
+            let rest = part.get(done..).unwrap_or_default();
+            let run = rest.iter().position(|&byte| self.table.is_special(byte)).unwrap_or(rest.len());
+            self.plain_residues(rest.get(..run).unwrap_or_default());
+            done += run;
+        }
+        Ok(())
+    }
+
+    /// Append the tokens of `part`; where a byte is no plain residue, append nothing and answer false.
+    fn plain_residues(&mut self, part: &[u8]) -> bool {
+        let before = self.batch.tokens.len();
+        let mut traits = 0;
+        self.batch.tokens.extend(part.iter().map(|&byte| {
+            let entry = self.table.get(byte);
+            traits |= entry;
+            entry as u8
+        }));
+        if traits & residues::SPECIAL != 0 {
+            self.batch.tokens.truncate(before);
+            return false;
+        }
+        self.current.traits |= traits;
+        true
+    }
+
+    fn special(&mut self, byte: u8, offset: usize) -> Result<(), FastaError> {
+        let kind = match self.table.get(byte) as u8 {
+            residues::SPACE => return Ok(()),
+            residues::STOP => {
+                if self.current.pending_stops == 0 {
+                    self.current.first_stop = self.place(offset);
+                }
+                self.current.pending_stops += 1;
+                return Ok(());
+            }
+            residues::GAP if self.policy == ResiduePolicy::Map => {
+                self.current.flags |= flag::GAPS;
+                return Ok(());
+            }
+            residues::GAP => FastaErrorKind::Gap { byte },
+            // It is a residue for all that, so a stop before it is the earlier fault.
+            residues::AMBIGUOUS_REFUSED if self.current.pending_stops > 0 => return self.stops_are_internal(),
+            residues::AMBIGUOUS_REFUSED => FastaErrorKind::AmbiguousResidue { byte },
+            _ if byte == b'>' => FastaErrorKind::HeaderInsideLine,
+            _ => FastaErrorKind::InvalidByte { byte },
+        };
+        let fault = self.fault_at(self.place(offset), kind);
+        self.refuse(fault)
+    }
+
+    /// A residue follows: the stops that waited were internal.
+    fn stops_are_internal(&mut self) -> Result<(), FastaError> {
+        if self.current.pending_stops == 0 {
+            return Ok(());
+        }
+        if self.policy != ResiduePolicy::Map {
+            let fault = self.fault_at(self.current.first_stop, FastaErrorKind::InternalStop);
+            return self.refuse(fault);
+        }
+        let stops = std::mem::take(&mut self.current.pending_stops) as usize;
+        let len = self.batch.tokens.len() + stops;
+        self.batch.tokens.resize(len, UNKNOWN);
+        self.current.flags |= flag::INTERNAL_STOP;
+        self.current.traits |= residues::AMBIGUOUS | residues::NOT_NUCLEOTIDE;
+        Ok(())
+    }
+
+    /// Make an error of the fault, or under `skip` leave the record out.
+    fn refuse(&mut self, fault: FastaError) -> Result<(), FastaError> {
+        if self.policy != ResiduePolicy::Skip || !fault.kind.is_of_record() {
+            return Err(fault);
+        }
+        self.batch.tokens.truncate(self.batch.num_tokens());
+        if self.batch.rejected.try_reserve(1).is_err() {
+            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes: size_of::<Rejection>() }));
+        }
+        self.batch.rejected.push(Rejection { ordinal: self.next_ordinal, error: fault });
+        self.next_ordinal += 1;
+        self.summary.rejected += 1;
+        self.section = Section::Refused;
+        Ok(())
+    }
+
+    /// The next record begins, or the input has ended.
+    pub(super) fn close_record(&mut self) -> Result<(), FastaError> {
+        if self.section != Section::Record {
+            return Ok(());
+        }
+        let len = (self.batch.tokens.len() - self.batch.num_tokens()) as u64;
+        let flags = self.final_flags(len);
+        let kind = match flags {
+            _ if self.policy == ResiduePolicy::Map => None,
+            _ if flags & flag::EMPTY != 0 => Some(FastaErrorKind::EmptySequence),
+            _ if flags & flag::NUCLEOTIDES != 0 => Some(FastaErrorKind::Nucleotides { len }),
+            _ => None,
+        };
+        match kind {
+            None => self.append_record(flags, len),
+            Some(kind) => {
+                let fault = self.fault_at((self.current.line, 1), kind);
+                self.refuse(fault)
+            }
+        }
+    }
+
+    fn final_flags(&self, len: u64) -> u16 {
+        let current = &self.current;
+        let bit = |condition: bool, flag: u16| if condition { flag } else { 0 };
+        let header = std::str::from_utf8(&current.header).unwrap_or_default();
+        let is_nucleotides = len > NUCLEOTIDE_LENGTH && current.traits & residues::NOT_NUCLEOTIDE == 0;
+        current.flags
+            | bit(current.pending_stops > 0, flag::TRAILING_STOP)
+            | bit(current.traits & residues::LOWER != 0, flag::LOWER_CASE)
+            | bit(current.traits & residues::AMBIGUOUS != 0, flag::AMBIGUOUS)
+            | bit(len == 0, flag::EMPTY)
+            | bit(split_header(header).0.is_empty() && !self.is_bare, flag::NO_ID)
+            | bit(is_nucleotides, flag::NUCLEOTIDES)
+    }
+
+    fn append_record(&mut self, flags: u16, len: u64) -> Result<(), FastaError> {
+        let batch = &mut self.batch;
+        let header = std::str::from_utf8(&self.current.header).unwrap_or_default();
+        let reserved = batch.headers.try_reserve(header.len()).is_ok()
+            && batch.header_ends.try_reserve(1).is_ok()
+            && batch.token_ends.try_reserve(1).is_ok()
+            && batch.ordinals.try_reserve(1).is_ok()
+            && batch.lines.try_reserve(1).is_ok()
+            && batch.flags.try_reserve(1).is_ok();
+        if !reserved {
+            let bytes = self.current.header.len() + size_of::<[u64; 5]>();
+            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes }));
+        }
+        batch.headers.push_str(header);
+        batch.header_ends.push(batch.headers.len());
+        batch.token_ends.push(batch.tokens.len() as u64);
+        batch.ordinals.push(self.next_ordinal);
+        batch.lines.push(self.current.line);
+        batch.flags.push(flags);
+        self.next_ordinal += 1;
+        self.summary.count(flags, len);
+        Ok(())
+    }
+}
