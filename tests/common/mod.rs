@@ -254,7 +254,7 @@ pub fn plain(case: &Case, data: &Data) -> Answer {
 /// Whether query i of a batch entry sees key j.
 pub fn sees(case: &Case, mask: &[bool], batch: usize, i: usize, j: usize) -> bool {
     let segment = |at: usize| case.borders.iter().flatten().filter(|&&border| border as usize <= at).count();
-    !(case.causal && j > i) && !mask[batch * case.kv_len + j] && segment(i) == segment(j)
+    (j <= i || !case.causal) && !mask[batch * case.kv_len + j] && segment(i) == segment(j)
 }
 
 struct Head<'a> {
