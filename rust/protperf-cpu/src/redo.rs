@@ -17,10 +17,11 @@ impl<E: CpuElement> Sweep<'_, E> {
         b.lanes[row * PAD..][..PAD].fill(E::ZERO);
         b.norms[row * PAD..][..PAD].fill(E::ZERO);
         b.input_gradient[row * padded_head..][..padded_head].fill(E::ZERO);
-        // Powers from the state's references to this row's.
-        let from = if b.far { &b.before.reference } else { &b.state.reference };
-        for ((power, &state), &own) in b.power.iter_mut().zip(from).zip(&b.reference) {
-            *power = E::exp2_int(state - own);
+        // Powers from the state's references to this row's; an empty state lends nothing.
+        for (m, power) in b.power.iter_mut().enumerate() {
+            let from = if b.far { b.before.reference[m] } else { b.state.reference[m] };
+            let empty = b.before.reference[m] == E::NIL;
+            *power = if empty { E::ZERO } else { E::exp2_int(from - b.reference[m]) };
         }
         for panel in 0..self.widths.projection_panels() {
             self.redo_panel(panel, row, want);

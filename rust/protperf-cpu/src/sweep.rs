@@ -8,7 +8,7 @@
 //! by powers of two; where one looks so far ahead that something could underflow, the row is computed again alone
 //! with references over its own past (`redo`).
 
-use crate::ops::{CpuElement, Mode, Ops, PAD, PANEL, Part, Product};
+use crate::ops::{CpuElement, Extent, Mode, Ops, PAD, PANEL, Part, Product};
 use crate::weights::{Weights, Widths};
 use crate::workspace::{CHUNK, Scratch, Side};
 use protperf_core::Family;
@@ -103,11 +103,12 @@ impl<E: CpuElement> Sweep<'_, E> {
             self.ops.writer_features(y, extent, &b.writer.live, &b.writer.shift, reference, to);
             return;
         }
+        let carried = carried_log(&self.widths);
         for row in 0..rows {
-            let whole = b.writer.log[row].round_even();
+            let log = b.writer.log[row] * carried;
+            let whole = log.round_even();
             let power = whole - b.writer.shift[row] - reference[0];
-            b.factor[row] =
-                if b.writer.live[row] { exp2(b.writer.log[row] - whole) * E::exp2_int(power) } else { E::ZERO };
+            b.factor[row] = if b.writer.live[row] { exp2(log - whole) * E::exp2_int(power) } else { E::ZERO };
         }
         if self.widths.map.family() == Family::Activation {
             self.ops.activate(y, extent, self.widths.map, self.epsilon, &mut b.read);
@@ -260,10 +261,11 @@ impl<E: CpuElement> Sweep<'_, E> {
             self.ops.reader_features(y, extent, reference, &b.exponent[rows.start..], to);
             return;
         }
+        let carried = carried_log(&self.widths);
         for row in rows.clone() {
-            let whole = b.reader.log[row].round_even();
-            let power = whole + reference[0] - b.exponent[row];
-            b.factor[row] = exp2(b.reader.log[row] - whole) * E::exp2_int(power);
+            let log = b.reader.log[row] * carried;
+            let whole = log.round_even();
+            b.factor[row] = exp2(log - whole) * E::exp2_int(whole + reference[0] - b.exponent[row]);
         }
         let factor = &b.factor[rows.start..];
         if self.widths.map.family() == Family::Activation {
@@ -371,6 +373,9 @@ fn project<E: CpuElement>(
         };
         if widths.map.family() != Family::Trigonometric {
             ops.product(&product, &mut side.y[panel * CHUNK * PANEL..], PANEL);
+            if widths.map.family() == Family::Activation {
+                raise_row_logs(side, panel, extent);
+            }
             continue;
         }
         ops.product(&product, spare, PANEL);
@@ -387,6 +392,19 @@ fn project<E: CpuElement>(
     }
 }
 
+/// Rows of huge activation features lose a power of two, so that sums of products with them stay finite.
+fn raise_row_logs<E: CpuElement>(side: &mut Side<E>, panel: usize, extent: Extent) {
+    let huge = E::from_f64((1u64 << 30) as f64);
+    let lines = side.y[panel * CHUNK * PANEL..].chunks_exact(PANEL);
+    for (line, log) in lines.zip(&mut side.log).take(extent.rows) {
+        let top = line[..extent.features].iter().fold(E::ZERO, |top, &y| if y > top { y } else { top });
+        if top > huge {
+            let (exponent, _) = (if top > E::LIMIT { E::LIMIT } else { top }).frexp();
+            *log = if exponent > *log { exponent } else { *log };
+        }
+    }
+}
+
 /// Raises the one reference of all features to the largest exponent of the live rows.
 pub(crate) fn raise_scalar<E: CpuElement>(side: &Side<E>, rows: usize, reference: &mut [E]) {
     let mut top = reference[0];
@@ -397,6 +415,11 @@ pub(crate) fn raise_scalar<E: CpuElement>(side: &Side<E>, rows: usize, reference
         }
     }
     reference.fill(top);
+}
+
+/// 1 where a row's log is a factor beside its projections (trigonometric), 0 where they hold it already.
+fn carried_log<E: CpuElement>(widths: &Widths) -> E {
+    if widths.map.family() == Family::Trigonometric { E::ONE } else { E::ZERO }
 }
 
 /// 2^x of a fraction.
