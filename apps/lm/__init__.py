@@ -1,1 +1,24 @@
-"""Protein language models."""
+"""Protein language models: train on a FASTA file, load, score. Works offline and sends nothing anywhere.
+
+Names are imported when they are first used, so that the command line answers `--help` without torch or NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protperf.lm.api import Model, load, score, train
+    from protperf.lm.fasta import read_fasta
+
+__all__ = ["Model", "load", "read_fasta", "score", "train"]
+
+_HOMES = {"Model": "api", "load": "api", "score": "api", "train": "api", "read_fasta": "fasta"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

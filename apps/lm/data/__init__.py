@@ -1,0 +1,1 @@
+"""From sequence files to packed batches of tokens."""

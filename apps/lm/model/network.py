@@ -1,0 +1,218 @@
+"""The network: pre-norm Transformer blocks over packed sequences, linear or exact attention, one tied output.
+
+Tokens of all sequences of a batch stand one after another, `[N]`, with borders `cu_seqlens`; nothing is padded. Each
+head's queries and keys are set to unit length times the root of a learned temperature, so that random features stay
+in the range where they estimate well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from protperf import draw_projection
+from protperf.lm.alphabet import VOCAB_SIZE
+from protperf.lm.model.config import ModelConfig
+from protperf.torch import favor_attention, favor_attention_with_state, softmax_attention
+
+MASKED, CAUSAL = 0, 1
+"""Modes of reading: every position sees all others, or only those before it."""
+
+_FEATURE_MAP = {"relu": "relu", "softmax": "positive"}
+_TEMPERATURE = {"relu": 4.0, "softmax": 1.5, "exact": 4.0}
+
+
+@dataclass
+class ChunkState:
+    """What a causal pass carries from chunk to chunk: a state per layer, or keys and values for exact attention."""
+
+    position: int = 0
+    layers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+
+
+class Network(nn.Module):
+    """Logits over the vocabulary for every token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(VOCAB_SIZE, config.model_dim)
+        self.mode = nn.Embedding(2, config.model_dim)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.model_dim)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                std = 0.02 if "embedding" in name or "mode" in name else parameter.shape[1] ** -0.5
+                if name.endswith(("out.weight", "down.weight")):
+                    std /= math.sqrt(2 * self.config.num_layers)
+                nn.init.normal_(parameter, std=std, generator=generator)
+
+    def forward(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int) -> torch.Tensor:
+        """Logits [N, vocabulary].
+
+        Shapes: tokens [N] integers, cu_seqlens [num_sequences + 1]. `mode` is MASKED or CAUSAL.
+        """
+        starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=len(tokens))
+        rotary = rotations(torch.arange(len(tokens)) - starts, self.config.head_dim)
+        hidden = self._embed(tokens, mode)
+        for block in self.blocks:
+            hidden = block(hidden, rotary, cu_seqlens, mode)
+        return self._logits(hidden)
+
+    def causal_chunk(self, tokens: torch.Tensor, state: ChunkState) -> torch.Tensor:
+        """Logits [N, vocabulary] of the next N tokens of one sequence; `state` is carried on in place."""
+        positions = torch.arange(state.position, state.position + len(tokens))
+        rotary = rotations(positions, self.config.head_dim)
+        hidden = self._embed(tokens, CAUSAL)
+        for layer, block in enumerate(self.blocks):
+            hidden = block.causal_chunk(hidden, rotary, state, layer)
+        state.position += len(tokens)
+        return self._logits(hidden)
+
+    def redraw(self, draw: int) -> None:
+        """Replace the random directions of every layer and head by draw number `draw`."""
+        for block in self.blocks:
+            block.attention.redraw(draw)
+
+    def _embed(self, tokens: torch.Tensor, mode: int) -> torch.Tensor:
+        return self.embedding(tokens.long()) + self.mode.weight[mode]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return functional.linear(self.norm(hidden), self.embedding.weight)
+
+
+class Block(nn.Module):
+    """Attention, then a gated feed-forward layer, each on the normed residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.attention_norm = nn.RMSNorm(config.model_dim)
+        self.ffn_norm = nn.RMSNorm(config.model_dim)
+        self.gate_up = nn.Linear(config.model_dim, 2 * config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, config.model_dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], cu_seqlens: torch.Tensor, mode: int
+    ) -> torch.Tensor:
+        attended = self.attention(self.attention_norm(hidden), rotary, cu_seqlens, mode)
+        return self._feed_forward(hidden + self.dropout(attended))
+
+    def causal_chunk(
+        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], state: ChunkState, layer: int
+    ) -> torch.Tensor:
+        return self._feed_forward(
+            hidden + self.attention.causal_chunk(self.attention_norm(hidden), rotary, state, layer)
+        )
+
+    def _feed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(self.ffn_norm(hidden)).chunk(2, -1)
+        return hidden + self.dropout(self.down(functional.silu(gate) * up))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions, unit queries and keys, and a temperature for each head."""
+
+    omega: torch.Tensor
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        inner = config.num_heads * config.head_dim
+        self.qkv = nn.Linear(config.model_dim, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, config.model_dim, bias=False)
+        start = math.log(_TEMPERATURE[config.attention])
+        self.log_temperature = nn.Parameter(torch.full((config.num_heads,), start))
+        if config.attention != "exact":
+            self.register_buffer("omega", self._drawn(0))
+
+    def _drawn(self, draw: int) -> torch.Tensor:
+        c = self.config
+        heads = [
+            torch.from_numpy(draw_projection(c.num_features, c.head_dim, seed=c.seed, stream=(self.layer, head, draw)))
+            for head in range(c.num_heads)
+        ]
+        return torch.stack(heads).to(torch.float32)
+
+    def redraw(self, draw: int) -> None:
+        """Draw number `draw` of this layer's directions."""
+        if self.config.attention != "exact":
+            self.omega.copy_(self._drawn(draw))
+
+    def forward(
+        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], cu_seqlens: torch.Tensor, mode: int
+    ) -> torch.Tensor:
+        q, k, v = self._heads(hidden, rotary)
+        causal = mode == CAUSAL
+        if self.config.attention == "exact":
+            attended = softmax_attention(q, k, v, causal=causal, cu_seqlens=cu_seqlens)
+        else:
+            attended = favor_attention(
+                q,
+                k,
+                v,
+                self.omega,
+                feature_map=_FEATURE_MAP[self.config.attention],
+                causal=causal,
+                cu_seqlens=cu_seqlens,
+            )
+        return self.out(attended[0].transpose(0, 1).flatten(1))
+
+    def causal_chunk(
+        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], state: ChunkState, layer: int
+    ) -> torch.Tensor:
+        q, k, v = self._heads(hidden, rotary)
+        before = state.layers.get(layer)
+        if self.config.attention == "exact":
+            if before is not None:
+                k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+            state.layers[layer] = (k, v)
+            rows, cols = torch.arange(q.shape[2]), torch.arange(k.shape[2])
+            seen = cols[None, :] <= rows[:, None] + (k.shape[2] - q.shape[2])
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        else:
+            attended, after = favor_attention_with_state(
+                q,
+                k,
+                v,
+                self.omega,
+                before[0] if before is not None else None,
+                feature_map=_FEATURE_MAP[self.config.attention],
+            )
+            state.layers[layer] = (after,)
+        return self.out(attended[0].transpose(0, 1).flatten(1))
+
+    def _heads(
+        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        c = self.config
+        q, k, v = self.qkv(hidden).view(len(hidden), 3, c.num_heads, c.head_dim).permute(1, 2, 0, 3)[:, None]
+        # |q|^2 = |k|^2 = temperature once attention has scaled both by D^-1/4: logits are temperature * cosine.
+        length = (0.5 * self.log_temperature).exp()[:, None, None] * c.head_dim**0.25
+        return rotate(functional.normalize(q, dim=-1) * length, rotary), rotate(
+            functional.normalize(k, dim=-1) * length, rotary
+        ), v
+
+
+def rotations(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines [N, D/2] of rotary positions. Source: Su et al. 2021, arXiv:2104.09864."""
+    # In f64, so that position 34,000 has the angle it should have.
+    rates = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = positions.to(torch.float64)[:, None] * rates
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotate the pairs (x[i], x[i + D/2]) of x [..,N,D] by their position's angles."""
+    cosines, sines = rotary
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], -1)
