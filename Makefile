@@ -67,7 +67,7 @@ soak: setup ## the long tests, minutes to hours
 wheel: $(INSTALLED) ## build a wheel for this platform into dist/
 	maturin build --release --locked --out dist
 
-wheel-check: $(INSTALLED) ## build sdist and wheel, install the wheel elsewhere, run it outside the checkout
+wheel-check: setup ## build sdist and wheel, install the wheel elsewhere, run it outside the checkout
 	bash .ci/wheel-check
 
 lock: | $(VENV)/bin/python ## resolve requirements/*.txt anew, with hashes
