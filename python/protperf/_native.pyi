@@ -1,0 +1,86 @@
+"""The native module as Python sees it; private to the package, whose functions check what these take on trust.
+
+Arrays cross as buffers: float32 or float64 alike for q, k, v and what goes with them, omega and domega in float64.
+"""
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any
+
+Array = Any  # an object with a buffer; before Python 3.12 no type says so
+
+__version__: str
+
+def favor_forward(q: Array, k: Array, v: Array, omega: Array | None, out: Array, den: Array, **options: Any) -> None:
+    """Fill out [B,H,L,E] and den [B,H,L,2]; with `state_in` and `state_out` continue a sequence."""
+
+def favor_backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    omega: Array | None,
+    out: Array,
+    den: Array,
+    grad: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    domega: Array | None,
+    **options: Any,
+) -> None:
+    """Fill the gradients, given what the forward pass left."""
+
+def softmax_attention(q: Array, k: Array, v: Array, out: Array, **options: Any) -> None:
+    """Fill out [B,H,L,E] with exact attention."""
+
+def merge_states(a: Array, b: Array, out: Array, value_dim: int) -> None:
+    """Fill out with the state of two stretches, one after the other; all [B,H,F,E+2]."""
+
+def draw_projection(
+    omega: Array, num_features: int, head_dim: int, sampler: str, norm: str, seed: int, stream: tuple[int, int, int]
+) -> None:
+    """Fill omega [M,D]."""
+
+def feature_maps() -> tuple[str, ...]:
+    """Names of the feature maps."""
+
+def build_info() -> dict[str, Any]:
+    """Version, profile, isa, isas, num_threads, target."""
+
+def scan_sequence(sequence: str, *, residues: str = "map") -> tuple[bytes, int]:
+    """Token ids of one sequence, and its flags."""
+
+def fasta_flags() -> dict[str, int]:
+    """Name and bit of each flag."""
+
+def vocabulary() -> tuple[str, ...]:
+    """How each token is written, by id."""
+
+class FastaReader:
+    """Batches of the records of FASTA inputs."""
+
+    def __init__(
+        self,
+        paths: list[str | PathLike[str]],
+        *,
+        residues: str = "map",
+        batch_bytes: int = ...,
+        memory_map: bool = False,
+    ) -> None: ...
+    def __iter__(self) -> Iterator[FastaBatch]: ...
+    def __next__(self) -> FastaBatch: ...
+    def summary(self) -> dict[str, Any]:
+        """Counts over all inputs that were read to their end."""
+
+class FastaBatch:
+    """Records of one input; `protperf.io.Batch` says what the fields hold."""
+
+    path: str
+    ids: list[str]
+    descriptions: list[str]
+    tokens: bytes
+    offsets: bytes
+    ordinals: bytes
+    lines: bytes
+    flags: bytes
+    rejected: list[tuple[int, str, int, int, str]]
