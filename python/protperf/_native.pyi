@@ -11,30 +11,17 @@ Array = Any  # an object with a buffer; before Python 3.12 no type says so
 
 __version__: str
 
-def favor_forward(q: Array, k: Array, v: Array, omega: Array | None, out: Array, den: Array, **options: Any) -> None:
-    """Fill out [B,H,L,E] and den [B,H,L,2]; with `state_in` and `state_out` continue a sequence."""
+def favor_forward(*arrays: Array | None, **options: Any) -> None:
+    """q, k, v, omega, out, den: fill out [B,H,L,E] and den [B,H,L,2]; `state_in` and `state_out` continue a sequence."""
 
-def favor_backward(
-    q: Array,
-    k: Array,
-    v: Array,
-    omega: Array | None,
-    out: Array,
-    den: Array,
-    grad: Array,
-    dq: Array,
-    dk: Array,
-    dv: Array,
-    domega: Array | None,
-    **options: Any,
-) -> None:
-    """Fill the gradients, given what the forward pass left."""
+def favor_backward(*arrays: Array | None, **options: Any) -> None:
+    """q, k, v, omega, out, den, grad, dq, dk, dv, domega: fill the last four, given what the forward pass left."""
 
-def softmax_attention(q: Array, k: Array, v: Array, out: Array, **options: Any) -> None:
-    """Fill out [B,H,L,E] with exact attention."""
+def softmax_attention(*arrays: Array, **options: Any) -> None:
+    """q, k, v, out: fill out [B,H,L,E] with exact attention."""
 
-def merge_states(a: Array, b: Array, out: Array, value_dim: int) -> None:
-    """Fill out with the state of two stretches, one after the other; all [B,H,F,E+2]."""
+def merge_states(*arrays_and_value_dim: Any) -> None:
+    """a, b, out, value_dim: fill out with the state of two stretches, one after the other; all [B,H,F,E+2]."""
 
 def draw_projection(
     omega: Array, num_features: int, head_dim: int, sampler: str, norm: str, seed: int, stream: tuple[int, int, int]
