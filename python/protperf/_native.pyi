@@ -12,7 +12,7 @@ Array = Any  # an object with a buffer; before Python 3.12 no type says so
 __version__: str
 
 def favor_forward(*arrays: Array | None, **options: Any) -> None:
-    """q, k, v, omega, out, den: fill out [B,H,L,E] and den [B,H,L,2]; `state_in` and `state_out` continue a sequence."""
+    """q, k, v, omega, out, den: fill out [B,H,L,E] and den [B,H,L,2]; states continue a sequence."""
 
 def favor_backward(*arrays: Array | None, **options: Any) -> None:
     """q, k, v, omega, out, den, grad, dq, dk, dv, domega: fill the last four, given what the forward pass left."""
