@@ -56,8 +56,8 @@ type Lines = Vec<(usize, String)>;
 
 /// The reader that anyone would write with all of the input in memory: lines first, then records, then residues.
 pub fn naive(data: &[u8], policy: ResiduePolicy) -> Vec<Item> {
-    let data = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
-    let text: String = data.iter().map(|&byte| byte as char).collect();
+    let content = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
+    let text: String = content.iter().map(|&byte| byte as char).collect();
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut records: Vec<(usize, String, Lines)> = Vec::new();
     for (index, line) in text.split('\n').enumerate().filter(|(_, line)| !line.starts_with(';')) {

@@ -1,0 +1,33 @@
+//! The targets: each runs one input through a parser and judges the answer.
+
+mod archive;
+mod fasta;
+mod roundtrip;
+
+/// One parser with its oracles.
+pub struct Target {
+    pub name: &'static str,
+    /// Longest input in bytes.
+    pub limit: usize,
+    /// First bytes that mutations mostly leave alone, lest nothing but the magic number is tested.
+    pub head: usize,
+    /// What mutations insert.
+    pub words: &'static [&'static [u8]],
+    /// Whether the files of `tests/fasta` are seeds.
+    pub uses_fasta_files: bool,
+    /// Answers what is wrong, if anything is.
+    pub run: fn(&[u8]) -> Result<Verdict, String>,
+}
+
+/// How the parser behaved, for telling new behaviour from known.
+#[derive(Default)]
+pub struct Verdict {
+    pub traits: Vec<u64>,
+}
+
+pub const TARGETS: [Target; 3] = [fasta::TARGET, archive::TARGET, roundtrip::TARGET];
+
+/// An error where two answers differ.
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, left: &T, right: &T) -> Result<(), String> {
+    if left == right { Ok(()) } else { Err(format!("{what}:\n  {left:?}\n  {right:?}")) }
+}

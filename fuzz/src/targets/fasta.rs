@@ -1,0 +1,131 @@
+//! The scanner: one verdict however the input is cut, the naive reader's verdict, and what is written is read back.
+
+use protperf_core::fasta::{FastaError, FastaErrorKind, ResiduePolicy, Scanner};
+
+use super::{Target, Verdict, equal};
+use crate::random::{Random, digest};
+
+#[path = "../../../tests/fasta/oracle.rs"]
+mod oracle;
+
+use oracle::{Item, naive, scanned};
+
+pub const TARGET: Target = Target { name: "fasta", limit: 1024, head: 0, words: &WORDS, uses_fasta_files: true, run };
+
+const WORDS: [&[u8]; 36] = [
+    b">",
+    b"\n>",
+    b"\r\n>",
+    b"\r>",
+    b">a b\n",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\n",
+    b";",
+    b"\n;",
+    b" ",
+    b"\t",
+    b"*",
+    b"**",
+    b"-",
+    b"...",
+    b"MKTAYIAKQR",
+    b"acdefghik",
+    b"U",
+    b"O",
+    b"X",
+    b"BZJ",
+    b"ACGTACGTACGTACGTACGT",
+    b"\x00",
+    b"\x01",
+    b"\x1b",
+    b"\x7f",
+    b"\xff",
+    b"\xe2\x80\xa8",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"@",
+    b"# STOCKHOLM",
+    b">P1;",
+    b"0123456789",
+];
+
+fn run(input: &[u8]) -> Result<Verdict, String> {
+    let mut verdict = Verdict::default();
+    let mut random = Random::new(digest(input));
+    let policy = *random.pick(&ResiduePolicy::ALL);
+    let whole = scanned(input, policy, &[]);
+    let cuts: Vec<usize> = (0..random.below(6)).map(|_| random.next() as usize).collect();
+    equal("cut and whole", &scanned(input, policy, &cuts), &whole)?;
+    if random.below(8) == 0 {
+        let every: Vec<usize> = (0..input.len()).collect();
+        equal("byte by byte and whole", &scanned(input, policy, &every), &whole)?;
+    }
+    let is_named = behaviour(input, policy, &mut verdict);
+    if !is_named {
+        equal("scanner and naive reader", &whole, &naive(input, policy))?;
+    }
+    read_back(&whole, policy)?;
+    bare(input)?;
+    Ok(verdict)
+}
+
+/// Note the traits; answers whether the input is refused by the name of its format, which the naive reader lacks.
+fn behaviour(input: &[u8], policy: ResiduePolicy, verdict: &mut Verdict) -> bool {
+    let mut scanner = Scanner::new(policy);
+    let outcome = scanner.push(input).and_then(|()| scanner.finish());
+    let batch = scanner.take();
+    let mut note = |parts: [u64; 3]| verdict.traits.push(digest(&parts.map(u64::to_le_bytes).concat()));
+    for &flags in &batch.flags {
+        note([1, policy as u64, flags.into()]);
+    }
+    for rejection in &batch.rejected {
+        note([2, policy as u64, kind_number(&rejection.error.kind)]);
+    }
+    let end = outcome.as_ref().map_or_else(|error| kind_number(&error.kind), |()| 0);
+    note([3, policy as u64, end]);
+    note([4, (batch.len().min(3) * 4 + batch.rejected.len().min(3)) as u64, scanner.summary().comment_lines.min(1)]);
+    matches!(outcome, Err(FastaError { kind: FastaErrorKind::OtherFormat { .. }, .. }))
+}
+
+/// The kind as a number, without the byte and the length in it.
+fn kind_number(kind: &FastaErrorKind) -> u64 {
+    match kind {
+        FastaErrorKind::OtherFormat { name } => digest(name.as_bytes()),
+        other => {
+            let text = format!("{other:?}");
+            digest(text.split(' ').next().unwrap_or_default().as_bytes())
+        }
+    }
+}
+
+/// Records written as FASTA are read as the same records.
+fn read_back(items: &[Item], policy: ResiduePolicy) -> Result<(), String> {
+    let mut text = String::new();
+    let mut expected = Vec::new();
+    for item in items {
+        if let Item::Record { header, letters, .. } = item {
+            text += &format!(">{header}\n{letters}\n");
+            let (ordinal, header, letters) = (expected.len() as u64, header.clone(), letters.clone());
+            expected.push(Item::Record { ordinal, header, letters });
+        }
+    }
+    // Stops that became X make letters that the narrower policies take as well.
+    equal("written and read back", &scanned(text.as_bytes(), policy, &[]), &expected)
+}
+
+/// One sequence without header reads as the same sequence under a header, where no line begins with a mark.
+fn bare(input: &[u8]) -> Result<(), String> {
+    let begins_line =
+        |byte: u8| input.split(|byte| matches!(byte, b'\n' | b'\r')).any(|line| line.first() == Some(&byte));
+    if begins_line(b'>') || begins_line(b';') {
+        return Ok(());
+    }
+    let mut scanner = Scanner::of_sequence(ResiduePolicy::Map);
+    let outcome = scanner.push(input).and_then(|()| scanner.finish());
+    let mut under_header = Scanner::new(ResiduePolicy::Map);
+    let same = under_header.push(b">a\n").and_then(|()| under_header.push(input)).and_then(|()| under_header.finish());
+    equal("bare and under a header", &outcome.is_ok(), &same.is_ok())?;
+    equal("tokens bare and under a header", &scanner.take().tokens, &under_header.take().tokens)
+}
