@@ -19,7 +19,7 @@ def read_fasta(
 
     The file may be compressed (told by content), `-` is standard input, several paths are read in their order. `id` is
     the first word of the header and `description` id and rest, as Biopython has it. `annotations` carry `n`, the
-    record's place among all records (0-based, rejected ones counted), and `flags`, the names of what the policy did.
+    record's place among all records (0-based, rejected ones counted), and `flags`, the names of what the policy did, joined by commas.
 
     Args:
         path: one path or several.
@@ -38,7 +38,7 @@ def _as_records(records: Iterator[io.Record]) -> Iterator[SeqRecord]:
 
     for record in records:
         description = f"{record.id} {record.description}".strip(" ")
-        annotations = {"n": record.n, "flags": io.flag_names(record.flags), "molecule_type": "protein"}
+        annotations = {"n": record.n, "flags": ",".join(io.flag_names(record.flags)), "molecule_type": "protein"}
         yield SeqRecord(
             Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations
         )

@@ -1,0 +1,181 @@
+"""The Python interface: `train`, `load`, `score`. Paths are local; nothing is downloaded or sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from protperf import io
+from protperf.errors import ConfigError, DtypeError
+from protperf.lm.model.config import ModelConfig
+from protperf.lm.scoring.score import COLUMNS, Row, choose_method, score_records
+from protperf.lm.training.options import TrainOptions, parse_duration
+from protperf.lm.training.run import LoadedModel, load_run, train_run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Model", "Table", "load", "score", "train"]
+
+
+class Table:
+    """Scores in the order of the records: iterate over rows, or take a column."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def numpy(self, column: str) -> NDArray[Any]:
+        """One column as an array [number of records]."""
+        if column not in COLUMNS:
+            raise ConfigError(f"column {column!r} is unknown; choose one of {', '.join(COLUMNS)}")
+        return np.array([getattr(row, column) for row in self.rows])
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {column: [getattr(row, column) for row in self.rows] for column in COLUMNS}
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame; pandas is imported here."""
+        import pandas
+
+        return pandas.DataFrame(self._columns())
+
+    def to_polars(self) -> Any:
+        """A polars DataFrame; polars is imported here."""
+        import polars
+
+        return polars.DataFrame(self._columns())
+
+
+class Model:
+    """A trained model: `load` makes one."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._loaded.network.config
+
+    @property
+    def step(self) -> int:
+        """The training step whose weights these are."""
+        return self._loaded.step.number
+
+    def score(
+        self, records: Any, *, method: str = "auto", batch_tokens: int = 4096, deterministic: bool = False
+    ) -> Table:
+        """Log-likelihoods of sequences, in nats.
+
+        Args:
+            records: a string of residues, a SeqRecord, an (id, sequence) pair, a path, or an iterable of these.
+            method: `ll` (left to right), `pll` (each residue given all others) or `auto`.
+            deterministic: the same bits whatever the batch size and order.
+
+        Raises:
+            ConfigError: a method that the model was not trained for; FastaError: residues that no policy mends.
+        """
+        network = self._loaded.network
+        chosen = choose_method(network, method)
+        rows = score_records(
+            network, _records(records), chosen, batch_tokens=batch_tokens, deterministic=deterministic
+        )
+        return Table(list(rows))
+
+
+def load(path: str | os.PathLike[str], device: str = "auto") -> Model:
+    """Load a run directory (its best step by validation) or one step of it.
+
+    Raises:
+        MissingFileError: no such directory; CheckpointError: a damaged file, named; ConfigError: an unknown device.
+    """
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"device is {device!r}; choose auto or cpu")
+    return Model(load_run(path))
+
+
+def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table:
+    """`load(model).score(records, **options)`."""
+    return (model if isinstance(model, Model) else load(model)).score(records, **options)
+
+
+def train(
+    fasta: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    size: str = "nano",
+    objective: str = "both",
+    attention: str = "relu",
+    time: str | float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    validate: str | os.PathLike[str] | float = 0.02,
+    resume: bool = False,
+    force: bool = False,
+    seed: int = 42,
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
+    **options: Any,
+) -> Model:
+    """Train a model on sequence files and return it.
+
+    Args:
+        time: seconds, or text such as `20m`; exactly one of time, steps and epochs.
+        validate: the fraction of the sequences to hold out, or a file.
+        report: called with each line of metrics.
+        options: further fields of `TrainOptions` (lr, batch_tokens, ...), and dropout.
+
+    Raises:
+        ConfigError, DataError, FastaError, FileError, CheckpointError: as the command line tells them.
+    """
+    choices = {"attention": attention, "objective": objective, "seed": seed}
+    if "dropout" in options:
+        choices["dropout"] = options.pop("dropout")
+    fraction = validate if isinstance(validate, float) else 0.02
+    limit = parse_duration(time) if isinstance(time, str) else time
+    outcome = train_run(
+        fasta,
+        out,
+        ModelConfig.from_size(size, **choices),
+        TrainOptions(steps=steps, epochs=epochs, time_s=limit, validate=fraction, seed=seed, **options),
+        validate=None if isinstance(validate, float) else validate,
+        resume=resume,
+        force=force,
+        report=report,
+    )
+    return load(outcome.run)
+
+
+def _records(records: Any) -> Iterator[io.Record]:
+    if isinstance(records, os.PathLike) or (isinstance(records, str) and _is_path(records)):
+        yield from io.scan(records)
+        return
+    single = isinstance(records, (str, tuple)) or hasattr(records, "seq")
+    for n, item in enumerate([records] if single else records):
+        if isinstance(item, io.Record):
+            yield item
+            continue
+        name, sequence = _named(item, n)
+        tokens, flags = io.encode(sequence)
+        yield io.Record(n, name, "", tokens, flags, "", 0)
+
+
+def _is_path(text: str) -> bool:
+    return text == "-" or os.path.sep in text or os.path.exists(text)
+
+
+def _named(item: Any, n: int) -> tuple[str, str]:
+    if isinstance(item, str):
+        return str(n), item
+    if isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        return item[0], item[1]
+    if hasattr(item, "seq") and hasattr(item, "id"):
+        return str(item.id), str(item.seq)
+    raise DtypeError(f"record {n} is a {type(item).__name__}; give text, a SeqRecord or a pair (id, sequence)")

@@ -1,0 +1,146 @@
+"""Log-likelihoods of sequences: `ll` left to right, `pll` every residue given all others.
+
+`ll` starts at p(x1 given BOS) and leaves EOS out; probabilities are over the whole vocabulary. B, Z, J and X are context
+and are not scored. Sequences are packed, never padded; a long one is read in chunks with carried state, so memory does
+not grow with its length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from protperf import io
+from protperf.errors import ConfigError
+from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
+from protperf.lm.data.batches import frame
+from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
+
+CHUNK = 4096
+"""Tokens of one sequence that are read at once."""
+COLUMNS = ("n", "id", "len", "scored", "ll", "ll_per_residue", "ppl", "method", "flags")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record's score: sums in nats; NaN where nothing is scored."""
+
+    n: int
+    id: str
+    len: int
+    scored: int
+    ll: float
+    ll_per_residue: float
+    ppl: float
+    method: str
+    flags: str
+
+    def fields(self) -> tuple[str, ...]:
+        """The values as text, floats in full precision."""
+        return tuple(repr(v) if isinstance(v, float) else str(v) for v in (getattr(self, c) for c in COLUMNS))
+
+
+def choose_method(network: Network, method: str) -> str:
+    """`ll` or `pll`: what was asked for, where the model was trained for it.
+
+    Raises:
+        ConfigError: naming the other method.
+    """
+    objective = network.config.objective
+    if method not in ("auto", "ll", "pll"):
+        raise ConfigError(f"method is {method!r}; choose one of auto, ll, pll")
+    if method == "auto":
+        return "pll" if objective == "masked" else "ll"
+    if method == "ll" and objective == "masked":
+        raise ConfigError("this model was trained with masks only and has no ll; use --method pll")
+    if method == "pll" and objective == "causal":
+        raise ConfigError("this model reads left to right only and has no pll; use --method ll")
+    return method
+
+
+def score_records(
+    network: Network, records: Iterable[io.Record], method: str, *, batch_tokens: int = 4096, deterministic: bool = False
+) -> Iterator[Row]:
+    """Score records lazily, in their order.
+
+    Args:
+        batch_tokens: tokens packed into one pass.
+        deterministic: one sequence a pass: the same bits whatever the batch size and the other sequences.
+    """
+    waiting: list[io.Record] = []
+    total = 0
+    for record in records:
+        size = len(record.tokens) + 2
+        if waiting and (deterministic or total + size > batch_tokens):
+            yield from _score_batch(network, waiting, method)
+            waiting, total = [], 0
+        waiting.append(record)
+        total += size
+    if waiting:
+        yield from _score_batch(network, waiting, method)
+
+
+def log_likelihoods(network: Network, sequences: list[NDArray[np.uint8]]) -> list[NDArray[np.float64]]:
+    """log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
+    if len(sequences) == 1 and len(sequences[0]) + 2 > CHUNK:
+        return [_chunked(network, sequences[0], CHUNK)]
+    framed = [frame(x)[:-1] for x in sequences]
+    borders = np.cumsum([0, *(len(f) for f in framed)])
+    tokens = torch.from_numpy(np.concatenate(framed))
+    with torch.inference_mode():
+        log_probs = functional.log_softmax(network(tokens, torch.from_numpy(borders), CAUSAL), -1).numpy()
+    # The row of token i holds the prediction of residue i: BOS stands before the first.
+    return [_picked(log_probs[a : b - 1], x) for a, b, x in zip(borders, borders[1:], sequences, strict=False)]
+
+
+def _chunked(network: Network, residues: NDArray[np.uint8], chunk: int) -> NDArray[np.float64]:
+    """The same for one sequence, `chunk` tokens at a time with carried state."""
+    tokens, state, parts = frame(residues)[:-2], ChunkState(), []
+    for start in range(0, len(tokens), chunk):
+        with torch.inference_mode():
+            logits = network.causal_chunk(torch.from_numpy(tokens[start : start + chunk].copy()), state)
+            log_probs = functional.log_softmax(logits, -1).numpy()
+        parts.append(_picked(log_probs, residues[start : start + chunk]))
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def pseudo_log_likelihoods(network: Network, residues: NDArray[np.uint8], budget: int = 16384) -> NDArray[np.float64]:
+    """log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
+    framed = frame(residues)
+    sites = np.flatnonzero((residues >= FIRST_RESIDUE) & (residues <= LAST_SCORED))
+    found = np.full(len(residues), math.nan)
+    together = max(1, budget // len(framed))
+    for start in range(0, len(sites), together):
+        part = sites[start : start + together]
+        copies = np.tile(framed, (len(part), 1))
+        copies[np.arange(len(part)), part + 1] = MASK
+        borders = np.arange(len(part) + 1) * len(framed)
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(copies.reshape(-1)), torch.from_numpy(borders), MASKED)
+            rows = logits[torch.from_numpy(borders[:-1] + part + 1)]
+            found[part] = _picked(functional.log_softmax(rows, -1).numpy(), residues[part])
+    return found
+
+
+def _picked(log_probs: NDArray[np.float32], residues: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return log_probs[np.arange(len(residues)), residues].astype(np.float64)
+
+
+def _score_batch(network: Network, records: list[io.Record], method: str) -> Iterator[Row]:
+    if method == "ll":
+        values = log_likelihoods(network, [record.tokens for record in records])
+    else:
+        values = [pseudo_log_likelihoods(network, record.tokens) for record in records]
+    for record, log_probs in zip(records, values, strict=True):
+        scored = (record.tokens >= FIRST_RESIDUE) & (record.tokens <= LAST_SCORED)
+        count = int(scored.sum())
+        ll = math.fsum(log_probs[scored]) if count else math.nan
+        mean = ll / count if count else math.nan
+        flags = ",".join(io.flag_names(record.flags))
+        yield Row(record.n, record.id, len(record), count, ll, mean, math.exp(-mean), method, flags)

@@ -1,0 +1,178 @@
+"""Run directories: start one, continue one, load a model from one."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protperf.errors import CheckpointError, ConfigError, MissingFileError
+from protperf.lm.data.store import TokenStore, read_store, split
+from protperf.lm.model.config import ModelConfig
+from protperf.lm.model.network import Network
+from protperf.lm.training import checkpoint
+from protperf.lm.training.options import TrainOptions
+from protperf.lm.training.trainer import _KINDS, Trainer
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: its directory, steps, last validation, and the signal that stopped it, if one did."""
+
+    run: Path
+    steps: int
+    figures: dict[str, float]
+    signal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A network from a verified step, ready to score."""
+
+    network: Network
+    step: checkpoint.Step
+
+
+def train_run(
+    fasta: Paths,
+    out: str | os.PathLike[str],
+    config: ModelConfig,
+    options: TrainOptions,
+    *,
+    validate: str | os.PathLike[str] | None = None,
+    residues: str = "map",
+    resume: bool = False,
+    force: bool = False,
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> Outcome:
+    """Train on sequence files into a run directory.
+
+    Raises:
+        ConfigError: the directory holds a run and neither `resume` nor `force` was given, or other data on resume.
+        DataError, FastaError, FileError: from the sequence files; CheckpointError: nothing to resume, or a full disk.
+    """
+    run = Path(out)
+    held_by = checkpoint.steps(run) or (run / "config.toml").exists() if run.is_dir() else False
+    if held_by and not resume and not force:
+        raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
+    store = read_store(fasta, residues)
+    if validate is None:
+        train, held = split(store, options.validate, options.seed)
+    else:
+        train, held = store, read_store(validate, residues)
+    with checkpoint.locked(run):
+        for text in checkpoint.prune(run, set(checkpoint.steps(run))):
+            warn(text)
+        start = _newest(run, warn) if resume else None
+        if start is None and resume:
+            raise CheckpointError(None, "has no checkpoint to resume from", os.fspath(run))
+        if start is None:
+            _clear(run)
+            checkpoint.replace_file(run / "config.toml", _toml(config, options).encode())
+        else:
+            config = ModelConfig.from_mapping(checkpoint.read_config(start))
+        trainer = Trainer(run, config, options, train, held)
+        if start is not None:
+            trainer.restore(start)
+            _forget_later_metrics(run, trainer.progress.step)
+        figures = trainer.fit(report)
+        return Outcome(run, trainer.progress.step, figures, trainer.stop_signal)
+
+
+def stored_options(run: str | os.PathLike[str], warn: Callable[[str], None]) -> TrainOptions:
+    """The options that a run was started with, from its newest whole step."""
+    step = _newest(Path(run), warn)
+    if step is None:
+        raise CheckpointError(None, "has no checkpoint to resume from", os.fspath(run))
+    return TrainOptions(**step.manifest["options"])
+
+
+def load_run(path: str | os.PathLike[str]) -> LoadedModel:
+    """Load the best step by validation of a run directory, or a step named.
+
+    Raises:
+        MissingFileError: no such directory; CheckpointError: a damaged file, named.
+    """
+    step = find_step(path)
+    config = _config(step)
+    network = Network(config)
+    expected = {name: (_KINDS[t.dtype], tuple(t.shape)) for name, t in network.state_dict().items()}
+    network.load_state_dict(checkpoint.read_tensors(step.path / "model.safetensors", expected))
+    return LoadedModel(network.eval(), step)
+
+
+def find_step(path: str | os.PathLike[str]) -> checkpoint.Step:
+    """The verified step that reading commands take."""
+    place = Path(path)
+    if not place.exists():
+        raise MissingFileError(2, "No such run directory", os.fspath(path))
+    if (place / checkpoint.MANIFEST).exists() or place.name.startswith("step-"):
+        return checkpoint.verify(place)
+    numbers = checkpoint.steps(place)
+    if not numbers:
+        raise CheckpointError(None, "holds no checkpoint; train one with protperf train", os.fspath(path))
+    newest = checkpoint.verify(place / f"step-{numbers[0]}")
+    best = newest.manifest.get("progress", {}).get("best_step", newest.number)
+    return newest if best not in numbers or best == newest.number else checkpoint.verify(place / f"step-{best}")
+
+
+def _config(step: checkpoint.Step) -> ModelConfig:
+    try:
+        return ModelConfig.from_mapping(checkpoint.read_config(step))
+    except ConfigError as error:
+        raise CheckpointError(None, str(error), os.fspath(step.path / "config.json")) from error
+
+
+def _newest(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:
+    """The newest step that verifies; damaged ones are named and passed over."""
+    for number in checkpoint.steps(run):
+        try:
+            return checkpoint.verify(run / f"step-{number}")
+        except CheckpointError as error:
+            warn(f"warning: {error.filename}: {error.strerror}; trying an older step")
+    return None
+
+
+def _clear(run: Path) -> None:
+    """Remove what an earlier run left: its steps, metrics and configuration, nothing else."""
+    for number in checkpoint.steps(run):
+        shutil.rmtree(run / f"step-{number}")
+    for name in ("metrics.jsonl", "config.toml"):
+        (run / name).unlink(missing_ok=True)
+
+
+def _forget_later_metrics(run: Path, step: int) -> None:
+    """Drop metrics of steps after the one resumed from: they will be written again."""
+    import json
+
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    checkpoint.replace_file(path, "".join(kept).encode())
+
+
+def _toml(config: ModelConfig, options: TrainOptions) -> str:
+    lines = []
+    for title, values in (("model", config.to_mapping()), ("training", options.to_mapping())):
+        lines.append(f"[{title}]")
+        for name, value in values.items():
+            if value is None or (isinstance(value, float) and not math.isfinite(value)):
+                continue
+            lines.append(f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}")
+        lines.append("")
+    return "\n".join(lines)
