@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ def read_fasta(
 
     The file may be compressed (told by content), `-` is standard input, several paths are read in their order. `id` is
     the first word of the header and `description` id and rest, as Biopython has it. `annotations` carry `n`, the
-    record's place among all records (0-based, rejected ones counted), and `flags`, the names of what the policy did, joined by commas.
+    record's place among all records (0-based, rejected ones counted), and `flags`, the names of what the policy did,
+    joined by commas. Under `skip` a `UserWarning` at the end tells how many records were left out.
 
     Args:
         path: one path or several.
@@ -29,16 +31,21 @@ def read_fasta(
         FastaError: not FASTA, or a fault under the policy; raised when iteration reaches it.
         FileError: missing or unreadable; raised at once.
     """
-    return _as_records(io.scan(path, residues=residues))
+    return _as_records(io.read_tokens(path, residues=residues))
 
 
-def _as_records(records: Iterator[io.Record]) -> Iterator[SeqRecord]:
+def _as_records(reader: io.Reader) -> Iterator[SeqRecord]:
     from Bio.Seq import Seq
     from Bio.SeqRecord import SeqRecord
 
-    for record in records:
+    for record in (record for batch in reader for record in batch):
         description = f"{record.id} {record.description}".strip(" ")
-        annotations = {"n": record.n, "flags": ",".join(io.flag_names(record.flags)), "molecule_type": "protein"}
+        flags = ",".join(io.flag_names(record.flags))
+        annotations: dict[str, str | int] = {"n": record.n, "flags": flags, "molecule_type": "protein"}
         yield SeqRecord(
             Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations
         )
+    summary = reader.summary
+    if summary.rejected:
+        total = summary.records + summary.rejected
+        warnings.warn(f"{summary.rejected} of {total} records were left out by residues='skip'", stacklevel=2)

@@ -102,11 +102,14 @@ def test_other_formats_are_named():
 def test_biopython_records_carry_what_the_reader_found():
     (record,) = read_fasta(CORPUS / "files" / "a2m_row.fasta")
     assert (record.id, str(record.seq), record.description) == ("a", "MKTTA", "a")
-    assert record.annotations["flags"] == ("gaps", "lower_case")
+    assert record.annotations["flags"] == "gaps,lower_case"
     first, second = read_fasta([CORPUS / "files" / "crlf.fasta"])
     assert (first.description, second.annotations["n"]) == ("a one", 1)
     with pytest.raises(errors.FastaError):
         list(read_fasta(CORPUS / "files" / "alignment.fasta", residues="strict"))
+    with pytest.warns(UserWarning, match="2 of 3 records were left out"):
+        (kept,) = read_fasta(CORPUS / "files" / "alignment.fasta", residues="skip")
+    assert kept.annotations["n"] == 1
     with pytest.raises(FileNotFoundError):
         read_fasta("none.fasta")
 
