@@ -86,6 +86,15 @@ macro_rules! entries {
                 // SAFETY: the features are enabled.
                 unsafe { super::exponential::<$lanes>(steps) }
             }
+            /// Both ceilings, for a processor that was seen to have the ISA.
+            pub fn work() -> (super::Work, super::Work) {
+                (
+                    // SAFETY: the processor has the ISA.
+                    |steps| unsafe { multiply_add(steps) },
+                    // SAFETY: as above.
+                    |steps| unsafe { exponential(steps) },
+                )
+            }
         }
     };
 }
@@ -96,16 +105,18 @@ entries!(avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512cd", protperf_cpu::si
 
 type Work = fn(usize) -> f64;
 
+/// `isa` comes from `Isa::from_env`, which answers only tiers that this processor has.
 fn work(isa: Isa) -> (Work, Work) {
-    // SAFETY: `Isa::from_env` answers only tiers that this processor has; scalar lanes need none.
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (|n| unsafe { avx512::multiply_add(n) }, |n| unsafe { avx512::exponential(n) }),
+        Isa::Avx512 => avx512::work(),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => (|n| unsafe { avx2::multiply_add(n) }, |n| unsafe { avx2::exponential(n) }),
+        Isa::Avx2 => avx2::work(),
         _ => (
-            |n| unsafe { multiply_add::<protperf_cpu::simd::scalar::F32>(n) },
-            |n| unsafe { exponential::<protperf_cpu::simd::scalar::F32>(n) },
+            // SAFETY: scalar lanes need no ISA.
+            |steps| unsafe { multiply_add::<protperf_cpu::simd::scalar::F32>(steps) },
+            // SAFETY: as above.
+            |steps| unsafe { exponential::<protperf_cpu::simd::scalar::F32>(steps) },
         ),
     }
 }

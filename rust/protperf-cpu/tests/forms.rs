@@ -114,7 +114,8 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
             let segment = |p: usize| x.borders.iter().filter(|&&c| c as usize <= p).count();
             let seen: Vec<usize> = (0..l)
                 .filter(|&j| {
-                    !(case.causal && j > i) && !x.mask[b * l + j] && !(case.packed && segment(i) != segment(j))
+                    let hidden = (case.causal && j > i) || (case.packed && segment(i) != segment(j));
+                    !(hidden || x.mask[b * l + j])
                 })
                 .collect();
             let score = |j: usize| queries[i].0.iter().zip(&keys[j].0).map(|(a, b)| a * b).sum::<f64>();
