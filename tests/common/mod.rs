@@ -2,8 +2,13 @@
 
 #![allow(dead_code)]
 
+pub mod kernel;
+mod pairs;
+
+pub use pairs::{narrow::plain as plain_f32, wide::magnitudes, wide::plain};
+
 use protperf::rng::Stream;
-use protperf::{Element, Family, FavorArgs, FeatureMap, Omega, TensorRef};
+use protperf::{Element, FavorArgs, FeatureMap, Omega, TensorRef};
 
 /// Where omega comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -183,139 +188,10 @@ pub fn reference<T: Element>(case: &Case, data: &Data) -> Answer {
     [forward.out, g.dq, g.dk, g.dv, g.domega.unwrap_or_default()]
 }
 
-/// Attention as sums over all pairs and features, each term relative to the largest of its row.
-///
-/// One batch entry and query head after another; a term is `s exp(l)` with s and l of pair and feature.
-pub fn plain(case: &Case, data: &Data) -> Answer {
-    let (h, hk) = case.heads;
-    let (l, s, d, e) = (case.q_len, case.kv_len, case.head_dim, case.value_dim);
-    let zeros = |x: &[f64]| vec![0.0; x.len()];
-    let mut answer = [zeros(&data.grad), zeros(&data.q), zeros(&data.k), zeros(&data.v), zeros(&data.omega)];
-    for line in 0..case.batch * h {
-        let kv = line / h * hk + line % h / (h / hk);
-        let matrix = case.num_features * d;
-        let start = if case.directions == Directions::PerHead { line % h * matrix } else { 0 };
-        let axes: Vec<f64> = (0..d * d).map(|i| f64::from(u8::from(i / d == i % d))).collect();
-        let weights = match case.directions {
-            Directions::Axes => axes,
-            _ => case.map.weights(&data.omega[start..start + matrix], d),
-        };
-        let head = Head { case, weights: &weights };
-        let queries: Vec<Row> = data.q[line * l * d..][..l * d].chunks(d).map(|x| head.row(x)).collect();
-        let keys: Vec<Row> = data.k[kv * s * d..][..s * d].chunks(d).map(|x| head.row(x)).collect();
-        let mut dweights = vec![0.0; weights.len()];
-        for (i, query) in queries.iter().enumerate() {
-            let seen: Vec<usize> = (0..s).filter(|&j| sees(case, &data.mask, line / h, i, j)).collect();
-            let top = seen
-                .iter()
-                .flat_map(|&j| (0..query.projected.len()).map(move |m| (j, m)))
-                .map(|(j, m)| head.term(query, &keys[j], m).log)
-                .fold(f64::NEG_INFINITY, f64::max);
-            let score = |j: usize| -> f64 {
-                (0..query.projected.len())
-                    .map(|m| head.term(query, &keys[j], m))
-                    .map(|t| t.value * (t.log - top).exp())
-                    .sum()
-            };
-            let scores: Vec<f64> = seen.iter().map(|&j| score(j)).collect();
-            let total: f64 = scores.iter().sum();
-            if total == 0.0 {
-                continue;
-            }
-            let value = |j: usize| &data.v[(kv * s + j) * e..][..e];
-            let out: Vec<f64> =
-                (0..e).map(|c| seen.iter().zip(&scores).map(|(&j, p)| p * value(j)[c]).sum::<f64>() / total).collect();
-            let g = &data.grad[(line * l + i) * e..][..e];
-            answer[0][(line * l + i) * e..][..e].copy_from_slice(&out);
-            for (&j, p) in seen.iter().zip(&scores) {
-                (0..e).for_each(|c| answer[3][(kv * s + j) * e + c] += p / total * g[c]);
-                let dscore: f64 = (0..e).map(|c| g[c] * (value(j)[c] - out[c])).sum::<f64>() / total;
-                for m in 0..query.projected.len() {
-                    let t = head.term(query, &keys[j], m);
-                    let weight = dscore * (t.log - top).exp();
-                    for c in 0..d {
-                        let w = weights[m * d + c];
-                        answer[1][(line * l + i) * d + c] += head.unit() * weight * t.by_query * w;
-                        let along_norm = t.by_norm * keys[j].scaled[c];
-                        answer[2][(kv * s + j) * d + c] += head.unit() * weight * (t.by_key * w + along_norm);
-                        dweights[m * d + c] += weight * (t.by_query * query.scaled[c] + t.by_key * keys[j].scaled[c]);
-                    }
-                }
-            }
-        }
-        if case.directions != Directions::Axes {
-            let omega = &data.omega[start..start + matrix];
-            case.map.add_omega_gradient(omega, d, &dweights, &mut answer[4][start..start + matrix]);
-        }
-    }
-    answer
-}
-
 /// Whether query i of a batch entry sees key j.
 pub fn sees(case: &Case, mask: &[bool], batch: usize, i: usize, j: usize) -> bool {
     let segment = |at: usize| case.borders.iter().flatten().filter(|&&border| border as usize <= at).count();
     (j <= i || !case.causal) && !mask[batch * case.kv_len + j] && segment(i) == segment(j)
-}
-
-struct Head<'a> {
-    case: &'a Case,
-    weights: &'a [f64],
-}
-
-struct Row {
-    scaled: Vec<f64>,
-    projected: Vec<f64>,
-    half_norm: f64,
-}
-
-/// `value exp(log)` and what its derivatives are times `exp(log)`, by the projections of query and key and by half
-/// the squared norm of the key.
-struct Term {
-    value: f64,
-    log: f64,
-    by_query: f64,
-    by_key: f64,
-    by_norm: f64,
-}
-
-impl Head<'_> {
-    fn unit(&self) -> f64 {
-        (self.case.head_dim as f64).powf(-0.25)
-    }
-
-    fn row(&self, x: &[f64]) -> Row {
-        let scaled: Vec<f64> = x.iter().map(|x| x * self.unit()).collect();
-        let dot = |w: &[f64]| w.iter().zip(&scaled).map(|(w, x)| w * x).sum::<f64>();
-        let projected = self.weights.chunks(x.len()).map(dot).collect();
-        let half_norm = 0.5 * scaled.iter().map(|x| x * x).sum::<f64>();
-        Row { scaled, projected, half_norm }
-    }
-
-    fn term(&self, query: &Row, key: &Row, m: usize) -> Term {
-        let (u, w, norm) = (query.projected[m], key.projected[m], key.half_norm);
-        match self.case.map.family() {
-            Family::Exponential => Term { value: 1.0, log: u + w - norm, by_query: 1.0, by_key: 1.0, by_norm: -1.0 },
-            Family::Trigonometric => {
-                let (sine, cosine) = (u - w).sin_cos();
-                Term { value: cosine, log: norm, by_query: -sine, by_key: sine, by_norm: cosine }
-            }
-            Family::Activation => {
-                let relu = self.case.map == FeatureMap::Relu;
-                let phi = |x: f64| self.case.epsilon + if relu { x.max(0.0) } else { x.max(0.0) + x.min(0.0).exp() };
-                let slope = |x: f64| {
-                    if x > 0.0 {
-                        1.0
-                    } else if relu {
-                        0.0
-                    } else {
-                        x.exp()
-                    }
-                };
-                let (by_query, by_key) = (slope(u) * phi(w), phi(u) * slope(w));
-                Term { value: phi(u) * phi(w), log: 0.0, by_query, by_key, by_norm: 0.0 }
-            }
-        }
-    }
 }
 
 /// Euclidean norm.

@@ -1,0 +1,269 @@
+//! Attention as sums over all pairs and features, once in f64 (the truth's independent writing) and once in f32
+//! (the plain evaluation whose error bounds that of the kernels).
+
+use super::{Answer, Case, Data, Directions, norm, sees};
+use protperf::{Family, FeatureMap};
+
+macro_rules! pairs {
+    ($module:ident, $float:ty) => {
+        pub mod $module {
+            use super::*;
+
+            type Float = $float;
+
+            fn cast(x: &[f64]) -> Vec<Float> {
+                x.iter().map(|&x| x as Float).collect()
+            }
+
+            /// Each term is relative to the largest of its row; one query after another.
+            pub fn plain(case: &Case, data: &Data) -> Answer {
+                evaluate(case, data, false)
+            }
+
+            /// The same sums with the absolute value of every term, over the same denominators: what rounding a term
+            /// once is measured in.
+            pub fn magnitudes(case: &Case, data: &Data) -> Answer {
+                evaluate(case, data, true)
+            }
+
+            fn evaluate(case: &Case, data: &Data, absolute: bool) -> Answer {
+                let heads = case.heads.0;
+                let zeros = |x: &[f64]| vec![0.0; x.len()];
+                let mut answer =
+                    [zeros(&data.grad), zeros(&data.q), zeros(&data.k), zeros(&data.v), zeros(&data.omega)];
+                for line in 0..case.batch * heads {
+                    let matrix = case.num_features * case.head_dim;
+                    let start = if case.directions == Directions::PerHead { line % heads * matrix } else { 0 };
+                    let weights = match case.directions {
+                        Directions::Axes => axes(case.head_dim),
+                        _ => case.map.weights(&data.omega[start..start + matrix], case.head_dim),
+                    };
+                    let head = Head { absolute, ..Head::new(case, data, line, &cast(&weights)) };
+                    let gradient = head.run(case, data, line, &mut answer);
+                    if case.directions != Directions::Axes {
+                        let omega = &data.omega[start..start + matrix];
+                        let domega = &mut answer[4][start..start + matrix];
+                        let gradient: Vec<f64> = gradient.iter().map(|&x| f64::from(x)).collect();
+                        if absolute {
+                            add_magnitudes(case, omega, &gradient, domega);
+                        } else {
+                            case.map.add_omega_gradient(omega, case.head_dim, &gradient, domega);
+                        }
+                    }
+                }
+                answer
+            }
+
+            /// Magnitudes of the gradient of omega from those of the directions'.
+            fn add_magnitudes(case: &Case, omega: &[f64], gradient: &[f64], domega: &mut [f64]) {
+                for (at, &g) in gradient.iter().enumerate() {
+                    let row = at % omega.len() / case.head_dim * case.head_dim;
+                    // Renormalised rows: a tangent is at most as long as the gradient.
+                    let shrink = match case.map {
+                        FeatureMap::Smreg => (case.head_dim as f64).sqrt() / norm(&omega[row..][..case.head_dim]),
+                        _ => 1.0,
+                    };
+                    domega[at % omega.len()] += shrink * g;
+                }
+            }
+
+            fn axes(head_dim: usize) -> Vec<f64> {
+                (0..head_dim * head_dim).map(|i| f64::from(u8::from(i / head_dim == i % head_dim))).collect()
+            }
+
+            /// One batch entry and query head.
+            struct Head<'a> {
+                case: &'a Case,
+                absolute: bool,
+                kv_line: usize,
+                weights: Vec<Float>,
+                queries: Vec<Row>,
+                keys: Vec<Row>,
+                values: Vec<Float>,
+                grad: Vec<Float>,
+            }
+
+            struct Row {
+                scaled: Vec<Float>,
+                projected: Vec<Float>,
+                /// Projections as sums of absolute products.
+                sizes: Vec<Float>,
+                half_norm: Float,
+            }
+
+            /// `value exp(log)` and what its derivatives are times `exp(log)`, by the projections of query and key
+            /// and by half the squared norm of the key.
+            struct Term {
+                value: Float,
+                /// The value, or what its rounding is measured in.
+                counts: Float,
+                log: Float,
+                by_query: Float,
+                by_key: Float,
+                by_norm: Float,
+            }
+
+            impl<'a> Head<'a> {
+                fn new(case: &'a Case, data: &Data, line: usize, weights: &[Float]) -> Self {
+                    let (h, hk) = case.heads;
+                    let (l, s, d, e) = (case.q_len, case.kv_len, case.head_dim, case.value_dim);
+                    let kv_line = line / h * hk + line % h / (h / hk);
+                    let rows = |x: &[f64]| cast(x).chunks(d).map(|x| row(x, weights)).collect();
+                    Head {
+                        case,
+                        absolute: false,
+                        kv_line,
+                        weights: weights.to_vec(),
+                        queries: rows(&data.q[line * l * d..][..l * d]),
+                        keys: rows(&data.k[kv_line * s * d..][..s * d]),
+                        values: cast(&data.v[kv_line * s * e..][..s * e]),
+                        grad: cast(&data.grad[line * l * e..][..l * e]),
+                    }
+                }
+
+                /// Adds to the answer; returns the gradient of the directions.
+                fn run(&self, case: &Case, data: &Data, line: usize, answer: &mut Answer) -> Vec<Float> {
+                    let (l, s, d, e) = (case.q_len, case.kv_len, case.head_dim, case.value_dim);
+                    let mut dq = vec![0.0 as Float; l * d];
+                    let mut dk = vec![0.0 as Float; s * d];
+                    let mut dv = vec![0.0 as Float; s * e];
+                    let mut dweights = vec![0.0 as Float; self.weights.len()];
+                    for i in 0..l {
+                        let batch = line / case.heads.0;
+                        let seen: Vec<usize> = (0..s).filter(|&j| sees(case, &data.mask, batch, i, j)).collect();
+                        let Some((top, total, scores)) = self.scores(i, &seen) else { continue };
+                        if total == 0.0 {
+                            continue;
+                        }
+                        let weighted = |c: usize| -> Float {
+                            seen.iter().zip(&scores).map(|(&j, p)| p * self.size(self.values[j * e + c])).sum()
+                        };
+                        let out: Vec<Float> = (0..e).map(|c| weighted(c) / total).collect();
+                        let to = &mut answer[0][(line * l + i) * e..][..e];
+                        to.iter_mut().zip(&out).for_each(|(to, &x)| *to = f64::from(x));
+                        let g = &self.grad[i * e..][..e];
+                        for (&j, p) in seen.iter().zip(&scores) {
+                            (0..e).for_each(|c| dv[j * e + c] += p / total * self.size(g[c]));
+                            // As linear attention must: the sum over values less the sum over outputs.
+                            let (of_values, of_out) = (self.dot(g, &self.values[j * e..][..e]), self.dot(g, &out));
+                            let dscore = if self.absolute { of_values + of_out } else { of_values - of_out };
+                            let to = [&mut dq[i * d..][..d], &mut dk[j * d..][..d], &mut dweights];
+                            self.pull_back(i, j, top, dscore / total, to);
+                        }
+                    }
+                    let add = |to: &mut [f64], from: &[Float]| {
+                        to.iter_mut().zip(from).for_each(|(to, &x)| *to += f64::from(x));
+                    };
+                    add(&mut answer[1][line * l * d..], &dq);
+                    add(&mut answer[2][self.kv_line * s * d..], &dk);
+                    add(&mut answer[3][self.kv_line * s * e..], &dv);
+                    dweights
+                }
+
+                /// The largest log of a row's terms, the denominator and the row's scores relative to it.
+                fn scores(&self, i: usize, seen: &[usize]) -> Option<(Float, Float, Vec<Float>)> {
+                    let terms = |j: usize| (0..self.queries[i].projected.len()).map(move |m| self.term(i, j, m));
+                    let top = seen.iter().flat_map(|&j| terms(j)).map(|t| t.log).reduce(Float::max)?;
+                    let sum = |part: fn(&Term) -> Float| {
+                        let score = |&j: &usize| terms(j).map(|t| part(&t) * (t.log - top).exp()).sum();
+                        seen.iter().map(score).collect::<Vec<Float>>()
+                    };
+                    let (total, scores) = (sum(|t| t.value).iter().sum::<Float>(), sum(|t| t.counts));
+                    if self.absolute && self.is_trigonometric() {
+                        // A denominator may be far smaller than its terms, so their rounding counts once more.
+                        let spread = scores.iter().sum::<Float>() / total.abs();
+                        return Some((top, total.abs() / (1.0 + spread), scores));
+                    }
+                    Some((top, self.size(total), scores))
+                }
+
+                fn size(&self, x: Float) -> Float {
+                    if self.absolute { x.abs() } else { x }
+                }
+
+                fn dot(&self, a: &[Float], b: &[Float]) -> Float {
+                    a.iter().zip(b).map(|(a, b)| self.size(a * b)).sum()
+                }
+
+                fn pull_back(&self, i: usize, j: usize, top: Float, dscore: Float, to: [&mut [Float]; 3]) {
+                    let [dq, dk, dweights] = to;
+                    let d = self.case.head_dim;
+                    let unit = (d as Float).powf(-0.25);
+                    let (x, y) = (&self.queries[i].scaled, &self.keys[j].scaled);
+                    for m in 0..self.queries[i].projected.len() {
+                        let t = self.term(i, j, m);
+                        let weight = dscore * (t.log - top).exp();
+                        for c in 0..d {
+                            let w = self.weights[m * d + c];
+                            dq[c] += unit * weight * self.size(t.by_query * w);
+                            dk[c] += unit * weight * (self.size(t.by_key * w) + self.size(t.by_norm * y[c]));
+                            dweights[m * d + c] += weight * (self.size(t.by_query * x[c]) + self.size(t.by_key * y[c]));
+                        }
+                    }
+                }
+
+                fn term(&self, i: usize, j: usize, m: usize) -> Term {
+                    let (query, key) = (&self.queries[i], &self.keys[j]);
+                    let (u, w, norm) = (query.projected[m], key.projected[m], key.half_norm);
+                    let (value, log, by_query, by_key, by_norm) = match self.case.map.family() {
+                        Family::Exponential => (1.0, u + w - norm, 1.0, 1.0, -1.0),
+                        Family::Activation => {
+                            let value = self.phi(u) * self.phi(w);
+                            (value, 0.0, self.slope(u) * self.phi(w), self.phi(u) * self.slope(w), 0.0)
+                        }
+                        Family::Trigonometric => {
+                            let (sine, cosine) = (u - w).sin_cos();
+                            (cosine, norm, -sine, sine, cosine)
+                        }
+                    };
+                    if self.absolute && self.is_trigonometric() {
+                        // What is rounded is cos cos and sin sin, each up to 1 where their sum may vanish.
+                        return Term { value, counts: 1.0, log, by_query: 1.0, by_key: 1.0, by_norm: 1.0 };
+                    }
+                    if self.absolute && self.case.map == FeatureMap::Relu {
+                        // A feature may be far smaller than the products that its projection is the sum of.
+                        let size = |row: &Row, x: Float| self.phi(if x > 0.0 { row.sizes[m] } else { x });
+                        let (of_query, of_key) = (size(query, u), size(key, w));
+                        let (by_query, by_key) = (self.slope(u) * of_key, self.slope(w) * of_query);
+                        return Term { value, counts: of_query * of_key, log, by_query, by_key, by_norm };
+                    }
+                    Term { value, counts: self.size(value), log, by_query, by_key, by_norm }
+                }
+
+                fn is_trigonometric(&self) -> bool {
+                    self.case.map == FeatureMap::Trigonometric
+                }
+
+                fn phi(&self, x: Float) -> Float {
+                    let negative = if self.case.map == FeatureMap::Relu { 0.0 } else { x.min(0.0).exp() };
+                    self.case.epsilon as Float + x.max(0.0) + negative
+                }
+
+                fn slope(&self, x: Float) -> Float {
+                    match self.case.map {
+                        _ if x > 0.0 => 1.0,
+                        FeatureMap::Relu => 0.0,
+                        _ => x.exp(),
+                    }
+                }
+            }
+
+            fn row(x: &[Float], weights: &[Float]) -> Row {
+                let unit = (x.len() as Float).powf(-0.25);
+                let scaled: Vec<Float> = x.iter().map(|x| x * unit).collect();
+                let projected = weights.chunks(x.len()).map(|w| dot(w, &scaled)).collect();
+                let size = |w: &[Float]| w.iter().zip(&scaled).map(|(w, x)| (w * x).abs()).sum();
+                let sizes = weights.chunks(x.len()).map(size).collect();
+                let half_norm = 0.5 * dot(&scaled, &scaled);
+                Row { scaled, projected, sizes, half_norm }
+            }
+
+            fn dot(a: &[Float], b: &[Float]) -> Float {
+                a.iter().zip(b).map(|(a, b)| a * b).sum()
+            }
+        }
+    };
+}
+
+pairs!(narrow, f32);
+pairs!(wide, f64);
