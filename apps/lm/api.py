@@ -85,9 +85,7 @@ class Model:
         """
         network = self._loaded.network
         chosen = choose_method(network, method)
-        rows = score_records(
-            network, _records(records), chosen, batch_tokens=batch_tokens, deterministic=deterministic
-        )
+        rows = score_records(network, _records(records), chosen, batch_tokens=batch_tokens, deterministic=deterministic)
         return Table(list(rows))
 
 

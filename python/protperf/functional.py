@@ -167,7 +167,12 @@ def _usable(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     import numpy as np
 
     walks = array.dtype == dtype and array.dtype.isnative and array.flags.aligned and array.ndim == 4
-    if walks and array.size and array.strides[3] == array.itemsize and not any(s % array.itemsize for s in array.strides):
+    if (
+        walks
+        and array.size
+        and array.strides[3] == array.itemsize
+        and not any(s % array.itemsize for s in array.strides)
+    ):
         return array
     return np.ascontiguousarray(array, dtype)
 

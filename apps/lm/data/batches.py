@@ -32,9 +32,7 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def epoch_plan(
-    lengths: NDArray[np.int64], budget: int, crop: int, seed: int, epoch: int
-) -> list[NDArray[np.int64]]:
+def epoch_plan(lengths: NDArray[np.int64], budget: int, crop: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Indices of the sequences of each batch of an epoch.
 
     Args:
@@ -90,9 +88,7 @@ def causal_targets(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return positions[scored], targets[scored]
 
 
-def mask(
-    batch: Batch, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+def mask(batch: Batch, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Tokens with 15 % of the residues hidden (80 % mask, 10 % another residue, 10 % kept), the sites, their residues.
 
     Every batch has at least one site where it has a residue that can be scored.

@@ -198,9 +198,11 @@ class Attention(nn.Module):
         q, k, v = self.qkv(hidden).view(len(hidden), 3, c.num_heads, c.head_dim).permute(1, 2, 0, 3)[:, None]
         # |q|^2 = |k|^2 = temperature once attention has scaled both by D^-1/4: logits are temperature * cosine.
         length = (0.5 * self.log_temperature).exp()[:, None, None] * c.head_dim**0.25
-        return rotate(functional.normalize(q, dim=-1) * length, rotary), rotate(
-            functional.normalize(k, dim=-1) * length, rotary
-        ), v
+        return (
+            rotate(functional.normalize(q, dim=-1) * length, rotary),
+            rotate(functional.normalize(k, dim=-1) * length, rotary),
+            v,
+        )
 
 
 def rotations(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,7 +65,12 @@ def choose_method(network: Network, method: str) -> str:
 
 
 def score_records(
-    network: Network, records: Iterable[io.Record], method: str, *, batch_tokens: int = 4096, deterministic: bool = False
+    network: Network,
+    records: Iterable[io.Record],
+    method: str,
+    *,
+    batch_tokens: int = 4096,
+    deterministic: bool = False,
 ) -> Iterator[Row]:
     """Score records lazily, in their order.
 

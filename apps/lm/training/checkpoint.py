@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf.errors import CheckpointError, ConfigError
+from protperf.errors import CheckpointError, ConfigError, MissingFileError
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +134,26 @@ def verify(path: Path) -> Step:
     if isinstance(number, bool) or not isinstance(number, int):
         raise _broken(path / MANIFEST, "has no step number")
     return Step(path, number, manifest)
+
+
+def find(path: str | os.PathLike[str]) -> Step:
+    """The verified step that reading commands take: the best by validation of a run, or the step named.
+
+    Raises:
+        MissingFileError: no such directory; CheckpointError: a damaged file, named.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise MissingFileError(2, "no such run directory", os.fspath(path))
+    if (place / MANIFEST).exists() or _STEP.match(place.name):
+        return verify(place)
+    numbers = steps(place)
+    if not numbers:
+        raise CheckpointError(None, "holds no checkpoint; train one with protperf train", os.fspath(path))
+    newest = verify(place / f"step-{numbers[0]}")
+    progress = newest.manifest.get("progress")
+    best = progress.get("best_step") if isinstance(progress, dict) else None
+    return verify(place / f"step-{best}") if best in numbers and best != newest.number else newest
 
 
 def read_config(step: Step) -> dict[str, Any]:

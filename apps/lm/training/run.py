@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protperf.errors import CheckpointError, ConfigError, MissingFileError
+from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.data.store import TokenStore, read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
@@ -101,27 +101,12 @@ def load_run(path: str | os.PathLike[str]) -> LoadedModel:
     Raises:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
     """
-    step = find_step(path)
+    step = checkpoint.find(path)
     config = _config(step)
     network = Network(config)
     expected = {name: (_KINDS[t.dtype], tuple(t.shape)) for name, t in network.state_dict().items()}
     network.load_state_dict(checkpoint.read_tensors(step.path / "model.safetensors", expected))
     return LoadedModel(network.eval(), step)
-
-
-def find_step(path: str | os.PathLike[str]) -> checkpoint.Step:
-    """The verified step that reading commands take."""
-    place = Path(path)
-    if not place.exists():
-        raise MissingFileError(2, "No such run directory", os.fspath(path))
-    if (place / checkpoint.MANIFEST).exists() or place.name.startswith("step-"):
-        return checkpoint.verify(place)
-    numbers = checkpoint.steps(place)
-    if not numbers:
-        raise CheckpointError(None, "holds no checkpoint; train one with protperf train", os.fspath(path))
-    newest = checkpoint.verify(place / f"step-{numbers[0]}")
-    best = newest.manifest.get("progress", {}).get("best_step", newest.number)
-    return newest if best not in numbers or best == newest.number else checkpoint.verify(place / f"step-{best}")
 
 
 def _config(step: checkpoint.Step) -> ModelConfig:

@@ -1,0 +1,132 @@
+"""`protperf train`: from FASTA files to a run directory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_STOPPED = {2: 130, 15: 143}
+
+
+def run(
+    fasta: Annotated[
+        list[str], typer.Option(help="FASTA, plain or gz, xz, zst, bz2; - is standard input; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Run directory to make.")],
+    size: Annotated[str, typer.Option(help="nano, tiny, small, base, or a .toml file.")] = "nano",
+    objective: Annotated[str, typer.Option(help="masked, causal or both.")] = "both",
+    attention: Annotated[str, typer.Option(help="relu or softmax (linear in length), or exact.")] = "relu",
+    num_features: Annotated[int | None, typer.Option(help="Random features a head; default of the size.")] = None,
+    redraw_interval: Annotated[int, typer.Option(help="Steps between redraws of the features; 0 is never.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Train this many steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Train this many passes over the sequences.")] = None,
+    time: Annotated[str | None, typer.Option(help="Train this long, such as 90s, 20m, 1h30m.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens a batch.")] = 4096,
+    accumulate: Annotated[int, typer.Option(help="Batches an optimizer step.")] = 1,
+    crop: Annotated[int, typer.Option(help="Tokens of a sequence seen at once while training.")] = 1024,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 50,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.1,
+    dropout: Annotated[float, typer.Option(help="Dropout probability.")] = 0.0,
+    validate: Annotated[str, typer.Option(help="Fraction of the sequences to hold out, or a FASTA file.")] = "0.02",
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 chooses.")] = 0,
+    log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
+    residues: Annotated[str, typer.Option(help="Odd residues: map, strict or skip.")] = "map",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the directory.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in the directory.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
+    threads: Annotated[int | None, typer.Option("-j", "--threads", help="Threads; default: all cores.")] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no summary.")] = False,
+) -> int:
+    from protperf.lm.cli.common import set_threads
+    from protperf.lm.model.config import ModelConfig
+    from protperf.lm.training.options import TrainOptions, parse_duration
+    from protperf.lm.training.run import stored_options, train_run
+
+    set_threads(threads)
+    fraction, held = _validation(validate)
+    options = (
+        TrainOptions(
+            steps=steps,
+            epochs=epochs,
+            time_s=None if time is None else parse_duration(time),
+            batch_tokens=batch_tokens,
+            accumulate=accumulate,
+            crop=crop,
+            lr=lr,
+            warmup=warmup,
+            clip=clip,
+            weight_decay=weight_decay,
+            validate=fraction,
+            redraw_interval=redraw_interval,
+            checkpoint_every=checkpoint_every,
+            log_every=log_every,
+            seed=seed,
+        )
+        if not resume
+        else stored_options(out, _warn)
+    )
+    choices: dict[str, Any] = {"attention": attention, "objective": objective, "seed": seed, "dropout": dropout}
+    if num_features is not None:
+        choices["num_features"] = num_features
+    bar = _Bar(quiet, options.time_s)
+    outcome = train_run(
+        fasta,
+        out,
+        ModelConfig.from_size(size, **choices),
+        options,
+        validate=held,
+        residues=residues,
+        resume=resume,
+        force=force,
+        report=bar.report,
+        warn=_warn,
+    )
+    bar.close()
+    if not quiet:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
+        print(f"{outcome.run}: {outcome.steps} steps; {figures}", file=sys.stderr)
+    if outcome.signal is not None:
+        print(f"stopped and saved; continue with --resume", file=sys.stderr)
+        return _STOPPED.get(outcome.signal, 128 + outcome.signal)
+    return 0
+
+
+def _validation(text: str) -> tuple[float, str | None]:
+    try:
+        return float(text), None
+    except ValueError:
+        return 0.02, text
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class _Bar:
+    """A progress bar on a terminal: loss, tokens a second, time left."""
+
+    def __init__(self, quiet: bool, time_s: float | None) -> None:
+        from tqdm import tqdm
+
+        shown = sys.stderr.isatty() and not quiet
+        self._bar = tqdm(total=None, unit="step", disable=not shown, dynamic_ncols=True, file=sys.stderr)
+        self._facts: dict[str, str] = {}
+
+    def report(self, line: dict[str, Any]) -> None:
+        if line.get("total_steps") and self._bar.total != line["total_steps"]:
+            self._bar.total = line["total_steps"]
+        if "loss" in line:
+            self._facts |= {"loss": f"{line['loss']:.3f}", "tokens/s": f"{line['tokens_per_s']:.0f}"}
+        for name in ("val_perplexity", "val_perplexity_masked"):
+            if name in line:
+                self._facts[name.replace("perplexity", "ppl")] = f"{line[name]:.2f}"
+        self._bar.set_postfix(self._facts, refresh=False)
+        self._bar.update(line["step"] - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
