@@ -44,13 +44,13 @@ class Table:
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame; pandas is imported here."""
-        import pandas
+        import pandas  # type: ignore[import-untyped]
 
         return pandas.DataFrame(self._columns())
 
     def to_polars(self) -> Any:
         """A polars DataFrame; polars is imported here."""
-        import polars
+        import polars  # type: ignore[import-not-found]
 
         return polars.DataFrame(self._columns())
 

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(_HELP.format(commands=listed), end="")
         return 0
     if words[0] in ("--version", "-V"):
-        from protperf._native import __version__
+        from protperf import __version__
 
         print(f"protperf {__version__}")
         return 0

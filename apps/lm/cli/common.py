@@ -11,7 +11,6 @@ def set_threads(threads: int | None) -> int:
     """Threads of torch and of the kernels: `-j`, else PROTPERF_NUM_THREADS, else the cores this process may use."""
     import torch
 
-    from protperf import _native  # noqa: F401  (the package is whole)
     from protperf.functional import build_info
 
     if threads is not None:

@@ -14,6 +14,7 @@ def run(
     model: Annotated[Path, typer.Argument(help="Run directory, or one step of it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
+    """Print the facts of the step that reading commands would take."""
     from protperf.lm.training import checkpoint
 
     step = checkpoint.find(model)

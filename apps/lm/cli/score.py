@@ -26,6 +26,7 @@ def run(
     threads: Annotated[int | None, typer.Option("-j", "--threads", help="Threads; default: all cores.")] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no notes.")] = False,
 ) -> int:
+    """Write one row for each record, in their order."""
     from protperf import io
     from protperf.lm.cli.common import set_threads
     from protperf.lm.scoring.score import COLUMNS, choose_method, score_records

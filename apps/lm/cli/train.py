@@ -42,6 +42,7 @@ def run(
     threads: Annotated[int | None, typer.Option("-j", "--threads", help="Threads; default: all cores.")] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no summary.")] = False,
 ) -> int:
+    """Train into a run directory; the options are those of `TrainOptions` and of the model."""
     from protperf.lm.cli.common import set_threads
     from protperf.lm.model.config import ModelConfig
     from protperf.lm.training.options import TrainOptions, parse_duration
@@ -91,7 +92,7 @@ def run(
         figures = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
         print(f"{outcome.run}: {outcome.steps} steps; {figures}", file=sys.stderr)
     if outcome.signal is not None:
-        print(f"stopped and saved; continue with --resume", file=sys.stderr)
+        print("stopped and saved; continue with --resume", file=sys.stderr)
         return _STOPPED.get(outcome.signal, 128 + outcome.signal)
     return 0
 

@@ -8,6 +8,7 @@ in the range where they estimate well.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -72,15 +73,18 @@ class Network(nn.Module):
         positions = torch.arange(state.position, state.position + len(tokens))
         rotary = rotations(positions, self.config.head_dim)
         hidden = self._embed(tokens, CAUSAL)
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self._layers()):
             hidden = block.causal_chunk(hidden, rotary, state, layer)
         state.position += len(tokens)
         return self._logits(hidden)
 
     def redraw(self, draw: int) -> None:
         """Replace the random directions of every layer and head by draw number `draw`."""
-        for block in self.blocks:
+        for block in self._layers():
             block.attention.redraw(draw)
+
+    def _layers(self) -> Iterator[Block]:
+        return (block for block in self.blocks if isinstance(block, Block))
 
     def _embed(self, tokens: torch.Tensor, mode: int) -> torch.Tensor:
         return self.embedding(tokens.long()) + self.mode.weight[mode]

@@ -1,8 +1,8 @@
 """Log-likelihoods of sequences: `ll` left to right, `pll` every residue given all others.
 
-`ll` starts at p(x1 given BOS) and leaves EOS out; probabilities are over the whole vocabulary. B, Z, J and X are context
-and are not scored. Sequences are packed, never padded; a long one is read in chunks with carried state, so memory does
-not grow with its length.
+`ll` starts at p(x1 given BOS) and leaves EOS out; probabilities are over the whole vocabulary. B, Z, J and X are
+context and are not scored. Sequences are packed, never padded; a long one is read in chunks with carried state, so
+memory does not grow with its length.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def score_records(
 
 
 def log_likelihoods(network: Network, sequences: list[NDArray[np.uint8]]) -> list[NDArray[np.float64]]:
-    """log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
+    """Log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
     if len(sequences) == 1 and len(sequences[0]) + 2 > CHUNK:
         return [_chunked(network, sequences[0], CHUNK)]
     framed = [frame(x)[:-1] for x in sequences]
@@ -116,7 +116,7 @@ def _chunked(network: Network, residues: NDArray[np.uint8], chunk: int) -> NDArr
 
 
 def pseudo_log_likelihoods(network: Network, residues: NDArray[np.uint8], budget: int = 16384) -> NDArray[np.float64]:
-    """log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
+    """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
     framed = frame(residues)
     sites = np.flatnonzero((residues >= FIRST_RESIDUE) & (residues <= LAST_SCORED))
     found = np.full(len(residues), math.nan)

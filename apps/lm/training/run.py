@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import CheckpointError, ConfigError
-from protperf.lm.data.store import TokenStore, read_store, split
+from protperf.lm.data.store import read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
 from protperf.lm.training import checkpoint

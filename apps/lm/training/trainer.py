@@ -61,7 +61,7 @@ class Trainer:
         self.network = Network(config)
         decayed = [p for p in self.network.parameters() if p.dim() >= 2]
         others = [p for p in self.network.parameters() if p.dim() < 2]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay)
         self.progress = Progress(total_steps=options.steps)
         self.unigram = train.unigram()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -145,11 +147,7 @@ def softmax_attention(
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     if cu_seqlens is not None:
         borders = cu_seqlens.tolist()
-        parts = [
-            _dense(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], causal, None)
-            for a, b in zip(borders, borders[1:], strict=False)
-            if b > a
-        ]
+        parts = [_dense(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], causal, None) for a, b in pairwise(borders) if b > a]
         return torch.cat(parts, 2) if parts else _dense(q, k, v, causal, None)
     return _dense(q, k, v, causal, key_padding_mask)
 

@@ -76,21 +76,52 @@ def favor_attention(
 
     Shapes as there. Source: Choromanski et al. 2021, arXiv:2009.14794.
     """
-    group = q.shape[1] // max(k.shape[1], 1)
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    seen = visible(q.shape[2], k.shape[2], causal, cu_seqlens, key_padding_mask, q.device)
+    q, k, v, seen, poisoned = _prepare(q, k, v, causal, cu_seqlens, key_padding_mask)
     if feature_map in EXPONENTIAL:
         assert omega is not None
         a, b = log_weights(q, k, omega, feature_map)
-        logits = torch.logsumexp(a[:, :, :, None, :] + b[:, :, None, :, :], -1)
-        logits = logits.masked_fill(~seen, -torch.inf)
-        top = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min).detach()
-        scores = torch.exp(logits - top)
+        scores = _exp(torch.logsumexp(a[:, :, :, None, :] + b[:, :, None, :, :], -1), seen)
     else:
         scores = _scores(q, k, omega, feature_map, kernel_epsilon).masked_fill(~seen, 0.0)
+    return _mean(scores, v, poisoned)
+
+
+def _prepare(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool,
+    cu_seqlens: torch.Tensor | None,
+    key_padding_mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Shared keys repeated, rows that are not finite set to 0 (0 * NaN would reach rows that do not see them), who
+    sees whom [B,H,L,S], and the outputs [B,H,L,1] that see a row that is not finite.
+    """
+    group = q.shape[1] // max(k.shape[1], 1)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    seen = visible(q.shape[2], k.shape[2], causal, cu_seqlens, key_padding_mask, q.device)
+    bad_query = ~q.isfinite().all(-1, keepdim=True)
+    bad_key = ~(k.isfinite().all(-1, keepdim=True) & v.isfinite().all(-1, keepdim=True))
+    poisoned = (bad_query & seen.any(-1, keepdim=True)) | (seen & bad_key.mT).any(-1, keepdim=True)
+    q = q.masked_fill(bad_query, 0.0)
+    return q, k.masked_fill(bad_key, 0.0), v.masked_fill(bad_key, 0.0), seen, poisoned
+
+
+def _exp(logits: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Exp of what is seen, less the greatest of its row; 0 elsewhere."""
+    if logits.shape[-1] == 0:
+        return logits
+    logits = logits.masked_fill(~seen, -torch.inf)
+    top = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min).detach()
+    return torch.exp(logits - top)
+
+
+def _mean(scores: torch.Tensor, v: torch.Tensor, poisoned: torch.Tensor) -> torch.Tensor:
+    """The mean of v weighted by scores; 0 where the weights are 0, NaN where a row that is not finite was seen."""
     total = scores.sum(-1, keepdim=True)
     empty = total == 0
-    return torch.where(empty, 0.0, (scores @ v) / torch.where(empty, 1.0, total))
+    out = torch.where(empty, 0.0, (scores @ v) / torch.where(empty, 1.0, total))
+    return out.masked_fill(poisoned, torch.nan)
 
 
 def _scores(
@@ -121,11 +152,5 @@ def softmax_attention(
     key_padding_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Exact attention over explicit pairs; a row that sees no key gives 0."""
-    group = q.shape[1] // max(k.shape[1], 1)
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    seen = visible(q.shape[2], k.shape[2], causal, cu_seqlens, key_padding_mask, q.device)
-    logits = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~seen, -torch.inf)
-    top = logits.amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min).detach() if k.shape[2] else 0.0
-    scores = torch.exp(logits - top)
-    total = scores.sum(-1, keepdim=True)
-    return torch.where(total == 0, 0.0, (scores @ v) / torch.where(total == 0, 1.0, total))
+    q, k, v, seen, poisoned = _prepare(q, k, v, causal, cu_seqlens, key_padding_mask)
+    return _mean(_exp(q @ k.mT / math.sqrt(q.shape[-1]), seen), v, poisoned)
