@@ -20,6 +20,8 @@ DATA = Path("examples/data")
 RUN = Path("runs/demo")
 PROTEINS, SCORES, CURVE = (RUN.with_name(f"demo-{name}") for name in ("proteins.fasta", "scores.tsv", "loss.png"))
 UNIFORM = 20.0  # perplexity of guessing among the twenty residues
+# At most this much of the others' perplexity: a model that knows only the composition does not get there.
+LEARNT = 0.9
 
 NEXT = f"""\
 What to type next (after `source .venv/bin/activate`):
@@ -71,13 +73,13 @@ def proteins() -> list[SeqRecord]:
 
 
 def report(rows: list[dict[str, str]]) -> bool:
-    """Print the table and what it says; whether myoglobin has the lowest perplexity."""
+    """Print the table and what it says; whether myoglobin is clearly the most likely of the three."""
     what = ["human myoglobin", "the same residues, shuffled", "E. coli dihydrofolate reductase"]
     print(f"\n{'protein':<34}{'residues':>9}{'nats/residue':>14}{'perplexity':>12}")
     for name, row in zip(what, rows, strict=True):
         print(f"{name:<34}{row['len']:>9}{float(row['ll_per_residue']):>14.3f}{float(row['ppl']):>12.2f}")
     globin, *others = (float(row["ppl"]) for row in rows)
-    learnt = globin < min(others) and globin < UNIFORM
+    learnt = globin < LEARNT * min(others)
     if learnt:
         print(
             "\nPerplexity is the number of residues the model wavers between at each position; guessing gives"
@@ -85,7 +87,11 @@ def report(rows: list[dict[str, str]]) -> bool:
             " are shuffled: it has\nlearnt what a globin looks like, from relatives that are at most 54 % identical."
         )
     else:
-        print("\nThe model does not tell myoglobin from the other two: something is wrong.", file=sys.stderr)
+        print(
+            "\nThe model does not tell myoglobin from the other two yet. Was the machine busy with something else?"
+            f"\n{RUN}/metrics.jsonl says how many steps it got; some hundred are needed.",
+            file=sys.stderr,
+        )
     return learnt
 
 
