@@ -117,7 +117,7 @@ impl<E: CpuElement> Sweep<'_, E> {
                 a: &b.gradient,
                 a_row: 1,
                 a_depth: PANEL,
-                b: &b.reader.x[1 + rows.start * self.widths.input_row()..],
+                b: &b.reader.x[rows.start * self.widths.input_row()..],
                 b_row: self.widths.input_row(),
                 rows: extent.features,
                 depth: rows.len(),
@@ -140,7 +140,7 @@ impl<E: CpuElement> Sweep<'_, E> {
         let b = &mut *self.buffers;
         for row in rows {
             let sum = sum_of(&b.norms[row * PAD..][..PAD]) * scale;
-            let x = &b.reader.x[row * input_row + 1..][..self.widths.head_dim];
+            let x = &b.reader.x[row * input_row..][..self.widths.head_dim];
             for (g, &x) in b.input_gradient[row * padded_head..].iter_mut().zip(x) {
                 *g += sum * x;
             }

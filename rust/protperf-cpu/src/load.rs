@@ -84,9 +84,9 @@ pub fn load_inputs<E: CpuElement>(
     let scale = E::from_f64(0.5 / (d as f64).sqrt() * std::f64::consts::LOG2_E);
     for r in 0..rows {
         let row = &mut side.x[r * widths.input_row()..][..1 + d];
-        from.copy(low + r, &mut row[1..]);
+        from.copy(low + r, &mut row[..d]);
         let mut squares = [E::ZERO; 8];
-        for block in row[1..].chunks_mut(8) {
+        for block in row[..d].chunks_mut(8) {
             for (sum, x) in squares.iter_mut().zip(block) {
                 *x = if *x > limit { limit } else { *x };
                 *x = if *x < -limit { -limit } else { *x };
@@ -99,7 +99,7 @@ pub fn load_inputs<E: CpuElement>(
             (true, Family::Trigonometric) => (E::ZERO, half_norm),
             _ => (E::ZERO, E::ZERO),
         };
-        row[0] = in_column;
+        row[d] = in_column;
         side.log[r] = in_log;
         side.shift[r] = E::ZERO;
         side.live[r] = true;

@@ -354,20 +354,19 @@ fn project<E: CpuElement>(
     norm: bool,
     spare: &mut [E],
 ) {
-    let first = usize::from(!(norm && widths.map.family() == Family::Exponential));
-    let depth = 1 + widths.head_dim;
+    let depth = widths.head_dim + usize::from(norm && widths.map.family() == Family::Exponential);
     let panels = widths.projection_panels();
     for panel in 0..panels {
         let extent = widths.extent(panel, rows);
         let product = Product {
-            a: &side.x[first..],
+            a: &side.x,
             a_row: widths.input_row(),
             a_depth: 1,
-            b: &weights.columns[(panel * depth + first) * PANEL..],
+            b: &weights.columns[panel * (widths.head_dim + 1) * PANEL..],
             b_row: PANEL,
             rows,
             cols: extent.width(),
-            depth: depth - first,
+            depth,
             mode: Mode::Store,
             part: Part::Full,
         };

@@ -34,7 +34,7 @@ impl Widths {
     pub fn padded_head(&self) -> usize {
         self.head_dim.next_multiple_of(PAD)
     }
-    /// Distance of two rows of inputs: one column for the norm, then D.
+    /// Distance of two rows of inputs: D, then one column for the norm.
     pub fn input_row(&self) -> usize {
         self.padded_head() + PAD
     }
@@ -78,7 +78,8 @@ impl Widths {
 
 /// Packed directions of one head.
 pub struct Weights<E> {
-    /// `[panel][1 + D][PANEL]`: a row of ones for the norm, then the scaled directions transposed.
+    /// `[panel][D + 1][PANEL]`: the scaled directions transposed, then a row of ones for the norm. The norm comes last
+    /// because it may be far larger than the products, which would round to its last place one after another.
     pub columns: Vec<E>,
     /// `[panel][PANEL][padded D]`: directions times D^-1/4, for gradients of inputs.
     pub rows: Vec<E>,
@@ -106,9 +107,9 @@ impl<E: CpuElement> Weights<E> {
         for (m, direction) in directions.chunks_exact(d).enumerate() {
             let (panel, lane) = (m / PANEL, m % PANEL);
             let column = &mut columns[panel * (1 + d) * PANEL..][..(1 + d) * PANEL];
-            column[lane] = E::ONE;
+            column[d * PANEL + lane] = E::ONE;
             for (j, &w) in direction.iter().enumerate() {
-                column[(1 + j) * PANEL + lane] = E::from_f64(w * scale);
+                column[j * PANEL + lane] = E::from_f64(w * scale);
                 rows[m * widths.padded_head() + j] = E::from_f64(w * input_scale);
             }
         }

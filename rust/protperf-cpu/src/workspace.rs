@@ -22,7 +22,7 @@ pub fn try_filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
 
 /// Rows of one chunk on one side of the attention, in the units of the sweeps.
 pub struct Side<E> {
-    /// Inputs `[CHUNK][input_row]`: minus the norm term, then the row.
+    /// Inputs `[CHUNK][input_row]`: the row, then minus the norm term.
     pub x: Vec<E>,
     /// Projections in panels, `[panel][CHUNK][PANEL]`: log-features in bits, or cosines and sines, or plain.
     pub y: Vec<E>,
