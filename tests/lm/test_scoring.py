@@ -1,0 +1,145 @@
+"""Scores against brute force: every number has a definition, and every definition a slow twin here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config
+
+from protperf import io
+from protperf.errors import ConfigError
+from protperf.lm.alphabet import BOS, EOS, MASK, VOCAB_SIZE
+from protperf.lm.model.config import ATTENTIONS
+from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
+from protperf.lm.scoring import score
+
+
+def network(attention: str = "relu", **choices: object) -> Network:
+    """A network with weights large enough that its predictions differ from site to site."""
+    net = Network(small_config(attention=attention, **choices)).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+    return net
+
+
+def residues(length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, 23, length).astype(np.uint8)
+
+
+class Planted(torch.nn.Module):
+    """Predicts, with probability nearly 1, the token after the last seen one in the alphabet: a shift by one shows."""
+
+    config = small_config()
+
+    def forward(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int) -> torch.Tensor:
+        logits = torch.zeros(len(tokens), VOCAB_SIZE)
+        if mode == CAUSAL:
+            follows = torch.where(tokens == BOS, 3, tokens.long() + 1)
+        else:
+            # A masked site follows its left neighbour.
+            left = torch.cat([torch.tensor([BOS]), tokens[:-1].long()])
+            follows = torch.where(left == BOS, 3, left + 1)
+        logits[torch.arange(len(tokens)), follows.clamp_max(VOCAB_SIZE - 1)] = 30.0
+        return logits
+
+
+@pytest.mark.parametrize("method", ["ll", "pll"])
+def test_a_planted_model_scores_its_own_sequence_with_certainty(method: str) -> None:
+    ladder = np.arange(3, 15, dtype=np.uint8)
+    records = [io.Record(0, "ladder", "", ladder, 0, "", 0), io.Record(1, "back", "", ladder[::-1].copy(), 0, "", 0)]
+    good, bad = score.score_records(Planted(), records, method)
+    assert good.ll == pytest.approx(0.0, abs=1e-9)
+    assert bad.ll < -25 * (len(ladder) - 1)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_ll_in_chunks_is_ll_whole_is_ll_token_by_token(attention: str) -> None:
+    net, x = network(attention), residues(150)
+    whole = score.log_likelihoods(net, [x])[0]
+    for chunk in (1, 7, 64, 100):
+        np.testing.assert_allclose(score._chunked(net, x, chunk), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_ll_is_the_sum_of_next_token_log_probabilities(attention: str) -> None:
+    net, x = network(attention), residues(20)
+    found = score.log_likelihoods(net, [x])[0]
+    for i in range(len(x)):
+        prefix = torch.tensor([BOS, *x[:i].tolist()])
+        with torch.no_grad():
+            logits = net(prefix, torch.tensor([0, len(prefix)]), CAUSAL)[-1]
+        assert found[i] == pytest.approx(float(torch.log_softmax(logits, -1)[int(x[i])]), abs=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_pll_masks_each_site_alone(attention: str) -> None:
+    net, x = network(attention), residues(18)
+    found = score.pseudo_log_likelihoods(net, x, budget=50)
+    for i in range(len(x)):
+        tokens = torch.tensor([BOS, *x.tolist(), EOS])
+        tokens[i + 1] = MASK
+        with torch.no_grad():
+            logits = net(tokens, torch.tensor([0, len(tokens)]), MASKED)[i + 1]
+        assert found[i] == pytest.approx(float(torch.log_softmax(logits, -1)[int(x[i])]), abs=1e-5)
+
+
+def test_scores_do_not_depend_on_batch_mates_or_order() -> None:
+    net = network()
+    records = [io.Record(i, f"r{i}", "", residues(10 + 13 * i, i), 0, "", 0) for i in range(8)]
+    alone = {row.id: row for row in score.score_records(net, records, "ll", deterministic=True)}
+    for batch_tokens, order in ((50, 1), (200, -1), (10_000, 1)):
+        for row in score.score_records(net, records[::order], "ll", batch_tokens=batch_tokens):
+            assert row.ll_per_residue == pytest.approx(alone[row.id].ll_per_residue, abs=1e-5)
+    for row in score.score_records(net, records[::-1], "ll", batch_tokens=77, deterministic=True):
+        assert row.ll == alone[row.id].ll
+
+
+def test_ambiguous_residues_are_context_and_an_empty_record_is_nan(fasta: Path) -> None:
+    net = network()
+    tokens, flags = io.encode("ACXBZJUO")
+    empty = io.Record(1, "none", "", np.empty(0, np.uint8), 0, "", 0)
+    row, nothing = score.score_records(net, [io.Record(0, "odd", "", tokens, flags, "", 0), empty], "ll")
+    assert (row.len, row.scored) == (8, 4)
+    assert (nothing.len, nothing.scored) == (0, 0)
+    assert math.isnan(nothing.ll) and math.isnan(nothing.ppl)
+    rows = list(score.score_records(net, io.scan(fasta), "ll"))
+    assert [row.n for row in rows] == list(range(40))
+
+
+def test_a_method_that_was_not_trained_is_refused_with_the_other_name() -> None:
+    with pytest.raises(ConfigError, match="pll"):
+        score.choose_method(network(objective="masked"), "ll")
+    with pytest.raises(ConfigError, match="--method ll"):
+        score.choose_method(network(objective="causal"), "pll")
+    assert score.choose_method(network(objective="both"), "auto") == "ll"
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_later_token_changes_no_bit_of_an_earlier_prediction(attention: str) -> None:
+    net, x = network(attention), torch.from_numpy(residues(90))
+    changed = x.clone()
+    changed[50] = 3 if x[50] != 3 else 4
+    borders = torch.tensor([0, len(x)])
+    with torch.no_grad():
+        first, second = net(x, borders, CAUSAL), net(changed, borders, CAUSAL)
+    if attention == "exact":
+        # torch's own kernel makes no promise of bits.
+        torch.testing.assert_close(first[:50], second[:50], atol=1e-6, rtol=0)
+    else:
+        assert torch.equal(first[:50], second[:50])
+    assert not torch.equal(first[50:], second[50:])
+
+
+def test_a_chunk_state_continues_where_it_stopped() -> None:
+    net, x = network("softmax"), torch.from_numpy(residues(40))
+    state = ChunkState()
+    with torch.no_grad():
+        net.causal_chunk(x[:10], state)
+        net.causal_chunk(x[10:], state)
+    assert state.position == 40
