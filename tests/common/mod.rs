@@ -1,11 +1,12 @@
 //! Cases that the tests of attention share, and an independent writing of attention as sums over pairs.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod kernel;
 mod pairs;
 
-pub use pairs::{narrow::plain as plain_f32, wide::magnitudes, wide::plain};
+pub use pairs::narrow::plain as plain_f32;
+pub use pairs::wide::{magnitudes, plain};
 
 use protperf::rng::Stream;
 use protperf::{Element, FavorArgs, FeatureMap, Omega, TensorRef};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -136,13 +137,14 @@ def test_every_flipped_bit_is_found(saved: Path) -> None:
         data = bytearray(good)
         data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)
-        try:
-            step = checkpoint.verify(newest)
-        except CheckpointError as error:
-            assert newest.name in os.fspath(error.filename)
+        if path.name != checkpoint.MANIFEST:
+            with pytest.raises(CheckpointError) as caught:
+                checkpoint.verify(newest)
+            assert newest.name in os.fspath(caught.value.filename)
         else:
-            # A bit of the manifest's own facts: JSON that still says the same of every file.
-            assert path.name == checkpoint.MANIFEST and step.number == int(newest.name.removeprefix("step-"))
+            # A flip among the manifest's own facts may leave JSON that still says the same of every file.
+            with contextlib.suppress(CheckpointError):
+                assert checkpoint.verify(newest).number == int(newest.name.removeprefix("step-"))
         path.write_bytes(good)
 
 
@@ -164,8 +166,8 @@ def test_resume_passes_over_a_damaged_step_and_names_it(saved: Path, fasta: Path
     options = TrainOptions(**OPTIONS)
     train_run(fasta, saved, small_config(dropout=0.1), options, resume=True, warn=told.append)
     assert any(f"step-{newest}/trainer.safetensors" in text for text in told)
+    (saved / f"step-{STEPS}" / "config.json").write_bytes(b"{}")
     with pytest.raises(CheckpointError):
-        (saved / f"step-{STEPS}" / "config.json").write_bytes(b"{}")
         load_run(saved)
 
 
