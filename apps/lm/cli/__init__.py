@@ -1,14 +1,20 @@
 """The command `protperf`: parse, run, report. One row of COMMANDS is one command; its code is imported when it runs.
 
-Exit codes: 0 done, 1 bad data, 2 usage, 3 files, 4 resources, 5 records rejected, 130 and 143 interrupted.
+A command module has `run`, whose signature typer reads, or `main(words)`, which parses for itself: importing typer takes
+longer than `info` may. Exit codes: 0 done, 1 bad data, 2 usage, 3 files, 4 resources, 5 records rejected, 130 and 143
+interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
+from typing import Any, NoReturn
 
 COMMANDS = {
     "train": "Train a model on your own sequences.",
@@ -17,6 +23,14 @@ COMMANDS = {
     "doctor": "Check this installation and this machine.",
 }
 EXIT_DATA, EXIT_USAGE, EXIT_FILES, EXIT_RESOURCES, EXIT_REJECTED = 1, 2, 3, 4, 5
+
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "check its permissions",
+    errno.EISDIR: "name a file in it",
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "free some space and run again",
+}
 
 _HELP = """\
 usage: protperf COMMAND [OPTIONS]
@@ -43,61 +57,118 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except OSError as error:
+        return _file_failure(error)
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("--help", "-h", "help"):
         listed = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
         print(_HELP.format(commands=listed), end="")
         return 0
     if words[0] in ("--version", "-V"):
-        from protperf import __version__
+        from protperf._native import __version__
 
         print(f"protperf {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        return _unknown(words[0])
+        kind = "option" if words[0].startswith("-") else "command"
+        hint = _closest(words[0], [*COMMANDS, "--help", "--version"]) or f"commands are {', '.join(COMMANDS)}"
+        return _fail(f"unknown {kind} {words[0]!r}; {hint}", EXIT_USAGE)
+    signal.signal(signal.SIGTERM, _terminate)
     return _guarded(words[0], words[1:])
 
 
-def _unknown(word: str) -> int:
-    import difflib
-
-    close = difflib.get_close_matches(word, [*COMMANDS, "--help", "--version"], 1)
-    hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
-    print(
-        f"protperf: error: unknown {'option' if word.startswith('-') else 'command'} {word!r}; {hint}", file=sys.stderr
-    )
-    return EXIT_USAGE
+def _terminate(number: int, frame: object) -> NoReturn:
+    """SIGTERM unwinds like Ctrl-C, so that what is written stays whole."""
+    raise SystemExit(128 + number)
 
 
 def _guarded(name: str, words: list[str]) -> int:
     """Run a command; every failure is one plain line and its exit code."""
-    import typer
-    from typer.exceptions import TyperException
-
     from protperf import errors
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(name, help=COMMANDS[name])(import_module(f"protperf.lm.cli.{name}").run)
-    command = typer.main.get_command(app)
     try:
-        return int(command.main(words, prog_name=f"protperf {name}", standalone_mode=False) or 0)
-    except TyperException as error:
-        text = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _fail(f"{text.rstrip('.')} (see protperf {name} --help)", EXIT_USAGE)
-    except typer.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+        return _runner(name, import_module(f"protperf.lm.cli.{name}"))(words)
+    except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except MemoryError as error:
-        return _fail(f"out of memory: {error}", EXIT_RESOURCES)
+        return _fail(f"out of memory{f': {error}' if str(error) else ''}; try a smaller --batch-tokens", EXIT_RESOURCES)
     except errors.DeviceError as error:
         return _fail(str(error), EXIT_RESOURCES)
     except OSError as error:
-        named = f"{os.fspath(error.filename)}: " if error.filename is not None else ""
-        return _fail(f"{named}{error.strerror or error}", EXIT_FILES)
+        return _file_failure(error)
     except errors.ConfigError as error:
         return _fail(str(error), EXIT_USAGE)
     except errors.Error as error:
         return _fail(str(error), EXIT_DATA)
+    except RuntimeError as error:
+        # torch has no exception of its own for this.
+        if "allocate memory" not in str(error):
+            raise
+        return _fail("out of memory; try a smaller --batch-tokens", EXIT_RESOURCES)
+
+
+def _runner(name: str, module: ModuleType) -> Callable[[list[str]], int]:
+    if hasattr(module, "main"):
+        return module.main  # type: ignore[no-any-return]
+    return lambda words: _run_typer(name, module, words)
+
+
+def _run_typer(name: str, module: ModuleType, words: list[str]) -> int:
+    import typer
+    from typer.exceptions import TyperException
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(name, help=COMMANDS[name])(module.run)
+    command: Any = typer.main.get_command(app)
+    try:
+        return int(command.main(words, prog_name=f"protperf {name}", standalone_mode=False) or 0)
+    except TyperException as error:
+        return _fail(f"{_usage(error, command)} (see protperf {name} --help)", EXIT_USAGE)
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        return _fail("interrupted", 130)
+
+
+def _usage(error: Exception, command: Any) -> str:
+    word = getattr(error, "option_name", None)
+    if word is not None and type(error).__name__ == "NoSuchOption":
+        known = [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
+        hint = _closest(word, known)
+        return f"unknown option {word}{f'; {hint}' if hint else ''}"
+    text = str(error.format_message() if hasattr(error, "format_message") else error).rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _closest(word: str, known: list[str]) -> str | None:
+    import difflib
+
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {close[0]}?" if close else None
+
+
+def _file_failure(error: OSError) -> int:
+    named = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
+    if not named and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        named = "standard output: "
+    remedy = _REMEDIES.get(error.errno or 0)
+    code = _fail(f"{named}{error.strerror or error}{f'; {remedy}' if remedy else ''}", EXIT_FILES)
+    _give_up_stdout()
+    return code
+
+
+def _give_up_stdout() -> None:
+    """Whatever a full disk left in the buffer of standard output must not fail again when Python ends."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(message: str, code: int) -> int:

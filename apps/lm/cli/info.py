@@ -1,40 +1,56 @@
-"""`protperf info`: what a trained model is, from its manifest and headers alone."""
+"""`protperf info`: what a trained model is, from its manifest and headers alone. Imports neither torch nor typer."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-from pathlib import Path
-from typing import Annotated
+from typing import Any, NoReturn
 
-import typer
+from protperf.errors import ConfigError
 
 
-def run(
-    model: Annotated[Path, typer.Argument(help="Run directory, or one step of it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> int:
-    """Print the facts of the step that reading commands would take."""
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see protperf info --help)")
+
+
+def main(words: list[str]) -> int:
+    """Print the facts of a model; returns the exit code."""
+    parser = _Parser("protperf info", description="Show what a trained model is.", allow_abbrev=False)
+    parser.add_argument("model", help="run directory, or one step of it")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        given, unknown = parser.parse_known_args(words)
+    except SystemExit as error:  # --help
+        return int(error.code or 0)
+    if unknown:
+        parser.error(f"unknown option {unknown[0]}; did you mean --json?")
+    facts = _facts(given.model)
+    if given.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:<15} {value}")
+    return 0
+
+
+def _facts(model: str) -> dict[str, Any]:
     from protperf.lm.training import checkpoint
 
     step = checkpoint.find(model)
     config = checkpoint.read_config(step)
     header = checkpoint.read_header(step.path / "model.safetensors")
     parameters = sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(".omega"))
-    facts = {
+    return {
         "path": str(step.path),
         "step": step.number,
         "parameters": parameters,
         **config,
+        "model_sha256": step.manifest["files"]["model.safetensors"]["sha256"],
         "data_sha256": step.manifest.get("data_sha256"),
         "trained_tokens": step.manifest.get("progress", {}).get("tokens"),
         "version": step.manifest.get("version"),
         "torch": step.manifest.get("torch"),
         "isa": step.manifest.get("isa"),
     }
-    if as_json:
-        print(json.dumps(facts, indent=1))
-        return 0
-    for name, value in facts.items():
-        print(f"{name:<15} {value}")
-    return 0
