@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from protperf.errors import ConfigError, DtypeError, ShapeError
 
@@ -100,11 +102,11 @@ def check_visibility(
         raise ShapeError(f"cu_seqlens needs batch 1 and L = S, but batch is {q[0]}, L {q[2]} and S {k[2]}")
 
 
-def check_epsilon(kernel_epsilon: float | None) -> float | None:
+def check_epsilon(kernel_epsilon: Any) -> float | None:
     """A float, or None for the map's own."""
     if kernel_epsilon is None:
         return None
-    if isinstance(kernel_epsilon, bool) or not isinstance(kernel_epsilon, (int, float)):
+    if isinstance(kernel_epsilon, bool) or not isinstance(kernel_epsilon, numbers.Real):
         raise DtypeError(f"kernel_epsilon must be a number, not {type(kernel_epsilon).__name__}")
     return float(kernel_epsilon)
 

@@ -1,5 +1,6 @@
 """NumPy in and out: values against the reference over pairs, types, special rows."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_importing_protperf_imports_neither_numpy_nor_torch():
 def test_numpy_attention_does_not_import_torch():
     code = (
         "import sys, numpy as np, protperf; x = np.ones((1, 1, 3, 4)); omega = protperf.draw_projection(5, 4);"
-        "protperf.favor_attention(x, x, x, omega); protperf.softmax_attention(x, x, x); sys.exit('torch' in sys.modules)"
+        "protperf.favor_attention(x, x, x, omega); protperf.softmax_attention(x, x, x);sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -105,7 +106,7 @@ def test_packed_segments_equal_separate_calls(feature_map):
     borders = np.array([0, 0, 13, 14, 14, 50])
     for causal in (False, True):
         packed = protperf.favor_attention(q, k, v, omega, feature_map=feature_map, causal=causal, cu_seqlens=borders)
-        for a, b in zip(borders[:-1], borders[1:], strict=True):
+        for a, b in itertools.pairwise(borders):
             alone = protperf.favor_attention(
                 q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], omega, feature_map=feature_map, causal=causal
             )

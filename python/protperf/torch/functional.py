@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import itertools
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from protperf import _arguments, _native
-from protperf.errors import ConfigError, DtypeError, ShapeError
+from protperf.errors import ConfigError, DeviceError, DtypeError, ShapeError
 from protperf.torch import ops as _ops  # noqa: F401  (defines torch.ops.protperf)
 from protperf.torch import reference
 
@@ -88,11 +88,14 @@ def favor_attention_with_state(
     """
     _check(q, k, v, True, None, None)
     _check_map(feature_map)
+    if q.device.type not in ("cpu", "meta"):
+        raise DeviceError(f"q is on {q.device}, where states are not supported; move q, k and v with .cpu()")
     if omega is not None:
         _check_layout("omega", omega, q.device)
     dtype = "" if omega is None else _name(omega)
     _arguments.check_omega(None if omega is None else omega.shape, dtype, q.shape, feature_map)
     if state is not None:
+        _check_layout("state", state, q.device)
         features = reference.feature_dim(feature_map, q.shape[3] if omega is None else omega.shape[-2])
         needed = [q.shape[0], q.shape[1], features, v.shape[3] + 2]
         if list(state.shape) != needed:
@@ -114,6 +117,8 @@ def merge_states(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Raises:
         ShapeError, DtypeError: where a and b differ in shape or type.
     """
+    for name, tensor in (("a", a), ("b", b)):
+        _check_layout(name, tensor, torch.device("cpu"))
     if a.shape != b.shape or a.dim() != 4 or a.shape[3] < 2:
         raise ShapeError(f"a has shape {list(a.shape)} and b {list(b.shape)}; both must be the same [B,H,F,2+E]")
     if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64):
@@ -145,26 +150,53 @@ def softmax_attention(
     group = q.shape[1] // max(k.shape[1], 1)
     if group > 1:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    if cu_seqlens is not None:
-        borders = cu_seqlens.tolist()
-        parts = [_dense(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], causal, None) for a, b in pairwise(borders) if b > a]
-        return torch.cat(parts, 2) if parts else _dense(q, k, v, causal, None)
-    return _dense(q, k, v, causal, key_padding_mask)
+    if cu_seqlens is None or torch.compiler.is_compiling():
+        return _dense(q, k, v, causal, cu_seqlens, key_padding_mask)
+    parts = [
+        _dense(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], causal)
+        for a, b in itertools.pairwise(cu_seqlens.tolist())
+        if b > a
+    ]
+    return torch.cat(parts, 2) if parts else _dense(q, k, v, causal)
 
 
 def _dense(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, key_padding_mask: torch.Tensor | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool,
+    cu_seqlens: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     if q.numel() == 0 or k.numel() == 0 or v.numel() == 0:
         return q.new_zeros(*q.shape[:3], v.shape[3]) + 0 * (q.sum() + k.sum() + v.sum())
-    if key_padding_mask is None:
-        return scaled_dot_product_attention(q, k, v, is_causal=causal)
-    # What padding holds must not reach a sum, not even as 0 * NaN.
-    padding = key_padding_mask[:, None, :, None]
-    k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
-    seen = reference.visible(q.shape[2], k.shape[2], causal, None, key_padding_mask, q.device)
+    k, v, bad_key = _finite_keys(k, v, key_padding_mask)
+    bad_query = ~q.isfinite().all(-1, keepdim=True)
+    q = q.masked_fill(bad_query, 0.0)
+    if cu_seqlens is None and key_padding_mask is None:
+        out = scaled_dot_product_attention(q, k, v, is_causal=causal)
+        reached = bad_key.cumsum(2) > 0 if causal else bad_key.any(2, keepdim=True)
+        return out.masked_fill(bad_query | reached, torch.nan)
+    seen = reference.visible(q.shape[2], k.shape[2], causal, cu_seqlens, key_padding_mask, q.device)
     blind = ~seen.any(-1, keepdim=True)
-    return scaled_dot_product_attention(q, k, v, attn_mask=seen | blind).masked_fill(blind, 0.0)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=seen | blind).masked_fill(blind, 0.0)
+    reached = (seen & bad_key.mT).any(-1, keepdim=True)
+    return out.masked_fill((bad_query & ~blind) | reached, torch.nan)
+
+
+def _finite_keys(
+    k: torch.Tensor, v: torch.Tensor, key_padding_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Keys and values with 0 in rows that are padding or not finite, and which visible rows were not finite [B,H,S,1].
+
+    Left as they are, 0 * NaN would reach rows that do not see them.
+    """
+    unusable = ~(k.isfinite().all(-1, keepdim=True) & v.isfinite().all(-1, keepdim=True))
+    bad_key = unusable
+    if key_padding_mask is not None:
+        padding = key_padding_mask[:, None, :, None]
+        unusable, bad_key = unusable | padding, bad_key & ~padding
+    return k.masked_fill(unusable, 0.0), v.masked_fill(unusable, 0.0), bad_key
 
 
 def _name(tensor: torch.Tensor) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from protperf.errors import ConfigError
-from protperf.functional import draw_projection
+from protperf.functional import draw_projection, feature_maps
 from protperf.torch.functional import favor_attention
 
 __all__ = ["FavorAttention"]
@@ -41,6 +41,8 @@ class FavorAttention(torch.nn.Module):
         super().__init__()
         if num_heads is not None and num_heads < 1:
             raise ConfigError(f"num_heads is {num_heads}; it must be at least 1, or None to share one omega")
+        if feature_map not in feature_maps():
+            raise ConfigError(f"feature_map {feature_map!r} is unknown; choose one of {', '.join(feature_maps())}")
         self.head_dim, self.num_features, self.num_heads = head_dim, num_features, num_heads
         self.feature_map, self.causal, self.seed = feature_map, causal, seed
         self.register_buffer("omega", self._drawn(0))

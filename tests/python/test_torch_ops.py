@@ -1,0 +1,264 @@
+"""The torch operators: schema, fakes, gradients, compilation, types, states."""
+
+import itertools
+
+import pytest
+import torch
+from attention_inputs import MAPS, same_bits, tensors, worst
+
+import protperf
+from protperf.errors import OutOfMemory
+from protperf.torch import (
+    favor_attention,
+    favor_attention_with_state,
+    merge_states,
+    reference,
+    softmax_attention,
+)
+
+SCALE = {"trigonometric": 0.3}
+
+
+def mask_of(batch, length):
+    mask = torch.zeros(batch, length, dtype=torch.bool)
+    mask[0, length // 2 :] = True
+    mask[-1, 0] = True
+    return mask
+
+
+def gradients(attention, inputs, weight, **options):
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    out = attention(*leaves, **options)
+    return [out.detach(), *torch.autograd.grad((out * weight).sum(), leaves)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_values_and_gradients_match_the_reference(feature_map, causal):
+    for length in (1, 2, 16, 33, 70):
+        inputs = tensors(2, 4, length, d=5, e=6, m=7, kv_heads=2, scale=SCALE.get(feature_map, 1.0), seed=length)
+        weight = torch.randn(2, 4, length, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
+        for mask in (None, mask_of(2, length)):
+            options = {"feature_map": feature_map, "causal": causal, "key_padding_mask": mask}
+            ours = gradients(favor_attention, inputs, weight, **options)
+            plain = gradients(reference.favor_attention, inputs, weight, **options)
+            for name, a, b in zip(("out", "dq", "dk", "dv", "domega"), ours, plain, strict=True):
+                assert worst(a, b) < 1e-10 * max(1.0, b.abs().max().item()), (name, length, mask is not None)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_float32_gradients_are_within_1e5_of_the_reference(feature_map, causal):
+    scale = 0.5 if feature_map == "trigonometric" else 1.0
+    inputs = tensors(1, 1, 96, d=64, e=64, m=256, scale=scale)
+    weight = torch.randn(1, 1, 96, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    single = [x.float() for x in inputs[:3]] + [inputs[3]]
+    options = {"feature_map": feature_map, "causal": causal}
+    ours = gradients(favor_attention, single, weight.float(), **options)
+    plain = gradients(reference.favor_attention, [x.double() for x in single], weight.float().double(), **options)
+    for name, a, b in zip(("out", "dq", "dk", "dv", "domega"), ours, plain, strict=True):
+        assert worst(a, b) < 1e-5 * max(1.0, b.abs().max().item()), name
+
+
+def gradcheck_inputs(length, scale):
+    return [x.requires_grad_() for x in tensors(1, 2, length, d=3, e=2, m=4, scale=scale, seed=length)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_gradcheck(feature_map, causal):
+    for length in (1, 2, 7):
+        q, k, v, omega = gradcheck_inputs(length, SCALE.get(feature_map, 0.7))
+        for mask in (None, mask_of(1, length)):
+
+            def attention(q, k, v, omega, mask=mask):
+                return favor_attention(q, k, v, omega, feature_map=feature_map, causal=causal, key_padding_mask=mask)
+
+            assert torch.autograd.gradcheck(attention, (q, k, v, omega), nondet_tol=0.0)
+
+
+@pytest.mark.parametrize("length", [16, 33])
+def test_gradcheck_of_longer_inputs(length):
+    for causal in (False, True):
+        q, k, v, omega = gradcheck_inputs(length, 0.7)
+        assert torch.autograd.gradcheck(
+            lambda *x, causal=causal: favor_attention(*x, causal=causal), (q, k, v, omega), fast_mode=True
+        )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradcheck_of_packed_segments(causal):
+    q, k, v, omega = gradcheck_inputs(9, 0.7)
+    borders = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
+    assert torch.autograd.gradcheck(
+        lambda *x: favor_attention(*x, causal=causal, cu_seqlens=borders), (q, k, v, omega), nondet_tol=0.0
+    )
+
+
+def test_a_second_gradient_is_refused_in_words():
+    q, k, v, omega = gradcheck_inputs(4, 0.7)
+    first = torch.autograd.grad(favor_attention(q, k, v, omega).square().sum(), q, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="not twice differentiable"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", ["plain", "causal", "mask", "segments", "no omega", "state"])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_opcheck(dtype, case):
+    q, k, v, omega = tensors(1, 2, 6, d=4, e=3, m=5, dtype=dtype)
+    q, k, v, omega = (x.requires_grad_() for x in (q, k, v, omega))
+    borders = torch.tensor([0, 2, 6]) if case == "segments" else None
+    mask = mask_of(1, 6) if case == "mask" else None
+    if case == "state":
+        with torch.no_grad():
+            args = (q.detach(), k.detach(), v.detach(), omega.detach())
+            _, state = favor_attention_with_state(*args)
+            torch.library.opcheck(torch.ops.protperf.favor_state.default, (*args, state, "positive", 0.0))
+        return
+    feature_map = "relu" if case == "no omega" else "positive"
+    args = (q, k, v, None if case == "no omega" else omega)
+    options = (feature_map, case == "causal", 1e-3 if feature_map == "relu" else 0.0, borders, mask)
+    torch.library.opcheck(torch.ops.protperf.favor.default, (*args, *options))
+    args = tuple(None if x is None else x.detach() for x in args)
+    out, den = torch.ops.protperf.favor(*args, *options)
+    backward = torch.ops.protperf.favor_backward.default
+    with_omega = args[3] is not None
+    torch.library.opcheck(backward, (torch.ones_like(out), *args, out, den, with_omega, *options))
+
+
+@pytest.mark.parametrize("feature_map", ["positive", "relu"])
+def test_compiles_into_one_graph(feature_map):
+    inputs = tensors(1, 2, 12, dtype=torch.float32)
+    weight = torch.ones(1, 2, 12, 8)
+    options = {"feature_map": feature_map, "causal": True}
+    compiled = torch.compile(favor_attention, fullgraph=True, backend="aot_eager")
+    eager, graph = (gradients(f, inputs, weight, **options) for f in (favor_attention, compiled))
+    assert all(same_bits(a, b) for a, b in zip(eager, graph, strict=True))
+
+
+def test_compiles_with_segments_and_masks():
+    q, k, v, omega = tensors(1, 2, 12, dtype=torch.float32)
+    compiled = torch.compile(favor_attention, fullgraph=True, backend="aot_eager")
+    for options in ({"cu_seqlens": torch.tensor([0, 5, 12])}, {"key_padding_mask": mask_of(1, 12)}):
+        assert same_bits(compiled(q, k, v, omega, **options), favor_attention(q, k, v, omega, **options))
+
+
+def test_softmax_attention_compiles_into_one_graph():
+    q, k, v, _ = tensors(1, 2, 12)
+    compiled = torch.compile(softmax_attention, fullgraph=True, backend="aot_eager")
+    for options in (
+        {"causal": True},
+        {"cu_seqlens": torch.tensor([0, 5, 12])},
+        {"key_padding_mask": mask_of(1, 12)},
+    ):
+        assert worst(compiled(q, k, v, **options), softmax_attention(q, k, v, **options)) < 1e-14
+
+
+def test_segments_are_checked_in_a_compiled_graph_too():
+    q, k, v, omega = tensors(1, 2, 12, dtype=torch.float32)
+    compiled = torch.compile(favor_attention, fullgraph=True, backend="aot_eager")
+    for borders in ([0, 5, 13], [0, 7, 5, 12], [1, 12], [-3, 12]):
+        with pytest.raises(ValueError, match="cu_seqlens"):
+            compiled(q, k, v, omega, cu_seqlens=torch.tensor(borders))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_computed_in_float32(dtype):
+    inputs = tensors(1, 2, 40, dtype=dtype)
+    wide = [x.float() for x in inputs[:3]] + [inputs[3]]
+    ours = favor_attention(*inputs, causal=True)
+    assert ours.dtype == dtype
+    assert same_bits(ours.float(), favor_attention(*wide, causal=True).to(dtype).float())
+    leaves = [x.detach().clone().requires_grad_() for x in inputs[:3]]
+    favor_attention(*leaves, inputs[3]).sum().backward()
+    assert all(x.grad.dtype == dtype for x in leaves)
+
+
+def test_numpy_and_torch_agree_bit_for_bit():
+    q, k, v, omega = tensors(2, 2, 70, dtype=torch.float32)
+    for causal in (False, True):
+        ours = favor_attention(q, k, v, omega, causal=causal)
+        assert same_bits(ours, protperf.favor_attention(*(x.numpy() for x in (q, k, v, omega)), causal=causal))
+
+
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_a_sequence_in_parts_equals_the_whole(feature_map):
+    q, k, v, omega = tensors(2, 4, 40, kv_heads=2, scale=SCALE.get(feature_map, 1.0))
+    whole = favor_attention(q, k, v, omega, feature_map=feature_map, causal=True)
+    for borders in ([0, 40], [0, 1, 2, 3, 17, 17, 40], list(range(41))):
+        state, parts = None, []
+        for a, b in itertools.pairwise(borders):
+            part = (q[:, :, a:b], k[:, :, a:b], v[:, :, a:b])
+            out, state = favor_attention_with_state(*part, omega, state, feature_map=feature_map)
+            parts.append(out)
+        assert worst(torch.cat(parts, 2), whole) < 1e-10
+
+
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_merged_states_read_like_one(feature_map):
+    q, k, v, omega = tensors(1, 2, 30, scale=SCALE.get(feature_map, 1.0))
+    options = {"feature_map": feature_map}
+    cut = [(x[:, :, :11], x[:, :, 11:20], x[:, :, 20:]) for x in (q, k, v)]
+    states = [favor_attention_with_state(*(x[i] for x in cut), omega, **options)[1] for i in range(2)]
+    merged = merge_states(*states)
+    last, _ = favor_attention_with_state(*(x[2] for x in cut), omega, merged, **options)
+    whole = favor_attention(q, k, v, omega, causal=True, **options)
+    assert worst(last, whole[:, :, 20:]) < 1e-10
+    swapped, _ = favor_attention_with_state(*(x[2] for x in cut), omega, merge_states(*states[::-1]), **options)
+    assert worst(swapped, last) < 1e-10
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_softmax_attention_matches_the_reference_forward_and_backward(causal):
+    q, k, v, _ = tensors(2, 4, 21, kv_heads=2, e=5)
+    weight = torch.randn(2, 4, 21, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    packed = tensors(1, 2, 21, e=5, seed=5)[:3]
+    borders = torch.tensor([0, 7, 7, 21])
+    for inputs, options in (
+        ((q, k, v), {}),
+        ((q, k, v), {"key_padding_mask": mask_of(2, 21)}),
+        (packed, {"cu_seqlens": borders}),
+    ):
+        w = weight[: inputs[0].shape[0], : inputs[0].shape[1]]
+        ours = gradients(softmax_attention, inputs, w, causal=causal, **options)
+        plain = gradients(reference.softmax_attention, inputs, w, causal=causal, **options)
+        numpy_options = {name: x.numpy() for name, x in options.items()}
+        exact = protperf.softmax_attention(*(x.numpy() for x in inputs), causal=causal, **numpy_options)
+        assert worst(ours[0], exact) < 1e-12
+        assert all(worst(a, b) < 1e-12 for a, b in zip(ours, plain, strict=True)), options
+
+
+@pytest.mark.parametrize("attention", ["favor", "reference", "softmax"])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_row_that_is_not_finite_poisons_only_who_sees_it(attention, where):
+    inputs = [x.clone() for x in tensors(2, 2, 40)]
+    forms = {
+        "favor": favor_attention,
+        "reference": reference.favor_attention,
+        "softmax": lambda q, k, v, _, **options: softmax_attention(q, k, v, **options),
+    }
+    clean = forms[attention](*inputs, causal=True)
+    inputs[where][0, 1, 17, 2] = torch.inf
+    out = forms[attention](*inputs, causal=True)
+    reached = torch.zeros(2, 2, 40, dtype=torch.bool)
+    reached[0, 1, 17 : 18 if where == 0 else None] = True
+    assert out[reached].isnan().all()
+    assert torch.equal(out[~reached], clean[~reached])
+    whole = forms[attention](*inputs)
+    reached[0, 1, : 17 if where else 0] = True
+    assert torch.equal(whole.isnan().any(-1), reached)
+
+
+def test_meta_tensors_give_shapes():
+    q = torch.empty(2, 4, 9, 8, device="meta")
+    k, v = torch.empty(2, 2, 9, 8, device="meta"), torch.empty(2, 2, 9, 3, device="meta")
+    out = favor_attention(q, k, v, torch.empty(16, 8, device="meta"))
+    assert out.shape == (2, 4, 9, 3)
+    assert out.device.type == "meta"
+
+
+def test_torchs_failed_allocation_is_a_memory_error():
+    big = torch.zeros(1).expand(1, 1, 2**40, 2**10)
+    with pytest.raises(OutOfMemory):
+        favor_attention(big, big[:, :, :1], big[:, :, :1], torch.ones(1, 2**10))
