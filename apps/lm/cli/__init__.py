@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     # `| head` ends us as it ends cat.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # Set before torch loads: its idle workers would otherwise spin on the cores that our own pool works on.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = _dispatch(words)
