@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from protperf import _arguments, _native
 from protperf.errors import ConfigError, DeviceError, DtypeError, ShapeError
-from protperf.torch import ops as _ops  # noqa: F401  (defines torch.ops.protperf)
+from protperf.torch import ops as _ops  # defines torch.ops.protperf
 from protperf.torch import reference
 
 __all__ = ["favor_attention", "favor_attention_with_state", "merge_states", "softmax_attention"]
@@ -124,7 +124,7 @@ def merge_states(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64):
         raise DtypeError(f"a has type {_name(a)} and b {_name(b)}; both must be float32 or both float64")
     out = torch.empty(a.shape, dtype=a.dtype)
-    arrays = [x.detach().contiguous().numpy() for x in (a, b)]
+    arrays = [_ops.contiguous_array(x, x.dtype) for x in (a, b)]
     _native.merge_states(*arrays, out.numpy(), a.shape[3] - 2)
     return out
 

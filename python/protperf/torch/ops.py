@@ -37,6 +37,11 @@ def _array(tensor: torch.Tensor) -> Any:
     return tensor.numpy()
 
 
+def contiguous_array(tensor: torch.Tensor, dtype: torch.dtype) -> Any:
+    """A contiguous, aligned NumPy view, or a copy."""
+    return _array(tensor.detach().to(dtype).contiguous())
+
+
 def _empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     try:
         return torch.empty(shape, dtype=dtype)
@@ -51,8 +56,8 @@ def _options(
     cu_seqlens: torch.Tensor | None,
     key_padding_mask: torch.Tensor | None,
 ) -> dict[str, Any]:
-    borders = None if cu_seqlens is None else cu_seqlens.detach().to(torch.int64).contiguous().numpy()
-    mask = None if key_padding_mask is None else key_padding_mask.detach().contiguous().numpy().view("uint8")
+    borders = None if cu_seqlens is None else contiguous_array(cu_seqlens, torch.int64)
+    mask = None if key_padding_mask is None else contiguous_array(key_padding_mask, torch.bool).view("uint8")
     if borders is not None:
         _arguments.check_segments(borders.shape, "int64", None, 0)
     return {
@@ -66,7 +71,7 @@ def _options(
 
 
 def _omega_array(omega: torch.Tensor | None) -> Any:
-    return None if omega is None else omega.detach().to(torch.float64).contiguous().numpy()
+    return None if omega is None else contiguous_array(omega, torch.float64)
 
 
 def _favor(
@@ -101,7 +106,7 @@ def _favor_backward(
     dq, dk, dv = (_empty(*x.shape, dtype=x.dtype) for x in (q, k, v))
     domega = _empty(*(omega.shape if with_omega and omega is not None else (0,)), dtype=torch.float64)
     tensors = [_array(x) for x in (q, k, v)]
-    saved = [_array(out), _array(den.contiguous()), _array(grad)]
+    saved = [_array(out), contiguous_array(den, q.dtype), _array(grad)]
     gradients = [x.numpy() for x in (dq, dk, dv)]
     _native.favor_backward(
         *tensors,
@@ -154,7 +159,7 @@ def _favor_state(
         out.numpy(),
         den.numpy(),
         **options,
-        state_in=None if state is None else state.detach().contiguous().numpy(),
+        state_in=None if state is None else contiguous_array(state, q.dtype),
         state_out=after.numpy(),
     )
     return out, after
