@@ -66,7 +66,7 @@ def favor_attention(
         q,
         k,
         v,
-        None if directions is None else np.require(directions, np.float64, "CA"),
+        None if directions is None else np.require(directions, np.float64, ["C", "A"]),
         out,
         den,
         feature_map=feature_map,
@@ -174,7 +174,7 @@ def _usable(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         and not any(s % array.itemsize for s in array.strides)
     ):
         return array
-    return np.require(array, dtype, "CA")
+    return np.require(array, dtype, ["C", "A"])
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -200,7 +200,7 @@ def _visibility(
         if borders.dtype.kind == "b":
             raise DtypeError("cu_seqlens has type bool; convert it to int32 or int64")
         _arguments.check_segments(borders.shape, borders.dtype.name, borders.tolist(), q.shape[2])
-        borders = np.require(borders, np.int64, "CA")
+        borders = np.require(borders, np.int64, ["C", "A"])
     return {
         "cu_seqlens": borders,
         "key_padding_mask": None if mask is None else np.ascontiguousarray(mask).view(np.uint8),
