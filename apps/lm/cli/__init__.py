@@ -1,8 +1,8 @@
 """The command `protperf`: parse, run, report. One row of COMMANDS is one command; its code is imported when it runs.
 
-A command module has `run`, whose signature typer reads, or `main(words)`, which parses for itself: importing typer takes
-longer than `info` may. Exit codes: 0 done, 1 bad data, 2 usage, 3 files, 4 resources, 5 records rejected, 130 and 143
-interrupted.
+A command module has `run`, whose signature typer reads, or `main(words)`, which parses for itself: importing typer
+takes longer than `info` may. Exit codes: 0 done, 1 bad data, 2 usage, 3 files, 4 resources, 5 records rejected, 130 and
+143 interrupted.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _dispatch(words: list[str]) -> int:
         print(_HELP.format(commands=listed), end="")
         return 0
     if words[0] in ("--version", "-V"):
-        from protperf._native import __version__
+        from protperf import __version__
 
         print(f"protperf {__version__}")
         return 0
@@ -117,7 +117,7 @@ def _guarded(name: str, words: list[str]) -> int:
 
 def _runner(name: str, module: ModuleType) -> Callable[[list[str]], int]:
     if hasattr(module, "main"):
-        return module.main  # type: ignore[no-any-return]
+        return module.main
     return lambda words: _run_typer(name, module, words)
 
 
