@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from protperf.errors import ConfigError
+from protperf.errors import ConfigError, DeviceError
 
 
 def set_threads(threads: int | None) -> int:
@@ -20,3 +20,15 @@ def set_threads(threads: int | None) -> int:
     chosen = int(build_info()["num_threads"])
     torch.set_num_threads(chosen)
     return chosen
+
+
+def check_device(device: str) -> None:
+    """Refuse what this installation cannot compute on.
+
+    Raises:
+        ConfigError: an unknown name; DeviceError: a known one that is not here.
+    """
+    if device in ("wgpu", "cuda", "mps"):
+        raise DeviceError(f"device {device} is not available in this installation; use --device cpu")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"device is {device!r}; choose auto or cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from protperf.errors import ConfigError, DataError
 from protperf.lm.cli import EXIT_REJECTED
 
 
@@ -17,32 +19,71 @@ def run(
     fasta: Annotated[list[str], typer.Argument(help="FASTA, plain or gz, xz, zst, bz2; - is standard input.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: standard output.")] = None,
     method: Annotated[str, typer.Option(help="ll (left to right), pll (each site given all others) or auto.")] = "auto",
+    direction: Annotated[str, typer.Option(help="Reading direction: forward.")] = "forward",
+    table: Annotated[str | None, typer.Option("--format", help="tsv, csv or jsonl; default: by suffix, tsv.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens packed into one pass.")] = 4096,
     residues: Annotated[str, typer.Option(help="Odd residues: map, strict or skip.")] = "map",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted file of -o.")] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Same bits whatever the batch size, order and threads.")
     ] = False,
     allow_rejects: Annotated[bool, typer.Option("--allow-rejects", help="Rejected records are no failure.")] = False,
     threads: Annotated[int | None, typer.Option("-j", "--threads", help="Threads; default: all cores.")] = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no notes.")] = False,
 ) -> int:
-    """Write one row for each record, in their order."""
+    """Write the table of scores; returns the exit code."""
     from protperf import io
-    from protperf.lm.cli.common import set_threads
-    from protperf.lm.scoring.score import COLUMNS, choose_method, score_records
+    from protperf.lm.cli.common import check_device, set_threads
+    from protperf.lm.scoring.output import Encoder, choose_format, open_sink
+    from protperf.lm.scoring.score import COLUMNS, choose_direction, choose_method
     from protperf.lm.training.run import load_run
 
-    set_threads(1 if deterministic else threads)
+    out = None if out is not None and str(out) == "-" else out
+    encoder = Encoder(COLUMNS, choose_format(table, out))
+    _keep_input(fasta, out)
+    check_device(device)
+    num_threads = set_threads(threads)
     reader = io.read_tokens(fasta, residues=residues)
     loaded = load_run(model)
     chosen = choose_method(loaded.network, method)
+    choose_direction(direction)
     if not quiet:
         print(f"protperf: {loaded.step.path}, method {chosen}", file=sys.stderr)
+        if chosen == "pll":
+            _announce(loaded.network, fasta, residues)
+    choices = {"batch_tokens": batch_tokens, "deterministic": deterministic}
+    fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, choices, chosen, residues, num_threads)
+    sink = open_sink(out, encoder, fingerprint, resume)
     records = _shown((record for batch in reader for record in batch), quiet)
-    rows = score_records(loaded.network, records, chosen, batch_tokens=batch_tokens, deterministic=deterministic)
-    lines = ("\t".join(row.fields()) + "\n" for row in rows)
-    _write(out, "\t".join(COLUMNS) + "\n", lines)
-    summary = reader.summary
+    _score(sink, loaded.network, records, chosen, choices)
+    named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
+    sink.finish({**named, "rejected": reader.summary.rejected})
+    return _summarize(reader.summary, allow_rejects)
+
+
+def _score(sink: Any, network: Any, records: Iterator[Any], method: str, choices: dict[str, Any]) -> None:
+    from protperf.lm.scoring.output import FileSink
+    from protperf.lm.scoring.score import score_batches
+
+    try:
+        if isinstance(sink, FileSink):
+            sink.replay(records)
+        for batch, rows in score_batches(network, records, method, **choices):
+            sink.write(batch, rows)
+    except (DataError, ConfigError) as error:
+        # A refused resume keeps what it refused to continue.
+        if isinstance(sink, FileSink) and isinstance(error, DataError):
+            sink.discard()
+        raise
+    except BaseException:
+        if isinstance(sink, FileSink):
+            sink.interrupt()
+            print(f"protperf: {sink.rows} rows are kept; continue with --resume", file=sys.stderr)
+        raise
+
+
+def _summarize(summary: Any, allow_rejects: bool) -> int:
     for text in summary.warnings:
         print(f"protperf: warning: {text}", file=sys.stderr)
     if summary.records == 0 and not summary.warnings:
@@ -53,28 +94,51 @@ def run(
     return 0
 
 
+def _fingerprint(
+    step: Any, fasta: list[str], choices: dict[str, Any], method: str, residues: str, num_threads: int
+) -> dict[str, Any]:
+    """What decides the bytes of the table."""
+    import torch
+
+    from protperf import build_info
+    from protperf.lm.scoring.output import file_digest
+
+    info = build_info()
+    return {
+        "version": info["version"],
+        "model_sha256": step.manifest["files"]["model.safetensors"]["sha256"],
+        "input_sha256": [file_digest(path) for path in fasta],
+        "residues": residues,
+        "method": method,
+        "direction": "forward",
+        **choices,
+        "dtype": "float32",
+        "device": "cpu",
+        "isa": info["isa"],
+        "threads": 1 if choices["deterministic"] else num_threads,
+        "torch": torch.__version__,
+        "seed": step.manifest.get("options", {}).get("seed"),
+    }
+
+
+def _keep_input(fasta: list[str], out: Path | None) -> None:
+    for path in fasta:
+        if out is not None and out.is_file() and os.path.exists(path) and os.path.samefile(out, path):
+            raise ConfigError(f"-o {out} is an input file too; choose another name")
+
+
+def _announce(network: Any, fasta: list[str], residues: str) -> None:
+    """Say how long `pll` will take: one pass for each residue."""
+    from protperf.lm.scoring.estimate import estimate_pll
+
+    print(
+        f"protperf: pll reads each sequence once for each residue: {estimate_pll(network, fasta, residues)}",
+        file=sys.stderr,
+    )
+
+
 def _shown(records: Iterator[Any], quiet: bool) -> Iterator[Any]:
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() and not quiet
     return iter(tqdm(records, unit="protein", disable=not shown, dynamic_ncols=True, file=sys.stderr, delay=2))
-
-
-def _write(out: Path | None, header: str, lines: Iterator[str]) -> None:
-    """Whole lines to standard output, or to a temporary file that replaces `out` at the end."""
-    if out is None:
-        sys.stdout.write(header)
-        for line in lines:
-            sys.stdout.write(line)
-        sys.stdout.flush()
-        return
-    import os
-
-    partial = out.with_name(f"{out.name}.part")
-    with open(partial, "w", encoding="utf-8", newline="") as stream:
-        stream.write(header)
-        for line in lines:
-            stream.write(line)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, out)

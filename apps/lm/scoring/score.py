@@ -24,6 +24,8 @@ from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
 
 CHUNK = 4096
 """Tokens of one sequence that are read at once."""
+EXACT_CHUNK = 512
+"""The same with exact attention, whose memory is chunk times length."""
 COLUMNS = ("n", "id", "len", "scored", "ll", "ll_per_residue", "ppl", "method", "flags")
 
 
@@ -40,10 +42,6 @@ class Row:
     ppl: float
     method: str
     flags: str
-
-    def fields(self) -> tuple[str, ...]:
-        """The values as text, floats in full precision."""
-        return tuple(repr(v) if isinstance(v, float) else str(v) for v in (getattr(self, c) for c in COLUMNS))
 
 
 def choose_method(network: Network, method: str) -> str:
@@ -64,6 +62,18 @@ def choose_method(network: Network, method: str) -> str:
     return method
 
 
+def choose_direction(direction: str) -> None:
+    """Check the reading direction.
+
+    Raises:
+        ConfigError: unknown, or one that the model was not trained for.
+    """
+    if direction not in ("forward", "reverse", "both"):
+        raise ConfigError(f"direction is {direction!r}; choose one of forward, reverse, both")
+    if direction != "forward":
+        raise ConfigError(f"this model reads forward only and cannot score {direction}; use --direction forward")
+
+
 def score_records(
     network: Network,
     records: Iterable[io.Record],
@@ -72,29 +82,48 @@ def score_records(
     batch_tokens: int = 4096,
     deterministic: bool = False,
 ) -> Iterator[Row]:
-    """Score records lazily, in their order.
+    """Score records lazily, in their order; arguments are those of `score_batches`."""
+    for _, rows in score_batches(network, records, method, batch_tokens=batch_tokens, deterministic=deterministic):
+        yield from rows
+
+
+def score_batches(
+    network: Network,
+    records: Iterable[io.Record],
+    method: str,
+    *,
+    batch_tokens: int = 4096,
+    deterministic: bool = False,
+) -> Iterator[tuple[list[io.Record], list[Row]]]:
+    """Score records lazily, in their order: each batch and its rows.
 
     Args:
         batch_tokens: tokens packed into one pass.
-        deterministic: one sequence a pass: the same bits whatever the batch size and the other sequences.
+        deterministic: one sequence a pass and one thread of torch: the same bits whatever the batch size, the other
+            sequences and the number of threads.
+
+    Raises:
+        ConfigError: `batch_tokens` below 1.
     """
+    if batch_tokens < 1:
+        raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1")
     waiting: list[io.Record] = []
     total = 0
     for record in records:
         size = len(record.tokens) + 2
         if waiting and (deterministic or total + size > batch_tokens):
-            yield from _score_batch(network, waiting, method)
+            yield waiting, _score_batch(network, waiting, method, deterministic)
             waiting, total = [], 0
         waiting.append(record)
         total += size
     if waiting:
-        yield from _score_batch(network, waiting, method)
+        yield waiting, _score_batch(network, waiting, method, deterministic)
 
 
 def log_likelihoods(network: Network, sequences: list[NDArray[np.uint8]]) -> list[NDArray[np.float64]]:
     """Log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
     if len(sequences) == 1 and len(sequences[0]) + 2 > CHUNK:
-        return [_chunked(network, sequences[0], CHUNK)]
+        return [_chunked(network, sequences[0], EXACT_CHUNK if network.config.attention == "exact" else CHUNK)]
     framed = [frame(x)[:-1] for x in sequences]
     borders = np.cumsum([0, *(len(f) for f in framed)])
     tokens = torch.from_numpy(np.concatenate(framed))
@@ -137,15 +166,27 @@ def _picked(log_probs: NDArray[np.float32], residues: NDArray[np.uint8]) -> NDAr
     return log_probs[np.arange(len(residues)), residues].astype(np.float64)
 
 
-def _score_batch(network: Network, records: list[io.Record], method: str) -> Iterator[Row]:
-    if method == "ll":
-        values = log_likelihoods(network, [record.tokens for record in records])
-    else:
-        values = [pseudo_log_likelihoods(network, record.tokens) for record in records]
-    for record, log_probs in zip(records, values, strict=True):
-        scored = (record.tokens >= FIRST_RESIDUE) & (record.tokens <= LAST_SCORED)
-        count = int(scored.sum())
-        ll = math.fsum(log_probs[scored]) if count else math.nan
-        mean = ll / count if count else math.nan
-        flags = ",".join(io.flag_names(record.flags))
-        yield Row(record.n, record.id, len(record), count, ll, mean, math.exp(-mean), method, flags)
+def _score_batch(network: Network, records: list[io.Record], method: str, deterministic: bool) -> list[Row]:
+    num_threads = torch.get_num_threads()
+    if deterministic:
+        # torch divides the sums of a matrix product by its number of threads.
+        torch.set_num_threads(1)
+    try:
+        if method == "ll":
+            values = log_likelihoods(network, [record.tokens for record in records])
+        else:
+            values = [pseudo_log_likelihoods(network, record.tokens) for record in records]
+    finally:
+        if deterministic:
+            torch.set_num_threads(num_threads)
+    return [_row(record, log_probs, method) for record, log_probs in zip(records, values, strict=True)]
+
+
+def _row(record: io.Record, log_probs: NDArray[np.float64], method: str) -> Row:
+    scored = (record.tokens >= FIRST_RESIDUE) & (record.tokens <= LAST_SCORED)
+    count = int(scored.sum())
+    ll = math.fsum(log_probs[scored]) if count else math.nan
+    mean = ll / count if count else math.nan
+    # math.exp raises where float64 would say inf.
+    ppl = math.exp(-mean) if not mean < -700 else math.inf
+    return Row(record.n, record.id, len(record), count, ll, mean, ppl, method, ",".join(io.flag_names(record.flags)))
