@@ -111,6 +111,11 @@ def check_epsilon(kernel_epsilon: Any) -> float | None:
     return float(kernel_epsilon)
 
 
+def isa() -> str | None:
+    """The instruction set that `PROTPERF_ISA` names, or None for the best of this machine; read at every call."""
+    return os.environ.get("PROTPERF_ISA") or None
+
+
 def num_threads(fallback: int | None = None) -> int:
     """Threads of a call: `PROTPERF_NUM_THREADS`, else `fallback`, else the cores this process may use."""
     text = os.environ.get("PROTPERF_NUM_THREADS", "")

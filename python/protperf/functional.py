@@ -72,6 +72,7 @@ def favor_attention(
         feature_map=feature_map,
         causal=bool(causal),
         kernel_epsilon=_arguments.check_epsilon(kernel_epsilon),
+        isa=_arguments.isa(),
         num_threads=_arguments.num_threads(),
         **_visibility(q, k, cu_seqlens, key_padding_mask),
     )

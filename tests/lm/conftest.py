@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from protperf.lm.model.config import ModelConfig
+from protperf.lm.training.options import TrainOptions
+from protperf.lm.training.run import train_run
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -37,3 +39,18 @@ def fasta(tmp_path: Path) -> Path:
     path = tmp_path / "proteins.fasta"
     path.write_text("".join(lines))
     return path
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run directories of models that two steps made, by objective."""
+    folder = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(11)
+    sequences = ["".join(rng.choice(list(LETTERS), int(n))) for n in rng.integers(20, 60, 30)]
+    (folder / "train.fasta").write_text("".join(f">t{i}\n{x}\n" for i, x in enumerate(sequences)))
+    made = {}
+    for objective in ("both", "masked", "causal"):
+        options = TrainOptions(steps=2, batch_tokens=200, validate=0.1, warmup=1)
+        outcome = train_run(folder / "train.fasta", folder / objective, small_config(objective=objective), options)
+        made[objective] = outcome.run
+    return made

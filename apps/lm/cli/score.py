@@ -36,7 +36,7 @@ def run(
     from protperf import io
     from protperf.lm.cli.common import check_device, set_threads
     from protperf.lm.scoring.output import Encoder, choose_format, open_sink
-    from protperf.lm.scoring.score import COLUMNS, choose_direction, choose_method
+    from protperf.lm.scoring.score import COLUMNS, choose_direction, choose_method, score_batches
     from protperf.lm.training.run import load_run
 
     out = None if out is not None and str(out) == "-" else out
@@ -54,22 +54,22 @@ def run(
             _announce(loaded.network, fasta, residues)
     choices = {"batch_tokens": batch_tokens, "deterministic": deterministic}
     fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, choices, chosen, residues, num_threads)
-    sink = open_sink(out, encoder, fingerprint, resume)
     records = _shown((record for batch in reader for record in batch), quiet)
-    _score(sink, loaded.network, records, chosen, choices)
+    scored = score_batches(loaded.network, records, chosen, **choices)
+    sink = open_sink(out, encoder, fingerprint, resume)
+    _write(sink, records, scored)
     named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
     sink.finish({**named, "rejected": reader.summary.rejected})
     return _summarize(reader.summary, allow_rejects)
 
 
-def _score(sink: Any, network: Any, records: Iterator[Any], method: str, choices: dict[str, Any]) -> None:
+def _write(sink: Any, records: Iterator[Any], scored: Iterator[tuple[list[Any], list[Any]]]) -> None:
     from protperf.lm.scoring.output import FileSink
-    from protperf.lm.scoring.score import score_batches
 
     try:
         if isinstance(sink, FileSink):
             sink.replay(records)
-        for batch, rows in score_batches(network, records, method, **choices):
+        for batch, rows in scored:
             sink.write(batch, rows)
     except (DataError, ConfigError) as error:
         # A refused resume keeps what it refused to continue.

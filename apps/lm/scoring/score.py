@@ -103,10 +103,16 @@ def score_batches(
             sequences and the number of threads.
 
     Raises:
-        ConfigError: `batch_tokens` below 1.
+        ConfigError: `batch_tokens` below 1; raised at once.
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1")
+    return _batches(network, records, method, batch_tokens, deterministic)
+
+
+def _batches(
+    network: Network, records: Iterable[io.Record], method: str, batch_tokens: int, deterministic: bool
+) -> Iterator[tuple[list[io.Record], list[Row]]]:
     waiting: list[io.Record] = []
     total = 0
     for record in records:

@@ -66,6 +66,7 @@ def _options(
         "kernel_epsilon": kernel_epsilon,
         "cu_seqlens": borders,
         "key_padding_mask": mask,
+        "isa": _arguments.isa(),
         "num_threads": _arguments.num_threads(torch.get_num_threads()),
     }
 

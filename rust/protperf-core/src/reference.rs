@@ -3,7 +3,7 @@
 //! It is written to be read, not to be fast: one row after another, every feature kept, references exact. All
 //! outputs are f64 whatever the inputs are.
 
-use crate::attention::features::{Features, HeadMap, Side, dot, scale2};
+use crate::attention::features::{Features, HeadMap, Side, scale2};
 use crate::attention::noncausal::{Line, LineGradients, Outputs, cotangents};
 use crate::attention::recurrent::Denominator;
 pub use crate::attention::rows::Gradients;
@@ -160,24 +160,4 @@ fn value_power(values: &[f64]) -> i64 {
     let largest = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
     let (_, exponent) = libm::frexp(largest);
     if exponent.abs() > 500 { i64::from(exponent) } else { 0 }
-}
-
-/// The estimate of the kernel itself, `phi(q).phi(k)` with its constant factors: what the closed forms of the
-/// samplers' errors speak of.
-///
-/// For the exponential maps `exp(-(|x|^2 + |y|^2)/2) mean_m exp(w_m.(x+y))`, for the trigonometric one
-/// `exp((|x|^2 + |y|^2)/2) mean_m cos(w_m.(x-y))`, with x and y as they are (no scale), so that its mean is
-/// `exp(x.y)`.
-///
-/// # Shapes
-/// x, y `[D]`, directions `[P,D]` as of [`crate::FeatureMap::weights`].
-pub fn kernel_estimate(family: crate::Family, directions: &[f64], x: &[f64], y: &[f64]) -> f64 {
-    let half_norms = 0.5 * (dot(x, x) + dot(y, y));
-    let count = (directions.len() / x.len()) as f64;
-    let rows = directions.chunks_exact(x.len());
-    let total: f64 = match family {
-        crate::Family::Trigonometric => rows.map(|w| libm::cos(dot(w, x) - dot(w, y)) * libm::exp(half_norms)).sum(),
-        _ => rows.map(|w| libm::exp(dot(w, x) + dot(w, y) - half_norms)).sum(),
-    };
-    total / count
 }

@@ -1,0 +1,216 @@
+"""The command as a new user meets it: help, one plain line for every mistake, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, environment, error_line, protperf, table, write_fasta
+
+from protperf.lm.cli import COMMANDS
+
+HEADER = b"n\tid\tlen\tscored\tll\tll_per_residue\tppl\tmethod\tflags\n"
+
+
+def cpu_s(*words: object) -> float:
+    """Processor seconds of one run: what the wall clock shows where nothing else runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = protperf(*words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0, result.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["info"]], ids=" ".join)
+def test_quick_commands_answer_within_150_ms(words: list[str], runs: dict[str, Path]) -> None:
+    if words == ["info"]:
+        words = ["info", str(runs["both"])]
+    protperf(*words)  # compiles the bytecode
+    times = sorted(cpu_s(*words) for _ in range(10))
+    assert (times[4] + times[5]) / 2 < 0.15
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["info"], ["train", "--help"]], ids=" ".join)
+def test_quick_commands_import_neither_torch_nor_numpy(words: list[str], runs: dict[str, Path]) -> None:
+    if words == ["info"]:
+        words = ["info", str(runs["both"])]
+    code = (
+        "import sys; from protperf.lm.cli import main; code = main(sys.argv[1:]);"
+        "bad = {'torch', 'numpy', 'rich', 'Bio'} & set(sys.modules); sys.exit(f'{bad}' if bad else code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, env=environment(), timeout=60)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout
+
+
+def test_help_lists_every_command() -> None:
+    text = protperf("--help").stdout.decode()
+    assert all(name in text and summary in text for name, summary in COMMANDS.items())
+    assert protperf().stdout.decode() == text
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["scroe"], 2, "did you mean score?"),
+        (["--verson"], 2, "did you mean --version?"),
+        (["train", "--stps", "3"], 2, "did you mean --steps?"),
+        (["train", "--fasta", "x.fa", "-o", "r", "--steps", "many"], 2, "--steps"),
+        (["train", "--fasta", "x.fa"], 2, "--out"),
+        (["train", "--fasta", "missing.fa", "-o", "r", "--steps", "1"], 3, "missing.fa: "),
+        (["train", "--fasta", "x.fa", "-o", "r"], 2, "--steps, --epochs and --time"),
+        (["score", "RUN", "missing.fa"], 3, "missing.fa: "),
+        (["score", "missing-run", "GOOD"], 3, "missing-run: "),
+        (["score", "RUN", "."], 3, ".: "),
+        (["score", "RUN", "GOOD", "--method", "lll"], 2, "auto, ll, pll"),
+        (["score", "RUN", "GOOD", "--format", "xml"], 2, "tsv, csv, jsonl"),
+        (["score", "RUN", "GOOD", "--direction", "reverse"], 2, "forward"),
+        (["score", "RUN", "GOOD", "--residues", "loose"], 2, "map"),
+        (["score", "RUN", "GOOD", "--batch-tokens", "0"], 2, "batch_tokens"),
+        (["score", "RUN", "GOOD", "--threads", "0"], 2, "--threads"),
+        (["score", "RUN", "GOOD", "--device", "cuda"], 4, "--device cpu"),
+        (["score", "RUN", "GOOD", "--resume"], 2, "-o"),
+        (["score", "RUN", "GOOD", "-o", "GOOD"], 2, "input file"),
+        (["score", "RUN", "GOOD", "-o", "none/there.tsv"], 3, "none/there.tsv"),
+        (["info", "missing-run"], 3, "missing-run: "),
+        (["info", "RUN", "--jsn"], 2, "--json"),
+        (["info"], 2, "model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_plain_line(
+    words: list[str], code: int, told: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    good = write_fasta(tmp_path / "good.fa", {"a": "MKV"})
+    named = {"RUN": str(runs["both"]), "GOOD": str(good)}
+    result = protperf(*[named.get(word, word) for word in words], cwd=tmp_path)
+    assert told in error_line(result)
+    assert result.returncode == code
+    assert result.stdout == b""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good.fa"]
+    assert good.read_text() == ">a\nMKV\n"
+
+
+BROKEN = {
+    "empty_file.fasta": (0, "warning: PATH: "),
+    "sequence_before_header.fasta": (1, "error: PATH:1:"),
+    "empty_record.fasta": (0, ""),
+    "digits_in_sequence.fasta": (1, "error: PATH:2:9: "),
+    "gaps_in_sequence.fasta": (0, ""),
+    "truncated.fasta.gz": (1, "error: PATH"),
+    "not_fasta.fasta": (1, "error: PATH:1:1: not FASTA"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_ends_as_its_table_says(name: str, runs: dict[str, Path], shared_data: Path) -> None:
+    path = shared_data / "smoke" / "broken" / name
+    code, told = BROKEN[name]
+    result = protperf("score", "-q", runs["both"], path)
+    assert result.returncode == code
+    said = result.stderr.decode().splitlines()
+    assert len(said) == bool(told)
+    assert all(line.startswith(f"protperf: {told}".replace("PATH", str(path))) for line in said)
+    assert result.stdout.startswith(HEADER)
+    rows = table(result.stdout)
+    if name == "empty_record.fasta":
+        assert [(row["len"], row["ll"] == "nan") for row in rows] == [("153", False), ("0", True), ("147", False)]
+    elif name == "gaps_in_sequence.fasta":
+        assert [row["flags"] for row in rows] == ["gaps", ""]
+    else:
+        assert rows == []
+
+
+def test_train_refuses_an_empty_file(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "smoke" / "broken" / "empty_file.fasta"
+    result = protperf("train", "--fasta", path, "-o", tmp_path / "run", "--steps", 1)
+    assert result.returncode == 1
+    assert str(path) in error_line(result) or "no " in error_line(result)
+
+
+def test_rejected_records_have_no_row_and_end_in_5(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"good": "MKVA", "bad": "MK1V", "fine": "MWC"})
+    result = protperf("score", runs["both"], path, "--residues", "skip")
+    assert result.returncode == 5
+    assert [(row["n"], row["id"]) for row in table(result.stdout)] == [("0", "good"), ("2", "fine")]
+    assert b"1 records were rejected" in result.stderr
+    assert protperf("score", runs["both"], path, "--residues", "skip", "--allow-rejects").returncode == 0
+
+
+@pytest.mark.parametrize(("objective", "asked", "other"), [("masked", "ll", "pll"), ("causal", "pll", "ll")])
+def test_a_method_that_the_model_lacks_names_the_other(
+    objective: str, asked: str, other: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA"})
+    result = protperf("score", runs[objective], path, "--method", asked)
+    assert result.returncode == 2
+    assert f"--method {other}" in error_line(result)
+
+
+def test_several_inputs_and_standard_input_count_on(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"same": "MKVA", "b": "MWC"})
+    result = protperf("score", runs["both"], path, "-", stdin=b">same\nMKVA\n")
+    rows = table(result.stdout)
+    assert [(row["n"], row["id"]) for row in rows] == [("0", "same"), ("1", "b"), ("2", "same")]
+    assert b"step-" in result.stderr
+    assert b"method ll" in result.stderr
+
+
+def test_pll_tells_how_long_it_will_take_before_it_begins(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": "MWC"})
+    told = protperf("score", runs["masked"], path).stderr.decode()
+    assert "7 passes, about 1 s" in told
+
+
+def test_info_gives_the_same_facts_as_text_and_json(runs: dict[str, Path]) -> None:
+    facts = json.loads(protperf("info", runs["both"], "--json").stdout)
+    text = protperf("info", runs["both"]).stdout.decode()
+    assert facts["objective"] == "both"
+    assert facts["step"] == 2
+    assert facts["parameters"] > 1000
+    for name in ("data_sha256", "model_sha256"):
+        assert len(facts[name]) == 64
+        assert facts[name] in text
+
+
+def test_info_names_a_damaged_file(runs: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(runs["both"], tmp_path / "run")
+    damaged = copy / "step-2" / "model.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[-5] ^= 1
+    damaged.write_bytes(data)
+    for command in ("info", "score"):
+        words = [command, copy] if command == "info" else [command, copy, write_fasta(tmp_path / "x.fa", {"a": "MK"})]
+        result = protperf(*words)
+        assert result.returncode == 3
+        assert str(damaged) in error_line(result)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["--help"], ["info", "RUN"], ["score", "RUN", "GOOD"], ["train", "--help"]])
+def test_a_full_disk_behind_standard_output_is_told(words: list[str], runs: dict[str, Path], tmp_path: Path) -> None:
+    good = write_fasta(tmp_path / "good.fa", {"a": "MKV"})
+    named = {"RUN": str(runs["both"]), "GOOD": str(good)}
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [*COMMAND, *[named.get(word, word) for word in words]], stdout=full, stderr=subprocess.PIPE, timeout=120
+        )
+    assert result.returncode == 3
+    assert "No space left" in error_line(result)
+
+
+def test_a_closed_pipe_is_quiet(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {f"p{i}": "MKVACDEF" * 8 for i in range(2000)})
+    words = " ".join([*COMMAND, "score", "-q", str(runs["both"]), str(path)])
+    result = subprocess.run(
+        ["bash", "-c", f"{words} | head -3; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=120
+    )
+    assert result.stdout.count(b"\n") == 3
+    assert result.stderr == b""
+    assert result.returncode == 141
