@@ -52,7 +52,7 @@ def run(
         print(f"protperf: {loaded.step.path}, method {chosen}", file=sys.stderr)
         if chosen == "pll":
             _announce(loaded.network, fasta, residues)
-    choices = {"batch_tokens": batch_tokens, "deterministic": deterministic}
+    choices: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
     fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, choices, chosen, residues, num_threads)
     records = _shown((record for batch in reader for record in batch), quiet)
     scored = score_batches(loaded.network, records, chosen, **choices)
