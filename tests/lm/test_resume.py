@@ -18,7 +18,7 @@ from conftest import small_config
 
 from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.data.store import read_store, split
-from protperf.lm.training import checkpoint
+from protperf.lm.training import checkpoint, directory
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.run import load_run, train_run
 from protperf.lm.training.trainer import Trainer
@@ -175,7 +175,7 @@ def test_an_existing_run_is_neither_overwritten_nor_shared(saved: Path, fasta: P
     options = TrainOptions(**OPTIONS)
     with pytest.raises(ConfigError, match="--resume"):
         train_run(fasta, saved, small_config(), options)
-    with checkpoint.locked(saved), pytest.raises(ConfigError, match="another process"):
+    with directory.locked(saved), pytest.raises(ConfigError, match="another process"):
         train_run(fasta, saved, small_config(), options, force=True)
     other = fasta.with_name("other.fasta")
     other.write_text(fasta.read_text().replace("A", "C"))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from protperf.errors import ConfigError, DataError
-from protperf.lm.training.checkpoint import replace_file
+from protperf.lm.training.durable import replace_file
 
 if TYPE_CHECKING:
     from protperf.io import Record

@@ -1,26 +1,26 @@
 """Checkpoints that survive kills, full disks and power loss, and that are verified before they are believed.
 
 A step is a directory `step-<N>` of `model.safetensors`, `trainer.safetensors`, `config.json` and `manifest.json` (size
-and SHA-256 of each other file). It is written as `.tmp-<N>`, every file and the directory synced, then renamed, then
-the parent synced: at any moment a run directory holds whole steps only. There is no "latest" file to go stale.
+and SHA-256 of each other file). It is written inside of `.tmp-<N>`, which nobody else can enter, every file and the
+directory synced, then renamed to where it belongs, then the run directory synced: at any moment a run directory holds
+whole steps only. There is no "latest" file to go stale.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf.errors import CheckpointError, ConfigError, MissingFileError
+from protperf.errors import CheckpointError, MissingFileError
+from protperf.lm.training import durable
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ FILES = ("config.json", "model.safetensors", "trainer.safetensors")
 _MOST_HEADER, _MOST_TENSORS, _MOST_JSON = 8 << 20, 20_000, 8 << 20
 _ITEM_SIZES = {"F64": 8, "F32": 4, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 _NAME = re.compile(r"[A-Za-z0-9._]{1,256}\Z")
-_STEP = re.compile(r"step-([0-9]{1,12})\Z")
+_STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,6 @@ def save(
     """
     from safetensors.torch import save as tensors_to_bytes
 
-    final, partial = run / f"step-{number}", run / f".tmp-{number}"
     contents = {
         "config.json": _json(config),
         "model.safetensors": tensors_to_bytes({k: v.contiguous() for k, v in model.items()}),
@@ -65,42 +64,44 @@ def save(
     }
     files = {n: {"size": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in contents.items()}
     contents[MANIFEST] = _json({**facts, "step": number, "files": files})
+    final, partial = run / f"step-{number}", run / f".tmp-{number}"
     try:
-        _remove(partial)
-        partial.mkdir(mode=0o700)
-        for name, data in contents.items():
-            _write(partial / name, data)
-        os.chmod(partial, 0o777 & ~_umask())
-        _sync(partial)
-        if final.exists():
-            os.rename(final, run / f".del-{number}")
-        os.rename(partial, final)
-        _sync(run)
+        _publish(final, partial, contents)
     except OSError as error:
         with contextlib.suppress(OSError):
-            _remove(partial)
-        reason = error.strerror or str(error)
-        raise CheckpointError(error.errno, f"cannot save step {number}: {reason}", os.fspath(final)) from error
+            durable.remove(partial)
+        reason = f"cannot save step {number}: {error.strerror or error}"
+        raise CheckpointError(error.errno, reason, os.fspath(error.filename or final)) from error
     return final
 
 
-def prune(run: Path, keep: set[int]) -> list[str]:
-    """Remove steps that are not kept, and leftovers of interrupted saves; returns warnings, never raises."""
-    warnings = []
-    for path in sorted(run.iterdir()):
-        match = _STEP.match(path.name)
-        stale = path.name.startswith((".tmp-", ".del-"))
-        if not stale and (match is None or int(match[1]) in keep):
-            continue
+def _publish(final: Path, partial: Path, contents: Mapping[str, bytes]) -> None:
+    """Put a directory of files in its place, whole or not at all."""
+    durable.remove(partial)
+    with durable.named(partial):
+        partial.mkdir(mode=0o700)
+        # Made as any directory is, so that umask, inherited group and access lists are what the user expects.
+        whole = partial / final.name
+        whole.mkdir()
+    for name, data in contents.items():
+        durable.write_file(whole / name, data)
+    durable.sync_directory(whole)
+    replaced = final.with_name(final.name.replace("step", ".old", 1))
+    with durable.named(final):
+        if final.exists():
+            durable.remove(replaced)
+            os.rename(final, replaced)
         try:
-            if not stale:
-                hidden = path.with_name(f".del-{path.name.removeprefix('step-')}")
-                _remove(hidden)
-                path = path.rename(hidden)
-            _remove(path)
-        except OSError as error:
-            warnings.append(f"{path}: could not remove an old step: {error.strerror or error}")
-    return warnings
+            os.rename(whole, final)
+        except OSError:
+            if replaced.exists():
+                os.rename(replaced, final)
+            raise
+    durable.sync_directory(final.parent)
+    # What is left over costs space and no more; the next start removes it too.
+    for leftover in (partial, replaced):
+        with contextlib.suppress(OSError):
+            durable.remove(leftover)
 
 
 def steps(run: Path) -> list[int]:
@@ -234,73 +235,8 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     return kind, tuple(shape), offsets[0], offsets[1]
 
 
-@contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run directory for one writer.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{run}: another process is training here; choose another directory") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old contents or the new, never a part."""
-    partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        _write(partial, data)
-        os.replace(partial, path)
-        _sync(path.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-
-
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view[: 1 << 24]) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    # The only way to read it is to set it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
 
 
 def _broken(path: Path, what: str) -> CheckpointError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.data.store import read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
-from protperf.lm.training import checkpoint
+from protperf.lm.training import checkpoint, directory, durable
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.trainer import _KINDS, Trainer
 
@@ -60,38 +60,47 @@ def train_run(
         DataError, FastaError, FileError: from the sequence files; CheckpointError: nothing to resume, or a full disk.
     """
     run = Path(out)
-    held_by = checkpoint.steps(run) or (run / "config.toml").exists() if run.is_dir() else False
-    if held_by and not resume and not force:
-        raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
+    _refuse_second_run(run, resume or force)
     store = read_store(fasta, residues)
     if validate is None:
         train, held = split(store, options.validate, options.seed)
     else:
         train, held = store, read_store(validate, residues)
-    with checkpoint.locked(run):
-        for text in checkpoint.prune(run, set(checkpoint.steps(run))):
+    with directory.locked(run, warn):
+        # Another process may have trained here while the sequences were read.
+        _refuse_second_run(run, resume or force)
+        for text in directory.recover(run):
             warn(text)
         start = _newest(run, warn) if resume else None
         if start is None and resume:
-            raise CheckpointError(None, "has no checkpoint to resume from", os.fspath(run))
-        if start is None:
-            _clear(run)
-            checkpoint.replace_file(run / "config.toml", _toml(config, options).encode())
-        else:
-            config = ModelConfig.from_mapping(checkpoint.read_config(start))
-        trainer = Trainer(run, config, options, train, held)
+            raise _nothing_to_resume(run)
         if start is not None:
+            config = ModelConfig.from_mapping(checkpoint.read_config(start))
+        trainer = Trainer(run, config, options, train, held, warn)
+        if start is None:
+            directory.clear(run)
+            durable.replace_file(run / directory.CONFIG, _toml(config, options).encode())
+        else:
             trainer.restore(start)
             _forget_later_metrics(run, trainer.progress.step)
         figures = trainer.fit(report)
         return Outcome(run, trainer.progress.step, figures, trainer.stop_signal)
 
 
+def _refuse_second_run(run: Path, allowed: bool) -> None:
+    if not allowed and directory.holds_run(run):
+        raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
+
+
+def _nothing_to_resume(run: Path) -> CheckpointError:
+    return CheckpointError(None, "has no checkpoint to resume from; start again with --force", os.fspath(run))
+
+
 def stored_options(run: str | os.PathLike[str], warn: Callable[[str], None]) -> TrainOptions:
     """The options that a run was started with, from its newest whole step."""
     step = _newest(Path(run), warn)
     if step is None:
-        raise CheckpointError(None, "has no checkpoint to resume from", os.fspath(run))
+        raise _nothing_to_resume(Path(run))
     return TrainOptions(**step.manifest["options"])
 
 
@@ -126,29 +135,21 @@ def _newest(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:
     return None
 
 
-def _clear(run: Path) -> None:
-    """Remove what an earlier run left: its steps, metrics and configuration, nothing else."""
-    for number in checkpoint.steps(run):
-        shutil.rmtree(run / f"step-{number}")
-    for name in ("metrics.jsonl", "config.toml"):
-        (run / name).unlink(missing_ok=True)
-
-
 def _forget_later_metrics(run: Path, step: int) -> None:
-    """Drop metrics of steps after the one resumed from: they will be written again."""
-    import json
-
-    path = run / "metrics.jsonl"
+    """Drop metrics of steps after the one resumed from, which will be written again, and what an interruption tore."""
+    path = run / directory.METRICS
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    with durable.named(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    for line in lines:
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-    checkpoint.replace_file(path, "".join(kept).encode())
+    durable.replace_file(path, b"".join(kept))
 
 
 def _toml(config: ModelConfig, options: TrainOptions) -> str:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from protperf.lm.data import batches
 from protperf.lm.data.store import TokenStore
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import CAUSAL, MASKED, Network
-from protperf.lm.training import checkpoint
+from protperf.lm.training import checkpoint, directory, durable
 from protperf.lm.training.evaluate import validate
 from protperf.lm.training.options import TrainOptions
 
@@ -55,10 +56,16 @@ class Trainer:
     """One run: network, optimizer, data and progress."""
 
     def __init__(
-        self, run: Path, config: ModelConfig, options: TrainOptions, train: TokenStore, held: TokenStore
+        self,
+        run: Path,
+        config: ModelConfig,
+        options: TrainOptions,
+        train: TokenStore,
+        held: TokenStore,
+        warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     ) -> None:
         self.run, self.config, self.options, self.train, self.held = run, config, options, train, held
-        self.network = Network(config)
+        self.network, self.warn = Network(config), warn
         decayed = [p for p in self.network.parameters() if p.dim() >= 2]
         others = [p for p in self.network.parameters() if p.dim() < 2]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -199,8 +206,7 @@ class Trainer:
         self._write_metrics(line, report)
 
     def _write_metrics(self, line: dict[str, Any], report: Report) -> None:
-        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        durable.append(self.run / directory.METRICS, (json.dumps(line) + "\n").encode())
         report({**line, "total_steps": self.progress.total_steps or self._steps_of_epochs()})
 
     def _checkpoint(self, report: Report) -> dict[str, float]:
@@ -227,11 +233,17 @@ class Trainer:
         }
         if math.isinf(facts["progress"]["best_loss"]):
             facts["progress"]["best_loss"] = None
+        # A step that is safe must not have lost the metrics that led to it.
+        metrics = self.run / directory.METRICS
+        if metrics.exists():
+            durable.sync_file(metrics)
         checkpoint.save(
             self.run, p.step, self.config.to_mapping(), self.network.state_dict(), self._optimizer_tensors(), facts
         )
-        newest = checkpoint.steps(self.run)[:2]
-        checkpoint.prune(self.run, {*newest, p.best_step})
+        # A later step that is there was found damaged when this run was resumed.
+        newest = [number for number in checkpoint.steps(self.run) if number <= p.step][:2]
+        for text in directory.prune(self.run, {*newest, p.best_step}):
+            self.warn(text)
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         names = {id(parameter): name for name, parameter in self.network.named_parameters()}
