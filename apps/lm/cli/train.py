@@ -27,7 +27,7 @@ def run(
     batch_tokens: Annotated[int, typer.Option(help="Tokens a batch.")] = 4096,
     accumulate: Annotated[int, typer.Option(help="Batches an optimizer step.")] = 1,
     crop: Annotated[int, typer.Option(help="Tokens of a sequence seen at once while training.")] = 1024,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 50,
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.1,

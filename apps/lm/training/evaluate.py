@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
 from protperf.lm.data import batches
 from protperf.lm.data.store import TokenStore
 from protperf.lm.model.network import CAUSAL, MASKED, Network
@@ -42,8 +42,9 @@ class _Sum:
 def validate(network: Network, held: TokenStore, unigram: NDArray[np.float64], crop: int) -> dict[str, float]:
     """Figures of a validation line: over the 20 residues, EOS left out, frequencies from the training part.
 
-    Returns `val_loss` (nats a residue), `val_perplexity` (causal), `val_perplexity_masked`, `unigram_perplexity` (at
-    the same positions as `val_loss`); those that the objective does not train are left out.
+    Returns `val_loss` (nats a residue), `val_perplexity` (causal), `val_perplexity_masked` (15 % of the residues hidden,
+    none of them kept or replaced), `unigram_perplexity` (at the same positions as `val_loss`); those that the objective
+    does not train are left out.
     """
     objective = network.config.objective
     causal, masked = _Sum(), _Sum()
@@ -65,6 +66,8 @@ def validate(network: Network, held: TokenStore, unigram: NDArray[np.float64], c
             causal.add(functional.log_softmax(logits[torch.from_numpy(positions)], -1), targets, unigram)
         if objective != "causal":
             tokens, sites, targets = batches.mask(batch, batches.generator(0, 3, start))
+            # All hidden: a site that kept its residue would be told its answer.
+            tokens[sites] = MASK
             logits = network(torch.from_numpy(tokens), borders, MASKED)
             masked.add(functional.log_softmax(logits[torch.from_numpy(sites)], -1), targets, unigram)
     network.train(was_training)

@@ -23,7 +23,7 @@ class TrainOptions:
     batch_tokens: int = 4096
     accumulate: int = 1
     crop: int = 1024
-    lr: float = 3e-3
+    lr: float = 1e-3
     warmup: int = 50
     clip: float = 1.0
     weight_decay: float = 0.1
