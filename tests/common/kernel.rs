@@ -16,6 +16,11 @@ pub fn every_isa() -> Vec<How> {
     Isa::available().into_iter().map(|isa| How { isa, num_threads: 2 }).collect()
 }
 
+/// One instruction set on so many threads.
+pub fn on_threads<const N: usize>(numbers: [usize; N], isa: Isa) -> [How; N] {
+    numbers.map(|num_threads| How { isa, num_threads })
+}
+
 /// The kernels' answer in T; what they should fill is NaN before.
 pub fn kernel<T: CpuElement>(case: &Case, data: &Data, how: How) -> Answer {
     let typed = data.typed::<T>();
