@@ -18,7 +18,7 @@ from conftest import small_config
 
 from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.data.store import read_store, split
-from protperf.lm.training import checkpoint, directory
+from protperf.lm.training import checkpoint, directory, tensor_file
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.run import load_run, train_run
 from protperf.lm.training.trainer import Trainer
@@ -49,7 +49,7 @@ def losses(run: Path) -> list[str]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.read_tensors(run / f"step-{STEPS}" / "model.safetensors", None)
+    return tensor_file.read_tensors(run / f"step-{STEPS}" / "model.safetensors", None)
 
 
 def stopped_after(one: Trainer, steps: int) -> None:
@@ -114,7 +114,7 @@ def test_a_killed_process_resumes(tmp_path: Path, fasta: Path) -> None:
         process.send_signal(signal.SIGKILL)
     subprocess.run([*command, "-o", str(run), "--resume"], check=True)
     assert losses(run) == losses(tmp_path / "golden")
-    one, two = (checkpoint.read_tensors(p / "step-40" / "model.safetensors", None) for p in (run, tmp_path / "golden"))
+    one, two = (tensor_file.read_tensors(p / "step-40" / "model.safetensors", None) for p in (run, tmp_path / "golden"))
     assert all(torch.equal(one[name], two[name]) for name in two)
 
 

@@ -36,11 +36,11 @@ def main(words: list[str]) -> int:
 
 
 def _facts(model: str) -> dict[str, Any]:
-    from protperf.lm.training import checkpoint
+    from protperf.lm.training import checkpoint, tensor_file
 
     step = checkpoint.find(model)
     config = checkpoint.read_config(step)
-    header = checkpoint.read_header(step.path / "model.safetensors")
+    header = tensor_file.read_layout(step.path / "model.safetensors")
     parameters = sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(".omega"))
     return {
         "path": str(step.path),

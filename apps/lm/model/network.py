@@ -141,6 +141,9 @@ class Attention(nn.Module):
 
     def _drawn(self, draw: int) -> torch.Tensor:
         c = self.config
+        if self.qkv.weight.is_meta:
+            # Where only shapes are asked for, nothing is drawn.
+            return torch.empty(c.num_heads, c.num_features, c.head_dim, device="meta")
         heads = [
             torch.from_numpy(draw_projection(c.num_features, c.head_dim, seed=c.seed, stream=(self.layer, head, draw)))
             for head in range(c.num_heads)

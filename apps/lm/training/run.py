@@ -15,9 +15,11 @@ from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.data.store import read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
-from protperf.lm.training import checkpoint, directory, durable
+from protperf.lm.training import checkpoint, directory, durable, tensor_file
+from protperf.lm.training.implied import Layouts
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.trainer import _KINDS, Trainer
+from protperf.lm.training.plain_file import broken
+from protperf.lm.training.trainer import Trainer
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -75,7 +77,7 @@ def train_run(
         if start is None and resume:
             raise _nothing_to_resume(run)
         if start is not None:
-            config = ModelConfig.from_mapping(checkpoint.read_config(start))
+            config = read_config(start)
         trainer = Trainer(run, config, options, train, held, warn)
         if start is None:
             directory.clear(run)
@@ -111,18 +113,23 @@ def load_run(path: str | os.PathLike[str]) -> LoadedModel:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
     """
     step = checkpoint.find(path)
-    config = _config(step)
+    config = read_config(step)
+    tensors = tensor_file.read_tensors(step.path / "model.safetensors", Layouts(config).network)
     network = Network(config)
-    expected = {name: (_KINDS[t.dtype], tuple(t.shape)) for name, t in network.state_dict().items()}
-    network.load_state_dict(checkpoint.read_tensors(step.path / "model.safetensors", expected))
+    network.load_state_dict(tensors)
     return LoadedModel(network.eval(), step)
 
 
-def _config(step: checkpoint.Step) -> ModelConfig:
+def read_config(step: checkpoint.Step) -> ModelConfig:
+    """The configuration of a verified step.
+
+    Raises:
+        CheckpointError: it is no such table, or a value is out of range.
+    """
     try:
         return ModelConfig.from_mapping(checkpoint.read_config(step))
     except ConfigError as error:
-        raise CheckpointError(None, str(error), os.fspath(step.path / "config.json")) from error
+        raise broken(step.path / "config.json", str(error)[:200]) from error
 
 
 def _newest(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:

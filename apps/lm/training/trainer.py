@@ -29,7 +29,7 @@ from protperf.lm.data import batches
 from protperf.lm.data.store import TokenStore
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import CAUSAL, MASKED, Network
-from protperf.lm.training import checkpoint, directory, durable
+from protperf.lm.training import checkpoint, directory, durable, tensor_file
 from protperf.lm.training.evaluate import validate
 from protperf.lm.training.options import TrainOptions
 
@@ -262,9 +262,11 @@ class Trainer:
         manifest = step.manifest
         if manifest.get("data_sha256") != self.train.fingerprint:
             raise ConfigError(f"{step.path}: was trained on other sequences; resume with the same FASTA files")
-        expected = {name: (_KINDS[t.dtype], tuple(t.shape)) for name, t in self.network.state_dict().items()}
-        self.network.load_state_dict(checkpoint.read_tensors(step.path / "model.safetensors", expected))
-        tensors = checkpoint.read_tensors(step.path / "trainer.safetensors", None)
+        expected = {
+            name: (tensor_file.type_name(t.dtype), tuple(t.shape)) for name, t in self.network.state_dict().items()
+        }
+        self.network.load_state_dict(tensor_file.read_tensors(step.path / "model.safetensors", expected))
+        tensors = tensor_file.read_tensors(step.path / "trainer.safetensors", None)
         for name, parameter in self.network.named_parameters():
             try:
                 found = {key: tensors.pop(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -295,6 +297,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-_KINDS = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
