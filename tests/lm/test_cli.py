@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,11 @@ def test_quick_commands_answer_within_150_ms(words: list[str], runs: dict[str, P
     assert (times[4] + times[5]) / 2 < 0.15
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["info"], ["train", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["info"], *([name, "--help"] for name in COMMANDS)],
+    ids=" ".join,
+)
 def test_quick_commands_import_neither_torch_nor_numpy(words: list[str], runs: dict[str, Path]) -> None:
     if words == ["info"]:
         words = ["info", str(runs["both"])]
@@ -53,6 +59,23 @@ def test_help_lists_every_command() -> None:
     text = protperf("--help").stdout.decode()
     assert all(name in text and summary in text for name, summary in COMMANDS.items())
     assert protperf().stdout.decode() == text
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("name", ["train", "score", "doctor"])
+def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, columns: int) -> None:
+    module = import_module(f"protperf.lm.cli.{name}")
+    result = protperf(name, "-h", env=environment(COLUMNS=str(columns)))
+    assert (result.returncode, result.stderr) == (0, b"")
+    lines = result.stdout.decode().splitlines()
+    assert max(map(len, lines)) <= max(columns, 73)
+    parameters = list(inspect.signature(module.run).parameters)
+    assert sorted(key for names in module.GROUPS.values() for key in names) == sorted(parameters)
+    for key in {*parameters, "help"} - {"model", "fasta", "as_json", "table"}:
+        spelt = f"--{key.replace('_', '-')}"
+        assert sum(spelt in line[:30].replace(",", " ").split() for line in lines) == 1, spelt
+    for line in module.EXAMPLES.strip().splitlines():
+        assert f"  {line}" in lines
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The command `protperf`: parse, run, report. One row of COMMANDS is one command; its code is imported when it runs.
 
-A command module has `run`, whose signature typer reads, or `main(words)`, which parses for itself: importing typer
-takes longer than `info` may. Exit codes: 0 done, 1 bad data, 2 usage, 3 files, 4 resources, 5 records rejected, 130 and
-143 interrupted.
+A command module has `run`, whose signature typer reads, with `GROUPS` and `EXAMPLES` for its help page, or
+`main(words)`, which parses for itself: importing typer takes longer than `info` may. Exit codes: 0 done, 1 bad data,
+2 usage, 3 files, 4 resources, 5 records rejected, 130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -125,9 +125,13 @@ def _run_typer(name: str, module: ModuleType, words: list[str]) -> int:
     import typer
     from typer.exceptions import TyperException
 
+    from protperf.lm.cli.help import page
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(name, help=COMMANDS[name])(module.run)
+    spelt = {"help_option_names": ["-h", "--help"]}
+    app.command(name, help=COMMANDS[name], context_settings=spelt)(module.run)
     command: Any = typer.main.get_command(app)
+    command.get_help = lambda _: page(command, name, module.GROUPS, module.EXAMPLES)
     try:
         return int(command.main(words, prog_name=f"protperf {name}", standalone_mode=False) or 0)
     except TyperException as error:

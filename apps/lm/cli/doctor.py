@@ -9,6 +9,12 @@ import typer
 
 from protperf.lm.cli import EXIT_RESOURCES
 
+GROUPS = {"options": ("as_json",)}
+EXAMPLES = """
+protperf doctor
+protperf doctor --json > machine.json
+"""
+
 
 def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> int:
     """Compare the kernels with each other and with float64, and print the verdict."""

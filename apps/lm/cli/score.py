@@ -13,23 +13,64 @@ import typer
 from protperf.errors import ConfigError, DataError
 from protperf.lm.cli import EXIT_REJECTED
 
+GROUPS = {
+    "input": ("model", "fasta", "residues", "allow_rejects"),
+    "score": ("method", "direction"),
+    "output": ("out", "table", "resume", "quiet"),
+    "computation": ("batch_tokens", "deterministic", "threads", "device"),
+}
+EXAMPLES = """
+protperf score runs/mine proteins.fa.gz > scores.tsv
+protperf score runs/mine a.fa b.fa -o scores.csv --method pll
+zcat proteins.fa.gz | protperf score runs/mine - | cut -f 2,6
+"""
+
 
 def run(
-    model: Annotated[Path, typer.Argument(help="Run directory, or one step of it.")],
-    fasta: Annotated[list[str], typer.Argument(help="FASTA, plain or gz, xz, zst, bz2; - is standard input.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: standard output.")] = None,
-    method: Annotated[str, typer.Option(help="ll (left to right), pll (each site given all others) or auto.")] = "auto",
-    direction: Annotated[str, typer.Option(help="Reading direction: forward.")] = "forward",
-    table: Annotated[str | None, typer.Option("--format", help="tsv, csv or jsonl; default: by suffix, tsv.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens packed into one pass.")] = 4096,
-    residues: Annotated[str, typer.Option(help="Odd residues: map, strict or skip.")] = "map",
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run directory, or one step of it.")],
+    fasta: Annotated[
+        list[str], typer.Argument(metavar="FASTA...", help="FASTA, plain or gz, xz, zst, bz2; - is standard input.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="File to write; default: standard output."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="ll: each residue given those before it; pll: each given all others, one pass a residue; auto: the "
+            "one that the model was trained for, ll where it was trained for both.",
+        ),
+    ] = "auto",
+    direction: Annotated[str, typer.Option(metavar="NAME", help="Reading direction: forward.")] = "forward",
+    table: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="tsv, csv or jsonl; default: by the suffix of -o, else tsv."),
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Residues read together in one pass; more takes more memory and is not always faster.")
+    ] = 4096,
+    residues: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="Odd residues: map mends and flags them, strict stops at them, skip leaves the record out.",
+        ),
+    ] = "map",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted file of -o.")] = False,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Same bits whatever the batch size, order and threads.")
+        bool,
+        typer.Option("--deterministic", help="Same bits whatever the batch size, order and threads; slower."),
     ] = False,
-    allow_rejects: Annotated[bool, typer.Option("--allow-rejects", help="Rejected records are no failure.")] = False,
-    threads: Annotated[int | None, typer.Option("-j", "--threads", help="Threads; default: all cores.")] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    allow_rejects: Annotated[
+        bool, typer.Option("--allow-rejects", help="Exit 0 and not 5 where records were left out.")
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option("-j", "--threads", help="Threads; default: PROTPERF_NUM_THREADS, else all cores allowed."),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto or cpu.")] = "auto",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no notes.")] = False,
 ) -> int:
     """Write the table of scores; returns the exit code."""

@@ -10,20 +10,39 @@ import typer
 
 _STOPPED = {2: 130, 15: 143}
 
+GROUPS = {
+    "data": ("fasta", "validate", "residues"),
+    "run": ("out", "resume", "force", "seed", "threads", "quiet"),
+    "length of the training, one of": ("time", "epochs", "steps"),
+    "model": ("size", "objective", "attention", "num_features", "redraw_interval", "dropout"),
+    "optimization": ("batch_tokens", "accumulate", "crop", "lr", "warmup", "clip", "weight_decay"),
+    "bookkeeping": ("checkpoint_every", "log_every"),
+}
+EXAMPLES = """
+protperf train --fasta proteins.fa.gz -o runs/mine --time 20m
+protperf train --fasta family.fa -o runs/family --size tiny --epochs 10
+protperf train --fasta family.fa -o runs/family --resume
+"""
+
 
 def run(
     fasta: Annotated[
-        list[str], typer.Option(help="FASTA, plain or gz, xz, zst, bz2; - is standard input; repeatable.")
+        list[str],
+        typer.Option(metavar="FILE", help="FASTA, plain or gz, xz, zst, bz2; - is standard input; repeatable."),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Run directory to make.")],
-    size: Annotated[str, typer.Option(help="nano, tiny, small, base, or a .toml file.")] = "nano",
-    objective: Annotated[str, typer.Option(help="masked, causal or both.")] = "both",
-    attention: Annotated[str, typer.Option(help="relu or softmax (linear in length), or exact.")] = "relu",
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Run directory to make.")],
+    size: Annotated[str, typer.Option(metavar="NAME", help="nano, tiny, small, base, or a .toml file.")] = "nano",
+    objective: Annotated[str, typer.Option(metavar="NAME", help="masked, causal or both.")] = "both",
+    attention: Annotated[
+        str, typer.Option(metavar="NAME", help="relu or softmax (linear in length), or exact.")
+    ] = "relu",
     num_features: Annotated[int | None, typer.Option(help="Random features a head; default of the size.")] = None,
     redraw_interval: Annotated[int, typer.Option(help="Steps between redraws of the features; 0 is never.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Train this many steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Train this many passes over the sequences.")] = None,
-    time: Annotated[str | None, typer.Option(help="Train this long, such as 90s, 20m, 1h30m.")] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Train this long, such as 90s, 20m, 1h30m.")
+    ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens a batch.")] = 4096,
     accumulate: Annotated[int, typer.Option(help="Batches an optimizer step.")] = 1,
     crop: Annotated[int, typer.Option(help="Tokens of a sequence seen at once while training.")] = 1024,
@@ -32,10 +51,12 @@ def run(
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.1,
     dropout: Annotated[float, typer.Option(help="Dropout probability.")] = 0.0,
-    validate: Annotated[str, typer.Option(help="Fraction of the sequences to hold out, or a FASTA file.")] = "0.02",
+    validate: Annotated[
+        str, typer.Option(metavar="X|FILE", help="Fraction of the sequences to hold out, or a FASTA file.")
+    ] = "0.02",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 chooses.")] = 0,
     log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
-    residues: Annotated[str, typer.Option(help="Odd residues: map, strict or skip.")] = "map",
+    residues: Annotated[str, typer.Option(metavar="POLICY", help="Odd residues: map, strict or skip.")] = "map",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the directory.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the directory.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
