@@ -6,6 +6,9 @@ use protperf_core::{Error, Result};
 use std::any::Any;
 use std::cell::RefCell;
 
+#[cfg(test)]
+mod poisoned;
+
 /// Rows of one chunk. It decides the order of sums, so it is a constant: never the cache, the ISA or the threads.
 pub const CHUNK: usize = 64;
 
