@@ -9,6 +9,6 @@
 pub use protperf_core::*;
 pub use protperf_cpu::{
     Context, CpuElement, Gradients, Isa, Saved, default_num_threads, empty_state, favor_backward, favor_forward,
-    merge_states,
+    merge_states, rehearse_panic,
 };
 pub use protperf_io as io;

@@ -384,7 +384,7 @@ fn merged_states_answer_as_the_state_of_all_keys() {
             let (_, first) = in_pieces::<f64>(&case, &data, &[0, 90], isa);
             let (_, second) = in_pieces::<f64>(&case, &data, &[90, 140], isa);
             let mut merged = vec![f64::NAN; whole.len()];
-            merge_states(&first, &second, case.value_dim, &mut merged).unwrap();
+            merge_states(&first, &second, case.value_dim, &mut merged, &AtomicBool::new(false)).unwrap();
             let (sums, expected) = (relative_to_reference(&merged, 5), relative_to_reference(&whole, 5));
             let off = relative(&sums, &expected);
             assert!(off < 1e-13, "{off:.1e} {isa:?} {}", case.id());

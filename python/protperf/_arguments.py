@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 import os
 from collections.abc import Sequence
 from typing import Any
 
+from protperf import _native
 from protperf.errors import ConfigError, DtypeError, ShapeError
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
@@ -117,13 +119,18 @@ def isa() -> str | None:
 
 
 def num_threads(fallback: int | None = None) -> int:
-    """Threads of a call: `PROTPERF_NUM_THREADS`, else `fallback`, else the cores this process may use."""
+    """Threads of a call: `PROTPERF_NUM_THREADS`, else the cores this process may use and no more than `fallback`."""
     text = os.environ.get("PROTPERF_NUM_THREADS", "")
     if text:
         if not text.isdigit() or not 1 <= int(text) <= 4096:
             raise ConfigError(f"PROTPERF_NUM_THREADS is {text!r}; it must be a number from 1 to 4096")
         return int(text)
-    if fallback is not None:
-        return fallback
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    allowed = _cores_allowed(len(affinity(0)) if affinity else 0)
+    return allowed if fallback is None else min(fallback, allowed)
+
+
+@functools.lru_cache(maxsize=8)
+def _cores_allowed(_affinity: int) -> int:
+    """Asked again when the affinity has another size: the quota is read from files, too slow for every call."""
+    return _native.cores_allowed()

@@ -28,6 +28,12 @@ def draw_projection(
 ) -> None:
     """Fill omega [M,D]."""
 
+def _rehearse_panic(checks: int) -> None:
+    """Let the checks-th look at the cancel flag from now panic, once; 0 takes it back. For tests."""
+
+def cores_allowed() -> int:
+    """Cores that affinity and the control group's quota allow this process."""
+
 def feature_maps() -> tuple[str, ...]:
     """Names of the feature maps."""
 

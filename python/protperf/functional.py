@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from protperf import _arguments, _native
 from protperf.errors import ConfigError, DtypeError, OutOfMemory
@@ -13,7 +15,26 @@ if TYPE_CHECKING:
 
 __all__ = ["build_info", "draw_projection", "favor_attention", "feature_maps", "softmax_attention"]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
+
+def _tells_memory(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn NumPy's MemoryError into ours, so that one `except protperf.Error` sees both."""
+
+    @functools.wraps(function)
+    def told(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except OutOfMemory:
+            raise
+        except MemoryError as error:
+            raise OutOfMemory(str(error) or "the interpreter could not allocate memory") from error
+
+    return told
+
+
+@_tells_memory
 def favor_attention(
     q: ArrayLike,
     k: ArrayLike,
@@ -79,6 +100,7 @@ def favor_attention(
     return out.astype(result, copy=False)
 
 
+@_tells_memory
 def softmax_attention(
     q: ArrayLike,
     k: ArrayLike,
@@ -101,6 +123,7 @@ def softmax_attention(
     return out.astype(result, copy=False)
 
 
+@_tells_memory
 def draw_projection(
     num_features: int,
     head_dim: int,

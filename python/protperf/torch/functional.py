@@ -11,6 +11,7 @@ from protperf import _arguments, _native
 from protperf.errors import ConfigError, DeviceError, DtypeError, ShapeError
 from protperf.torch import ops as _ops  # defines torch.ops.protperf
 from protperf.torch import reference
+from protperf.torch.memory import tells_memory
 
 __all__ = ["favor_attention", "favor_attention_with_state", "merge_states", "softmax_attention"]
 
@@ -19,6 +20,7 @@ _DEFAULT_EPSILON = {"relu": 1e-3}
 _FEATURE_MAPS = _native.feature_maps()
 
 
+@tells_memory
 def favor_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -68,6 +70,7 @@ def favor_attention(
     return out.to(result)
 
 
+@tells_memory
 def favor_attention_with_state(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -109,6 +112,7 @@ def favor_attention_with_state(
     return out.to(result), after
 
 
+@tells_memory
 def merge_states(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The state of both sets of keys.
 
@@ -129,6 +133,7 @@ def merge_states(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return out
 
 
+@tells_memory
 def softmax_attention(
     q: torch.Tensor,
     k: torch.Tensor,

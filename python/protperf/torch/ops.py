@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from protperf import _arguments, _native
-from protperf.errors import OutOfMemory
 from protperf.torch import reference
+from protperf.torch.memory import tells_memory
 
 _OPTIONS = "str feature_map, bool causal, float kernel_epsilon, Tensor? cu_seqlens, Tensor? key_padding_mask"
 _library = torch.library.Library("protperf", "DEF")
@@ -42,13 +42,6 @@ def contiguous_array(tensor: torch.Tensor, dtype: torch.dtype) -> Any:
     return _array(tensor.detach().to(dtype).contiguous())
 
 
-def _empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    try:
-        return torch.empty(shape, dtype=dtype)
-    except RuntimeError as error:
-        raise OutOfMemory(f"could not allocate a tensor of shape {list(shape)}: {error}") from error
-
-
 def _options(
     feature_map: str,
     causal: bool,
@@ -75,12 +68,13 @@ def _omega_array(omega: torch.Tensor | None) -> Any:
     return None if omega is None else contiguous_array(omega, torch.float64)
 
 
+@tells_memory
 def _favor(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tensor | None, *options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, q_len, _ = q.shape
-    out = _empty(batch, heads, q_len, v.shape[3], dtype=q.dtype)
-    den = _empty(batch, heads, q_len, 2, dtype=q.dtype)
+    out = torch.empty(batch, heads, q_len, v.shape[3], dtype=q.dtype)
+    den = torch.empty(batch, heads, q_len, 2, dtype=q.dtype)
     arrays = [_array(x) for x in (q, k, v)]
     _native.favor_forward(*arrays, _omega_array(omega), out.numpy(), den.numpy(), **_options(*options))
     return out, den
@@ -93,6 +87,7 @@ def _favor_fake(
     return q.new_empty(batch, heads, q_len, v.shape[3]), q.new_empty(batch, heads, q_len, 2)
 
 
+@tells_memory
 def _favor_backward(
     grad: torch.Tensor,
     q: torch.Tensor,
@@ -104,8 +99,8 @@ def _favor_backward(
     with_omega: bool,
     *options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    dq, dk, dv = (_empty(*x.shape, dtype=x.dtype) for x in (q, k, v))
-    domega = _empty(*(omega.shape if with_omega and omega is not None else (0,)), dtype=torch.float64)
+    dq, dk, dv = (torch.empty(*x.shape, dtype=x.dtype) for x in (q, k, v))
+    domega = torch.empty(*(omega.shape if with_omega and omega is not None else (0,)), dtype=torch.float64)
     tensors = [_array(x) for x in (q, k, v)]
     saved = [_array(out), contiguous_array(den, q.dtype), _array(grad)]
     gradients = [x.numpy() for x in (dq, dk, dv)]
@@ -138,6 +133,7 @@ def _favor_backward_fake(
     return dq, dk, dv, q.new_empty(shape, dtype=torch.float64)
 
 
+@tells_memory
 def _favor_state(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -149,9 +145,9 @@ def _favor_state(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, q_len, _ = q.shape
     features = reference.feature_dim(feature_map, q.shape[3] if omega is None else omega.shape[-2])
-    out = _empty(batch, heads, q_len, v.shape[3], dtype=q.dtype)
-    den = _empty(batch, heads, q_len, 2, dtype=q.dtype)
-    after = _empty(batch, heads, features, v.shape[3] + 2, dtype=q.dtype)
+    out = torch.empty(batch, heads, q_len, v.shape[3], dtype=q.dtype)
+    den = torch.empty(batch, heads, q_len, 2, dtype=q.dtype)
+    after = torch.empty(batch, heads, features, v.shape[3] + 2, dtype=q.dtype)
     options = _options(feature_map, True, kernel_epsilon, None, None)
     arrays = [_array(x) for x in (q, k, v)]
     _native.favor_forward(
@@ -197,6 +193,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.
     ctx.options = (feature_map, causal, kernel_epsilon)
 
 
+@tells_memory
 def _gradient(ctx: Any, grad: torch.Tensor | None, _: torch.Tensor | None) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 9

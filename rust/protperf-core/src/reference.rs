@@ -39,7 +39,7 @@ pub fn favor_forward<T: Element>(args: &FavorArgs<'_, T>) -> Result<Forward> {
         denominators: vec![Denominator { exponent: 0, mantissa: 0.0 }; rows],
     };
     for place in inputs.places(&shape) {
-        let rows = inputs.rows(place);
+        let rows = inputs.rows(place, &|| false)?;
         let line = FeatureLine::new(args, &shape, rows);
         let outputs = line.forward();
         let first = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
@@ -65,7 +65,7 @@ pub fn favor_backward<T: Element>(args: &FavorArgs<'_, T>, grad: &TensorRef<'_, 
     let inputs = inputs_of(args);
     let mut gradients = Gradients::zeros(&shape, args.omega.map(|omega| omega.data.len()));
     for place in inputs.places(&shape) {
-        let line = FeatureLine::new(args, &shape, inputs.rows(place));
+        let line = FeatureLine::new(args, &shape, inputs.rows(place, &|| false)?);
         let g = gradient_rows(grad, &place);
         let bad = line.rows.bad_gradients(&g, shape.value_dim);
         let parts = line.backward(&g, &bad);

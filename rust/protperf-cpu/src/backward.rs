@@ -106,6 +106,7 @@ fn add_directions<E: CpuElement>(call: &Call<'_, E>, tasks: Vec<DirectionParts<E
     for (index, domega) in domega.chunks_exact_mut(size).enumerate() {
         let mut total = try_filled(call.widths.projections * d, 0.0)?;
         for (_, part) in tasks.iter().flatten().filter(|(head, _)| call.weights.len() == 1 || *head == index) {
+            call.stop()?;
             for (total, part) in total.chunks_exact_mut(d).zip(part.chunks_exact(padded)) {
                 total.iter_mut().zip(part).for_each(|(t, p)| *t += p.to_f64() * scale);
             }
@@ -133,11 +134,17 @@ struct Pass<'a, E: CpuElement> {
 }
 
 impl<'a, E: CpuElement> Pass<'a, E> {
-    fn keys_of(&self, batch: usize, kv_head: usize, segment: usize) -> (Rows<'a, E>, Rows<'a, E>, Option<usize>) {
+    #[allow(clippy::type_complexity)]
+    fn keys_of(
+        &self,
+        batch: usize,
+        kv_head: usize,
+        segment: usize,
+    ) -> Result<(Rows<'a, E>, Rows<'a, E>, Option<usize>)> {
         let (start, len) = self.call.key_range(segment);
         let rows = |tensor| Rows { tensor, batch, head: kv_head, start, len, reversed: false };
         let (keys, values) = (rows(&self.call.args.k), rows(&self.call.args.v));
-        (keys, values, self.call.first_bad_key(&keys, &values))
+        Ok((keys, values, self.call.first_bad_key(&keys, &values)?))
     }
 
     fn line(&self, batch: usize, head: usize, segment: usize, bad_key: Option<usize>) -> Result<Line<'a, E>> {
@@ -148,6 +155,7 @@ impl<'a, E: CpuElement> Pass<'a, E> {
         let den = &self.saved.den[first * 2..(first + len) * 2];
         let mut kinds = try_filled(len, Row::Dead)?;
         for (i, kind) in kinds.iter_mut().enumerate() {
+            self.call.stop_at(i)?;
             if grad.row(i).all(|g| g == E::ZERO) {
                 continue;
             }
@@ -184,7 +192,7 @@ impl<'a, E: CpuElement> Pass<'a, E> {
     fn queries(&self, line: usize, segment: usize, dq: &SharedOut<E>) -> Result<DirectionParts<E>> {
         let (call, s) = (self.call, &self.call.shape);
         let (batch, head) = (line / s.heads, line % s.heads);
-        let (keys, values, bad_key) = self.keys_of(batch, head / s.group(), segment);
+        let (keys, values, bad_key) = self.keys_of(batch, head / s.group(), segment)?;
         let line_rows = self.line(batch, head, segment, bad_key)?;
         let (start, len) = call.segments[segment];
         // SAFETY: this task alone owns the rows of this head and segment.
@@ -276,7 +284,7 @@ impl<'a, E: CpuElement> Pass<'a, E> {
     fn keys(&self, kv_line: usize, segment: usize, dk: &SharedOut<E>, dv: &SharedOut<E>) -> Result<DirectionParts<E>> {
         let (call, s) = (self.call, &self.call.shape);
         let (batch, kv_head) = (kv_line / s.kv_heads, kv_line % s.kv_heads);
-        let (keys, values, bad_key) = self.keys_of(batch, kv_head, segment);
+        let (keys, values, bad_key) = self.keys_of(batch, kv_head, segment)?;
         let first = kv_line * s.kv_len + keys.start;
         // SAFETY: this task alone owns the rows of this key head and segment.
         let (dk, dv) = unsafe {

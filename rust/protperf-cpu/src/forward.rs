@@ -6,9 +6,9 @@ use crate::ops::{CpuElement, Ops};
 use crate::parallel;
 use crate::sweep::{Sweep, Want};
 use crate::weights::{Weights, Widths};
-use crate::workspace::{CHUNK, try_filled, with_scratch};
+use crate::workspace::{CHUNK, try_filled, try_reserved, with_scratch};
 use protperf_core::{Error, FavorArgs, FavorShape, Result};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 /// How a call runs.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,9 @@ pub struct Context<'a> {
     /// Raised by the caller to stop the call.
     pub cancel: &'a AtomicBool,
 }
+
+/// Rows between two looks at the cancel flag in scans that do little with a row.
+const SCAN: usize = 1024;
 
 /// A checked call, ready to be split into tasks.
 pub(crate) struct Call<'a, E: CpuElement> {
@@ -37,11 +40,16 @@ impl<'a, E: CpuElement> Call<'a, E> {
         let shape = args.validate()?;
         let widths = Widths::new(args.feature_map, &shape);
         let heads = args.omega.and_then(|omega| omega.num_heads).unwrap_or(1);
-        let weights = (0..heads).map(|head| Weights::pack(args, &widths, head)).collect::<Result<Vec<_>>>()?;
-        let segments = match args.cu_seqlens {
-            Some(borders) => borders.windows(2).map(|w| (w[0] as usize, (w[1] - w[0]) as usize)).collect(),
-            None => vec![(0, shape.q_len)],
-        };
+        let mut weights = try_reserved(heads)?;
+        for head in 0..heads {
+            parallel::check(ctx.cancel)?;
+            weights.push(Weights::pack(args, &widths, head)?);
+        }
+        let mut segments = try_reserved(args.cu_seqlens.map_or(1, <[i64]>::len))?;
+        match args.cu_seqlens {
+            Some(borders) => segments.extend(borders.windows(2).map(|w| (w[0] as usize, (w[1] - w[0]) as usize))),
+            None => segments.push((0, shape.q_len)),
+        }
         Ok(Call { args, shape, widths, ops: Ops::of(ctx.isa), weights, segments, cancel: ctx.cancel })
     }
 
@@ -59,14 +67,27 @@ impl<'a, E: CpuElement> Call<'a, E> {
     }
 
     pub fn stop(&self) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        parallel::check(self.cancel)
+    }
+
+    /// Asked at every row of a scan over a whole sequence; looks at the flag now and then.
+    pub fn stop_at(&self, row: usize) -> Result<()> {
+        if row.is_multiple_of(SCAN) { self.stop() } else { Ok(()) }
     }
 
     /// Index of the first visible key of a segment whose row of k or v is not finite.
-    pub fn first_bad_key(&self, keys: &Rows<'_, E>, values: &Rows<'_, E>) -> Option<usize> {
-        (0..keys.len)
-            .filter(|&j| !self.is_padding(keys.batch, keys.position(j)))
-            .find(|&j| !keys.is_finite(j) || !values.is_finite(j))
+    ///
+    /// # Errors
+    /// `Interrupted`.
+    pub fn first_bad_key(&self, keys: &Rows<'_, E>, values: &Rows<'_, E>) -> Result<Option<usize>> {
+        for j in 0..keys.len {
+            self.stop_at(j)?;
+            let padding = self.is_padding(keys.batch, keys.position(j));
+            if !padding && (!keys.is_finite(j) || !values.is_finite(j)) {
+                return Ok(Some(j));
+            }
+        }
+        Ok(None)
     }
 
     /// Loads keys and values of a chunk on one side.
@@ -207,8 +228,8 @@ impl<E: CpuElement> Task<'_, E> {
         let queries = rows(&args.q, self.head, start, len);
         let keys = rows(&args.k, kv_head, key_start, key_len);
         let values = rows(&args.v, kv_head, key_start, key_len);
-        let bad = call.first_bad_key(&keys, &values);
-        let power = value_power(&values, |j| call.is_padding(self.batch, values.position(j)));
+        let bad = call.first_bad_key(&keys, &values)?;
+        let power = value_power(call, &values)?;
         match state_in {
             Some(state) => {
                 self.sweep.buffers.state.import(&call.widths, state);
@@ -319,10 +340,11 @@ impl<E: CpuElement> Task<'_, E> {
 
 /// The power of two that values are divided by before they are summed: 0 unless they are so large that sums could
 /// overflow, or so small that products could vanish.
-fn value_power<E: CpuElement>(values: &Rows<'_, E>, skip: impl Fn(usize) -> bool) -> E {
+fn value_power<E: CpuElement>(call: &Call<'_, E>, values: &Rows<'_, E>) -> Result<E> {
     let mut most = E::ZERO;
     for j in 0..values.len {
-        if skip(j) {
+        call.stop_at(j)?;
+        if call.is_padding(values.batch, values.position(j)) {
             continue;
         }
         let largest = match values.slice(j) {
@@ -335,17 +357,17 @@ fn value_power<E: CpuElement>(values: &Rows<'_, E>, skip: impl Fn(usize) -> bool
     }
     let half = (E::TOP * E::from_f64(0.5)).round_even();
     if !most.is_finite() || most == E::ZERO {
-        return E::ZERO;
+        return Ok(E::ZERO);
     }
     let (exponent, _) = most.frexp();
-    if exponent > half {
+    Ok(if exponent > half {
         (exponent - half).round_even()
     } else if exponent < -half {
         let power = exponent + half;
         if power < E::FLUSH { E::FLUSH } else { power }
     } else {
         E::ZERO
-    }
+    })
 }
 
 fn largest<E: CpuElement>(row: &[E]) -> E {
@@ -370,13 +392,21 @@ fn scale_values<E: CpuElement>(values: &mut [E], scale: E) {
 /// All `[.., 2 + value_dim]` rows, one a feature: reference, `k_state`, `kv_state`.
 ///
 /// # Errors
-/// `ShapeMismatch` where the lengths differ.
-pub fn merge_states<E: CpuElement>(a: &[E], b: &[E], value_dim: usize, out: &mut [E]) -> Result<()> {
+/// `ShapeMismatch` where the lengths differ; `Interrupted`.
+pub fn merge_states<E: CpuElement>(
+    a: &[E],
+    b: &[E],
+    value_dim: usize,
+    out: &mut [E],
+    cancel: &AtomicBool,
+) -> Result<()> {
     check_len("b", b.len(), a.len())?;
     check_len("out", out.len(), a.len())?;
-    for ((a, b), out) in
-        a.chunks_exact(2 + value_dim).zip(b.chunks_exact(2 + value_dim)).zip(out.chunks_exact_mut(2 + value_dim))
-    {
+    let rows = a.chunks_exact(2 + value_dim).zip(b.chunks_exact(2 + value_dim));
+    for (row, ((a, b), out)) in rows.zip(out.chunks_exact_mut(2 + value_dim)).enumerate() {
+        if row.is_multiple_of(SCAN) {
+            parallel::check(cancel)?;
+        }
         let top = if a[0] > b[0] { a[0] } else { b[0] };
         let (left, right) = (E::exp2_int(a[0] - top), E::exp2_int(b[0] - top));
         out[0] = top;

@@ -24,4 +24,4 @@ pub use backward::{Gradients, Saved, favor_backward};
 pub use dispatch::Isa;
 pub use forward::{Context, empty_state, favor_forward, merge_states};
 pub use ops::CpuElement;
-pub use parallel::default_num_threads;
+pub use parallel::{default_num_threads, rehearse_panic};

@@ -4,29 +4,29 @@
 
 use protperf_core::{Error, Result};
 use rayon::prelude::*;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The pools of one process, by number of threads.
-struct ProcessPools {
+/// The pool of one process. A call that asks for another number of threads replaces it, so that there are never
+/// idle workers beyond what was asked for last; calls that still run in the old one keep it until they end.
+struct ProcessPool {
     pid: u32,
-    by_threads: Mutex<HashMap<usize, Arc<rayon::ThreadPool>>>,
+    pool: Mutex<Option<Arc<rayon::ThreadPool>>>,
 }
 
-static CURRENT: AtomicPtr<ProcessPools> = AtomicPtr::new(std::ptr::null_mut());
+static CURRENT: AtomicPtr<ProcessPool> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The pools of this process. A forked child has none of its parent's workers, and may have inherited the lock in
+/// The pool of this process. A forked child has none of its parent's workers, and may have inherited the lock in
 /// any state, so it gets a record of its own; the parent's is left alone, never joined and never freed.
-fn process_pools() -> &'static ProcessPools {
+fn process_pool() -> &'static ProcessPool {
     let pid = std::process::id();
     loop {
         let current = CURRENT.load(Ordering::Acquire);
         // SAFETY: a record, once published, is never freed.
-        if let Some(found) = unsafe { current.as_ref() }.filter(|pools| pools.pid == pid) {
+        if let Some(found) = unsafe { current.as_ref() }.filter(|found| found.pid == pid) {
             return found;
         }
-        let fresh = Box::into_raw(Box::new(ProcessPools { pid, by_threads: Mutex::default() }));
+        let fresh = Box::into_raw(Box::new(ProcessPool { pid, pool: Mutex::default() }));
         if CURRENT.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: `fresh` was not published, so this is its only owner.
             drop(unsafe { Box::from_raw(fresh) });
@@ -35,8 +35,8 @@ fn process_pools() -> &'static ProcessPools {
 }
 
 fn pool(num_threads: usize) -> Result<Arc<rayon::ThreadPool>> {
-    let mut pools = process_pools().by_threads.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = pools.get(&num_threads) {
+    let mut kept = process_pool().pool.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = kept.as_ref().filter(|pool| pool.current_num_threads() == num_threads) {
         return Ok(found.clone());
     }
     let built = rayon::ThreadPoolBuilder::new()
@@ -45,7 +45,7 @@ fn pool(num_threads: usize) -> Result<Arc<rayon::ThreadPool>> {
         .build()
         .map_err(|_| Error::OutOfMemory { bytes: num_threads * (2 << 20) })?;
     let built = Arc::new(built);
-    pools.insert(num_threads, built.clone());
+    *kept = Some(built.clone());
     Ok(built)
 }
 
@@ -60,9 +60,7 @@ pub fn run(
     task: impl Fn(usize) -> Result<()> + Sync,
 ) -> Result<()> {
     let guarded = |i: usize| {
-        if cancel.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        check(cancel)?;
         let _mode = FloatMode::standard();
         task(i)
     };
@@ -70,6 +68,28 @@ pub fn run(
         return (0..num_tasks).try_for_each(guarded);
     }
     pool(num_threads)?.install(|| (0..num_tasks).into_par_iter().with_max_len(1).try_for_each(guarded))
+}
+
+/// Asked between chunks of work, at most 20 ms apart.
+///
+/// # Errors
+/// [`Error::Interrupted`] once the caller's flag is raised.
+pub fn check(cancel: &AtomicBool) -> Result<()> {
+    if REHEARSED.load(Ordering::Relaxed) != 0 {
+        let last = REHEARSED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        assert!(last != Ok(1), "rehearsed");
+    }
+    if cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Checks that are left until the one that panics; 0: none does.
+static REHEARSED: AtomicUsize = AtomicUsize::new(0);
+
+/// Makes the `checks`-th [`check`] from now panic, once, in whichever thread meets it: for tests of what a panic in
+/// the middle of a kernel leaves behind. 0 takes it back.
+#[doc(hidden)]
+pub fn rehearse_panic(checks: usize) {
+    REHEARSED.store(checks, Ordering::Relaxed);
 }
 
 /// Round to nearest with denormals kept, for as long as it lives: flush-to-zero is per thread, and callers
@@ -107,7 +127,7 @@ impl FloatMode {
     }
 }
 
-/// Cores that affinity allows.
+/// Cores that affinity and, on Linux, the control group's quota allow.
 pub fn default_num_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -93,7 +93,11 @@ impl<E: CpuElement> Weights<E> {
     pub fn pack(args: &FavorArgs<'_, E>, widths: &Widths, head: usize) -> Result<Self> {
         let d = widths.head_dim;
         let directions = match &args.omega {
-            Some(omega) => widths.map.weights(omega.head(head), d),
+            Some(omega) => {
+                let mut directions = try_filled(widths.projections * d, 0.0)?;
+                widths.map.write_weights(omega.head(head), d, &mut directions);
+                directions
+            }
             None => {
                 let mut identity = try_filled(d * d, 0.0)?;
                 identity.iter_mut().step_by(d + 1).for_each(|x| *x = 1.0);

@@ -12,13 +12,22 @@ mod poisoned;
 /// Rows of one chunk. It decides the order of sums, so it is a constant: never the cache, the ISA or the threads.
 pub const CHUNK: usize = 64;
 
+/// An empty vector with room for `len`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn try_reserved<T>(len: usize) -> Result<Vec<T>> {
+    let mut reserved = Vec::new();
+    reserved.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    Ok(reserved)
+}
+
 /// A vector of `len` copies.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub fn try_filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
-    let mut filled = Vec::new();
-    filled.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    let mut filled = try_reserved(len)?;
     filled.resize(len, value);
     Ok(filled)
 }
@@ -187,14 +196,27 @@ impl<E: CpuElement> Scratch<E> {
             direction_gradient: Vec::new(),
         })
     }
+
+    /// Bytes of the buffers that grow with the widths.
+    fn bytes(&self) -> usize {
+        let sides = [&self.writer, &self.reader].into_iter().flat_map(|side| [&side.x, &side.y, &side.payload]);
+        let states = [&self.state, &self.before].into_iter().map(|state| &state.values);
+        let own = [&self.written, &self.turned, &self.payload_turned, &self.numerator, &self.direction_gradient];
+        sides.chain(states).chain(own).map(|buffer| buffer.len() * size_of::<E>()).sum()
+    }
 }
 
+/// Scratch that a thread keeps, with its size in bytes, the oldest first.
+type Kept = Vec<(usize, Box<dyn Any>)>;
+
 thread_local! {
-    static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Kept> = const { RefCell::new(Vec::new()) };
 }
 
 /// Scratch kept a thread: enough for a model whose layers alternate two shapes in two types.
 const KEPT_MOST: usize = 4;
+/// Bytes kept a thread; the scratch of the latest task stays even where it alone is larger.
+const KEPT_BYTES: usize = 16 << 20;
 
 /// Runs `body` with scratch for `widths`, kept from an earlier task of this thread where there is one.
 ///
@@ -202,8 +224,9 @@ const KEPT_MOST: usize = 4;
 /// [`Error::OutOfMemory`], or what `body` returns.
 pub fn with_scratch<E: CpuElement, R>(widths: Widths, body: impl FnOnce(&mut Scratch<E>) -> Result<R>) -> Result<R> {
     let kept = KEPT.with_borrow_mut(|all| {
-        let at = all.iter().position(|any| any.downcast_ref::<Scratch<E>>().is_some_and(|s| s.widths == widths))?;
-        all.remove(at).downcast::<Scratch<E>>().ok()
+        let fits = |any: &dyn Any| any.downcast_ref::<Scratch<E>>().is_some_and(|s| s.widths == widths);
+        let at = all.iter().position(|(_, any)| fits(any.as_ref()))?;
+        all.remove(at).1.downcast::<Scratch<E>>().ok()
     });
     let mut scratch = match kept {
         Some(found) => found,
@@ -211,10 +234,10 @@ pub fn with_scratch<E: CpuElement, R>(widths: Widths, body: impl FnOnce(&mut Scr
     };
     let result = body(&mut scratch);
     KEPT.with_borrow_mut(|all| {
-        if all.len() == KEPT_MOST {
+        all.push((scratch.bytes(), scratch));
+        while all.len() > KEPT_MOST || all.len() > 1 && all.iter().map(|(bytes, _)| bytes).sum::<usize>() > KEPT_BYTES {
             all.remove(0);
         }
-        all.push(scratch);
     });
     result
 }

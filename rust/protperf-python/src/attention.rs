@@ -1,31 +1,25 @@
 //! Linear attention on buffers: unpack, run without the GIL, answer signals, translate errors.
 
 use crate::arrays::{Number, buffer, contiguous, holds, view, writable};
-use crate::errors::{panicked, raise, to_python};
+use crate::call::{guarded, run};
+use crate::errors::{raise, to_python};
 use protperf::attention::exact::{self, SoftmaxArgs};
 use protperf::{
     Context, Error, FavorArgs, FeatureMap, Gradients, Isa, Omega, Result, Saved, favor_backward as backward,
-    favor_forward as forward, merge_states as merge,
+    favor_forward as forward, merge_states as merge, rehearse_panic,
 };
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(favor_forward, module)?)?;
     module.add_function(wrap_pyfunction!(favor_backward, module)?)?;
     module.add_function(wrap_pyfunction!(softmax_attention, module)?)?;
-    module.add_function(wrap_pyfunction!(merge_states, module)?)
+    module.add_function(wrap_pyfunction!(merge_states, module)?)?;
+    module.add_function(wrap_pyfunction!(_rehearse_panic, module)?)
 }
-
-/// Longest time between two looks at signals.
-const SLICE: Duration = Duration::from_millis(20);
-/// Work up to this many multiply-adds (about a millisecond) is done by the calling thread alone.
-const SMALL: f64 = 2e7;
 
 /// Options that both directions take.
 struct Options {
@@ -86,7 +80,14 @@ impl<T: Number> Inputs<T> {
             Some((omega, shape))
         };
         let mask = match &options.key_padding_mask {
-            Some(mask) => Some(contiguous(py, "key_padding_mask", mask)?.iter().map(|&byte| byte != 0).collect()),
+            Some(mask) => {
+                let bytes = contiguous(py, "key_padding_mask", mask)?;
+                let mut flags = Vec::new();
+                let short = |_| to_python(py, &Error::OutOfMemory { bytes: bytes.len() });
+                flags.try_reserve_exact(bytes.len()).map_err(short)?;
+                flags.extend(bytes.iter().map(|&byte| byte != 0));
+                Some(flags)
+            }
             None => None,
         };
         Ok(Inputs { q: buffer("q", q)?, k: buffer("k", k)?, v: buffer("v", v)?, omega, mask })
@@ -128,54 +129,6 @@ fn work<T: Copy>(args: &FavorArgs<'_, T>) -> f64 {
     b * h * (l + s) * m * (d + e)
 }
 
-/// Runs `body` without the GIL. Large work goes to another thread while this one looks for signals; an interrupt
-/// raises the cancel flag, and the exception of the signal's handler is what the caller sees.
-fn run<R: Send>(
-    py: Python<'_>,
-    work: f64,
-    num_threads: usize,
-    body: impl Fn(&AtomicBool, usize) -> Result<R> + Sync,
-) -> PyResult<R> {
-    let cancel = AtomicBool::new(false);
-    let guarded = |threads: usize| catch_unwind(AssertUnwindSafe(|| body(&cancel, threads)));
-    let mut raised = None;
-    let outcome = if work < SMALL {
-        py.detach(|| guarded(1))
-    } else {
-        std::thread::scope(|scope| {
-            let (done, mut waiting) = channel();
-            let guarded = &guarded;
-            let started = std::thread::Builder::new().name("protperf-call".into()).spawn_scoped(scope, move || {
-                // The receiver waits until the scope ends, so this cannot fail.
-                let _ = done.send(guarded(num_threads));
-            });
-            if started.is_err() {
-                return py.detach(|| guarded(1));
-            }
-            loop {
-                let receiver = &mut waiting;
-                match py.detach(move || receiver.recv_timeout(SLICE)) {
-                    Ok(outcome) => return outcome,
-                    Err(RecvTimeoutError::Disconnected) => return Err(Box::new("the call's thread died")),
-                    Err(RecvTimeoutError::Timeout) => {}
-                }
-                if raised.is_none()
-                    && let Err(error) = py.check_signals()
-                {
-                    raised = Some(error);
-                    cancel.store(true, Ordering::Relaxed);
-                }
-            }
-        })
-    };
-    match (raised, outcome) {
-        (Some(error), _) => Err(error),
-        (None, Ok(Ok(value))) => Ok(value),
-        (None, Ok(Err(error))) => Err(to_python(py, &error)),
-        (None, Err(payload)) => Err(panicked(py, payload.as_ref())),
-    }
-}
-
 /// Writes out `[B,H,L,E]` and den `[B,H,L,2]`; see `protperf_cpu::favor_forward`.
 #[pyfunction]
 #[pyo3(signature = (q, k, v, omega, out, den, **options))]
@@ -188,10 +141,9 @@ fn favor_forward(
     den: &Bound<'_, PyAny>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<()> {
-    let wide = holds::<f64>(q);
-    let run = if wide { forward_as::<f64> } else { forward_as::<f32> };
+    let run = if holds::<f64>(q) { forward_as::<f64> } else { forward_as::<f32> };
     let empty = PyDict::new(q.py());
-    run([q, k, v, omega], out, den, options.unwrap_or(&empty))
+    guarded(q.py(), || run([q, k, v, omega], out, den, options.unwrap_or(&empty)))
 }
 
 fn forward_as<T: Number>(
@@ -247,7 +199,7 @@ fn favor_backward(
 ) -> PyResult<()> {
     let run = if holds::<f64>(q) { backward_as::<f64> } else { backward_as::<f32> };
     let empty = PyDict::new(q.py());
-    run([q, k, v, omega], [out, den, grad], [dq, dk, dv, domega], options.unwrap_or(&empty))
+    guarded(q.py(), || run([q, k, v, omega], [out, den, grad], [dq, dk, dv, domega], options.unwrap_or(&empty)))
 }
 
 fn backward_as<T: Number>(
@@ -315,7 +267,7 @@ fn softmax_attention(
     let options = Options::new(py, options.unwrap_or(&PyDict::new(py)))?;
     let none = py.None().into_bound(py);
     let run = if holds::<f64>(q) { exact_as::<f64> } else { exact_as::<f32> };
-    run([q, k, v, &none], out, &options)
+    guarded(py, || run([q, k, v, &none], out, &options))
 }
 
 /// out = the state of both sets of keys; all `[.., 2 + value_dim]`.
@@ -330,19 +282,27 @@ fn merge_states(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAn
         let py = a.py();
         let (a, b, out) = (buffer::<T>("a", a)?, buffer::<T>("b", b)?, buffer::<T>("out", out)?);
         let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);
-        merge(a, b, e, writable(py, "out", &out)?).map_err(|error| to_python(py, &error))
+        let out = Once::new(writable(py, "out", &out)?);
+        run(py, a.len() as f64, 1, |cancel, _| merge(a, b, e, out.take()?, cancel))
     }
-    if holds::<f64>(a) { merge_as::<f64>(a, b, out, value_dim) } else { merge_as::<f32>(a, b, out, value_dim) }
+    let run = if holds::<f64>(a) { merge_as::<f64> } else { merge_as::<f32> };
+    guarded(a.py(), || run(a, b, out, value_dim))
+}
+
+/// Makes the `checks`-th look at the cancel flag from now panic, in whichever thread does it; 0 takes it back. For tests.
+#[pyfunction]
+fn _rehearse_panic(checks: usize) {
+    rehearse_panic(checks);
 }
 
 /// Exclusive outputs that a shared closure hands to its only run.
-struct Once<T>(std::sync::Mutex<Option<T>>);
+pub struct Once<T>(std::sync::Mutex<Option<T>>);
 
 impl<T> Once<T> {
-    fn new(value: T) -> Self {
+    pub fn new(value: T) -> Self {
         Once(std::sync::Mutex::new(Some(value)))
     }
-    fn take(&self) -> Result<T> {
+    pub fn take(&self) -> Result<T> {
         self.0.lock().ok().and_then(|mut slot| slot.take()).ok_or(Error::Interrupted)
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use protperf_core::Error;
 use protperf_core::alphabet::VOCABULARY;
 use protperf_core::fasta::{FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
 use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step};
@@ -16,10 +17,8 @@ use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
-use crate::errors::{panicked, raise};
-
-/// Longest time between two looks at signals.
-const SLICE: Duration = Duration::from_millis(20);
+use crate::call::{SLICE, guarded};
+use crate::errors::{panicked, raise, to_python};
 
 /// Add the classes and functions of this file to the module.
 ///
@@ -62,9 +61,11 @@ impl FastaReader {
             stops
         });
         let options = ReadOptions { policy: policy(py, residues)?, batch_bytes, memory_map, interrupt };
-        let inputs = paths.into_iter().map(|path| Input::from(OsString::from(path)));
-        let reader = Reader::new(inputs, options).map_err(|error| read_error(py, error))?;
-        Ok(Self { reader: Mutex::new(reader), raised })
+        guarded(py, || {
+            let inputs = paths.into_iter().map(|path| Input::from(OsString::from(path)));
+            let reader = Reader::new(inputs, options).map_err(|error| read_error(py, error))?;
+            Ok(Self { reader: Mutex::new(reader), raised })
+        })
     }
 
     fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -78,7 +79,7 @@ impl FastaReader {
             let step = py.detach(|| catch_unwind(AssertUnwindSafe(|| step_for(reader, SLICE))));
             match step {
                 Ok(Ok(Step::More)) => py.check_signals()?,
-                Ok(Ok(Step::Batch(batch))) => return FastaBatch::new(py, *batch).map(Some),
+                Ok(Ok(Step::Batch(batch))) => return guarded(py, || FastaBatch::new(py, *batch).map(Some)),
                 Ok(Ok(Step::Done)) => return Ok(None),
                 Ok(Err(ReadError::Interrupted)) => {
                     let error = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -149,40 +150,61 @@ impl FastaBatch {
             let reason = error.kind.to_string();
             rejected.append((ordinal, error.record.as_deref().unwrap_or(""), error.line, error.column, reason))?;
         }
-        let flags: Vec<u8> = batch.flags.iter().flat_map(|flags| flags.to_ne_bytes()).collect();
+        let flags = batch.flags.iter().map(|flags| flags.to_ne_bytes());
         Ok(Self {
             path: PyString::new(py, &path).unbind(),
             ids: ids.unbind(),
             descriptions: descriptions.unbind(),
-            tokens: PyBytes::new(py, &batch.tokens).unbind(),
-            offsets: int64_bytes(py, std::iter::once(&0).chain(&batch.token_ends)),
-            ordinals: int64_bytes(py, &batch.ordinals),
-            lines: int64_bytes(py, &batch.lines),
-            flags: PyBytes::new(py, &flags).unbind(),
+            tokens: token_bytes(py, &batch.tokens)?,
+            offsets: int64_bytes(py, 1 + batch.len(), std::iter::once(&0).chain(&batch.token_ends))?,
+            ordinals: int64_bytes(py, batch.len(), &batch.ordinals)?,
+            lines: int64_bytes(py, batch.len(), &batch.lines)?,
+            flags: bytes(py, batch.len(), flags)?,
             rejected: rejected.unbind(),
         })
     }
 }
 
+fn token_bytes(py: Python<'_>, tokens: &[u8]) -> PyResult<Py<PyBytes>> {
+    bytes(py, tokens.len(), tokens.iter().map(|&token| [token]))
+}
+
 /// Counts of bytes, records and lines stay below 2^63, so the bits are those of a signed number.
-fn int64_bytes<'a>(py: Python<'_>, values: impl IntoIterator<Item = &'a u64>) -> Py<PyBytes> {
-    let bytes: Vec<u8> = values.into_iter().flat_map(|value| value.to_ne_bytes()).collect();
-    PyBytes::new(py, &bytes).unbind()
+fn int64_bytes<'a>(py: Python<'_>, len: usize, values: impl IntoIterator<Item = &'a u64>) -> PyResult<Py<PyBytes>> {
+    bytes(py, len, values.into_iter().map(|value| value.to_ne_bytes()))
+}
+
+/// A bytes object of `len` values; an allocation that fails is an exception.
+fn bytes<const N: usize>(py: Python<'_>, len: usize, values: impl Iterator<Item = [u8; N]>) -> PyResult<Py<PyBytes>> {
+    let made = PyBytes::new_with(py, len * N, |to| {
+        to.chunks_exact_mut(N).zip(values).for_each(|(to, value)| to.copy_from_slice(&value));
+        Ok(())
+    });
+    made.map(Bound::unbind).map_err(|_| to_python(py, &Error::OutOfMemory { bytes: len * N }))
 }
 
 /// Tokens and flags of one sequence without header, under the same policy as a file's.
 #[pyfunction]
 #[pyo3(signature = (sequence, *, residues = "map"))]
 fn scan_sequence(py: Python<'_>, sequence: &str, residues: &str) -> PyResult<(Py<PyBytes>, u16)> {
-    let mut scanner = Scanner::of_sequence(policy(py, residues)?);
-    let refused = |error| read_error(py, ReadError::Fasta { path: "<sequence>".into(), error });
-    scanner.push(sequence.as_bytes()).and_then(|()| scanner.finish()).map_err(refused)?;
-    let batch = scanner.take();
-    match (batch.flags.first(), batch.rejected.into_iter().next()) {
-        (_, Some(rejection)) => Err(refused(rejection.error)),
-        (flags, None) => Ok((PyBytes::new(py, &batch.tokens).unbind(), flags.copied().unwrap_or_default())),
-    }
+    guarded(py, || {
+        let mut scanner = Scanner::of_sequence(policy(py, residues)?);
+        let refused = |error| read_error(py, ReadError::Fasta { path: "<sequence>".into(), error });
+        for piece in sequence.as_bytes().chunks(PIECE) {
+            py.check_signals()?;
+            scanner.push(piece).map_err(refused)?;
+        }
+        scanner.finish().map_err(refused)?;
+        let batch = scanner.take();
+        match (batch.flags.first(), batch.rejected.into_iter().next()) {
+            (_, Some(rejection)) => Err(refused(rejection.error)),
+            (flags, None) => Ok((token_bytes(py, &batch.tokens)?, flags.copied().unwrap_or_default())),
+        }
+    })
 }
+
+/// Bytes of a sequence in memory that are scanned between two looks at signals: about a millisecond.
+const PIECE: usize = 1 << 20;
 
 /// Name and bit of each flag, in bit order.
 #[pyfunction]

@@ -7,7 +7,14 @@ use pyo3::types::{PyDict, PyTuple};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(feature_maps, module)?)?;
-    module.add_function(wrap_pyfunction!(build_info, module)?)
+    module.add_function(wrap_pyfunction!(build_info, module)?)?;
+    module.add_function(wrap_pyfunction!(cores_allowed, module)?)
+}
+
+/// Cores that affinity and the control group's quota allow this process.
+#[pyfunction]
+fn cores_allowed() -> usize {
+    default_num_threads()
 }
 
 #[pyfunction]

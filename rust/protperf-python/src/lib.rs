@@ -5,6 +5,7 @@
 
 mod arrays;
 mod attention;
+mod call;
 mod data;
 mod errors;
 mod info;

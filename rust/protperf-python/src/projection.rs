@@ -1,9 +1,12 @@
 //! Drawing omega.
 
 use crate::arrays::{buffer, writable};
+use crate::attention::Once;
+use crate::call::{guarded, run};
 use crate::errors::to_python;
-use protperf::projection::{Norm, Sampler, draw_projection as draw};
+use protperf::projection::{Draw, Norm, Sampler};
 use pyo3::prelude::*;
+use std::sync::atomic::Ordering;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(draw_projection, module)?)
@@ -23,16 +26,13 @@ fn draw_projection(
     seed: u64,
     stream: (u32, u32, u32),
 ) -> PyResult<()> {
-    let fail = |error| to_python(py, &error);
-    let (sampler, norm) = (Sampler::from_name(sampler).map_err(fail)?, Norm::from_name(norm).map_err(fail)?);
-    let out = buffer::<f64>("omega", omega)?;
-    let out = writable(py, "omega", &out)?;
-    let drawn = py
-        .detach(|| draw(num_features, head_dim, sampler, norm, seed, [stream.0, stream.1, stream.2]))
-        .map_err(|error| to_python(py, &error))?;
-    if drawn.len() != out.len() {
-        return Err(crate::errors::raise(py, "ShapeError", "omega has the wrong size".into()));
-    }
-    out.copy_from_slice(&drawn);
-    Ok(())
+    guarded(py, || {
+        let fail = |error| to_python(py, &error);
+        let (sampler, norm) = (Sampler::from_name(sampler).map_err(fail)?, Norm::from_name(norm).map_err(fail)?);
+        let draw = Draw { num_features, head_dim, sampler, norm, seed, stream: [stream.0, stream.1, stream.2] };
+        let out = buffer::<f64>("omega", omega)?;
+        let out = Once::new(writable(py, "omega", &out)?);
+        let work = 2.0 * num_features as f64 * (head_dim as f64 + 50.0) * head_dim as f64;
+        run(py, work, 1, |cancel, _| draw.fill(out.take()?, &|| cancel.load(Ordering::Relaxed)))
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::FavorShape;
 use super::features::dot;
-use super::rows::{Gradients, Inputs, LineRows, check_grad, gradient_rows, poison};
+use super::rows::{Gradients, Inputs, LineRows, check_grad, gradient_rows, poison, reserved};
 use crate::error::{Error, Result};
 use crate::tensor::{Element, TensorRef};
 
@@ -44,13 +44,14 @@ const INPUT_LIMIT: f64 = 1e150;
 
 /// `softmax(q k^T / sqrt(D)) v`, computed in f64; a row that sees no key gives 0.
 ///
-/// `should_stop` is asked before every row.
+/// `should_stop` is asked before every row and, while rows are gathered, now and then.
 ///
 /// # Shapes
 /// out `[B,H,L,E]`.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`] or [`Error::InvalidOption`] naming the argument; [`Error::Interrupted`].
+/// [`Error::ShapeMismatch`] or [`Error::InvalidOption`] naming the argument; [`Error::OutOfMemory`];
+/// [`Error::Interrupted`].
 ///
 /// # Source
 /// Vaswani et al. 2017, arXiv:1706.03762, equation 1.
@@ -66,15 +67,18 @@ pub fn softmax_attention<T: Element>(
         return Err(Error::shape("out", format!("has {} elements, its shape needs {needed}", out.len())));
     }
     for place in inputs.places(&shape) {
-        let rows = Logits::new(inputs.rows(place), &shape);
+        let line = Logits::new(inputs.rows(place, should_stop)?, &shape);
+        let mut weights = reserved(place.k_len)?;
+        let mut row = reserved(shape.value_dim)?;
         let first = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
         for query in 0..place.q_len {
             if should_stop() {
                 return Err(Error::Interrupted);
             }
             let out = &mut out[(first + query) * shape.value_dim..][..shape.value_dim];
-            let row = rows.output(query, &rows.probabilities(query));
-            out.iter_mut().zip(row).for_each(|(to, x)| *to = T::from_f64(x));
+            line.probabilities(query, &mut weights);
+            line.output(query, &weights, &mut row);
+            out.iter_mut().zip(&row).for_each(|(to, &x)| *to = T::from_f64(x));
         }
     }
     Ok(())
@@ -99,7 +103,7 @@ pub fn softmax_attention_backward<T: Element>(
     check_grad(grad, &shape)?;
     let mut gradients = Gradients::zeros(&shape, None);
     for place in inputs.places(&shape) {
-        let line = Logits::new(inputs.rows(place), &shape);
+        let line = Logits::new(inputs.rows(place, should_stop)?, &shape);
         let g = gradient_rows(grad, &place);
         let bad = line.rows.bad_gradients(&g, shape.value_dim);
         let mut dq = vec![0.0; place.q_len * shape.head_dim];
@@ -149,32 +153,36 @@ impl Logits {
         &self.rows.values[key * self.value_dim..][..self.value_dim]
     }
 
-    /// Keys that a query sees with their softmax weights.
-    fn probabilities(&self, query: usize) -> Vec<(usize, f64)> {
+    /// Keys that a query sees with their softmax weights, instead of what `weights` held.
+    fn probabilities(&self, query: usize, weights: &mut Vec<(usize, f64)>) {
         let seen = self.rows.seen(query).filter(|&key| self.rows.keep[key]);
-        let mut weights: Vec<(usize, f64)> = seen.map(|key| (key, dot(self.query(query), self.key(key)))).collect();
+        weights.clear();
+        weights.extend(seen.map(|key| (key, dot(self.query(query), self.key(key)))));
         let top = weights.iter().fold(f64::NEG_INFINITY, |top, &(_, logit)| top.max(logit));
         weights.iter_mut().for_each(|(_, weight)| *weight = libm::exp(*weight - top));
         let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
         weights.iter_mut().for_each(|(_, weight)| *weight /= total);
-        weights
     }
 
-    fn output(&self, query: usize, weights: &[(usize, f64)]) -> Vec<f64> {
+    /// The output of a query, instead of what `out` held.
+    fn output(&self, query: usize, weights: &[(usize, f64)], out: &mut Vec<f64>) {
+        out.clear();
         if self.rows.is_bad(query) {
-            return vec![f64::NAN; self.value_dim];
+            return out.resize(self.value_dim, f64::NAN);
         }
-        let mut out = vec![0.0; self.value_dim];
+        out.resize(self.value_dim, 0.0);
         for &(key, weight) in weights {
             out.iter_mut().zip(self.value(key)).for_each(|(to, v)| *to += weight * v);
         }
         // Rounding may carry a mean of the largest values past them.
-        out.iter().map(|x| x.clamp(-f64::MAX, f64::MAX)).collect()
+        out.iter_mut().for_each(|x| *x = x.clamp(-f64::MAX, f64::MAX));
     }
 
     fn pull_back(&self, query: usize, g: &[f64], [dq, dk, dv]: [&mut [f64]; 3]) {
-        let weights = self.probabilities(query);
-        let along = dot(g, &self.output(query, &weights));
+        let (mut weights, mut out) = (Vec::new(), Vec::new());
+        self.probabilities(query, &mut weights);
+        self.output(query, &weights, &mut out);
+        let along = dot(g, &out);
         for (key, weight) in weights {
             let dlogit = weight * (dot(g, self.value(key)) - along) * self.scale;
             for axis in 0..self.head_dim {

@@ -61,40 +61,43 @@ impl<'a, T: Element> Inputs<'a, T> {
     }
 
     /// Every line, in the order of batch, head and segment.
-    pub fn places(&self, shape: &FavorShape) -> Vec<Place> {
-        let whole = [0, shape.q_len as i64];
-        let borders = self.cu_seqlens.unwrap_or(&whole);
-        let mut places = Vec::new();
-        for line in 0..shape.batch * shape.heads {
+    pub fn places(&self, shape: &FavorShape) -> impl Iterator<Item = Place> + use<'a, T> {
+        let (shape, borders) = (*shape, self.cu_seqlens);
+        let segments = borders.map_or(1, |borders| borders.len() - 1);
+        (0..shape.batch * shape.heads * segments).map(move |task| {
+            let (line, segment) = (task / segments, task % segments);
             let (batch, head) = (line / shape.heads, line % shape.heads);
-            for border in borders.windows(2) {
-                let (start, len) = (border[0] as usize, (border[1] - border[0]) as usize);
-                let (k_start, k_len) = if self.cu_seqlens.is_some() { (start, len) } else { (0, shape.kv_len) };
-                let kv_head = head / shape.group();
-                places.push(Place { batch, head, kv_head, q_start: start, q_len: len, k_start, k_len });
-            }
-        }
-        places
+            let kv_head = head / shape.group();
+            let place = Place { batch, head, kv_head, q_start: 0, q_len: shape.q_len, k_start: 0, k_len: shape.kv_len };
+            let Some(borders) = borders else { return place };
+            let (start, len) = (borders[segment] as usize, (borders[segment + 1] - borders[segment]) as usize);
+            Place { q_start: start, q_len: len, k_start: start, k_len: len, ..place }
+        })
     }
 
-    /// The rows of a line.
-    pub fn rows(&self, place: Place) -> LineRows {
+    /// The rows of a line; `should_stop` is asked now and then.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Interrupted`].
+    pub fn rows(&self, place: Place, should_stop: &dyn Fn() -> bool) -> Result<LineRows> {
         let Place { batch, head, kv_head, q_start, q_len, k_start, k_len } = place;
         let mask = self.key_padding_mask;
         let is_padding = |j: usize| mask.is_some_and(|mask| mask[batch * self.k.shape()[2] + k_start + j]);
-        let padding: Vec<bool> = (0..k_len).map(is_padding).collect();
-        let (queries, bad_query) = gather(&self.q, [batch, head, q_start], q_len);
-        let (mut keys, bad_key) = gather(&self.k, [batch, kv_head, k_start], k_len);
-        let (mut values, bad_value) = gather(&self.v, [batch, kv_head, k_start], k_len);
+        let mut padding = reserved(k_len)?;
+        padding.extend((0..k_len).map(is_padding));
+        let (queries, bad_query) = gather(&self.q, [batch, head, q_start], q_len, should_stop)?;
+        let (mut keys, bad_key) = gather(&self.k, [batch, kv_head, k_start], k_len, should_stop)?;
+        let (mut values, bad_value) = gather(&self.v, [batch, kv_head, k_start], k_len, should_stop)?;
         let bad = |j: usize| bad_key[j] || bad_value[j];
-        let keep: Vec<bool> = (0..k_len).map(|j| !padding[j] && !bad(j)).collect();
+        let mut keep = reserved(k_len)?;
+        keep.extend((0..k_len).map(|j| !padding[j] && !bad(j)));
         let (d, e) = (self.k.shape()[3], self.v.shape()[3]);
         for j in (0..k_len).filter(|&j| !keep[j]) {
             keys[j * d..][..d].fill(0.0);
             values[j * e..][..e].fill(0.0);
         }
         let first_bad_key = (0..k_len).find(|&j| !padding[j] && bad(j));
-        LineRows { place, causal: self.causal, queries, keys, values, keep, padding, bad_query, first_bad_key }
+        Ok(LineRows { place, causal: self.causal, queries, keys, values, keep, padding, bad_query, first_bad_key })
     }
 }
 
@@ -123,12 +126,30 @@ impl LineRows {
     }
 }
 
+/// An empty vector with room for `len`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn reserved<T>(len: usize) -> Result<Vec<T>> {
+    let mut reserved = Vec::new();
+    reserved.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    Ok(reserved)
+}
+
 /// Rows `[len, width]` from `[batch, head, start]`, and which of them are bad and therefore zero.
-fn gather<T: Element>(tensor: &TensorRef<'_, T>, at: [usize; 3], len: usize) -> (Vec<f64>, Vec<bool>) {
+fn gather<T: Element>(
+    tensor: &TensorRef<'_, T>,
+    at: [usize; 3],
+    len: usize,
+    should_stop: &dyn Fn() -> bool,
+) -> Result<(Vec<f64>, Vec<bool>)> {
     let [batch, head, start] = at;
     let width = tensor.shape()[3];
-    let (mut rows, mut bad) = (Vec::with_capacity(len * width), Vec::with_capacity(len));
+    let (mut rows, mut bad) = (reserved(len.saturating_mul(width))?, reserved(len)?);
     for i in 0..len {
+        if i.is_multiple_of(1024) && should_stop() {
+            return Err(Error::Interrupted);
+        }
         let first = rows.len();
         rows.extend((0..width).map(|j| tensor.get([batch, head, start + i, j]).to_f64()));
         let row = &mut rows[first..];
@@ -137,7 +158,7 @@ fn gather<T: Element>(tensor: &TensorRef<'_, T>, at: [usize; 3], len: usize) -> 
             row.fill(0.0);
         }
     }
-    (rows, bad)
+    Ok((rows, bad))
 }
 
 /// The rows `[L,E]` of a gradient of the output that belong to a line, as they are.

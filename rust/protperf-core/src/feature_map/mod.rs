@@ -105,20 +105,32 @@ impl FeatureMap {
     /// # Shapes
     /// omega `[M,D]`; returns `[num_projections(M), D]`.
     pub fn weights(self, omega: &[f64], head_dim: usize) -> Vec<f64> {
+        let mut weights = vec![0.0; omega.len() * self.projections_per_row()];
+        self.write_weights(omega, head_dim, &mut weights);
+        weights
+    }
+
+    /// Writes the directions into memory of the caller's, which may have been short of it.
+    ///
+    /// # Shapes
+    /// omega `[M,D]`, weights `[num_projections(M), D]`.
+    ///
+    /// # Panics
+    /// Where the sizes disagree.
+    pub fn write_weights(self, omega: &[f64], head_dim: usize, weights: &mut [f64]) {
+        let (plus, minus) = weights.split_at_mut(omega.len());
+        plus.copy_from_slice(omega);
         match self {
-            FeatureMap::Hyperbolic => omega.iter().copied().chain(omega.iter().map(|w| -w)).collect(),
+            FeatureMap::Hyperbolic => minus.iter_mut().zip(omega).for_each(|(to, w)| *to = -w),
             FeatureMap::Smreg => {
                 let radius = libm::sqrt(head_dim as f64);
-                omega
-                    .chunks_exact(head_dim.max(1))
-                    .flat_map(|row| {
-                        let norm = row_norm(row);
-                        let scale = if norm > 0.0 { radius / norm } else { 0.0 };
-                        row.iter().map(move |w| w * scale)
-                    })
-                    .collect()
+                for row in plus.chunks_exact_mut(head_dim.max(1)) {
+                    let norm = row_norm(row);
+                    let scale = if norm > 0.0 { radius / norm } else { 0.0 };
+                    row.iter_mut().for_each(|w| *w *= scale);
+                }
             }
-            _ => omega.to_vec(),
+            _ => {}
         }
     }
 

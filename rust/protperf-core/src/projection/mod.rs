@@ -53,17 +53,76 @@ impl Norm {
     }
 }
 
-/// Draws omega.
+/// One omega to draw.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// M, at least 1.
+    pub num_features: usize,
+    /// D, at least 1.
+    pub head_dim: usize,
+    /// How directions are drawn.
+    pub sampler: Sampler,
+    /// What their norms are.
+    pub norm: Norm,
+    /// The key of the numbers.
+    pub seed: u64,
+    /// `(layer, head, draw)`: numbers independent of those of every other stream.
+    pub stream: [u32; 3],
+}
+
+/// Pairs of normals that one stream holds.
+const MOST_PAIRS: usize = 1 << 32;
+
+impl Draw {
+    /// Elements of omega.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] where a size is 0; [`Error::SizeOverflow`] also where the stream has too few numbers.
+    pub fn numel(&self) -> Result<usize> {
+        for (argument, size) in [("num_features", self.num_features), ("head_dim", self.head_dim)] {
+            if size == 0 {
+                return Err(Error::option(argument, "must be at least 1"));
+            }
+        }
+        // One normal an element, and as many again for norms.
+        checked_product("omega", &[self.num_features, self.head_dim])
+            .ok()
+            .filter(|&numel| numel <= MOST_PAIRS)
+            .ok_or(Error::SizeOverflow { argument: "omega" })
+    }
+
+    /// Fills omega; `should_stop` is asked at every row.
+    ///
+    /// # Shapes
+    /// omega `[num_features, head_dim]`, row by row.
+    ///
+    /// # Errors
+    /// As [`Draw::numel`]; [`Error::ShapeMismatch`]; [`Error::OutOfMemory`]; [`Error::Interrupted`].
+    ///
+    /// # Source
+    /// Choromanski et al. 2021, arXiv:2009.14794, section 2.4; the sign that makes QR Haar: Mezzadri 2007,
+    /// arXiv:math-ph/0609050.
+    pub fn fill(&self, omega: &mut [f64], should_stop: &dyn Fn() -> bool) -> Result<()> {
+        let needed = self.numel()?;
+        if omega.len() != needed {
+            return Err(Error::shape("omega", format!("has {} elements, its shape needs {needed}", omega.len())));
+        }
+        let check = || if should_stop() { Err(Error::Interrupted) } else { Ok(()) };
+        let mut numbers = Stream::new(self.seed, self.stream);
+        match self.sampler {
+            Sampler::Iid => iid::draw(self.head_dim, self.norm, &mut numbers, omega, &check),
+            Sampler::Orthogonal => orthogonal::draw(self.head_dim, self.norm, &mut numbers, omega, &check),
+        }
+    }
+}
+
+/// Draws omega into new memory: [`Draw::fill`].
 ///
 /// # Shapes
 /// Returns `[num_features, head_dim]`, row by row.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] where a size is 0; [`Error::SizeOverflow`]; [`Error::OutOfMemory`].
-///
-/// # Source
-/// Choromanski et al. 2021, arXiv:2009.14794, section 2.4; the sign that makes QR Haar: Mezzadri 2007,
-/// arXiv:math-ph/0609050.
+/// As [`Draw::fill`].
 pub fn draw_projection(
     num_features: usize,
     head_dim: usize,
@@ -72,20 +131,12 @@ pub fn draw_projection(
     seed: u64,
     stream: [u32; 3],
 ) -> Result<Vec<f64>> {
-    for (argument, size) in [("num_features", num_features), ("head_dim", head_dim)] {
-        if size == 0 {
-            return Err(Error::option(argument, "must be at least 1"));
-        }
-    }
-    let numel = checked_product("omega", &[num_features, head_dim])?;
-    let bytes = numel.saturating_mul(size_of::<f64>());
+    let draw = Draw { num_features, head_dim, sampler, norm, seed, stream };
+    let numel = draw.numel()?;
     let mut omega = Vec::new();
-    omega.try_reserve_exact(numel).map_err(|_| Error::OutOfMemory { bytes })?;
-    let mut numbers = Stream::new(seed, stream);
-    match sampler {
-        Sampler::Iid => iid::draw(num_features, head_dim, norm, &mut numbers, &mut omega),
-        Sampler::Orthogonal => orthogonal::draw(num_features, head_dim, norm, &mut numbers, &mut omega),
-    }
+    omega.try_reserve_exact(numel).map_err(|_| Error::OutOfMemory { bytes: numel.saturating_mul(size_of::<f64>()) })?;
+    omega.resize(numel, 0.0);
+    draw.fill(&mut omega, &|| false)?;
     Ok(omega)
 }
 

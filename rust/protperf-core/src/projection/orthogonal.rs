@@ -4,16 +4,22 @@
 //! axis. Multiplying each column of Q by the sign of R's diagonal entry makes it so.
 
 use super::{Norm, length};
+use crate::error::{Error, Result};
 use crate::rng::Stream;
 
-/// Appends rows to `omega`, whose memory is already there.
-pub(super) fn draw(num_features: usize, head_dim: usize, norm: Norm, numbers: &mut Stream, omega: &mut Vec<f64>) {
-    let mut left = num_features;
-    while left > 0 {
-        let rows = left.min(head_dim);
-        let start = omega.len();
-        push_haar_rows(rows, head_dim, numbers, omega);
-        for row in omega[start..].chunks_exact_mut(head_dim) {
+pub(super) fn draw(
+    head_dim: usize,
+    norm: Norm,
+    numbers: &mut Stream,
+    omega: &mut [f64],
+    check: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    let mut factors = Vec::new();
+    let bytes = head_dim.saturating_mul(size_of::<(f64, f64)>());
+    factors.try_reserve_exact(head_dim).map_err(|_| Error::OutOfMemory { bytes })?;
+    for block in omega.chunks_mut(head_dim.saturating_mul(head_dim)) {
+        fill_haar_rows(head_dim, numbers, block, &mut factors, check)?;
+        for row in block.chunks_exact_mut(head_dim) {
             let norm = match norm {
                 Norm::SqrtDim => libm::sqrt(head_dim as f64),
                 Norm::Chi => chi(head_dim, numbers),
@@ -22,8 +28,8 @@ pub(super) fn draw(num_features: usize, head_dim: usize, norm: Norm, numbers: &m
             let scale = norm / length(row);
             row.iter_mut().for_each(|x| *x *= scale);
         }
-        left -= rows;
     }
+    Ok(())
 }
 
 /// The norm of a normal vector that is independent of the directions.
@@ -35,12 +41,21 @@ fn chi(head_dim: usize, numbers: &mut Stream) -> f64 {
     libm::sqrt((0..head_dim).map(|_| square()).sum())
 }
 
-/// Appends the first `rows` columns of a Haar-distributed rotation of `n` axes, each as a row.
-fn push_haar_rows(rows: usize, n: usize, numbers: &mut Stream, omega: &mut Vec<f64>) {
-    let start = omega.len();
-    omega.extend((0..rows * n).map(|_| numbers.normal()));
-    let block = &mut omega[start..];
-    let mut factors = Vec::with_capacity(rows);
+/// Fills `block` with the first columns of a Haar-distributed rotation of `n` axes, each as a row. `factors` has room
+/// for one entry a row.
+fn fill_haar_rows(
+    n: usize,
+    numbers: &mut Stream,
+    block: &mut [f64],
+    factors: &mut Vec<(f64, f64)>,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    let rows = block.len() / n;
+    for row in block.chunks_exact_mut(n) {
+        check()?;
+        row.iter_mut().for_each(|x| *x = numbers.normal());
+    }
+    factors.clear();
     for k in 0..rows {
         let (column, rest) = block[k * n..].split_at_mut(n);
         let x = &mut column[k..];
@@ -51,6 +66,7 @@ fn push_haar_rows(rows: usize, n: usize, numbers: &mut Stream, omega: &mut Vec<f
         let squares: f64 = x.iter().map(|x| x * x).sum();
         let beta = if squares > 0.0 { 2.0 / squares } else { 0.0 };
         for other in rest.chunks_exact_mut(n) {
+            check()?;
             reflect(x, beta, &mut other[k..]);
         }
         factors.push((beta, if diagonal < 0.0 { -1.0 } else { 1.0 }));
@@ -65,9 +81,11 @@ fn push_haar_rows(rows: usize, n: usize, numbers: &mut Stream, omega: &mut Vec<f
         column[i..].iter_mut().for_each(|v| *v *= -beta * first * sign);
         column[i] += sign;
         for k in (0..i).rev() {
+            check()?;
             reflect(&earlier[k * n + k..(k + 1) * n], factors[k].0, &mut column[k..]);
         }
     }
+    Ok(())
 }
 
 /// `x - beta v (v.x)`.

@@ -59,7 +59,7 @@ fn poison<E: CpuElement>(scratch: &mut Scratch<E>) {
 /// Poisons what this thread keeps; returns how many scratches that were.
 fn poison_kept<E: CpuElement>() -> usize {
     KEPT.with_borrow_mut(|all| {
-        let found = all.iter_mut().filter_map(|any| any.downcast_mut::<Scratch<E>>());
+        let found = all.iter_mut().filter_map(|(_, any)| any.downcast_mut::<Scratch<E>>());
         found.map(poison).count()
     })
 }
