@@ -42,9 +42,9 @@ class _Sum:
 def validate(network: Network, held: TokenStore, unigram: NDArray[np.float64], crop: int) -> dict[str, float]:
     """Figures of a validation line: over the 20 residues, EOS left out, frequencies from the training part.
 
-    Returns `val_loss` (nats a residue), `val_perplexity` (causal), `val_perplexity_masked` (15 % of the residues hidden,
-    none of them kept or replaced), `unigram_perplexity` (at the same positions as `val_loss`); those that the objective
-    does not train are left out.
+    Returns `val_loss` (nats a residue), `val_perplexity` (causal), `val_perplexity_masked` (15 % of the residues, all
+    of them hidden), `unigram_perplexity` (at the same positions as `val_loss`); those that the objective does not train
+    are left out.
     """
     objective = network.config.objective
     causal, masked = _Sum(), _Sum()
