@@ -67,10 +67,11 @@ fn changed_after(case: &Case, data: &Data, start: usize, scale: f64) -> Data {
     changed
 }
 
-/// Rows before `start` of every part that has rows.
-fn before(answer: &Answer, case: &Case, start: usize) -> [Vec<u64>; 4] {
+/// Rows before `start` of every part that has rows, and domega.
+fn before(answer: &Answer, case: &Case, start: usize) -> [Vec<u64>; 5] {
     let (d, e) = (case.head_dim, case.value_dim);
-    [(0, e), (1, d), (2, d), (3, e)].map(|(part, width): (usize, usize)| bits(&answer[part][..start * width]))
+    let rows = |part: usize, width: usize| bits(&answer[part][..start * width]);
+    [rows(0, e), rows(1, d), rows(2, d), rows(3, e), bits(&answer[4])]
 }
 
 #[test]
@@ -94,6 +95,30 @@ fn later_rows_change_no_bit_of_earlier_ones() {
                 }
                 let found = before(&run(&case, &on_omega), &case, start);
                 assert_eq!(found, expected, "rows before {start}, key on omega {what}");
+            }
+        });
+    }
+}
+
+/// With 64 dimensions a key on a direction raises a reference by more than 2^40: rows before it are redone.
+#[test]
+fn a_later_key_far_above_the_rest_changes_no_bit_of_earlier_rows() {
+    for map in FeatureMap::ALL {
+        let case = Case { value_dim: 9, ..Case::new(map, true, 100, 64, 20) };
+        let data = case.data(3);
+        in_both_types(&case, |run, what| {
+            for start in [20, 63, 64, 90] {
+                let mut quiet = data.clone();
+                quiet.grad[start * 9..].fill(0.0);
+                let expected = before(&run(&case, &quiet), &case, start);
+                let mut far = quiet.clone();
+                for (k, w) in far.k[start * 64..(start + 1) * 64].iter_mut().zip(&data.omega[5 * 64..]) {
+                    *k = 64f64.powf(0.25) * w;
+                }
+                let found = before(&run(&case, &far), &case, start);
+                for (part, name) in PARTS.into_iter().enumerate() {
+                    assert!(found[part] == expected[part], "{name} before {start} {what}");
+                }
             }
         });
     }

@@ -30,8 +30,8 @@ impl<E: CpuElement> Sweep<'_, E> {
     }
 
     /// Gradient of some readers' features of one panel, before the features' own factor: into `buffers.gradient`.
-    pub(crate) fn feature_gradient(&mut self, panel: usize, half: usize, rows: std::ops::Range<usize>, local: bool) {
-        let extent = self.widths.extent(panel, rows.len());
+    pub(crate) fn feature_gradient(&mut self, panel: usize, half: usize, rows: usize, local: bool) {
+        let extent = self.widths.extent(panel, rows);
         let (payload_row, padded_value) = (self.widths.payload_row(), self.widths.padded_value());
         let b = &mut *self.buffers;
         let gradient = &mut b.gradient[half * CHUNK * PANEL..][..CHUNK * PANEL];
@@ -42,15 +42,15 @@ impl<E: CpuElement> Sweep<'_, E> {
                 a_depth: 1,
                 b: &b.written[panel * CHUNK * PANEL..][..CHUNK * PANEL],
                 b_row: PANEL,
-                rows: rows.len(),
+                rows,
                 cols: extent.width(),
-                depth: rows.len(),
+                depth: rows,
                 mode: Mode::Store,
                 part: Part::LowerDepth,
             };
             self.ops.product(&product, gradient, PANEL);
         } else {
-            gradient[..rows.len() * PANEL].fill(E::ZERO);
+            gradient[..rows * PANEL].fill(E::ZERO);
         }
         let values = &b.state.values[panel * PANEL * padded_value..];
         self.ops.transpose(values, padded_value, extent.width(), padded_value, &mut b.turned, PANEL);
@@ -61,7 +61,7 @@ impl<E: CpuElement> Sweep<'_, E> {
             a_depth: 1,
             b: &b.turned,
             b_row: PANEL,
-            rows: rows.len(),
+            rows,
             cols: extent.width(),
             depth: padded_value + 1,
             mode: Mode::Add,
@@ -70,10 +70,9 @@ impl<E: CpuElement> Sweep<'_, E> {
         self.ops.product(&product, gradient, PANEL);
     }
 
-    /// From gradients of features to gradients of inputs and directions, one panel of projections.
-    pub(crate) fn add_input_gradient(&mut self, panel: usize, rows: std::ops::Range<usize>, want: Want) {
+    /// From gradients of features to gradients of projections, one panel of them: in `buffers.gradient`.
+    pub(crate) fn log_gradient(&mut self, panel: usize, rows: std::ops::Range<usize>) {
         let extent = self.widths.extent(panel, rows.len());
-        let padded_head = self.widths.padded_head();
         let panels = self.widths.projection_panels();
         let b = &mut *self.buffers;
         let at = (panel * CHUNK + rows.start) * PANEL;
@@ -99,28 +98,41 @@ impl<E: CpuElement> Sweep<'_, E> {
                 }
             }
         }
+    }
+
+    /// From gradients of features to gradients of inputs and directions, one panel of projections; rows that have
+    /// been redone come from the stash.
+    pub(crate) fn add_input_gradient(&mut self, panel: usize, rows: usize, redone: &[usize], want: Want) {
+        self.log_gradient(panel, 0..rows);
+        let extent = self.widths.extent(panel, rows);
+        let padded_head = self.widths.padded_head();
+        let b = &mut *self.buffers;
+        for &row in redone {
+            let stashed = &b.stash[(panel * CHUNK + row) * PANEL..][..PANEL];
+            b.gradient[row * PANEL..][..PANEL].copy_from_slice(stashed);
+        }
         let product = Product {
             a: &b.gradient,
             a_row: PANEL,
             a_depth: 1,
             b: &self.weights.rows[panel * PANEL * padded_head..],
             b_row: padded_head,
-            rows: rows.len(),
+            rows,
             cols: padded_head,
             depth: extent.features,
             mode: Mode::Continue,
             part: Part::Full,
         };
-        self.ops.product(&product, &mut b.input_gradient[rows.start * padded_head..], padded_head);
+        self.ops.product(&product, &mut b.input_gradient, padded_head);
         if want.directions {
             let product = Product {
                 a: &b.gradient,
                 a_row: 1,
                 a_depth: PANEL,
-                b: &b.reader.x[rows.start * self.widths.input_row()..],
+                b: &b.reader.x,
                 b_row: self.widths.input_row(),
                 rows: extent.features,
-                depth: rows.len(),
+                depth: rows,
                 mode: Mode::Add,
                 ..product
             };
@@ -129,7 +141,7 @@ impl<E: CpuElement> Sweep<'_, E> {
     }
 
     /// The norm's part of the gradient: `-(sum of log-feature gradients) x / sqrt(D)`, plus for trigonometric keys.
-    pub(crate) fn finish_input_gradient(&mut self, rows: std::ops::Range<usize>, norm: bool) {
+    pub(crate) fn finish_input_gradient(&mut self, rows: usize, norm: bool) {
         let family = self.widths.map.family();
         if !norm || family == Family::Activation {
             return;
@@ -138,7 +150,7 @@ impl<E: CpuElement> Sweep<'_, E> {
         let scale = E::from_f64(sign / (self.widths.head_dim as f64).sqrt());
         let (input_row, padded_head) = (self.widths.input_row(), self.widths.padded_head());
         let b = &mut *self.buffers;
-        for row in rows {
+        for row in 0..rows {
             let sum = sum_of(&b.norms[row * PAD..][..PAD]) * scale;
             let x = &b.reader.x[row * input_row..][..self.widths.head_dim];
             for (g, &x) in b.input_gradient[row * padded_head..].iter_mut().zip(x) {

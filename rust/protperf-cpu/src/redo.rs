@@ -7,34 +7,43 @@ use crate::workspace::CHUNK;
 use protperf_core::Family;
 
 impl<E: CpuElement> Sweep<'_, E> {
-    /// Computes row `row` of the chunk again.
-    pub(crate) fn redo(&mut self, row: usize, want: Want) {
+    /// Computes the sums of row `row` of the chunk again.
+    pub(crate) fn redo_sums(&mut self, row: usize, want: Want) {
         self.own_references(row, want);
-        let (payload_row, padded_head) = (self.widths.payload_row(), self.widths.padded_head());
+        let payload_row = self.widths.payload_row();
         let b = &mut *self.buffers;
         b.scores[row * CHUNK..][..CHUNK].fill(E::ZERO);
         b.numerator[row * payload_row..][..payload_row].fill(E::ZERO);
         b.lanes[row * PAD..][..PAD].fill(E::ZERO);
-        b.norms[row * PAD..][..PAD].fill(E::ZERO);
-        b.input_gradient[row * padded_head..][..padded_head].fill(E::ZERO);
-        // Powers from the state's references to this row's; an empty state lends nothing.
-        for (m, power) in b.power.iter_mut().enumerate() {
-            let from = if b.far { b.before.reference[m] } else { b.state.reference[m] };
-            let empty = b.before.reference[m] == E::NIL;
-            *power = if empty { E::ZERO } else { E::exp2_int(from - b.reference[m]) };
+        for panel in 0..self.widths.panels() {
+            self.own_features(panel, row);
+            self.redo_panel_sums(panel, row);
         }
-        for panel in 0..self.widths.projection_panels() {
-            self.redo_panel(panel, row, want);
-        }
-        if want.sums {
-            self.finish_redone_sums(row);
-        }
-        if want.gradient {
-            self.finish_input_gradient(row..row + 1, want.norm);
-        }
+        self.finish_redone_sums(row);
     }
 
-    /// References over the state from before the chunk and the writers up to `row`; the row's exponent.
+    /// Puts the gradient of row `row` into the stash, where [`Sweep::add_input_gradient`] finds it at the row's turn:
+    /// the gradient of the directions is a sum over rows, and its order must not tell which of them were redone.
+    pub(crate) fn redo_gradient(&mut self, row: usize, want: Want) {
+        self.own_references(row, want);
+        self.buffers.norms[row * PAD..][..PAD].fill(E::ZERO);
+        let panels = self.widths.projection_panels();
+        for panel in 0..panels {
+            for half in 0..self.widths.panels() / panels {
+                let at = panel + half * panels;
+                self.own_features(at, row);
+                self.redo_feature_gradient(at, half, row);
+            }
+            self.log_gradient(panel, row..row + 1);
+            let b = &mut *self.buffers;
+            b.stash[(panel * CHUNK + row) * PANEL..][..PANEL].copy_from_slice(&b.gradient[..PANEL]);
+        }
+        let b = &mut *self.buffers;
+        b.stashed_norms[row * PAD..][..PAD].copy_from_slice(&b.norms[row * PAD..][..PAD]);
+    }
+
+    /// References over the state from before the chunk and the writers up to `row`; the row's exponent; the powers
+    /// from the state's references to these.
     fn own_references(&mut self, row: usize, want: Want) {
         let family = self.widths.map.family();
         let b = &mut *self.buffers;
@@ -58,30 +67,24 @@ impl<E: CpuElement> Sweep<'_, E> {
             (true, Family::Exponential) => top_of(top),
             (true, _) => b.reference[0] + b.reader.log[row].round_even(),
         };
-    }
-
-    fn redo_panel(&mut self, panel: usize, row: usize, want: Want) {
-        let halves = self.widths.panels() / self.widths.projection_panels();
-        for half in 0..halves {
-            let at = panel + half * self.widths.projection_panels();
-            let mut spare = std::mem::take(&mut self.buffers.spare);
-            self.writer_panel(at, row + 1, &mut spare);
-            spare[(row + 1) * PANEL..(row + 1).next_multiple_of(PAD) * PANEL].fill(E::ZERO);
-            self.buffers.spare = spare;
-            self.reader_panel(at, row..row + 1);
-            if want.sums {
-                self.redo_sums(at, row);
-            }
-            if want.gradient {
-                self.redo_feature_gradient(at, half, row);
-            }
-        }
-        if want.gradient {
-            self.add_input_gradient(panel, row..row + 1, want);
+        for (m, power) in b.power.iter_mut().enumerate() {
+            let from = if b.far { b.before.reference[m] } else { b.state.reference[m] };
+            // An empty state lends nothing.
+            let empty = b.before.reference[m] == E::NIL;
+            *power = if empty { E::ZERO } else { E::exp2_int(from - b.reference[m]) };
         }
     }
 
-    fn redo_sums(&mut self, panel: usize, row: usize) {
+    /// Features of one panel relative to the row's own references: of the writers up to `row`, and of the row.
+    fn own_features(&mut self, panel: usize, row: usize) {
+        let mut spare = std::mem::take(&mut self.buffers.spare);
+        self.writer_panel(panel, row + 1, &mut spare);
+        spare[(row + 1) * PANEL..(row + 1).next_multiple_of(PAD) * PANEL].fill(E::ZERO);
+        self.buffers.spare = spare;
+        self.reader_panel(panel, row..row + 1);
+    }
+
+    fn redo_panel_sums(&mut self, panel: usize, row: usize) {
         let extent = self.widths.extent(panel, 1);
         let (payload_row, padded_value) = (self.widths.payload_row(), self.widths.padded_value());
         let b = &mut *self.buffers;

@@ -163,8 +163,14 @@ impl<E: CpuElement> Sweep<'_, E> {
             self.score_gradient(rows);
         }
         self.clear_results(rows);
+        if want.gradient && !again.is_empty() {
+            again.iter().for_each(|&row| self.redo_gradient(row, want));
+            let b = &mut *self.buffers;
+            b.reference.copy_from_slice(&b.state.reference);
+            again.iter().for_each(|&row| b.exponent[row] = -E::NIL);
+        }
         for panel in 0..self.widths.projection_panels() {
-            self.read_panel(panel, rows, want);
+            self.read_panel(panel, rows, &again, want);
         }
         if want.sums {
             self.finish_sums(rows, want);
@@ -174,10 +180,14 @@ impl<E: CpuElement> Sweep<'_, E> {
             }
         }
         if want.gradient {
-            self.finish_input_gradient(0..rows, want.norm);
+            let b = &mut *self.buffers;
+            for &row in &again {
+                b.norms[row * PAD..][..PAD].copy_from_slice(&b.stashed_norms[row * PAD..][..PAD]);
+            }
+            self.finish_input_gradient(rows, want.norm);
         }
-        for row in again {
-            self.redo(row, want);
+        if want.sums {
+            again.iter().for_each(|&row| self.redo_sums(row, want));
         }
     }
 
@@ -216,7 +226,7 @@ impl<E: CpuElement> Sweep<'_, E> {
                 }
             }
         }
-        // The rows' features vanish here; `redo` adds what they contribute.
+        // The rows' features vanish here; `redo_gradient` and `redo_sums` give what they contribute.
         for &row in &again {
             b.exponent[row] = -E::NIL;
         }
@@ -233,7 +243,7 @@ impl<E: CpuElement> Sweep<'_, E> {
     }
 
     /// One panel of projections: features of the readers, and what they contribute.
-    fn read_panel(&mut self, panel: usize, rows: usize, want: Want) {
+    fn read_panel(&mut self, panel: usize, rows: usize, redone: &[usize], want: Want) {
         let halves = self.widths.panels() / self.widths.projection_panels();
         for half in 0..halves {
             let at = panel + half * self.widths.projection_panels();
@@ -242,11 +252,11 @@ impl<E: CpuElement> Sweep<'_, E> {
                 self.add_sums(at, rows, want.local);
             }
             if want.gradient {
-                self.feature_gradient(at, half, 0..rows, want.local);
+                self.feature_gradient(at, half, rows, want.local);
             }
         }
         if want.gradient {
-            self.add_input_gradient(panel, 0..rows, want);
+            self.add_input_gradient(panel, rows, redone, want);
         }
     }
 

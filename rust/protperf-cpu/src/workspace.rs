@@ -75,6 +75,9 @@ pub struct Scratch<E> {
     /// Gradient of features, two panels, and of inputs `[CHUNK][padded_head]`.
     pub gradient: Vec<E>,
     pub input_gradient: Vec<E>,
+    /// Gradients of projections of rows that are computed again, `[panel][CHUNK][PANEL]`, and their `norms`.
+    pub stash: Vec<E>,
+    pub stashed_norms: Vec<E>,
     /// Row factors of the scalar-reference families.
     pub factor: Vec<E>,
     /// The running state and, where a chunk raised a reference far, its copy from before.
@@ -186,6 +189,8 @@ impl<E: CpuElement> Scratch<E> {
             tops: try_filled(CHUNK * PAD, E::ZERO)?,
             gradient: try_filled(2 * CHUNK * PANEL, E::ZERO)?,
             input_gradient: try_filled(CHUNK * widths.padded_head(), E::ZERO)?,
+            stash: try_filled(widths.projection_panels() * CHUNK * PANEL, E::ZERO)?,
+            stashed_norms: try_filled(CHUNK * PAD, E::ZERO)?,
             factor: try_filled(CHUNK, E::ZERO)?,
             state: State::new(&widths)?,
             before: State::new(&widths)?,

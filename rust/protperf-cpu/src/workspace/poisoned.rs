@@ -30,6 +30,8 @@ fn poison<E: CpuElement>(scratch: &mut Scratch<E>) {
         tops,
         gradient,
         input_gradient,
+        stash,
+        stashed_norms,
         factor,
         state,
         before,
@@ -54,6 +56,7 @@ fn poison<E: CpuElement>(scratch: &mut Scratch<E>) {
     buffers.into_iter().for_each(|buffer| buffer.fill(nan));
     let buffers = [lanes, norms, tops, gradient, input_gradient, factor, spare, reference, power, direction_gradient];
     buffers.into_iter().for_each(|buffer| buffer.fill(nan));
+    [stash, stashed_norms].into_iter().for_each(|buffer| buffer.fill(nan));
 }
 
 /// Poisons what this thread keeps; returns how many scratches that were.
