@@ -251,3 +251,24 @@ fn batch_mates_and_the_contents_of_padding_change_no_bit() {
     }
     println!("batch mates and padding: {count} trials, 0 bits changed");
 }
+
+/// The power of two that keeps sums of huge values finite must be taken from values that are seen, not from one that
+/// is not finite.
+#[test]
+fn a_later_infinite_value_does_not_let_earlier_sums_overflow() {
+    for map in FeatureMap::ALL.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
+        let case = Case::new(map, true, 90, 8, 24);
+        let mut data = case.data(5);
+        data.v.iter_mut().for_each(|v| *v = 3e38 * v.signum());
+        data.grad.fill(0.0);
+        for how in every_isa() {
+            let expected = before(&kernel::<f32>(&case, &data, how), &case, 80);
+            for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                let mut other = data.clone();
+                other.v[80 * 8 + 3] = bad;
+                let found = before(&kernel::<f32>(&case, &other, how), &case, 80);
+                assert!(found[0] == expected[0], "{bad} {how:?} {}", case.id());
+            }
+        }
+    }
+}

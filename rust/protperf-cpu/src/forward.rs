@@ -351,12 +351,13 @@ fn value_power<E: CpuElement>(call: &Call<'_, E>, values: &Rows<'_, E>) -> Resul
             Some(row) => largest(row),
             None => values.row(j).fold(E::ZERO, |m, x| if x.abs() > m { x.abs() } else { m }),
         };
-        if largest > most {
+        // A row that is not finite is summed by nobody, and must not decide for those before it.
+        if largest > most && largest.is_finite() {
             most = largest;
         }
     }
     let half = (E::TOP * E::from_f64(0.5)).round_even();
-    if !most.is_finite() || most == E::ZERO {
+    if most == E::ZERO {
         return Ok(E::ZERO);
     }
     let (exponent, _) = most.frexp();
