@@ -60,9 +60,10 @@ impl Compression {
 /// Name of an archive or compression that begins like this and is not read here.
 pub(crate) fn unsupported(head: &[u8]) -> Option<&'static str> {
     match head {
-        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some("a zip archive"),
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some("a zip archive or Office document"),
         [b'7', b'z', 0xbc, 0xaf, ..] => Some("a 7z archive"),
         [0x1f, 0x9d, ..] => Some("compress (.Z) data"),
+        [0x5d, 0, 0, _, _, ..] => Some("lzma (not xz) data"),
         [4, 0x22, 0x4d, 0x18, ..] => Some("lz4 data"),
         [b'L', b'Z', b'I', b'P', ..] => Some("lzip data"),
         [b'R', b'a', b'r', b'!', ..] => Some("a rar archive"),

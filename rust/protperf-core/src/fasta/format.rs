@@ -1,40 +1,111 @@
 //! Names for what is not FASTA.
 
-/// Bytes of the first text that are looked at.
-pub(super) const SNIFFED: usize = 64;
+/// Bytes of the first line of text that are looked at: enough to reach the mark of a tar archive.
+pub(super) const SNIFFED: usize = 264;
 
 /// First words of other formats, in upper case. Order matters: the first match names the format.
-const BEGINNINGS: [(&[u8], &str); 22] = [
+const BEGINNINGS: [(&[u8], &str); 54] = [
     (b"# STOCKHOLM", "a Stockholm alignment"),
     (b"#NEXUS", "NEXUS"),
     (b"##GFF", "GFF"),
     (b"##FILEFORMAT=VCF", "VCF"),
+    (b"# BLAST", "a BLAST report"),
     (b"@HD\t", "SAM"),
     (b"@SQ\t", "SAM"),
+    (b"@RG\t", "SAM"),
+    (b"@PG\t", "SAM"),
+    (b"@CO\t", "SAM"),
     (b"@", "FASTQ"),
     (b"<?XML", "XML"),
-    (b"<", "HTML"),
+    (b"<!DOCTYPE HTML", "HTML"),
+    (b"<HTML", "HTML"),
+    (b"<HEAD", "HTML"),
+    (b"<BODY", "HTML"),
+    (b"<", "HTML or XML"),
     (b"CLUSTAL", "a Clustal alignment"),
     (b"MUSCLE (", "a Clustal alignment"),
+    (b"!!AA_MULTIPLE_ALIGNMENT", "an MSF alignment"),
+    (b"!!NA_MULTIPLE_ALIGNMENT", "an MSF alignment"),
+    (b"PILEUP", "an MSF alignment"),
+    (b"HMMER3/", "a HMMER profile"),
+    (b"HMMER2.", "a HMMER profile"),
+    (b"BLASTP ", "a BLAST report"),
+    (b"BLASTX ", "a BLAST report"),
     (b"LOCUS ", "GenBank"),
     (b"ID  ", "a UniProt or EMBL flat file"),
-    (b"HEADER ", "PDB"),
-    (b"ATOM ", "PDB"),
+    (b"HEADER  ", "PDB"),
+    (b"ATOM  ", "PDB"),
+    (b"HETATM", "PDB"),
+    (b"REMARK  ", "PDB"),
+    (b"CRYST1 ", "PDB"),
+    (b"MODEL    ", "PDB"),
+    (b"TITLE    ", "PDB"),
     (b"DATA_", "mmCIF"),
     (b"%PDF", "PDF"),
+    (b"{\\RTF", "RTF"),
     (b"{", "JSON"),
+    (b"[{", "JSON"),
+    (b"[\"", "JSON"),
+    (b"BAM\x01", "BAM"),
+    (b"CRAM", "CRAM"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "HDF5"),
+    (b"\x89PNG", "PNG"),
+    (b"PAR1", "Parquet"),
+    (b"SQLITE FORMAT 3", "SQLite"),
+    (b"\xd0\xcf\x11\xe0", "an Office document"),
+    (b"PK\x03\x04", "a zip archive inside of another compression"),
     (b"\x1f\x8b", "gzip inside of another compression"),
     (b"\x28\xb5\x2f\xfd", "zstd inside of another compression"),
     (b"\xfd7ZXZ", "xz inside of another compression"),
     (b"BZH", "bzip2 inside of another compression"),
 ];
 
-/// The format whose files begin with this text, as far as it is known.
+/// The format whose files begin with this text, a first line or its first [`SNIFFED`] bytes, as far as it is known.
 pub(super) fn name_of_text(text: &[u8]) -> Option<&'static str> {
-    let upper = text.to_ascii_uppercase();
-    let known = BEGINNINGS.iter().find(|(beginning, _)| upper.starts_with(&beginning.to_ascii_uppercase()));
-    let is_binary = text.iter().any(|byte| matches!(byte, 0..=8 | 0x0e..=0x1a));
-    known.map(|(_, name)| *name).or(is_binary.then_some("binary data"))
+    let begins =
+        |beginning: &[u8]| text.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning));
+    // First, since its first byte, part of a number, may be any letter: 64 bytes of header begin with '@'.
+    if is_safetensors(text) {
+        return Some("safetensors");
+    }
+    if let Some((_, name)) = BEGINNINGS.iter().find(|(beginning, _)| begins(beginning)) {
+        return Some(name);
+    }
+    if text.get(257..262) == Some(b"ustar") {
+        return Some("a tar archive");
+    }
+    if text.iter().any(|byte| matches!(byte, 0..=8 | 0x0e..=0x1a)) {
+        return Some("binary data");
+    }
+    if is_phylip(text) {
+        return Some("a PHYLIP alignment");
+    }
+    is_table(text).then_some("a CSV or TSV table")
+}
+
+/// Eight bytes of a length, little-endian and far below 2^32, then a JSON object. A first byte that is a blank is not
+/// part of the text.
+fn is_safetensors(text: &[u8]) -> bool {
+    let beginning = text.get(..10).unwrap_or(text);
+    beginning.windows(6).any(|window| window == b"\0\0\0\0{\"")
+}
+
+/// Two numbers alone in the line: of sequences and of columns.
+fn is_phylip(text: &[u8]) -> bool {
+    let mut fields = text.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
+    let mut is_number = || fields.next().is_some_and(|field| field.iter().all(u8::is_ascii_digit));
+    is_number() && is_number() && fields.next().is_none()
+}
+
+/// Fields with a tab or a comma between them, and not the commas of prose. A line of `#` is a comment to some programs.
+fn is_table(text: &[u8]) -> bool {
+    let joins = |pair: &[u8]| match pair {
+        [before, b'\t', ..] => *before != b'\t',
+        [_, b',', after] => *after != b' ',
+        _ => false,
+    };
+    !text.starts_with(b"#") && !text.starts_with(b"\t") && text.windows(3).any(joins)
 }
 
 /// The encoding, where the first four bytes of the input tell that it is none that FASTA uses.
