@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protperf import io
-from protperf.errors import ConfigError, DtypeError
+from protperf.errors import ConfigError
 from protperf.lm.model.config import ModelConfig
+from protperf.lm.records import records_of
 from protperf.lm.scoring.score import COLUMNS, Row, choose_method, score_records
 from protperf.lm.training.options import TrainOptions, parse_duration
 from protperf.lm.training.run import LoadedModel, load_run, train_run
@@ -71,21 +71,31 @@ class Model:
         return self._loaded.step.number
 
     def score(
-        self, records: Any, *, method: str = "auto", batch_tokens: int = 4096, deterministic: bool = False
+        self,
+        records: Any,
+        *,
+        method: str = "auto",
+        residues: str = "map",
+        batch_tokens: int = 4096,
+        deterministic: bool = False,
     ) -> Table:
         """Log-likelihoods of sequences, in nats.
 
         Args:
             records: a string of residues, a SeqRecord, an (id, sequence) pair, a path, or an iterable of these.
+            residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`. Records left out have no row, and a
+                `UserWarning` counts them.
             method: `ll` (left to right), `pll` (each residue given all others) or `auto`.
             deterministic: the same bits whatever the batch size and order.
 
         Raises:
-            ConfigError: a method that the model was not trained for; FastaError: residues that no policy mends.
+            ConfigError: a method that the model was not trained for; FastaError: a fault under the policy, with its
+            place; FileError: a path that is missing or unreadable.
         """
         network = self._loaded.network
         chosen = choose_method(network, method)
-        rows = score_records(network, _records(records), chosen, batch_tokens=batch_tokens, deterministic=deterministic)
+        read = records_of(records, residues)
+        rows = score_records(network, read, chosen, batch_tokens=batch_tokens, deterministic=deterministic)
         return Table(list(rows))
 
 
@@ -116,6 +126,7 @@ def train(
     steps: int | None = None,
     epochs: float | None = None,
     validate: str | os.PathLike[str] | float = 0.02,
+    residues: str = "map",
     resume: bool = False,
     force: bool = False,
     seed: int = 42,
@@ -127,6 +138,7 @@ def train(
     Args:
         time: seconds, or text such as `20m`; exactly one of time, steps and epochs.
         validate: the fraction of the sequences to hold out, or a file.
+        residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`. Records left out are counted on stderr.
         report: called with each line of metrics.
         options: further fields of `TrainOptions` (lr, batch_tokens, ...), and dropout.
 
@@ -144,36 +156,9 @@ def train(
         ModelConfig.from_size(size, **choices),
         TrainOptions(steps=steps, epochs=epochs, time_s=limit, validate=fraction, seed=seed, **options),
         validate=None if isinstance(validate, float) else validate,
+        residues=residues,
         resume=resume,
         force=force,
         report=report,
     )
     return load(outcome.run)
-
-
-def _records(records: Any) -> Iterator[io.Record]:
-    if isinstance(records, os.PathLike) or (isinstance(records, str) and _is_path(records)):
-        yield from io.scan(records)
-        return
-    single = isinstance(records, (str, tuple)) or hasattr(records, "seq")
-    for n, item in enumerate([records] if single else records):
-        if isinstance(item, io.Record):
-            yield item
-            continue
-        name, sequence = _named(item, n)
-        tokens, flags = io.encode(sequence)
-        yield io.Record(n, name, "", tokens, flags, "", 0)
-
-
-def _is_path(text: str) -> bool:
-    return text == "-" or os.path.sep in text or os.path.exists(text)
-
-
-def _named(item: Any, n: int) -> tuple[str, str]:
-    if isinstance(item, str):
-        return str(n), item
-    if isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item):
-        return item[0], item[1]
-    if hasattr(item, "seq") and hasattr(item, "id"):
-        return str(item.id), str(item.seq)
-    raise DtypeError(f"record {n} is a {type(item).__name__}; give text, a SeqRecord or a pair (id, sequence)")

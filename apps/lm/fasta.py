@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from protperf import io
+from protperf.lm.records import warn_of
 
 if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
@@ -21,7 +21,8 @@ def read_fasta(
     The file may be compressed (told by content), `-` is standard input, several paths are read in their order. `id` is
     the first word of the header and `description` id and rest, as Biopython has it. `annotations` carry `n`, the
     record's place among all records (0-based, rejected ones counted), and `flags`, the names of what the policy did,
-    joined by commas. Under `skip` a `UserWarning` at the end tells how many records were left out.
+    joined by commas. A `UserWarning` at the end tells how many records `skip` left out, how many look like nucleotides,
+    and that a file is empty.
 
     Args:
         path: one path or several.
@@ -45,7 +46,4 @@ def _as_records(reader: io.Reader) -> Iterator[SeqRecord]:
         yield SeqRecord(
             Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations
         )
-    summary = reader.summary
-    if summary.rejected:
-        total = summary.records + summary.rejected
-        warnings.warn(f"{summary.rejected} of {total} records were left out by residues='skip'", stacklevel=2)
+    warn_of(reader.summary)

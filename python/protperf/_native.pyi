@@ -40,7 +40,7 @@ def feature_maps() -> tuple[str, ...]:
 def build_info() -> dict[str, Any]:
     """Version, profile, isa, isas, num_threads, target."""
 
-def scan_sequence(sequence: str, *, residues: str = "map") -> tuple[bytes, int]:
+def scan_sequence(sequence: bytes, *, residues: str = "map", name: str = "<sequence>") -> tuple[bytes, int]:
     """Token ids of one sequence, and its flags."""
 
 def fasta_flags() -> dict[str, int]:

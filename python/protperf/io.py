@@ -202,8 +202,11 @@ def scan(paths: Paths, *, residues: str = "map") -> Iterator[Record]:
     return (record for batch in reader for record in batch)
 
 
-def encode(sequence: str, *, residues: str = "map") -> tuple[NDArray[np.uint8], int]:
+def encode(sequence: str, *, residues: str = "map", name: str = "<sequence>") -> tuple[NDArray[np.uint8], int]:
     """Tokens [L] uint8 and flags of one sequence without header, under the policy that files are read with.
+
+    Args:
+        name: what an error calls the sequence, in the place of a path.
 
     Raises:
         FastaError: a fault under the policy, `skip` included: there is no other record to go on with. The column
@@ -211,7 +214,9 @@ def encode(sequence: str, *, residues: str = "map") -> tuple[NDArray[np.uint8], 
     """
     import numpy as np
 
-    tokens, flags = _native.scan_sequence(sequence, residues=residues)
+    # A lone surrogate has no place in UTF-8; so it is a byte at fault like any other.
+    data = str.encode(sequence, "utf-8", "surrogatepass")
+    tokens, flags = _native.scan_sequence(data, residues=residues, name=name)
     return np.frombuffer(tokens, dtype=np.uint8), flags
 
 

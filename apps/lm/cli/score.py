@@ -101,7 +101,7 @@ def run(
     _write(sink, records, scored)
     named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
     sink.finish({**named, "rejected": reader.summary.rejected})
-    return _summarize(reader.summary, allow_rejects)
+    return _summarize(reader.summary, allow_rejects, quiet)
 
 
 def _write(sink: Any, records: Iterator[Any], scored: Iterator[tuple[list[Any], list[Any]]]) -> None:
@@ -124,7 +124,9 @@ def _write(sink: Any, records: Iterator[Any], scored: Iterator[tuple[list[Any], 
         raise
 
 
-def _summarize(summary: Any, allow_rejects: bool) -> int:
+def _summarize(summary: Any, allow_rejects: bool, quiet: bool) -> int:
+    for text in () if quiet else summary.notes:
+        print(f"protperf: note: {text}", file=sys.stderr)
     for text in summary.warnings:
         print(f"protperf: warning: {text}", file=sys.stderr)
     if summary.records == 0 and not summary.warnings:

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from protperf.lm.cli import EXIT_REJECTED
+
 _STOPPED = {2: 130, 15: 143}
 
 GROUPS = {
-    "data": ("fasta", "validate", "residues"),
+    "data": ("fasta", "validate", "residues", "allow_rejects"),
     "run": ("out", "resume", "force", "seed", "threads", "quiet"),
     "length of the training, one of": ("time", "epochs", "steps"),
     "model": ("size", "objective", "attention", "num_features", "redraw_interval", "dropout"),
@@ -57,6 +59,9 @@ def run(
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 chooses.")] = 0,
     log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
     residues: Annotated[str, typer.Option(metavar="POLICY", help="Odd residues: map, strict or skip.")] = "map",
+    allow_rejects: Annotated[
+        bool, typer.Option("--allow-rejects", help="Exit 0 and not 5 where records were left out.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the directory.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the directory.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
@@ -115,7 +120,7 @@ def run(
     if outcome.signal is not None:
         print("stopped and saved; continue with --resume", file=sys.stderr)
         return _STOPPED.get(outcome.signal, 128 + outcome.signal)
-    return 0
+    return EXIT_REJECTED if outcome.rejected and not allow_rejects else 0
 
 
 def _validation(text: str) -> tuple[float, str | None]:
@@ -126,7 +131,7 @@ def _validation(text: str) -> tuple[float, str | None]:
 
 
 def _warn(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(f"protperf: {text}", file=sys.stderr)
 
 
 class _Bar:

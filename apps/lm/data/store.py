@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +20,13 @@ from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 class TokenStore:
     """Shapes: tokens [T] uint8, offsets [R+1] int64; sequence r is `tokens[offsets[r]:offsets[r+1]]`.
 
-    `fingerprint` is the SHA-256 of tokens and offsets: what a resumed run must find again.
+    `rejected` counts the records that the residue policy left out of the files. `fingerprint` is the SHA-256 of tokens
+    and offsets: what a resumed run must find again.
     """
 
     tokens: NDArray[np.uint8]
     offsets: NDArray[np.int64]
+    rejected: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -57,21 +59,40 @@ class TokenStore:
         return counts / counts.sum()
 
 
-def read_store(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], residues: str = "map") -> TokenStore:
+def read_store(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    residues: str = "map",
+    tell: Callable[[str], None] = lambda text: None,
+) -> TokenStore:
     """Read every non-empty record of sequence files.
+
+    Args:
+        tell: called with each remark of the reader: notes, warnings, and the number of records left out.
 
     Raises:
         DataError: no residue at all; FastaError, FileError: as `protperf.io.read_tokens`.
     """
     tokens, lengths = [], []
-    for batch in io.read_tokens(paths, residues=residues):
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    reader = io.read_tokens(paths, residues=residues)
+    for batch in reader:
         tokens.append(batch.tokens)
         lengths.append(batch.lengths[batch.lengths > 0])
+    _tell_of(reader.summary, tell)
     if not tokens or not sum(len(part) for part in tokens):
-        named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-        raise DataError(f"{', '.join(os.fspath(p) for p in named)}: holds no residues, there is nothing to train on")
+        raise DataError(f"{', '.join(os.fspath(p) for p in paths)}: holds no residues, there is nothing to train on")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    return TokenStore(np.concatenate(tokens), offsets)
+    return TokenStore(np.concatenate(tokens), offsets, reader.summary.rejected)
+
+
+def _tell_of(summary: io.Summary, tell: Callable[[str], None]) -> None:
+    for text in summary.notes:
+        tell(f"note: {text}")
+    for text in summary.warnings:
+        tell(f"warning: {text}")
+    if summary.rejected:
+        total = summary.records + summary.rejected
+        tell(f"warning: {summary.rejected} of {total} records were rejected and are left out")
 
 
 def split(store: TokenStore, fraction: float, seed: int) -> tuple[TokenStore, TokenStore]:

@@ -26,12 +26,15 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its directory, steps, last validation, and the signal that stopped it, if one did."""
+    """How a run ended: its directory, steps, last validation, the signal that stopped it, if one did, and the number of
+    records that the residue policy left out.
+    """
 
     run: Path
     steps: int
     figures: dict[str, float]
     signal: int | None
+    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,12 @@ def train_run(
     """
     run = Path(out)
     _refuse_second_run(run, resume or force)
-    store = read_store(fasta, residues)
+    store = read_store(fasta, residues, warn)
     if validate is None:
         train, held = split(store, options.validate, options.seed)
     else:
-        train, held = store, read_store(validate, residues)
+        train, held = store, read_store(validate, residues, warn)
+    rejected = store.rejected + (0 if validate is None else held.rejected)
     with directory.locked(run, warn):
         # Another process may have trained here while the sequences were read.
         _refuse_second_run(run, resume or force)
@@ -86,7 +90,7 @@ def train_run(
             trainer.restore(start)
             _forget_later_metrics(run, trainer.progress.step)
         figures = trainer.fit(report)
-        return Outcome(run, trainer.progress.step, figures, trainer.stop_signal)
+        return Outcome(run, trainer.progress.step, figures, trainer.stop_signal, rejected)
 
 
 def _refuse_second_run(run: Path, allowed: bool) -> None:

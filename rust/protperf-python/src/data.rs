@@ -183,14 +183,14 @@ fn bytes<const N: usize>(py: Python<'_>, len: usize, values: impl Iterator<Item 
     made.map(Bound::unbind).map_err(|_| to_python(py, &Error::OutOfMemory { bytes: len * N }))
 }
 
-/// Tokens and flags of one sequence without header, under the same policy as a file's.
+/// Tokens and flags of one sequence without header, under the same policy as a file's; errors call it `name`.
 #[pyfunction]
-#[pyo3(signature = (sequence, *, residues = "map"))]
-fn scan_sequence(py: Python<'_>, sequence: &str, residues: &str) -> PyResult<(Py<PyBytes>, u16)> {
+#[pyo3(signature = (sequence, *, residues = "map", name = "<sequence>"))]
+fn scan_sequence(py: Python<'_>, sequence: &[u8], residues: &str, name: &str) -> PyResult<(Py<PyBytes>, u16)> {
     guarded(py, || {
         let mut scanner = Scanner::of_sequence(policy(py, residues)?);
-        let refused = |error| read_error(py, ReadError::Fasta { path: "<sequence>".into(), error });
-        for piece in sequence.as_bytes().chunks(PIECE) {
+        let refused = |error| read_error(py, ReadError::Fasta { path: name.into(), error });
+        for piece in sequence.chunks(PIECE) {
             py.check_signals()?;
             scanner.push(piece).map_err(refused)?;
         }
