@@ -96,7 +96,7 @@ def trace(
     work: Callable[[], object],
     root: Path,
     at: int | None = None,
-    action: str | int = KILL,
+    action: str | int | signal.Signals = KILL,
     *,
     only: Callable[[Call], bool] = lambda call: call.name != "flock",
     before: Callable[[int, Call], None] = lambda number, call: None,
@@ -104,7 +104,7 @@ def trace(
     """Run `work` in a child; at the `at`-th counted call below `root` (from 1), kill it, or make the call fail.
 
     Args:
-        action: KILL, SHORT, or an errno.
+        action: KILL, SHORT, a signal that arrives before the call, or an errno that the call fails with.
         only: which calls are counted; `before` is called when one is about to be made.
     """
     require_ptrace()
@@ -237,6 +237,9 @@ class _Tracer:
         if self._action == SHORT:
             registers[_ARGUMENTS[2]] = max(1, registers[_ARGUMENTS[2]] // 2)
             _ptrace(_SETREGS, pid, 0, registers)
+            return
+        if isinstance(self._action, signal.Signals):
+            os.kill(self._pid, self._action)
             return
         registers[_NUMBER] = 2**64 - 1
         _ptrace(_SETREGS, pid, 0, registers)

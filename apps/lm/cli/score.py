@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,13 +98,17 @@ def run(
     records = _shown((record for batch in reader for record in batch), quiet)
     scored = score_batches(loaded.network, records, chosen, **choices)
     sink = open_sink(out, encoder, fingerprint, resume)
-    _write(sink, records, scored)
     named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
-    sink.finish({**named, "rejected": reader.summary.rejected})
+    _write(sink, records, scored, lambda: {**named, "rejected": reader.summary.rejected})
     return _summarize(reader.summary, allow_rejects, quiet)
 
 
-def _write(sink: Any, records: Iterator[Any], scored: Iterator[tuple[list[Any], list[Any]]]) -> None:
+def _write(
+    sink: Any,
+    records: Iterator[Any],
+    scored: Iterator[tuple[list[Any], list[Any]]],
+    provenance: Callable[[], dict[str, Any]],
+) -> None:
     from protperf.lm.scoring.output import FileSink
 
     try:
@@ -112,6 +116,7 @@ def _write(sink: Any, records: Iterator[Any], scored: Iterator[tuple[list[Any], 
             sink.replay(records)
         for batch, rows in scored:
             sink.write(batch, rows)
+        sink.finish(provenance())
     except (DataError, ConfigError) as error:
         # A refused resume keeps what it refused to continue.
         if isinstance(sink, FileSink) and isinstance(error, DataError):
@@ -120,7 +125,8 @@ def _write(sink: Any, records: Iterator[Any], scored: Iterator[tuple[list[Any], 
     except BaseException:
         if isinstance(sink, FileSink):
             sink.interrupt()
-            print(f"protperf: {sink.rows} rows are kept; continue with --resume", file=sys.stderr)
+            if sink.kept:
+                print(f"protperf: {sink.kept} rows are kept; continue with --resume", file=sys.stderr)
         raise
 
 
@@ -165,9 +171,14 @@ def _fingerprint(
 
 
 def _keep_input(fasta: list[str], out: Path | None) -> None:
-    for path in fasta:
-        if out is not None and out.is_file() and os.path.exists(path) and os.path.samefile(out, path):
-            raise ConfigError(f"-o {out} is an input file too; choose another name")
+    from protperf.lm.scoring.output import beside
+
+    if out is None or (out.exists() and not out.is_file()):
+        return
+    for written in (out, *beside(Path(os.path.realpath(out)))):
+        for path in fasta:
+            if written.is_file() and os.path.exists(path) and os.path.samefile(written, path):
+                raise ConfigError(f"-o {out} would overwrite the input file {path}; choose another name")
 
 
 def _announce(network: Any, fasta: list[str], residues: str) -> None:

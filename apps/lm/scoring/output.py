@@ -1,9 +1,9 @@
 """Tables that survive interruption: whole lines only, in a partial file that replaces the named one at the end.
 
 Beside `NAME.part` stands `NAME.part.json`: how many rows and bytes of it are safe on the disk, a digest of the records
-they belong to, and a fingerprint of model, input and options. It is written at borders between batches, after the rows:
-a resumed run cuts the partial file back to that border, reads the same records again and goes on with the same batches,
-so that its bytes are those of an uninterrupted run.
+they belong to, and a fingerprint of model, input and options. It is there before the partial file has contents, and is
+renewed at borders between batches, after the rows: a resumed run cuts the partial file back to that border, reads the
+same records again and goes on with the same batches, so that its bytes are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from protperf.errors import ConfigError, DataError
-from protperf.lm.training.durable import replace_file
+from protperf.lm.training import durable
 
 if TYPE_CHECKING:
     from protperf.io import Record
@@ -74,16 +75,27 @@ class Encoder:
 class StreamSink:
     """Rows to standard output, or to something that cannot be replaced, such as a pipe or a device."""
 
-    def __init__(self, stream: IO[str], encoder: Encoder) -> None:
-        self._stream, self._encoder = stream, encoder
-        stream.write(encoder.header())
+    def __init__(self, emit: Callable[[str], None], encoder: Encoder) -> None:
+        self._emit, self._encoder = emit, encoder
+        emit(encoder.header())
 
     def write(self, records: list[Record], rows: Iterable[object]) -> None:
-        self._stream.write("".join(map(self._encoder.row, rows)))
-        self._stream.flush()
+        self._emit("".join(map(self._encoder.row, rows)))
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
-        self._stream.flush()
+        """Nothing is left to do: every batch was handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """A place between two batches: bytes and rows before it, and a digest of their records."""
+
+    size: int
+    rows: int
+    digest: Any
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "bytes": self.size, "records_sha256": self.digest.hexdigest()}
 
 
 class FileSink:
@@ -92,104 +104,145 @@ class FileSink:
     def __init__(self, out: Path, encoder: Encoder, fingerprint: Mapping[str, Any], resume: bool) -> None:
         # A link stays a link: what it points to is replaced.
         self.out = Path(os.path.realpath(out))
-        self._part = self.out.with_name(f"{self.out.name}.part")
-        self._journal = self.out.with_name(f"{self.out.name}.part.json")
+        self._part, self._journal, self._meta = beside(self.out)
         self._encoder, self._fingerprint = encoder, dict(fingerprint)
-        self._digest = hashlib.sha256()
-        self.rows = 0
-        self._stream = self._opened()
+        self._border = self._safe = _Border(0, 0, hashlib.sha256())
+        self._synced, self._lost = time.monotonic(), False
+        self._descriptor = self._opened()
         try:
             self._state = self._resumable() if resume else None
-            self._begin()
+            if self._state is None:
+                self._begin()
         except BaseException:
-            self._stream.close()
+            self._close()
             raise
 
+    @property
+    def kept(self) -> int:
+        """Rows that a resumed run will not compute again."""
+        return self._safe.rows
+
     def replay(self, records: Iterator[Record]) -> None:
-        """Read the records whose rows are there already.
+        """Read the records whose rows are there already, and cut off what follows these rows.
 
         Raises:
             ConfigError: they are not the records that the rows belong to.
         """
         if self._state is None:
             return
+        digest = hashlib.sha256()
         for _ in range(self._state["rows"]):
             record = next(records, None)
             if record is None:
                 break
-            self._count(record)
-        if self._digest.hexdigest() != self._state["records_sha256"]:
+            _count(digest, record)
+        if digest.hexdigest() != self._state["records_sha256"]:
             raise ConfigError(f"{self._part}: was begun with other records; start again without --resume")
+        with durable.named(self._part):
+            os.ftruncate(self._descriptor, self._state["bytes"])
+        self._border = self._safe = _Border(self._state["bytes"], self._state["rows"], digest)
 
     def write(self, records: list[Record], rows: Iterable[object]) -> None:
         """Append the rows of one batch."""
-        self._stream.write("".join(map(self._encoder.row, rows)).encode())
+        data = "".join(map(self._encoder.row, rows)).encode()
+        with durable.named(self._part):
+            durable.write_at(self._descriptor, data, self._border.size)
+        digest = self._border.digest.copy()
         for record in records:
-            self._count(record)
+            _count(digest, record)
+        # In one assignment: an interruption comes before the batch or after it.
+        self._border = _Border(self._border.size + len(data), self._border.rows + len(records), digest)
         if time.monotonic() - self._synced >= SYNC_S:
             self.sync()
 
     def sync(self) -> None:
         """Make what was written safe, and say so in the journal."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        state = {
-            "fingerprint": self._fingerprint,
-            "rows": self.rows,
-            "bytes": self._stream.tell(),
-            "records_sha256": self._digest.hexdigest(),
-        }
-        replace_file(self._journal, (json.dumps(state, indent=1) + "\n").encode())
-        self._synced = time.monotonic()
+        border = self._border
+        try:
+            with durable.named(self._part):
+                os.fsync(self._descriptor)
+        except OSError:
+            # The system drops what it could not write: a later sync would succeed and prove nothing.
+            self._lost = True
+            raise
+        self._record(border)
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Replace the named file, and write where it came from into `NAME.meta.json`."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        os.replace(self._part, self.out)
-        self._stream.close()
-        facts = {**self._fingerprint, **provenance, "rows": self.rows}
-        replace_file(self.out.with_name(f"{self.out.name}.meta.json"), (json.dumps(facts, indent=1) + "\n").encode())
-        self._journal.unlink(missing_ok=True)
+        self.sync()
+        facts = {**self._fingerprint, **provenance, "rows": self._border.rows}
+        staged = durable.stage_file(self._meta, (json.dumps(facts, indent=1) + "\n").encode())
+        with durable.named(self.out):
+            with contextlib.suppress(FileNotFoundError):
+                # As if it had been opened and written over.
+                os.fchmod(self._descriptor, self.out.stat().st_mode & 0o777)
+            os.replace(self._part, self.out)
+        self._border = self._safe = _Border(0, 0, hashlib.sha256())
+        with durable.named(self._meta):
+            os.replace(staged, self._meta)
+        durable.sync_directory(self.out.parent)
+        with contextlib.suppress(OSError):
+            self._journal.unlink(missing_ok=True)
+        self._close()
 
     def interrupt(self) -> None:
         """Leave a state that `--resume` continues; never raises."""
-        with contextlib.suppress(OSError, ValueError):
-            self.sync()
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.close()
+        if not self._lost and self._border.size > self._safe.size:
+            with contextlib.suppress(OSError):
+                self.sync()
+        self._close()
 
     def discard(self) -> None:
         """Leave nothing: the input is at fault, and mended it will be another input."""
-        with contextlib.suppress(OSError):
-            self._stream.close()
         for path in (self._part, self._journal):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        self._close()
 
-    def _opened(self) -> IO[bytes]:
-        stream = open(os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")  # noqa: SIM115
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def _opened(self) -> int:
+        """A descriptor of the partial file, held for this process alone."""
+        mode = self.out.stat().st_mode & 0o777 | 0o600 if self.out.exists() else 0o666
+        while True:
+            with durable.named(self._part):
+                descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+            try:
+                self._lock(descriptor)
+                if _is_same(descriptor, self._part):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            # Its last writer finished in between: this is the finished file now, and not ours to cut.
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            stream.close()
             raise ConfigError(f"{self._part}: another process writes it; choose another -o") from error
-        return stream
+        except OSError as error:
+            if error.errno not in durable.NO_LOCKS:
+                raise
 
     def _begin(self) -> None:
-        state = self._state
-        self._synced = time.monotonic()
-        if state is not None:
-            self._stream.seek(state["bytes"])
-            self._stream.truncate()
-            return
-        self._stream.truncate(0)
-        self._stream.write(self._encoder.header().encode())
+        if os.fstat(self._descriptor).st_size and not self._journal.exists():
+            raise ConfigError(f"{self._part}: is there and was not left by score; move it away or choose another -o")
+        self._record(self._border)
+        header = self._encoder.header().encode()
+        with durable.named(self._part):
+            os.ftruncate(self._descriptor, 0)
+            durable.write_at(self._descriptor, header, 0)
+        self._border = replace(self._border, size=len(header))
         self.sync()
 
-    def _count(self, record: Record) -> None:
-        self.rows += 1
-        self._digest.update(f"{record.n}\t{record.id}\t{len(record.tokens)}\n".encode())
-        self._digest.update(record.tokens.tobytes())
+    def _record(self, border: _Border) -> None:
+        state = {"fingerprint": self._fingerprint, **border.state()}
+        durable.replace_file(self._journal, (json.dumps(state, indent=1) + "\n").encode())
+        self._safe, self._synced = border, time.monotonic()
 
     def _resumable(self) -> dict[str, Any] | None:
         """The journal's state; None where there is nothing to continue.
@@ -203,9 +256,10 @@ class FileSink:
             str(state["records_sha256"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{self._journal}: is damaged; start again without --resume") from error
-        if os.fstat(self._stream.fileno()).st_size < size or rows < 0 or size < 0:
+        # Before the header was written, or after the file was put in its place.
+        if size <= 0 or rows < 0 or os.fstat(self._descriptor).st_size < size:
             return None
         for name in [*self._fingerprint, *before]:
             if before.get(name) != self._fingerprint.get(name):
@@ -214,6 +268,23 @@ class FileSink:
                     "repeat the command as it was, or start again without --resume"
                 )
         return state
+
+
+def beside(out: Path) -> tuple[Path, Path, Path]:
+    """The partial file, its journal and the sidecar of an output file."""
+    return tuple(out.with_name(out.name + suffix) for suffix in (".part", ".part.json", ".meta.json"))  # type: ignore[return-value]
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _count(digest: Any, record: Record) -> None:
+    digest.update(f"{record.n}\t{record.id}\t{len(record.tokens)}\n".encode())
+    digest.update(record.tokens.tobytes())
 
 
 def open_sink(
@@ -228,9 +299,23 @@ def open_sink(
         return FileSink(out, encoder, fingerprint, resume)
     if resume:
         raise ConfigError("--resume continues a file; name it with -o")
-    if out is None:
-        return StreamSink(sys.stdout, encoder)
-    return StreamSink(open(out, "w", encoding="utf-8", newline=""), encoder)
+    return StreamSink(_to_stdout if out is None else _to_device(out), encoder)
+
+
+def _to_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _to_device(out: Path) -> Callable[[str], None]:
+    with durable.named(out):
+        descriptor = os.open(out, os.O_WRONLY | os.O_CLOEXEC)
+
+    def emit(text: str) -> None:
+        with durable.named(out):
+            durable.write_all(descriptor, text.encode())
+
+    return emit
 
 
 def file_digest(path: str) -> str | None:

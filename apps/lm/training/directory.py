@@ -8,7 +8,6 @@ to take its place.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -23,8 +22,6 @@ from protperf.lm.training import checkpoint, durable
 CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", ".lock"
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
 _LEFTOVER = re.compile(r"\.(?:tmp-(?:config\.toml|metrics\.jsonl)|(tmp|del|old)-(0|[1-9][0-9]{0,11}))\Z")
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""What file systems without locks answer, such as Lustre mounted without them."""
 
 
 @contextlib.contextmanager
@@ -44,7 +41,7 @@ def locked(run: Path, warn: Callable[[str], None] = lambda text: None) -> Iterat
         except BlockingIOError as error:
             raise ConfigError(f"{run}: another process is training here; choose another directory") from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in durable.NO_LOCKS:
                 raise FileError(error.errno, error.strerror, os.fspath(run / LOCK)) from error
             warn(f"warning: {run}: this file system has no locks; do not train here twice at once")
         yield

@@ -18,6 +18,8 @@ from protperf.errors import FileError
 
 _AT_ONCE = 1 << 24
 """Bytes handed to one write; the system takes no more than 2 GiB."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What file systems without locks answer, such as Lustre mounted without them."""
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that have nothing to sync in a directory."""
 
@@ -81,14 +83,19 @@ def write_at(descriptor: int, data: bytes, position: int) -> None:
         position, view = position + written, view[written:]
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data` where the descriptor stands."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view[:_AT_ONCE]) :]
+
+
 def append(path: Path, data: bytes) -> None:
     """Add to the end of a file, which is made where it is not there; not synced."""
     with named(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            write_all(descriptor, data)
         finally:
             os.close(descriptor)
 

@@ -1,0 +1,295 @@
+"""A table that was killed, interrupted or met a full disk at any moment is continued to the undisturbed bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, environment, error_line, protperf, table, write_fasta
+from conftest import LETTERS
+from tracer import KILL, Call, Trace, trace
+
+from protperf.lm.cli import main
+from protperf.lm.scoring import output
+
+FAILURES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+Score = Callable[..., dict[str, object]]
+
+
+@pytest.fixture
+def score(runs: dict[str, Path], tmp_path: Path) -> Score:
+    """Scores twelve records in about eight batches into `folder/scores.tsv`, with a journal after each batch."""
+    rng = random.Random(3)
+    proteins = {f"p{i}": "".join(rng.choices(LETTERS, k=rng.randint(5, 40))) for i in range(12)}
+    path = write_fasta(tmp_path / "proteins.fa", proteins)
+
+    def run(folder: Path, *words: str) -> dict[str, object]:
+        output.SYNC_S = 0.0
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            try:
+                arguments = ["score", "-q", "-j", "1", "--batch-tokens", "70", str(runs["both"]), str(path)]
+                code = main([*arguments, "-o", str(folder / "scores.tsv"), *words])
+            except SystemExit as error:
+                code = int(error.code or 0)
+        return {"code": code, "said": said.getvalue()}
+
+    return run
+
+
+def new(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def in_child(work: Callable[[], dict[str, object]]) -> int:
+    """The exit code of some work in a fork: the command changes handlers of signals."""
+    pid = os.fork()
+    if pid == 0:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        os._exit(int(work()["code"]))  # type: ignore[call-overload]
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture
+def golden(score: Score, tmp_path: Path) -> tuple[bytes, Trace]:
+    """The bytes of an undisturbed table, and the calls that it took."""
+    folder = new(tmp_path / "golden")
+    whole = trace(lambda: score(folder), folder)
+    assert whole.report["result"] == {"code": 0, "said": ""}
+    data = (folder / "scores.tsv").read_bytes()
+    assert [row["n"] for row in table(data)] == [str(i) for i in range(12)]
+    return data, whole
+
+
+def faults(folder: Path, score: Score, golden: bytes) -> list[str]:
+    """What is wrong after an interruption was resumed: nothing should be."""
+    told = []
+    code = in_child(lambda: score(folder, "--resume"))
+    if code:
+        told.append(f"--resume ended in {code}")
+    if (folder / "scores.tsv").read_bytes() != golden:
+        told.append("the table differs")
+    if sorted(os.listdir(folder)) != ["scores.tsv", "scores.tsv.meta.json"]:
+        told.append(f"left {sorted(os.listdir(folder))}")
+    elif json.loads((folder / "scores.tsv.meta.json").read_bytes())["rows"] != 12:
+        told.append("the sidecar counts other rows")
+    return told
+
+
+def test_a_table_killed_at_any_call_is_continued_to_the_same_bytes(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path
+) -> None:
+    data, whole = golden
+    bad = []
+    for at, call in enumerate(whole.calls, 1):
+        folder = new(tmp_path / "killed")
+        (folder / "scores.tsv").write_bytes(b"an older table\n")
+        assert trace(lambda folder=folder: score(folder), folder, at, KILL).killed
+        if (folder / "scores.tsv").read_bytes() not in (b"an older table\n", data):
+            bad.append(f"{at} {call}: half a table stands under its name")
+        bad += [f"{at} {call}: {text}" for text in faults(folder, score, data)]
+    print(f"N={len(whole.calls)} calls killed, {len(bad)} bad states")
+    assert not bad
+    assert len(whole.calls) > 60
+
+
+SOME = pytest.param(3, id="each-third")
+EVERY = pytest.param(1, id="each", marks=pytest.mark.soak)
+
+
+@pytest.mark.parametrize("code", FAILURES, ids=errno.errorcode.get)
+@pytest.mark.parametrize("stride", [SOME, EVERY])
+def test_a_table_that_fails_at_any_call_names_the_file_and_is_continued(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path, code: int, stride: int
+) -> None:
+    data, whole = golden
+    bad = []
+    # The three errors together strike each call.
+    first = FAILURES.index(code) if stride > 1 else 0
+    struck_calls = list(enumerate(whole.calls, 1))[first::stride]
+    for at, call in struck_calls:
+        folder = new(tmp_path / "failed")
+        struck = trace(lambda folder=folder: score(folder), folder, at, code)
+        result = struck.report["result"]
+        if result["code"] == 3:
+            line = next(text for text in result["said"].splitlines() if "error" in text)
+            if str(folder) not in line or os.strerror(code) not in line or "Traceback" in result["said"]:
+                bad.append(f"{at} {call}: said {result['said']}")
+        elif result["code"] or call.name != "unlink" or (folder / "scores.tsv").read_bytes() != data:
+            bad.append(f"{at} {call}: ended in {result}")
+        bad += [f"{at} {call}: {text}" for text in faults(folder, score, data)]
+    print(f"N={len(struck_calls)} of {len(whole.calls)} calls failed, {len(bad)} bad states")
+    assert not bad
+
+
+@pytest.mark.parametrize("stride", [SOME, EVERY])
+def test_a_table_interrupted_at_any_call_has_no_row_twice(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path, stride: int
+) -> None:
+    data, whole = golden
+    bad = []
+    for at, call in list(enumerate(whole.calls, 1))[::stride]:
+        folder = new(tmp_path / "stopped")
+        number = (signal.SIGINT, signal.SIGTERM)[at % 2]
+        result = trace(lambda folder=folder: score(folder), folder, at, number).report["result"]
+        if result["code"] != 128 + number or "Traceback" in result["said"]:
+            bad.append(f"{at} {call}: ended in {result}")
+        bad += [f"{at} {call}: {text}" for text in faults(folder, score, data)]
+    assert not bad
+
+
+@pytest.mark.parametrize("kills", [24, pytest.param(500, marks=pytest.mark.soak)])
+def test_a_table_killed_at_random_moments_is_continued_to_the_same_bytes(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path, kills: int
+) -> None:
+    """Resumed runs are killed too: each chain ends when one gets to its end."""
+    data, _ = golden
+    started = time.monotonic()
+    assert in_child(lambda: score(new(tmp_path / "timed"))) == 0
+    usual_s = time.monotonic() - started
+    rng, done = random.Random(1), 0
+    folder = new(tmp_path / "random")
+    while done < kills:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(int(score(folder, "--resume")["code"]))  # type: ignore[call-overload]
+        time.sleep(rng.uniform(0, usual_s))
+        os.kill(pid, signal.SIGKILL)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert ended in (0, -signal.SIGKILL)
+        done += ended != 0
+        if ended == 0:
+            assert faults(folder, score, data) == []
+            new(folder)
+    assert faults(folder, score, data) == []
+
+
+def test_the_rows_are_synced_before_the_table_takes_its_name(golden: tuple[bytes, Trace]) -> None:
+    calls = [str(call) for call in golden[1].calls]
+    renamed = calls.index("rename scores.tsv.part -> scores.tsv")
+    last_row = max(i for i, call in enumerate(calls) if call.startswith("pwrite scores.tsv.part "))
+    assert "fsync scores.tsv.part" in calls[last_row:renamed]
+    assert "fsync golden" in calls[renamed:]
+
+
+def test_a_table_finished_by_another_process_in_between_is_not_cut(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path
+) -> None:
+    """The partial file is opened, then finished and released by its writer, then locked."""
+    folder = new(tmp_path / "race")
+    part, out = folder / "scores.tsv.part", folder / "scores.tsv"
+    part.write_bytes(golden[0])
+    (folder / "scores.tsv.part.json").write_text("{}")
+
+    def finish(number: int, call: Call) -> None:
+        if call.name == "flock" and not out.exists():
+            os.rename(part, out)
+
+    def counted(call: Call) -> bool:
+        return call.name in ("flock", "pwrite")
+
+    struck = trace(lambda: score(folder), folder, 4, KILL, only=counted, before=finish)
+    assert struck.killed
+    assert [call.name for call in struck.calls].count("flock") == 2
+    assert out.read_bytes() == golden[0]
+
+
+def test_a_second_process_on_the_same_table_is_refused(score: Score, tmp_path: Path) -> None:
+    folder = new(tmp_path / "twice")
+    tried: list[int] = []
+
+    def second(number: int, call: Call) -> None:
+        if number == 30:
+            tried.append(in_child(lambda: score(folder)))
+
+    assert trace(lambda: score(folder), folder, before=second).report["result"]["code"] == 0
+    assert tried == [2]
+
+
+@pytest.mark.parametrize("suffix", ["", ".part", ".part.json", ".meta.json"])
+def test_no_input_is_overwritten(runs: dict[str, Path], tmp_path: Path, suffix: str) -> None:
+    path = write_fasta(tmp_path / f"x.tsv{suffix}", {"a": "MKV"})
+    result = protperf("score", runs["both"], path, "-o", tmp_path / "x.tsv")
+    assert result.returncode == 2
+    assert str(path) in error_line(result)
+    assert path.read_text() == ">a\nMKV\n"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_foreign_partial_file_is_not_overwritten(score: Score, tmp_path: Path) -> None:
+    folder = new(tmp_path / "foreign")
+    (folder / "scores.tsv.part").write_text("half a download")
+    assert in_child(lambda: score(folder)) == 2
+    assert in_child(lambda: score(folder, "--resume")) == 2
+    assert (folder / "scores.tsv.part").read_text() == "half a download"
+    assert os.listdir(folder) == ["scores.tsv.part"]
+
+
+def test_an_existing_table_is_replaced_and_keeps_its_permissions(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path
+) -> None:
+    folder = new(tmp_path / "private")
+    (folder / "private.tsv").write_text("old")
+    os.chmod(folder / "private.tsv", 0o640)
+    (folder / "scores.tsv").symlink_to("private.tsv")
+    assert in_child(lambda: score(folder)) == 0
+    assert (folder / "scores.tsv").is_symlink()
+    assert (folder / "private.tsv").read_bytes() == golden[0]
+    assert (folder / "private.tsv").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077], ids=oct)
+def test_a_new_table_has_the_permissions_of_a_plain_file(score: Score, tmp_path: Path, mask: int) -> None:
+    folder = new(tmp_path / "masked")
+    before = os.umask(mask)
+    try:
+        (tmp_path / "plain").write_bytes(b"")
+        assert in_child(lambda: score(folder)) == 0
+    finally:
+        os.umask(before)
+    for name in os.listdir(folder):
+        assert (folder / name).stat().st_mode == (tmp_path / "plain").stat().st_mode, name
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_device_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
+    result = protperf("score", runs["both"], write_fasta(tmp_path / "x.fa", {"a": "MKV"}), "-o", "/dev/full")
+    assert result.returncode == 3
+    assert error_line(result) == "/dev/full: No space left on device; free some space and run again"
+
+
+def test_a_limit_on_the_size_of_files_is_told_and_the_rows_are_kept(runs: dict[str, Path], tmp_path: Path) -> None:
+    """The kernel itself refuses here, no tracer."""
+    path = write_fasta(tmp_path / "x.fa", {f"p{i}": LETTERS * 3 for i in range(400)})
+    out = tmp_path / "out.tsv"
+    words = ["score", "-j", "1", str(runs["both"]), str(path), "-o", str(out)]
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    result = subprocess.run([*COMMAND, *words], capture_output=True, env=environment(), preexec_fn=limited, timeout=120)
+    assert result.returncode == 3
+    assert f"{out}.part: File too large" in error_line(result)
+    assert b"rows are kept; continue with --resume" in result.stderr
+    assert not out.exists()
+    assert protperf(*words, "--resume").returncode == 0
+    whole = out.read_bytes()
+    assert protperf(*words).returncode == 0
+    assert out.read_bytes() == whole
+    assert [row["n"] for row in table(whole)] == [str(i) for i in range(400)]
