@@ -12,8 +12,8 @@ from protperf.errors import ConfigError
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.records import records_of
 from protperf.lm.scoring.score import COLUMNS, Row, choose_method, score_records
-from protperf.lm.training.options import TrainOptions, parse_duration
-from protperf.lm.training.run import LoadedModel, load_run, train_run
+from protperf.lm.training.options import parse_duration
+from protperf.lm.training.run import LoadedModel, load_run, new_choices, stored_choices, train_run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,46 +119,44 @@ def train(
     fasta: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    size: str = "nano",
-    objective: str = "both",
-    attention: str = "relu",
+    size: str | None = None,
+    objective: str | None = None,
+    attention: str | None = None,
     time: str | float | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    validate: str | os.PathLike[str] | float = 0.02,
-    residues: str = "map",
+    validate: str | os.PathLike[str] | float | None = None,
+    residues: str | None = None,
     resume: bool = False,
     force: bool = False,
-    seed: int = 42,
+    seed: int | None = None,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     **options: Any,
 ) -> Model:
     """Train a model on sequence files and return it.
 
     Args:
+        size: `nano` unless named otherwise; objective: `both`; attention: `relu`; seed: 42.
         time: seconds, or text such as `20m`; exactly one of time, steps and epochs.
-        validate: the fraction of the sequences to hold out, or a file.
-        residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`. Records left out are counted on stderr.
+        validate: the fraction of the sequences to hold out (0.02), or a file.
+        resume: continue the run in `out` with the options it was begun with; time, steps or epochs may extend it.
+        residues: `map` (which it is unless named), `strict` or `skip`; see `protperf.io.read_tokens`. Records left out are
+            counted on standard error.
         report: called with each line of metrics.
-        options: further fields of `TrainOptions` (lr, batch_tokens, ...), and dropout.
+        options: further fields of `TrainOptions` (lr, batch_tokens, ...), num_features and dropout.
 
     Raises:
         ConfigError, DataError, FastaError, FileError, CheckpointError: as the command line tells them.
     """
-    choices = {"attention": attention, "objective": objective, "seed": seed}
-    if "dropout" in options:
-        choices["dropout"] = options.pop("dropout")
-    fraction = validate if isinstance(validate, float) else 0.02
     limit = parse_duration(time) if isinstance(time, str) else time
-    outcome = train_run(
-        fasta,
-        out,
-        ModelConfig.from_size(size, **choices),
-        TrainOptions(steps=steps, epochs=epochs, time_s=limit, validate=fraction, seed=seed, **options),
-        validate=None if isinstance(validate, float) else validate,
-        residues=residues,
-        resume=resume,
-        force=force,
-        report=report,
-    )
+    fraction = validate if isinstance(validate, (int, float)) else None
+    named = {"size": size, "objective": objective, "attention": attention, "seed": seed, "validate": fraction}
+    named["residues"] = residues
+    named |= {"steps": steps, "epochs": epochs, "time_s": limit, **options}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    held = None if isinstance(validate, (int, float)) else validate
+    if held is not None:
+        given["validate"] = None
+    config, chosen = stored_choices(out, given) if resume else new_choices(given)
+    outcome = train_run(fasta, out, config, chosen, validate=held, resume=resume, force=force, report=report)
     return load(outcome.run)

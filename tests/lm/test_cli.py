@@ -69,7 +69,7 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
     assert (result.returncode, result.stderr) == (0, b"")
     lines = result.stdout.decode().splitlines()
     assert max(map(len, lines)) <= max(columns, 73)
-    parameters = list(inspect.signature(module.run).parameters)
+    parameters = [name for name in inspect.signature(module.run).parameters if name != "ctx"]
     assert sorted(key for names in module.GROUPS.values() for key in names) == sorted(parameters)
     for key in {*parameters, "help"} - {"model", "fasta", "as_json", "table"}:
         spelt = f"--{key.replace('_', '-')}"

@@ -36,21 +36,19 @@ def main(words: list[str]) -> int:
 
 
 def _facts(model: str) -> dict[str, Any]:
-    from protperf.lm.training import checkpoint, tensor_file
+    from protperf.lm.training import checkpoint, stored, tensor_file
 
     step = checkpoint.find(model)
-    config = checkpoint.read_config(step)
+    config, facts, progress = stored.read_config(step), stored.read_facts(step), stored.read_progress(step)
     header = tensor_file.read_layout(step.path / "model.safetensors")
     parameters = sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(".omega"))
     return {
         "path": str(step.path),
         "step": step.number,
         "parameters": parameters,
-        **config,
+        **config.to_mapping(),
         "model_sha256": step.manifest["files"]["model.safetensors"]["sha256"],
-        "data_sha256": step.manifest.get("data_sha256"),
-        "trained_tokens": step.manifest.get("progress", {}).get("tokens"),
-        "version": step.manifest.get("version"),
-        "torch": step.manifest.get("torch"),
-        "isa": step.manifest.get("isa"),
+        "data_sha256": facts["data_sha256"],
+        "trained_tokens": progress.tokens,
+        **{name: facts[name] for name in ("version", "torch", "isa")},
     }

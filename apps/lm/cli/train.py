@@ -24,10 +24,12 @@ EXAMPLES = """
 protperf train --fasta proteins.fa.gz -o runs/mine --time 20m
 protperf train --fasta family.fa -o runs/family --size tiny --epochs 10
 protperf train --fasta family.fa -o runs/family --resume
+protperf train --fasta family.fa -o runs/family --resume --epochs 20
 """
 
 
 def run(
+    ctx: typer.Context,
     fasta: Annotated[
         list[str],
         typer.Option(metavar="FILE", help="FASTA, plain or gz, xz, zst, bz2; - is standard input; repeatable."),
@@ -62,7 +64,14 @@ def run(
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit 0 and not 5 where records were left out.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the directory.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in the directory with the options it was begun with. Others are refused, but for "
+            "--steps, --epochs or --time, which count from its beginning, and those of bookkeeping.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the directory.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
     threads: Annotated[int | None, typer.Option("-j", "--threads", help="Threads; default: all cores.")] = None,
@@ -70,64 +79,40 @@ def run(
 ) -> int:
     """Train into a run directory; the options are those of `TrainOptions` and of the model."""
     from protperf.lm.cli.common import set_threads
-    from protperf.lm.model.config import ModelConfig
-    from protperf.lm.training.options import TrainOptions, parse_duration
-    from protperf.lm.training.run import stored_options, train_run
+    from protperf.lm.training.run import new_choices, stored_choices, train_run
 
     set_threads(threads)
-    fraction, held = _validation(validate)
-    options = (
-        TrainOptions(
-            steps=steps,
-            epochs=epochs,
-            time_s=None if time is None else parse_duration(time),
-            batch_tokens=batch_tokens,
-            accumulate=accumulate,
-            crop=crop,
-            lr=lr,
-            warmup=warmup,
-            clip=clip,
-            weight_decay=weight_decay,
-            validate=fraction,
-            redraw_interval=redraw_interval,
-            checkpoint_every=checkpoint_every,
-            log_every=log_every,
-            seed=seed,
-        )
-        if not resume
-        else stored_options(out, _warn)
-    )
-    choices: dict[str, Any] = {"attention": attention, "objective": objective, "seed": seed, "dropout": dropout}
-    if num_features is not None:
-        choices["num_features"] = num_features
+    given, held = _given(ctx)
+    config, options = stored_choices(out, given) if resume else new_choices(given)
     bar = _Bar(quiet, options.time_s)
     outcome = train_run(
-        fasta,
-        out,
-        ModelConfig.from_size(size, **choices),
-        options,
-        validate=held,
-        residues=residues,
-        resume=resume,
-        force=force,
-        report=bar.report,
-        warn=_warn,
+        fasta, out, config, options, validate=held, resume=resume, force=force, report=bar.report, warn=_warn
     )
     bar.close()
     if not quiet:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
-        print(f"{outcome.run}: {outcome.steps} steps; {figures}", file=sys.stderr)
+        print(f"{outcome.run}: {outcome.steps} steps{figures and f'; {figures}'}", file=sys.stderr)
     if outcome.signal is not None:
         print("stopped and saved; continue with --resume", file=sys.stderr)
         return _STOPPED.get(outcome.signal, 128 + outcome.signal)
     return EXIT_REJECTED if outcome.rejected and not allow_rejects else 0
 
 
-def _validation(text: str) -> tuple[float, str | None]:
+def _given(ctx: typer.Context) -> tuple[dict[str, Any], str | None]:
+    """What the command line names of the model and the options, and the file to validate on, if it names one."""
+    from protperf.lm.training.options import parse_duration
+
+    named = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    given = {name: ctx.params[name] for name in named if name not in (*GROUPS["data"], *GROUPS["run"])}
+    given |= {name: ctx.params[name] for name in ("residues", "seed") if name in named}
+    if "time" in given:
+        given["time_s"] = parse_duration(given.pop("time"))
+    if "validate" not in named:
+        return given, None
     try:
-        return float(text), None
+        return {**given, "validate": float(ctx.params["validate"])}, None
     except ValueError:
-        return 0.02, text
+        return {**given, "validate": None}, ctx.params["validate"]
 
 
 def _warn(text: str) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from protperf.errors import CheckpointError, MissingFileError
 from protperf.lm.training import durable
-from protperf.lm.training.plain_file import broken, opened, parse_table, read_bytes, read_table, short
+from protperf.lm.training.plain_file import broken, opened, parse_table, read_bytes, short
 
 if TYPE_CHECKING:
     import torch
@@ -187,11 +187,6 @@ def find(path: str | os.PathLike[str]) -> Step:
     progress = newest.manifest.get("progress")
     best = progress.get("best_step") if isinstance(progress, dict) else None
     return verify(place / f"step-{best}") if type(best) is int and best in numbers[1:] else newest
-
-
-def read_config(step: Step) -> dict[str, Any]:
-    """The configuration of a verified step."""
-    return read_table(step.path / "config.json")
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -10,10 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
-from protperf.lm.training.tensor_file import type_name
+from protperf.lm.training.checkpoint import Step
+from protperf.lm.training.tensor_file import check_layout, type_name
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What the optimizer keeps in the shape of each parameter; beside them stands the number of its steps."""
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
+"""What the optimizer keeps for each parameter: the number of its steps, and both moments in the parameter's shape."""
 
 
 class Layouts:
@@ -25,9 +26,20 @@ class Layouts:
         self.network = {name: (type_name(t.dtype), tuple(t.shape)) for name, t in network.state_dict().items()}
         self.trainer: dict[str, tuple[str, tuple[int, ...]]] = {}
         for name, parameter in network.named_parameters():
-            shape = (type_name(parameter.dtype), tuple(parameter.shape))
-            self.trainer |= {f"{name}.{moment}": shape for moment in MOMENTS}
-            self.trainer[f"{name}.step"] = ("F32", ())
+            moment = (type_name(parameter.dtype), tuple(parameter.shape))
+            for key, layout in zip(OPTIMIZER_STATE, (("F32", ()), moment, moment), strict=True):
+                self.trainer[f"{name}.{key}"] = layout
+
+
+def check_layouts(step: Step, config: ModelConfig) -> None:
+    """Refuse a step whose tensors are not those of its configuration.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    layouts = Layouts(config)
+    check_layout(step.path / "model.safetensors", layouts.network)
+    check_layout(step.path / "trainer.safetensors", layouts.trainer)
 
 
 class _Unfilled(TorchFunctionMode):

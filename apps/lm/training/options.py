@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from protperf.errors import ConfigError
+
+ENDS = ("steps", "epochs", "time_s")
+"""Options of which exactly one says how long to train."""
+POLICIES = ("map", "strict", "skip")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,7 +17,8 @@ class TrainOptions:
     """Options of training; lengths in tokens, durations in seconds.
 
     Exactly one of `steps`, `epochs` and `time_s` ends the run. `validate` is the fraction of the sequences that is held
-    out. `redraw_interval` counts optimizer steps; 0 never redraws.
+    out; None says that a file is given instead. `residues` is the policy for odd residues. `redraw_interval` counts
+    optimizer steps; 0 never redraws.
     """
 
     steps: int | None = None
@@ -27,23 +31,27 @@ class TrainOptions:
     warmup: int = 50
     clip: float = 1.0
     weight_decay: float = 0.1
-    validate: float = 0.02
+    validate: float | None = 0.02
+    residues: str = "map"
     redraw_interval: int = 0
     checkpoint_every: int = 0
     log_every: int = 10
     seed: int = 42
 
     def __post_init__(self) -> None:
-        ends = [name for name in ("steps", "epochs", "time_s") if getattr(self, name) is not None]
+        ends = [name for name in ENDS if getattr(self, name) is not None]
         if len(ends) != 1:
             given = "none of them" if not ends else " and ".join(ends)
             raise ConfigError(f"give exactly one of --steps, --epochs and --time; given: {given}")
-        for name in ("steps", "batch_tokens", "accumulate", "log_every"):
+        for name in ("steps", "batch_tokens", "log_every"):
             self._check(name, 1, 2**40, whole=True)
+        self._check("accumulate", 1, 2**16, whole=True)
         self._check("crop", 16, 2**31, whole=True)
         for name in ("warmup", "redraw_interval", "checkpoint_every"):
             self._check(name, 0, 2**40, whole=True)
         self._check("seed", 0, 2**63 - 1, whole=True)
+        if self.residues not in POLICIES:
+            raise ConfigError(f"residues is {self.residues!r}; choose one of {', '.join(POLICIES)}")
         for name, least, most in (
             ("epochs", 1e-6, 1e9),
             ("time_s", 1.0, 1e9),
@@ -56,12 +64,25 @@ class TrainOptions:
 
     def _check(self, name: str, least: float, most: float, *, whole: bool) -> None:
         value = getattr(self, name)
-        if value is None:
+        if value is None and name in (*ENDS, "validate"):
             return
         good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not good or not math.isfinite(value) or not least <= value <= most:
+        # NaN is in no range.
+        if not good or not least <= value <= most:
             kind = "an integer" if whole else "a number"
             raise ConfigError(f"{name} is {value!r}; it must be {kind} from {least:g} to {most:g}")
+
+    @classmethod
+    def from_mapping(cls, values: Any) -> TrainOptions:
+        """Options from a table of a file.
+
+        Raises:
+            ConfigError: a key that is unknown or missing, or a value out of range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, dict) or set(values) != set(known):
+            raise ConfigError(f"options must have {', '.join(known)} and nothing else")
+        return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.data.store import read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
-from protperf.lm.training import checkpoint, directory, durable, tensor_file
-from protperf.lm.training.implied import Layouts
+from protperf.lm.training import checkpoint, directory, durable, stored, tensor_file
+from protperf.lm.training import resume as resuming
+from protperf.lm.training.implied import Layouts, check_layouts
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.plain_file import broken
 from protperf.lm.training.trainer import Trainer
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -52,7 +53,6 @@ def train_run(
     options: TrainOptions,
     *,
     validate: str | os.PathLike[str] | None = None,
-    residues: str = "map",
     resume: bool = False,
     force: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
@@ -60,17 +60,25 @@ def train_run(
 ) -> Outcome:
     """Train on sequence files into a run directory.
 
+    A resumed run takes the options and the configuration that it was begun with (`stored_choices`); only its end, how
+    often it saves and how often it writes metrics may be others.
+
     Raises:
-        ConfigError: the directory holds a run and neither `resume` nor `force` was given, or other data on resume.
+        ConfigError: the directory holds a run and neither `resume` nor `force` was given; on resume, other data, or an
+            option that contradicts the run.
         DataError, FastaError, FileError: from the sequence files; CheckpointError: nothing to resume, or a full disk.
     """
     run = Path(out)
     _refuse_second_run(run, resume or force)
-    store = read_store(fasta, residues, warn)
+    if validate is not None:
+        options = dataclasses.replace(options, validate=None)
+    if options.validate is None and validate is None:
+        raise ConfigError("the sequences to validate on are in a file of their own; name it with --validate")
+    store = read_store(fasta, options.residues, warn)
     if validate is None:
-        train, held = split(store, options.validate, options.seed)
+        train, held = split(store, options.validate or 0.0, options.seed)
     else:
-        train, held = store, read_store(validate, residues, warn)
+        train, held = store, read_store(validate, options.residues, warn)
     rejected = store.rejected + (0 if validate is None else held.rejected)
     with directory.locked(run, warn):
         # Another process may have trained here while the sequences were read.
@@ -81,7 +89,9 @@ def train_run(
         if start is None and resume:
             raise _nothing_to_resume(run)
         if start is not None:
-            config = read_config(start)
+            # Before the network takes its memory: what is stored is this configuration, and fits it.
+            resuming.agree(start, config, options)
+            check_layouts(start, config)
         trainer = Trainer(run, config, options, train, held, warn)
         if start is None:
             directory.clear(run)
@@ -89,6 +99,8 @@ def train_run(
         else:
             trainer.restore(start)
             _forget_later_metrics(run, trainer.progress.step)
+            if trainer.finished():
+                warn(f"note: {run}: is finished; a larger --steps, --epochs or --time trains on")
         figures = trainer.fit(report)
         return Outcome(run, trainer.progress.step, figures, trainer.stop_signal, rejected)
 
@@ -102,12 +114,25 @@ def _nothing_to_resume(run: Path) -> CheckpointError:
     return CheckpointError(None, "has no checkpoint to resume from; start again with --force", os.fspath(run))
 
 
-def stored_options(run: str | os.PathLike[str], warn: Callable[[str], None]) -> TrainOptions:
-    """The options that a run was started with, from its newest whole step."""
-    step = _newest(Path(run), warn)
+def new_choices(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainOptions]:
+    """Configuration and options to begin a run with, as `stored_choices` gives those to continue one."""
+    return resuming.begun(given)
+
+
+def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[ModelConfig, TrainOptions]:
+    """Configuration and options to continue a run with: those it was begun with, but for what is named anew.
+
+    Args:
+        given: fields of `ModelConfig` and `TrainOptions` by name, and `size`.
+
+    Raises:
+        CheckpointError: nothing to resume from; ConfigError: a value out of range.
+    """
+    # Damaged steps are told of when the run is continued.
+    step = _newest(Path(run), lambda text: None)
     if step is None:
         raise _nothing_to_resume(Path(run))
-    return TrainOptions(**step.manifest["options"])
+    return resuming.continued(step, given)
 
 
 def load_run(path: str | os.PathLike[str]) -> LoadedModel:
@@ -117,23 +142,13 @@ def load_run(path: str | os.PathLike[str]) -> LoadedModel:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
     """
     step = checkpoint.find(path)
-    config = read_config(step)
+    config = stored.read_config(step)
+    for check in (stored.read_facts, stored.read_options, stored.read_progress):
+        check(step)
     tensors = tensor_file.read_tensors(step.path / "model.safetensors", Layouts(config).network)
     network = Network(config)
     network.load_state_dict(tensors)
     return LoadedModel(network.eval(), step)
-
-
-def read_config(step: checkpoint.Step) -> ModelConfig:
-    """The configuration of a verified step.
-
-    Raises:
-        CheckpointError: it is no such table, or a value is out of range.
-    """
-    try:
-        return ModelConfig.from_mapping(checkpoint.read_config(step))
-    except ConfigError as error:
-        raise broken(step.path / "config.json", str(error)[:200]) from error
 
 
 def _newest(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:

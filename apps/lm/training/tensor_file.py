@@ -67,6 +67,15 @@ def read_tensors(path: Path, expected: Layout | None) -> dict[str, torch.Tensor]
     return tensors
 
 
+def check_layout(path: Path, expected: Layout) -> None:
+    """Refuse a file that does not hold just what is expected, from its header alone.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    _compare(path, read_layout(path), expected)
+
+
 def _compare(path: Path, found: Layout, expected: Layout) -> None:
     for name in sorted(set(expected) ^ set(found)):
         raise broken(path, f"tensor {name} is {'missing' if name in expected else 'not expected'}")

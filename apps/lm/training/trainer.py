@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +22,27 @@ import torch
 from torch.nn import functional
 
 from protperf import __version__, build_info
-from protperf.errors import CheckpointError, ConfigError
+from protperf.errors import ConfigError
 from protperf.lm.data import batches
 from protperf.lm.data.store import TokenStore
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import CAUSAL, MASKED, Network
-from protperf.lm.training import checkpoint, directory, durable, tensor_file
+from protperf.lm.training import checkpoint, directory, durable, resume, stored, tensor_file
 from protperf.lm.training.evaluate import validate
+from protperf.lm.training.implied import OPTIMIZER_STATE, Layouts
 from protperf.lm.training.options import TrainOptions
+from protperf.lm.training.plain_file import broken
+from protperf.lm.training.stored import Progress
 
 _CALIBRATION = 0.08
 """Fraction of `--time` after which the number of steps is estimated, once."""
 Report = Callable[[dict[str, Any]], None]
 
 
-@dataclass
-class Progress:
-    """Where a run stands: all of it is stored in a checkpoint."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    tokens: int = 0
-    wall_s: float = 0.0
-    total_steps: int | None = None
-    best_loss: float = math.inf
-    best_step: int = -1
+def here() -> dict[str, Any]:
+    """What the last bits of a run depend on beside its options and data."""
+    facts = {"version": __version__, "torch": str(torch.__version__), "isa": str(build_info()["isa"])}
+    return {**facts, "threads": torch.get_num_threads()}
 
 
 class Trainer:
@@ -70,6 +63,10 @@ class Trainer:
         others = [p for p in self.network.parameters() if p.dim() < 2]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay)
+        for parameter in self.network.parameters():
+            # As the optimizer would begin: so that a run stopped before its first step can be resumed as well.
+            zeros = (torch.tensor(0.0), torch.zeros_like(parameter), torch.zeros_like(parameter))
+            self.optimizer.state[parameter] = dict(zip(OPTIMIZER_STATE, zeros, strict=True))
         self.progress = Progress(total_steps=options.steps)
         self.unigram = train.unigram()
         self.stop_signal: int | None = None
@@ -82,32 +79,36 @@ class Trainer:
         """Train to the end or to a signal; returns the last validation's figures. The last step is always saved."""
         started = time.perf_counter() - self.progress.wall_s
         figures: dict[str, float] = {}
-        with self._signals():
-            while not self._finished() and self.stop_signal is None:
+        # Dropout draws from torch's generator; the caller's own draws go on as if we had not been here.
+        with torch.random.fork_rng(devices=[]), self._signals():
+            while not self.finished() and self.stop_signal is None:
                 loss, tokens = self._step()
                 self.progress.wall_s = time.perf_counter() - started
-                self._estimate_steps()
                 self._log(loss, tokens, report)
-                if self._due():
+                if self._due() or self._calibrated():
                     figures = self._checkpoint(report)
                     self.progress.wall_s = time.perf_counter() - started
             if self._last.get("step") != self.progress.step:
                 figures = self._checkpoint(report)
         return figures
 
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
         total = self.progress.total_steps
         if total is None and self.options.epochs is not None:
             return self.progress.epoch + self._epoch_fraction() >= self.options.epochs
-        late = self.options.time_s is not None and self.progress.wall_s >= self.options.time_s
-        return late or (total is not None and self.progress.step >= total)
+        if total is None:
+            return self.options.time_s is not None and self.progress.wall_s >= self.options.time_s
+        # Once the number of steps is known the clock decides nothing: that makes a resumed run the same run.
+        return self.progress.step >= total
 
     def _epoch_fraction(self) -> float:
         return self.progress.batch / len(self._batches_of(self.progress.epoch))
 
     def _due(self) -> bool:
-        every = self.options.checkpoint_every or max(100, (self.progress.total_steps or 1000) // 10)
-        return self.progress.step % every == 0
+        return self.progress.step % self._rhythm(self.progress.total_steps or 1000) == 0
+
+    def _rhythm(self, total: int) -> int:
+        return self.options.checkpoint_every or max(100, total // 10)
 
     def _step(self) -> tuple[float, int]:
         """One optimizer step; returns the loss (nats a target) and the number of targets."""
@@ -121,7 +122,7 @@ class Trainer:
         total = 0.0
         for micro, (tokens, borders, positions, wanted) in enumerate(parts):
             # Dropout is a function of the step too.
-            torch.manual_seed((o.seed * 1_000_003 + p.step) * 4099 + micro)
+            torch.manual_seed(int(batches.generator(o.seed, 6, p.step, micro).integers(2**63)))
             logits = self.network(tokens, borders, mode)[positions]
             loss = functional.cross_entropy(logits, wanted, reduction="sum") / max(targets, 1)
             loss.backward()
@@ -179,19 +180,29 @@ class Trainer:
         arrays = (tokens, batch.cu_seqlens, positions, targets)
         return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)  # type: ignore[return-value]
 
-    def _estimate_steps(self) -> None:
-        """Fix the number of steps of a `--time` run, once, when enough of it has passed."""
+    def _calibrated(self) -> bool:
+        """Whether enough of a `--time` run has passed to fix its number of steps."""
         p, limit = self.progress, self.options.time_s
-        if limit is None or p.total_steps is not None or p.wall_s < _CALIBRATION * limit or p.step < 5:
+        return limit is not None and p.total_steps is None and p.wall_s >= _CALIBRATION * limit and p.step >= 5
+
+    def _fix_steps(self, validation_s: float) -> None:
+        """Fix the number of steps of a `--time` run, once; the checkpoint that follows keeps it."""
+        p, limit = self.progress, self.options.time_s
+        if limit is None or not self._calibrated():
             return
-        # A little is left for validation and saving.
-        p.total_steps = max(p.step + 1, int(0.96 * limit / (p.wall_s / p.step)))
+        step_s, left = p.wall_s / p.step, 0.97 * limit - p.wall_s
+        more = left / step_s
+        for _ in range(8):
+            # The more steps, the more validations, which take of their time.
+            checkpoints = 1 + more // self._rhythm(int(p.step + more))
+            more = (left - checkpoints * validation_s) / step_s
+        p.total_steps = p.step + max(1, int(more))
 
     # -- what it leaves -------------------------------------------------------------------------------------------
 
     def _log(self, loss: float, tokens: int, report: Report) -> None:
         p = self.progress
-        if p.step % self.options.log_every and not self._finished():
+        if p.step % self.options.log_every and not self.finished():
             return
         since = p.wall_s - self._last.get("wall_s", 0.0), p.tokens - self._last.get("tokens", 0)
         self._last |= {"wall_s": p.wall_s, "tokens": p.tokens}
@@ -210,8 +221,9 @@ class Trainer:
         report({**line, "total_steps": self.progress.total_steps or self._steps_of_epochs()})
 
     def _checkpoint(self, report: Report) -> dict[str, float]:
-        p = self.progress
+        p, began = self.progress, time.perf_counter()
         figures = validate(self.network, self.held, self.unigram, self.options.crop)
+        self._fix_steps(time.perf_counter() - began)
         if figures["val_loss"] < p.best_loss:
             p.best_loss, p.best_step = figures["val_loss"], p.step
         self._write_metrics({"step": p.step, **figures}, report)
@@ -223,16 +235,12 @@ class Trainer:
         """Write a checkpoint of this step; keep the last two and the best."""
         p = self.progress
         facts = {
-            "version": __version__,
-            "torch": torch.__version__,
-            "isa": build_info()["isa"],
-            "threads": torch.get_num_threads(),
+            **here(),
             "data_sha256": self.train.fingerprint,
-            "progress": {name: getattr(p, name) for name in p.__slots__} if hasattr(p, "__slots__") else vars(p).copy(),
+            "validation_sha256": self.held.fingerprint,
+            "progress": p.to_mapping(),
             "options": self.options.to_mapping(),
         }
-        if math.isinf(facts["progress"]["best_loss"]):
-            facts["progress"]["best_loss"] = None
         # A step that is safe must not have lost the metrics that led to it.
         metrics = self.run / directory.METRICS
         if metrics.exists():
@@ -246,40 +254,46 @@ class Trainer:
             self.warn(text)
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        names = {id(parameter): name for name, parameter in self.network.named_parameters()}
-        tensors = {}
-        for parameter, state in self.optimizer.state.items():
-            for key, value in state.items():
-                tensors[f"{names[id(parameter)]}.{key}"] = value
-        return tensors
+        return {
+            f"{name}.{key}": self.optimizer.state[parameter][key]
+            for name, parameter in self.network.named_parameters()
+            for key in OPTIMIZER_STATE
+        }
 
     def restore(self, step: checkpoint.Step) -> None:
         """Continue from a verified step.
 
         Raises:
-            ConfigError: other data or another configuration; CheckpointError: a file that does not fit.
+            ConfigError: other data, or options that contradict the run; CheckpointError: a file that does not fit.
         """
-        manifest = step.manifest
-        if manifest.get("data_sha256") != self.train.fingerprint:
-            raise ConfigError(f"{step.path}: was trained on other sequences; resume with the same FASTA files")
-        expected = {
-            name: (tensor_file.type_name(t.dtype), tuple(t.shape)) for name, t in self.network.state_dict().items()
-        }
-        self.network.load_state_dict(tensor_file.read_tensors(step.path / "model.safetensors", expected))
-        tensors = tensor_file.read_tensors(step.path / "trainer.safetensors", None)
+        resume.agree(step, self.config, self.options)
+        facts, progress = stored.read_facts(step), stored.read_progress(step)
+        self._refuse_other_data(facts)
+        if progress.batch >= len(self._batches_of(progress.epoch)):
+            raise broken(step.path / checkpoint.MANIFEST, f"has no batch {progress.batch} in epoch {progress.epoch}")
+        note = resume.new_end(self.run, progress, stored.read_options(step), self.options)
+        layouts = Layouts(self.config)
+        path = step.path / "trainer.safetensors"
+        moments = tensor_file.read_tensors(path, layouts.trainer)
+        self.network.load_state_dict(tensor_file.read_tensors(step.path / "model.safetensors", layouts.network))
         for name, parameter in self.network.named_parameters():
-            try:
-                found = {key: tensors.pop(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            except KeyError as error:
-                raise CheckpointError(
-                    None, f"tensor {error.args[0]} is missing", os.fspath(step.path / "trainer.safetensors")
-                ) from error
-            self.optimizer.state[parameter] = found
-        progress = dict(manifest["progress"])
-        if progress["best_loss"] is None:
-            progress["best_loss"] = math.inf
-        self.progress = Progress(**progress)
-        self._last = {"wall_s": self.progress.wall_s, "tokens": self.progress.tokens, "step": self.progress.step}
+            state = {key: moments[f"{name}.{key}"] for key in OPTIMIZER_STATE}
+            if not 0 <= float(state["step"]) <= progress.step:
+                raise broken(path, f"has a step of {name} that the run has not made")
+            self.optimizer.state[parameter] = state
+        self.progress = progress
+        self._last = {"wall_s": progress.wall_s, "tokens": progress.tokens, "step": progress.step}
+        for text in (note, resume.differences(facts, here())):
+            if text is not None:
+                self.warn(text if text is note else f"warning: {step.path}: {text}")
+
+    def _refuse_other_data(self, facts: dict[str, Any]) -> None:
+        for name, store, what in (
+            ("data_sha256", self.train, "was trained on other sequences; resume with the same FASTA files"),
+            ("validation_sha256", self.held, "is validated on other sequences; resume with the same --validate"),
+        ):
+            if facts[name] != store.fingerprint:
+                raise ConfigError(f"{self.run}: {what}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
