@@ -140,8 +140,8 @@ def train(
         time: seconds, or text such as `20m`; exactly one of time, steps and epochs.
         validate: the fraction of the sequences to hold out (0.02), or a file.
         resume: continue the run in `out` with the options it was begun with; time, steps or epochs may extend it.
-        residues: `map` (which it is unless named), `strict` or `skip`; see `protperf.io.read_tokens`. Records left out are
-            counted on standard error.
+        residues: `map` (unless named otherwise), `strict` or `skip`; see `protperf.io.read_tokens`. Records left out
+            are counted on standard error.
         report: called with each line of metrics.
         options: further fields of `TrainOptions` (lr, batch_tokens, ...), num_features and dropout.
 

@@ -1,183 +1,199 @@
-"""A killed and resumed run is the uninterrupted run, bit for bit; a damaged checkpoint is named and passed over."""
+"""A run killed with SIGKILL and resumed is the uninterrupted run: every loss and the final weights, bit for bit."""
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import small_config
+from training import final_digests, losses, metrics, small_options, trainer
+from warm import Warm
 
-from protperf.errors import CheckpointError, ConfigError
+from protperf.lm.data import batches
 from protperf.lm.data.store import read_store, split
-from protperf.lm.training import checkpoint, directory, tensor_file
+from protperf.lm.training import checkpoint
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.run import load_run, train_run
-from protperf.lm.training.trainer import Trainer
 
-STEPS = 12
-OPTIONS = {
-    "steps": STEPS,
-    "batch_tokens": 150,
-    "accumulate": 2,
-    "redraw_interval": 5,
-    "checkpoint_every": 1,
-    "log_every": 1,
-    "validate": 0.1,
-    "warmup": 3,
+KILLS = 5
+"""Of each kind of run."""
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "relu-both": ({}, {"steps": 30, "accumulate": 3, "redraw_interval": 7}),
+    "softmax-both": ({"attention": "softmax"}, {"steps": None, "epochs": 7.0, "redraw_interval": 4}),
+    "exact-masked": ({"attention": "exact", "objective": "masked"}, {"steps": 36, "checkpoint_every": 2}),
+    "relu-causal": ({"objective": "causal"}, {"steps": 32, "accumulate": 1, "checkpoint_every": 3, "crop": 24}),
 }
 
 
-def trainer(run: Path, fasta: Path, **choices: object) -> Trainer:
-    train, held = split(read_store(fasta), 0.1, 42)
-    run.mkdir(exist_ok=True)
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    with Warm() as server:
+        yield server
+
+
+def job(run: Path, fasta: Path, name: str, *, resume: bool = False, kill_at: int | None = None) -> dict[str, Any]:
+    choices, changes = RUNS[name]
     config = small_config(dropout=0.1, **choices)
-    return Trainer(run, config, TrainOptions(**OPTIONS), train, held)
+    options = small_options(**changes)
+    table = {"config": config.to_mapping(), "options": options.to_mapping()}
+    return {"run": run, "fasta": fasta, "resume": resume, "kill_at": kill_at, **table}
 
 
-def losses(run: Path) -> list[str]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"].hex() for line in lines if "loss" in line]
+def moments(fasta: Path, options: TrainOptions, passes: int) -> list[set[str]]:
+    """What is special about each forward pass of a run, counted from 0."""
+    train, _ = split(read_store(fasta), 0.1, 42)
+    edges: set[int] = set()
+    batch = 0
+    for epoch in itertools.count():
+        if batch > passes:
+            break
+        batch += len(batches.epoch_plan(train.lengths, options.batch_tokens, options.crop, options.seed, epoch))
+        edges |= {batch // options.accumulate}
+    kinds = []
+    for number in range(passes):
+        step, micro = divmod(number, options.accumulate)
+        kind = {"epoch edge" if step in edges else "mid-epoch"}
+        kind |= {"mid-accumulation"} if micro else set()
+        kind |= {"redraw"} if options.redraw_interval and step % options.redraw_interval == 0 else set()
+        # Warm-up is at most a tenth of the run.
+        kind |= {"after warm-up"} if step > 3 else {"warm-up"}
+        kinds.append(kind)
+    return kinds
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return tensor_file.read_tensors(run / f"step-{STEPS}" / "model.safetensors", None)
+def chosen(kinds: list[set[str]], first: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Passes at random, one of each kind before any other."""
+    found: list[int] = []
+    seen: set[str] = set()
+    order = [int(number) for number in rng.permutation(np.arange(first, len(kinds)))]
+    for number in sorted(order, key=lambda number: -len(kinds[number])):
+        if not kinds[number] <= seen and len(found) < count:
+            found.append(number)
+            seen |= kinds[number]
+    return found + [number for number in order if number not in found][: count - len(found)]
 
 
-def stopped_after(one: Trainer, steps: int) -> None:
-    """Train a few steps, then stop as a signal would."""
-
-    def report(line: dict[str, object]) -> None:
-        if line["step"] == steps:
-            one.stop_signal = signal.SIGTERM
-
-    one.fit(report)
-
-
-@pytest.mark.parametrize("attention", ["relu", "softmax"])
-def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, fasta: Path, attention: str) -> None:
-    golden = trainer(tmp_path / "golden", fasta, attention=attention)
-    golden.fit(lambda line: None)
-    # Mid-epoch, at the redraw, after it, and just before the end.
-    for stop in (1, 5, 6, STEPS - 1):
-        run = tmp_path / f"cut-{stop}"
-        stopped_after(trainer(run, fasta, attention=attention), stop)
-        again = trainer(run, fasta, attention=attention)
-        again.restore(checkpoint.verify(run / f"step-{stop}"))
-        again.fit(lambda line: None)
-        assert losses(run) == losses(tmp_path / "golden")
-        for name, tensor in weights(tmp_path / "golden").items():
-            assert torch.equal(tensor, weights(run)[name]), name
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_resumes_bit_for_bit(name: str, warm: Warm, tmp_path: Path, fasta: Path) -> None:
+    assert warm.run(job(tmp_path / "golden", fasta, name)) == 0
+    golden = metrics(tmp_path / "golden")
+    options = small_options(**RUNS[name][1])
+    steps = golden[-1]["step"]
+    assert steps >= 30
+    kinds = moments(fasta, options, steps * options.accumulate)
+    first = (options.checkpoint_every + 1) * options.accumulate
+    kills = chosen(kinds, first, KILLS, np.random.default_rng(7))
+    wanted = {"epoch edge", "mid-epoch", "after warm-up"}
+    wanted |= {"mid-accumulation"} if options.accumulate > 1 else set()
+    wanted |= {"redraw"} if options.redraw_interval else set()
+    assert wanted <= set().union(*(kinds[kill] for kill in kills))
+    for kill in kills:
+        run = tmp_path / f"killed-{kill}"
+        assert warm.run(job(run, fasta, name, kill_at=kill)) == -signal.SIGKILL
+        assert warm.run(job(run, fasta, name, resume=True)) == 0
+        assert metrics(run) == golden, kill
+        assert final_digests(run) == final_digests(tmp_path / "golden"), kill
 
 
-@pytest.mark.parametrize("piece", ["moments", "step", "place", "directions"])
-def test_leaving_out_one_piece_of_the_state_changes_the_run(tmp_path: Path, fasta: Path, piece: str) -> None:
-    golden = trainer(tmp_path / "golden", fasta)
-    golden.fit(lambda line: None)
-    run = tmp_path / "cut"
-    stopped_after(trainer(run, fasta), 6)
-    again = trainer(run, fasta)
-    again.restore(checkpoint.verify(run / "step-6"))
-    if piece == "moments":
-        for state in again.optimizer.state.values():
-            state["exp_avg"].zero_()
-    elif piece == "step":
-        again.progress.step = 5
-    elif piece == "place":
-        again.progress.epoch, again.progress.batch = 0, 0
-    else:
-        again.network.redraw(0)
+def killed_at_random(warm: Warm, run: Path, fasta: Path, name: str, rng: np.random.Generator, span_s: float) -> int:
+    """Train to the end through kills at random times; returns how many there were.
+
+    A state that cannot be resumed fails here: the resumed process would end with an error.
+    """
+    kills = 0
+    while True:
+        resume = run.exists() and bool(checkpoint.steps(run))
+        if run.exists() and not resume:
+            shutil.rmtree(run)
+        process = warm.start(job(run, fasta, name, resume=resume))
+        time.sleep(float(rng.uniform(0, span_s)))
+        os.kill(process, signal.SIGKILL)
+        status = warm.wait()
+        if status == 0:
+            return kills
+        assert status == -signal.SIGKILL
+        kills += 1
+
+
+@pytest.mark.soak
+def test_500_kills_at_random_times_change_nothing(warm: Warm, tmp_path: Path, fasta: Path) -> None:
+    wanted = int(os.environ.get("PROTPERF_KILLS", "500"))
+    golden = {}
+    for name in RUNS:
+        began = time.monotonic()
+        assert warm.run(job(tmp_path / name, fasta, name)) == 0
+        golden[name] = metrics(tmp_path / name), final_digests(tmp_path / name), time.monotonic() - began
+    rng = np.random.default_rng(int(os.environ.get("PROTPERF_SEED", "0")))
+    kills = runs = 0
+    while kills < wanted:
+        name = list(RUNS)[runs % len(RUNS)]
+        lines, digests, wall_s = golden[name]
+        kills += killed_at_random(warm, tmp_path / "run", fasta, name, rng, 0.5 * wall_s)
+        assert metrics(tmp_path / "run") == lines
+        assert final_digests(tmp_path / "run") == digests
+        shutil.rmtree(tmp_path / "run")
+        runs += 1
+    print(f"\n{kills} kills in {runs} runs, 0 differences")
+
+
+def test_a_timed_run_resumes_bit_for_bit_once_its_number_of_steps_is_known(
+    warm: Warm, tmp_path: Path, fasta: Path
+) -> None:
+    table = {"config": small_config(dropout=0.1).to_mapping(), "kill_at": None, "resume": False, "fasta": fasta}
+    table["options"] = small_options(steps=None, time_s=2.0, checkpoint_every=0).to_mapping()
+    begun = tmp_path / "begun"
+    process = warm.start({**table, "run": begun})
+    while not any(begun.glob("step-*")):
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    assert warm.wait() == -signal.SIGKILL
+    # The first checkpoint is the one that keeps the number.
+    (step,) = map(checkpoint.verify, begun.glob("step-*"))
+    total = step.manifest["progress"]["total_steps"]
+    assert total > step.number >= 5
+    one, two = (Path(shutil.copytree(begun, tmp_path / name)) for name in ("one", "two"))
+    assert warm.run({**table, "run": one, "resume": True}) == 0
+    kill = (total - step.number) // 2 * 2
+    assert warm.run({**table, "run": two, "resume": True, "kill_at": kill}) == -signal.SIGKILL
+    assert warm.run({**table, "run": two, "resume": True}) == 0
+    assert metrics(one)[-1]["step"] == total
+    assert metrics(one) == metrics(two)
+    assert final_digests(one) == final_digests(two)
+
+
+def test_a_signal_before_the_first_step_leaves_a_run_that_resumes(tmp_path: Path, fasta: Path) -> None:
+    trainer(tmp_path / "golden", fasta).fit(lambda line: None)
+    stopped = trainer(tmp_path / "run", fasta)
+    stopped.stop_signal = signal.SIGTERM
+    stopped.fit(lambda line: None)
+    assert checkpoint.steps(tmp_path / "run") == [0]
+    again = trainer(tmp_path / "run", fasta)
+    again.restore(checkpoint.verify(tmp_path / "run" / "step-0"))
     again.fit(lambda line: None)
-    assert losses(run) != losses(tmp_path / "golden")
+    assert losses(tmp_path / "run") == losses(tmp_path / "golden")
+    assert final_digests(tmp_path / "run") == final_digests(tmp_path / "golden")
 
 
-def test_a_killed_process_resumes(tmp_path: Path, fasta: Path) -> None:
-    command = [sys.executable, "-m", "protperf.lm.cli", "train", "--fasta", str(fasta), "-q", "-j", "1"]
-    sized = tmp_path / "small.toml"
-    sized.write_text("".join(f"{k} = {v}\n" for k, v in small_config().to_mapping().items() if isinstance(v, int)))
-    choices = ["--size", str(sized), "--steps", "40", "--batch-tokens", "300", "--checkpoint-every", "1"]
-    choices += ["--log-every", "1", "--validate", "0.1", "--dropout", "0.1"]
-    subprocess.run([*command, "-o", str(tmp_path / "golden"), *choices], check=True)
-    run = tmp_path / "killed"
-    with subprocess.Popen([*command, "-o", str(run), *choices]) as process:
-        deadline = time.monotonic() + 60
-        while not (run / "step-7").exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    subprocess.run([*command, "-o", str(run), "--resume"], check=True)
-    assert losses(run) == losses(tmp_path / "golden")
-    one, two = (tensor_file.read_tensors(p / "step-40" / "model.safetensors", None) for p in (run, tmp_path / "golden"))
-    assert all(torch.equal(one[name], two[name]) for name in two)
+def test_training_leaves_the_callers_random_numbers_alone(tmp_path: Path, fasta: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    trainer(tmp_path / "run", fasta, small_options(steps=1)).fit(lambda line: None)
+    assert torch.equal(torch.rand(4), expected)
 
 
-@pytest.fixture
-def saved(tmp_path: Path, fasta: Path) -> Path:
-    """A run with its last two steps."""
-    one = trainer(tmp_path / "run", fasta)
-    stopped_after(one, 3)
-    return tmp_path / "run"
-
-
-def test_every_flipped_bit_is_found(saved: Path) -> None:
-    newest = saved / f"step-{checkpoint.steps(saved)[0]}"
-    checkpoint.verify(newest)
-    rng = np.random.default_rng(0)
-    names = [*checkpoint.FILES, checkpoint.MANIFEST]
-    for trial in range(200):
-        path = newest / names[trial % len(names)]
-        good = path.read_bytes()
-        data = bytearray(good)
-        data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
-        path.write_bytes(data)
-        if path.name != checkpoint.MANIFEST:
-            with pytest.raises(CheckpointError) as caught:
-                checkpoint.verify(newest)
-            assert newest.name in os.fspath(caught.value.filename)
-        else:
-            # A flip among the manifest's own facts may leave JSON that still says the same of every file.
-            with contextlib.suppress(CheckpointError):
-                assert checkpoint.verify(newest).number == int(newest.name.removeprefix("step-"))
-        path.write_bytes(good)
-
-
-@pytest.mark.parametrize("name", checkpoint.FILES)
-def test_a_cut_file_is_found_and_named(saved: Path, name: str) -> None:
-    newest = saved / f"step-{checkpoint.steps(saved)[0]}"
-    good = (newest / name).read_bytes()
-    for cut in (0, 1, 7, 8, 9, len(good) // 2, len(good) - 1):
-        (newest / name).write_bytes(good[:cut])
-        with pytest.raises(CheckpointError) as caught:
-            checkpoint.verify(newest)
-        assert os.fspath(caught.value.filename).endswith(name)
-
-
-def test_resume_passes_over_a_damaged_step_and_names_it(saved: Path, fasta: Path) -> None:
-    newest = checkpoint.steps(saved)[0]
-    (saved / f"step-{newest}" / "trainer.safetensors").write_bytes(b"x")
-    told: list[str] = []
-    options = TrainOptions(**OPTIONS)
-    train_run(fasta, saved, small_config(dropout=0.1), options, resume=True, warn=told.append)
-    assert any(f"step-{newest}/trainer.safetensors" in text for text in told)
-    (saved / f"step-{STEPS}" / "config.json").write_bytes(b"{}")
-    with pytest.raises(CheckpointError):
-        load_run(saved)
-
-
-def test_an_existing_run_is_neither_overwritten_nor_shared(saved: Path, fasta: Path) -> None:
-    options = TrainOptions(**OPTIONS)
-    with pytest.raises(ConfigError, match="--resume"):
-        train_run(fasta, saved, small_config(), options)
-    with directory.locked(saved), pytest.raises(ConfigError, match="another process"):
-        train_run(fasta, saved, small_config(), options, force=True)
-    other = fasta.with_name("other.fasta")
-    other.write_text(fasta.read_text().replace("A", "C"))
-    with pytest.raises(ConfigError, match="other sequences"):
-        train_run(other, saved, small_config(dropout=0.1), options, resume=True)
+@pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])
+def test_any_seed_trains(seed: int, tmp_path: Path, fasta: Path) -> None:
+    one = trainer(tmp_path / "run", fasta, small_options(steps=1, seed=seed), seed=seed)
+    one.fit(lambda line: None)
+    (line,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][:1]
+    assert np.isfinite(line["loss"])

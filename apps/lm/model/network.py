@@ -41,10 +41,12 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(VOCAB_SIZE, config.model_dim)
-        self.mode = nn.Embedding(2, config.model_dim)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.model_dim)
+        # torch fills every layer from its own generator first: the caller's draws go on as if it had not.
+        with torch.random.fork_rng(devices=[]):
+            self.embedding = nn.Embedding(VOCAB_SIZE, config.model_dim)
+            self.mode = nn.Embedding(2, config.model_dim)
+            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+            self.norm = nn.RMSNorm(config.model_dim)
         self._initialize()
 
     def _initialize(self) -> None:

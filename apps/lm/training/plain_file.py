@@ -46,9 +46,11 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     except OSError as error:
         reason = "is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
         raise CheckpointError(error.errno, reason, os.fspath(path)) from error
+    # Before Python opens it: that fails for a directory, without its name, and leaves the descriptor open.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise broken(path, "is not a plain file")
     with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise broken(path, "is not a plain file")
         try:
             yield stream
         except OSError as error:

@@ -126,13 +126,15 @@ def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> tup
         given: fields of `ModelConfig` and `TrainOptions` by name, and `size`.
 
     Raises:
-        CheckpointError: nothing to resume from; ConfigError: a value out of range.
+        CheckpointError: nothing to resume from; ConfigError: a value out of range, or one that contradicts the run.
     """
     # Damaged steps are told of when the run is continued.
     step = _newest(Path(run), lambda text: None)
     if step is None:
         raise _nothing_to_resume(Path(run))
-    return resuming.continued(step, given)
+    config, options = resuming.continued(step, given)
+    resuming.agree(step, config, options)
+    return config, options
 
 
 def load_run(path: str | os.PathLike[str]) -> LoadedModel:
