@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protperf.errors import ConfigError
+from protperf import io
+from protperf.errors import ConfigError, MissingPackageError
+from protperf.lm.device import check_device
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.records import records_of
-from protperf.lm.scoring.score import COLUMNS, Row, choose_method, score_records
+from protperf.lm.scoring.choices import COLUMNS, choose_method
+from protperf.lm.scoring.score import Row, score_records
+from protperf.lm.source import Source
 from protperf.lm.training.options import parse_duration
 from protperf.lm.training.run import LoadedModel, load_run, new_choices, stored_choices, train_run
 
@@ -22,10 +27,16 @@ __all__ = ["Model", "Table", "load", "score", "train"]
 
 
 class Table:
-    """Scores in the order of the records: iterate over rows, or take a column."""
+    """Scores in the order of the records: iterate over rows, or take a column.
 
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
+    Attributes:
+        rows: a `Row` for each record that was scored.
+        rejected: what `residues="skip"` left out, as `protperf.io.Rejection`s.
+        warnings: what deserves an eye in the input, such as a file that looks like nucleotides.
+    """
+
+    def __init__(self, rows: list[Row], rejected: Iterable[io.Rejection] = (), warnings: Iterable[str] = ()) -> None:
+        self.rows, self.rejected, self.warnings = rows, tuple(rejected), tuple(warnings)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -33,26 +44,45 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
+    def __repr__(self) -> str:
+        left_out = f", {len(self.rejected)} rejected" if self.rejected else ""
+        return f"Table of {len(self.rows)} rows{left_out}: {', '.join(COLUMNS)}"
+
     def numpy(self, column: str) -> NDArray[Any]:
-        """One column as an array [number of records]."""
+        """One column as an array [number of records].
+
+        Raises:
+            ConfigError: no such column.
+        """
         if column not in COLUMNS:
             raise ConfigError(f"column {column!r} is unknown; choose one of {', '.join(COLUMNS)}")
         return np.array([getattr(row, column) for row in self.rows])
 
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        return _frames("pandas").DataFrame(self._columns())
+
+    def to_polars(self) -> Any:
+        """A polars DataFrame.
+
+        Raises:
+            MissingPackageError: polars is not installed.
+        """
+        return _frames("polars").DataFrame(self._columns())
+
     def _columns(self) -> dict[str, list[Any]]:
         return {column: [getattr(row, column) for row in self.rows] for column in COLUMNS}
 
-    def to_pandas(self) -> Any:
-        """A pandas DataFrame; pandas is imported here."""
-        import pandas  # type: ignore[import-untyped]
 
-        return pandas.DataFrame(self._columns())
-
-    def to_polars(self) -> Any:
-        """A polars DataFrame; polars is imported here."""
-        import polars  # type: ignore[import-not-found]
-
-        return polars.DataFrame(self._columns())
+def _frames(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingPackageError(f"to_{package} needs {package}; install it with pip install {package}") from error
 
 
 class Model:
@@ -82,31 +112,43 @@ class Model:
         """Log-likelihoods of sequences, in nats.
 
         Args:
-            records: a string of residues, a SeqRecord, an (id, sequence) pair, a path, or an iterable of these.
-            residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`. Records left out have no row, and a
-                `UserWarning` counts them.
+            records: one of the following, or an iterable of them, which is read once, lazily and in its order:
+                text of residues; a pair (id, sequence); a `Bio.SeqRecord`; a record of `protperf.io`; a file, as a
+                `pathlib.Path`, or as text that holds a `/` or ends like a sequence file (`.fasta`, `.fa.gz`, ...).
+                A sequence without a name gets its place as id; `n` of a row is the place among all records.
             method: `ll` (left to right), `pll` (each residue given all others) or `auto`.
+            residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`. A `UserWarning` tells how many records
+                `skip` left out, and the table's `rejected` which.
+            batch_tokens: residues read together in one pass.
             deterministic: the same bits whatever the batch size and order.
 
         Raises:
-            ConfigError: a method that the model was not trained for; FastaError: a fault under the policy, with its
-            place; FileError: a path that is missing or unreadable.
+            ConfigError: a method that the model was not trained for, or a choice that does not exist.
+            FastaError: residues that the policy does not take; FileError: a file that cannot be read.
+            DtypeError: a record that is none of the above.
         """
         network = self._loaded.network
-        chosen = choose_method(network, method)
-        read = records_of(records, residues)
-        rows = score_records(network, read, chosen, batch_tokens=batch_tokens, deterministic=deterministic)
-        return Table(list(rows))
+        chosen = choose_method(network.config.objective, method)
+        source = Source(records, residues)
+        scored = score_records(network, source, chosen, batch_tokens=batch_tokens, deterministic=deterministic)
+        table = Table(list(scored), source.rejected, source.warnings)
+        notes = list(table.warnings)
+        if table.rejected:
+            total = len(table) + len(table.rejected)
+            notes.append(f"{len(table.rejected)} of {total} records were left out by residues='skip'")
+        for text in notes:
+            warnings.warn(text, stacklevel=2)
+        return table
 
 
 def load(path: str | os.PathLike[str], device: str = "auto") -> Model:
     """Load a run directory (its best step by validation) or one step of it.
 
     Raises:
-        MissingFileError: no such directory; CheckpointError: a damaged file, named; ConfigError: an unknown device.
+        MissingFileError: no such directory; CheckpointError: a damaged file, named; DeviceError: a device that is not
+        here; ConfigError: an unknown one.
     """
-    if device not in ("auto", "cpu"):
-        raise ConfigError(f"device is {device!r}; choose auto or cpu")
+    check_device(device)
     return Model(load_run(path))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from protperf import io
-from protperf.lm.records import warn_of
 
 if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
@@ -46,4 +46,10 @@ def _as_records(reader: io.Reader) -> Iterator[SeqRecord]:
         yield SeqRecord(
             Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations
         )
-    warn_of(reader.summary)
+    summary = reader.summary
+    notes = list(summary.warnings)
+    if summary.rejected:
+        total = summary.records + summary.rejected
+        notes.append(f"{summary.rejected} of {total} records were left out by residues='skip'")
+    for text in notes:
+        warnings.warn(text, stacklevel=2)

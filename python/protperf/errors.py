@@ -15,6 +15,7 @@ __all__ = [
     "FilePermissionError",
     "InternalError",
     "MissingFileError",
+    "MissingPackageError",
     "OutOfMemory",
     "ShapeError",
 ]
@@ -38,6 +39,10 @@ class DtypeError(Error, TypeError):
 
 class DeviceError(Error, RuntimeError):
     """A backend, device or instruction set that this machine lacks."""
+
+
+class MissingPackageError(Error, ImportError):
+    """A package that only one call needs is not installed."""
 
 
 class OutOfMemory(Error, MemoryError):

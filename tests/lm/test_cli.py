@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, environment, error_line, protperf, table, write_fasta
+from commands import COMMAND, environment, error_line, in_process, protperf, table, write_fasta
 
 from protperf.lm.cli import COMMANDS
 
@@ -91,13 +91,17 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["score", "RUN", "missing.fa"], 3, "missing.fa: "),
         (["score", "missing-run", "GOOD"], 3, "missing-run: "),
         (["score", "RUN", "."], 3, ".: "),
+        (["score", "GOOD", "GOOD"], 3, "good.fa"),
+        (["score", ".", "GOOD"], 3, ".: holds no checkpoint; train one with protperf train"),
+        (["info", "."], 3, ".: holds no checkpoint"),
+        (["score", "RUN"], 2, "missing argument 'FASTA...'"),
         (["score", "RUN", "GOOD", "--method", "lll"], 2, "auto, ll, pll"),
         (["score", "RUN", "GOOD", "--format", "xml"], 2, "tsv, csv, jsonl"),
         (["score", "RUN", "GOOD", "--direction", "reverse"], 2, "forward"),
         (["score", "RUN", "GOOD", "--residues", "loose"], 2, "map"),
         (["score", "RUN", "GOOD", "--batch-tokens", "0"], 2, "batch_tokens"),
         (["score", "RUN", "GOOD", "--threads", "0"], 2, "--threads"),
-        (["score", "RUN", "GOOD", "--device", "cuda"], 4, "--device cpu"),
+        (["score", "RUN", "GOOD", "--device", "cuda"], 4, "use cpu"),
         (["score", "RUN", "GOOD", "--resume"], 2, "-o"),
         (["score", "RUN", "GOOD", "-o", "GOOD"], 2, "input file"),
         (["score", "RUN", "GOOD", "-o", "none/there.tsv"], 3, "none/there.tsv"),
@@ -112,7 +116,7 @@ def test_a_mistake_is_one_plain_line(
 ) -> None:
     good = write_fasta(tmp_path / "good.fa", {"a": "MKV"})
     named = {"RUN": str(runs["both"]), "GOOD": str(good)}
-    result = protperf(*[named.get(word, word) for word in words], cwd=tmp_path)
+    result = in_process(*[named.get(word, word) for word in words], cwd=tmp_path)
     assert told in error_line(result)
     assert result.returncode == code
     assert result.stdout == b""
@@ -120,22 +124,27 @@ def test_a_mistake_is_one_plain_line(
     assert good.read_text() == ">a\nMKV\n"
 
 
+# Exit codes of score and of train, and what is told of the file.
 BROKEN = {
-    "empty_file.fasta": (0, "warning: PATH: "),
-    "sequence_before_header.fasta": (1, "error: PATH:1:"),
-    "empty_record.fasta": (0, ""),
-    "digits_in_sequence.fasta": (1, "error: PATH:2:9: "),
-    "gaps_in_sequence.fasta": (0, ""),
-    "truncated.fasta.gz": (1, "error: PATH"),
-    "not_fasta.fasta": (1, "error: PATH:1:1: not FASTA"),
+    "empty_file.fasta": (0, 1, "warning: PATH: ", "error: PATH: "),
+    "sequence_before_header.fasta": (1, 1, "error: PATH:1:", None),
+    "empty_record.fasta": (0, 0, "", None),
+    "digits_in_sequence.fasta": (1, 1, "error: PATH:2:9: ", None),
+    "gaps_in_sequence.fasta": (0, 0, "", None),
+    "truncated.fasta.gz": (1, 1, "error: PATH", None),
+    "not_fasta.fasta": (1, 1, "error: PATH:1:1: not FASTA", None),
 }
+
+
+def test_every_broken_file_has_a_row(shared_data: Path) -> None:
+    assert {path.name for path in (shared_data / "smoke" / "broken").iterdir()} == {*BROKEN, "cases.tsv"}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_ends_as_its_table_says(name: str, runs: dict[str, Path], shared_data: Path) -> None:
     path = shared_data / "smoke" / "broken" / name
-    code, told = BROKEN[name]
-    result = protperf("score", "-q", runs["both"], path)
+    code, _, told, _ = BROKEN[name]
+    result = in_process("score", "-q", runs["both"], path)
     assert result.returncode == code
     said = result.stderr.decode().splitlines()
     assert len(said) == bool(told)
@@ -150,20 +159,27 @@ def test_a_broken_file_ends_as_its_table_says(name: str, runs: dict[str, Path], 
         assert rows == []
 
 
-def test_train_refuses_an_empty_file(shared_data: Path, tmp_path: Path) -> None:
-    path = shared_data / "smoke" / "broken" / "empty_file.fasta"
-    result = protperf("train", "--fasta", path, "-o", tmp_path / "run", "--steps", 1)
-    assert result.returncode == 1
-    assert str(path) in error_line(result) or "no " in error_line(result)
+@pytest.mark.parametrize("name", BROKEN)
+def test_train_takes_or_refuses_a_broken_file_as_score_does(name: str, shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "smoke" / "broken" / name
+    _, code, told, of_train = BROKEN[name]
+    result = in_process("train", "-q", "--fasta", path, "-o", tmp_path / "run", "--steps", 1, "--batch-tokens", 100)
+    assert result.returncode == code
+    if code:
+        assert f"error: {error_line(result)}".startswith((of_train or told).replace("PATH", str(path)))
+        assert not (tmp_path / "run").exists()
+    else:
+        assert result.stderr == b""
+        assert (tmp_path / "run" / "step-1").is_dir()
 
 
 def test_rejected_records_have_no_row_and_end_in_5(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"good": "MKVA", "bad": "MK1V", "fine": "MWC"})
-    result = protperf("score", runs["both"], path, "--residues", "skip")
+    result = in_process("score", runs["both"], path, "--residues", "skip")
     assert result.returncode == 5
     assert [(row["n"], row["id"]) for row in table(result.stdout)] == [("0", "good"), ("2", "fine")]
     assert b"1 records were rejected" in result.stderr
-    assert protperf("score", runs["both"], path, "--residues", "skip", "--allow-rejects").returncode == 0
+    assert in_process("score", runs["both"], path, "--residues", "skip", "--allow-rejects").returncode == 0
 
 
 @pytest.mark.parametrize(("objective", "asked", "other"), [("masked", "ll", "pll"), ("causal", "pll", "ll")])
@@ -171,7 +187,7 @@ def test_a_method_that_the_model_lacks_names_the_other(
     objective: str, asked: str, other: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA"})
-    result = protperf("score", runs[objective], path, "--method", asked)
+    result = in_process("score", runs[objective], path, "--method", asked)
     assert result.returncode == 2
     assert f"--method {other}" in error_line(result)
 
@@ -187,13 +203,13 @@ def test_several_inputs_and_standard_input_count_on(runs: dict[str, Path], tmp_p
 
 def test_pll_tells_how_long_it_will_take_before_it_begins(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": "MWC"})
-    told = protperf("score", runs["masked"], path).stderr.decode()
+    told = in_process("score", runs["masked"], path).stderr.decode()
     assert "7 passes, about 1 s" in told
 
 
 def test_info_gives_the_same_facts_as_text_and_json(runs: dict[str, Path]) -> None:
-    facts = json.loads(protperf("info", runs["both"], "--json").stdout)
-    text = protperf("info", runs["both"]).stdout.decode()
+    facts = json.loads(in_process("info", runs["both"], "--json").stdout)
+    text = in_process("info", runs["both"]).stdout.decode()
     assert facts["objective"] == "both"
     assert facts["step"] == 2
     assert facts["parameters"] > 1000
@@ -210,7 +226,7 @@ def test_info_names_a_damaged_file(runs: dict[str, Path], tmp_path: Path) -> Non
     damaged.write_bytes(data)
     for command in ("info", "score"):
         words = [command, copy] if command == "info" else [command, copy, write_fasta(tmp_path / "x.fa", {"a": "MK"})]
-        result = protperf(*words)
+        result = in_process(*words)
         assert result.returncode == 3
         assert str(damaged) in error_line(result)
 

@@ -93,7 +93,7 @@ def test_the_command_that_began_a_run_resumes_it(
     assert status == 0
     assert told.splitlines() == [
         f"protperf: note: {run}: is finished; a larger --steps, --epochs or --time trains on",
-        f"{run}: 4 steps",
+        f"protperf: {run}: 4 steps",
     ]
 
 

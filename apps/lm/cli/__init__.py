@@ -16,6 +16,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
 
+from protperf.lm.cli.common import open_closed_streams, tell
+
 COMMANDS = {
     "train": "Train a model on your own sequences.",
     "score": "Score sequences: log-likelihood and perplexity.",
@@ -58,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # Set before torch loads: its idle workers would otherwise spin on the cores that our own pool works on.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    open_closed_streams()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = _dispatch(words)
@@ -161,7 +164,7 @@ def _closest(word: str, known: list[str]) -> str | None:
 
 def _file_failure(error: OSError) -> int:
     named = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
-    if not named and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+    if not named and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
         named = "standard output: "
     remedy = _REMEDIES.get(error.errno or 0)
     code = _fail(f"{named}{error.strerror or error}{f'; {remedy}' if remedy else ''}", EXIT_FILES)
@@ -178,5 +181,5 @@ def _give_up_stdout() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"protperf: error: {message}", file=sys.stderr)
+    tell(f"error: {message}")
     return code

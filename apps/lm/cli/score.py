@@ -75,31 +75,46 @@ def run(
 ) -> int:
     """Write the table of scores; returns the exit code."""
     from protperf import io
-    from protperf.lm.cli.common import check_device, set_threads
+    from protperf.lm.cli.common import check_threads, set_threads, tell
+    from protperf.lm.device import check_device
+    from protperf.lm.scoring import choices
     from protperf.lm.scoring.output import Encoder, choose_format, open_sink
-    from protperf.lm.scoring.score import COLUMNS, choose_direction, choose_method, score_batches
-    from protperf.lm.training.run import load_run
+    from protperf.lm.training import checkpoint
 
     out = None if out is not None and str(out) == "-" else out
-    encoder = Encoder(COLUMNS, choose_format(table, out))
+    encoder = Encoder(choices.COLUMNS, choose_format(table, out))
     _keep_input(fasta, out)
     check_device(device)
-    num_threads = set_threads(threads)
+    check_threads(threads)
+    choices.check_method(method)
+    choices.choose_direction(direction)
+    choices.check_batch_tokens(batch_tokens)
     reader = io.read_tokens(fasta, residues=residues)
+    if not model.exists():
+        checkpoint.find(model)
+    # A mistake was told by now; from here on torch is loaded.
+    from protperf.lm.cli.progress import ScoreBar, shows
+    from protperf.lm.scoring.estimate import count_work, estimate_pll
+    from protperf.lm.scoring.score import score_batches
+    from protperf.lm.training.run import load_run
+
+    num_threads = set_threads(threads)
     loaded = load_run(model)
-    chosen = choose_method(loaded.network, method)
-    choose_direction(direction)
+    chosen = choices.choose_method(loaded.network.config.objective, method)
+    announced = chosen == "pll" and not quiet
+    work = count_work(fasta, residues, chosen) if announced or shows(quiet) else None
     if not quiet:
-        print(f"protperf: {loaded.step.path}, method {chosen}", file=sys.stderr)
-        if chosen == "pll":
-            _announce(loaded.network, fasta, residues)
-    choices: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
-    fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, choices, chosen, residues, num_threads)
-    records = _shown((record for batch in reader for record in batch), quiet)
-    scored = score_batches(loaded.network, records, chosen, **choices)
-    sink = open_sink(out, encoder, fingerprint, resume)
-    named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
-    _write(sink, records, scored, lambda: {**named, "rejected": reader.summary.rejected})
+        tell(f"{loaded.step.path}, method {chosen}")
+    if announced:
+        tell(f"pll reads each sequence once for each residue: {estimate_pll(loaded.network, work)}")
+    packing: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
+    fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, packing, chosen, residues, num_threads)
+    with ScoreBar(None if work is None else work.tokens, quiet) as bar:
+        records = (record for batch in reader for record in batch)
+        scored = score_batches(loaded.network, records, chosen, **packing, progress=bar.tokens)
+        sink = open_sink(out, encoder, fingerprint, resume)
+        named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
+        _write(sink, records, scored, bar, chosen, lambda: {**named, "rejected": reader.summary.rejected})
     return _summarize(reader.summary, allow_rejects, quiet)
 
 
@@ -107,15 +122,20 @@ def _write(
     sink: Any,
     records: Iterator[Any],
     scored: Iterator[tuple[list[Any], list[Any]]],
+    bar: Any,
+    method: str,
     provenance: Callable[[], dict[str, Any]],
 ) -> None:
+    from protperf.lm.cli.common import tell
+    from protperf.lm.scoring.estimate import tokens_read
     from protperf.lm.scoring.output import FileSink
 
     try:
         if isinstance(sink, FileSink):
-            sink.replay(records)
+            sink.replay(bar.passed(records, lambda record: tokens_read(len(record), method)))
         for batch, rows in scored:
             sink.write(batch, rows)
+            bar.proteins(len(rows))
         sink.finish(provenance())
     except (DataError, ConfigError) as error:
         # A refused resume keeps what it refused to continue.
@@ -126,25 +146,27 @@ def _write(
         if isinstance(sink, FileSink):
             sink.interrupt()
             if sink.kept:
-                print(f"protperf: {sink.kept} rows are kept; continue with --resume", file=sys.stderr)
+                tell(f"{sink.kept} rows are kept; continue with --resume")
         raise
 
 
 def _summarize(summary: Any, allow_rejects: bool, quiet: bool) -> int:
+    from protperf.lm.cli.common import tell
+
     for text in () if quiet else summary.notes:
-        print(f"protperf: note: {text}", file=sys.stderr)
+        tell(f"note: {text}")
     for text in summary.warnings:
-        print(f"protperf: warning: {text}", file=sys.stderr)
+        tell(f"warning: {text}")
     if summary.records == 0 and not summary.warnings:
-        print("protperf: warning: no records", file=sys.stderr)
+        tell("warning: no records")
     if summary.rejected:
-        print(f"protperf: warning: {summary.rejected} records were rejected and have no row", file=sys.stderr)
+        tell(f"warning: {summary.rejected} records were rejected and have no row")
         return 0 if allow_rejects else EXIT_REJECTED
     return 0
 
 
 def _fingerprint(
-    step: Any, fasta: list[str], choices: dict[str, Any], method: str, residues: str, num_threads: int
+    step: Any, fasta: list[str], packing: dict[str, Any], method: str, residues: str, num_threads: int
 ) -> dict[str, Any]:
     """What decides the bytes of the table."""
     import torch
@@ -160,11 +182,11 @@ def _fingerprint(
         "residues": residues,
         "method": method,
         "direction": "forward",
-        **choices,
+        **packing,
         "dtype": "float32",
         "device": "cpu",
         "isa": info["isa"],
-        "threads": 1 if choices["deterministic"] else num_threads,
+        "threads": 1 if packing["deterministic"] else num_threads,
         "torch": torch.__version__,
         "seed": step.manifest.get("options", {}).get("seed"),
     }
@@ -179,20 +201,3 @@ def _keep_input(fasta: list[str], out: Path | None) -> None:
         for path in fasta:
             if written.is_file() and os.path.exists(path) and os.path.samefile(written, path):
                 raise ConfigError(f"-o {out} would overwrite the input file {path}; choose another name")
-
-
-def _announce(network: Any, fasta: list[str], residues: str) -> None:
-    """Say how long `pll` will take: one pass for each residue."""
-    from protperf.lm.scoring.estimate import estimate_pll
-
-    print(
-        f"protperf: pll reads each sequence once for each residue: {estimate_pll(network, fasta, residues)}",
-        file=sys.stderr,
-    )
-
-
-def _shown(records: Iterator[Any], quiet: bool) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    shown = sys.stderr.isatty() and not quiet
-    return iter(tqdm(records, unit="protein", disable=not shown, dynamic_ncols=True, file=sys.stderr, delay=2))

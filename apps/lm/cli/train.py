@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,22 +77,22 @@ def run(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no summary.")] = False,
 ) -> int:
     """Train into a run directory; the options are those of `TrainOptions` and of the model."""
-    from protperf.lm.cli.common import set_threads
+    from protperf.lm.cli.common import set_threads, tell
+    from protperf.lm.cli.progress import TrainBar
     from protperf.lm.training.run import new_choices, stored_choices, train_run
 
     set_threads(threads)
     given, held = _given(ctx)
     config, options = stored_choices(out, given) if resume else new_choices(given)
-    bar = _Bar(quiet, options.time_s)
-    outcome = train_run(
-        fasta, out, config, options, validate=held, resume=resume, force=force, report=bar.report, warn=_warn
-    )
-    bar.close()
+    with TrainBar(quiet, options.time_s) as bar:
+        outcome = train_run(
+            fasta, out, config, options, validate=held, resume=resume, force=force, report=bar.report, warn=bar.warn
+        )
     if not quiet:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
-        print(f"{outcome.run}: {outcome.steps} steps{figures and f'; {figures}'}", file=sys.stderr)
+        tell(f"{outcome.run}: {outcome.steps} steps{figures and f'; {figures}'}")
     if outcome.signal is not None:
-        print("stopped and saved; continue with --resume", file=sys.stderr)
+        tell("stopped and saved; continue with --resume")
         return _STOPPED.get(outcome.signal, 128 + outcome.signal)
     return EXIT_REJECTED if outcome.rejected and not allow_rejects else 0
 
@@ -113,32 +112,3 @@ def _given(ctx: typer.Context) -> tuple[dict[str, Any], str | None]:
         return {**given, "validate": float(ctx.params["validate"])}, None
     except ValueError:
         return {**given, "validate": None}, ctx.params["validate"]
-
-
-def _warn(text: str) -> None:
-    print(f"protperf: {text}", file=sys.stderr)
-
-
-class _Bar:
-    """A progress bar on a terminal: loss, tokens a second, time left."""
-
-    def __init__(self, quiet: bool, time_s: float | None) -> None:
-        from tqdm import tqdm
-
-        shown = sys.stderr.isatty() and not quiet
-        self._bar = tqdm(total=None, unit="step", disable=not shown, dynamic_ncols=True, file=sys.stderr)
-        self._facts: dict[str, str] = {}
-
-    def report(self, line: dict[str, Any]) -> None:
-        if line.get("total_steps") and self._bar.total != line["total_steps"]:
-            self._bar.total = line["total_steps"]
-        if "loss" in line:
-            self._facts |= {"loss": f"{line['loss']:.3f}", "tokens/s": f"{line['tokens_per_s']:.0f}"}
-        for name in ("val_perplexity", "val_perplexity_masked"):
-            if name in line:
-                self._facts[name.replace("perplexity", "ppl")] = f"{line[name]:.2f}"
-        self._bar.set_postfix(self._facts, refresh=False)
-        self._bar.update(line["step"] - self._bar.n)
-
-    def close(self) -> None:
-        self._bar.close()

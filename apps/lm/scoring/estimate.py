@@ -1,9 +1,10 @@
-"""How long a scoring will take, told before it begins."""
+"""How much work a scoring is, told before it begins."""
 
 from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,35 +14,78 @@ from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.model.network import MASKED, Network
 
-_SAMPLE = 2048
+_SHORT, _LONG = 256, 2048
+"""Tokens of the sequences that the speed is measured at."""
 
 
-def estimate_pll(network: Network, paths: list[str], residues: str) -> str:
-    """The passes and the time of `pll` in words; for pipes, which can be read but once, the time of 300 residues."""
-    rate = _tokens_per_s(network)
+@dataclass
+class Work:
+    """Passes of the model, the tokens they read, and the sum over passes of squared lengths."""
+
+    passes: int = 0
+    tokens: int = 0
+    squares: int = 0
+    whole: bool = True
+
+
+def count_work(paths: list[str], residues: str, method: str) -> Work | None:
+    """Read the sequences once without scoring; None for what can be read but once, such as a pipe.
+
+    Up to the first fault of the input, which is told when the scores reach it.
+    """
     if not all(os.path.isfile(path) for path in paths):
-        return f"about {_duration(300 * 302 / rate)} for a protein of 300"
-    passes = tokens = 0
+        return None
+    work = Work()
     try:
         for batch in io.read_tokens(paths, residues=residues):
-            passes += int(batch.lengths.sum())
-            tokens += int((batch.lengths * (batch.lengths + 2)).sum())
+            passes = batch.lengths if method == "pll" else np.ones_like(batch.lengths)
+            sizes = batch.lengths + 2
+            work.passes += int(passes.sum())
+            work.tokens += int((passes * sizes).sum())
+            # In float64: a proteome's sum of cubes passes 2^63.
+            work.squares += int((passes * sizes.astype(np.float64) ** 2).sum())
     except DataError:
-        return f"about {_duration(tokens / rate)} up to the first fault of the input"
-    return f"{passes} passes, about {_duration(tokens / rate)}"
+        work.whole = False
+    return work
 
 
-def _tokens_per_s(network: Network) -> float:
+def tokens_read(length: int, method: str) -> int:
+    """Tokens that the model reads to score a sequence of `length` residues."""
+    return (length + 2) * (length if method == "pll" else 1)
+
+
+def estimate_pll(network: Network, work: Work | None) -> str:
+    """The passes and the time of `pll` in words; where they cannot be counted, the time of 300 residues."""
+    fixed, growing = _seconds_per_token(network)
+    if work is None:
+        example = Work(300, 300 * 302, 300 * 302**2)
+        return f"about {_duration(fixed * example.tokens + growing * example.squares)} for a protein of 300"
+    seconds = _duration(fixed * work.tokens + growing * work.squares)
+    if not work.whole:
+        return f"about {seconds} up to the first fault of the input"
+    return f"{work.passes} passes, about {seconds}"
+
+
+def _seconds_per_token(network: Network) -> tuple[float, float]:
+    """What a token costs, and what each token of its sequence adds to that: nothing where attention is linear."""
+    short = _measured(network, _SHORT)
+    if network.config.attention != "exact":
+        return short, 0.0
+    growing = max(0.0, (_measured(network, _LONG) - short) / (_LONG - _SHORT))
+    return max(0.0, short - growing * _SHORT), growing
+
+
+def _measured(network: Network, length: int) -> float:
     rng = np.random.default_rng(0)
-    tokens = torch.from_numpy(rng.integers(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD, _SAMPLE).astype(np.uint8))
-    borders = torch.arange(0, _SAMPLE + 1, _SAMPLE // 8)
+    tokens = torch.from_numpy(rng.integers(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD, _LONG).astype(np.uint8))
+    borders = torch.arange(0, _LONG + 1, length)
     times = []
     with torch.inference_mode():
         for _ in range(3):
             start = time.perf_counter()
             network(tokens, borders, MASKED)
             times.append(time.perf_counter() - start)
-    return _SAMPLE / min(times)
+    return min(times) / _LONG
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ memory does not grow with its length.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +17,22 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from protperf import io
-from protperf.errors import ConfigError
 from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
 from protperf.lm.data.batches import frame
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
+from protperf.lm.scoring.choices import check_batch_tokens
 
 CHUNK = 4096
 """Tokens of one sequence that are read at once."""
 EXACT_CHUNK = 512
 """The same with exact attention, whose memory is chunk times length."""
-COLUMNS = ("n", "id", "len", "scored", "ll", "ll_per_residue", "ppl", "method", "flags")
+
+Progress = Callable[[int], None]
+"""Called now and then with the number of tokens that the model has read since."""
+
+
+def _nobody(tokens: int) -> None:
+    """Nobody looks at the progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +48,6 @@ class Row:
     ppl: float
     method: str
     flags: str
-
-
-def choose_method(network: Network, method: str) -> str:
-    """`ll` or `pll`: what was asked for, where the model was trained for it.
-
-    Raises:
-        ConfigError: naming the other method.
-    """
-    objective = network.config.objective
-    if method not in ("auto", "ll", "pll"):
-        raise ConfigError(f"method is {method!r}; choose one of auto, ll, pll")
-    if method == "auto":
-        return "pll" if objective == "masked" else "ll"
-    if method == "ll" and objective == "masked":
-        raise ConfigError("this model was trained with masks only and has no ll; use --method pll")
-    if method == "pll" and objective == "causal":
-        raise ConfigError("this model reads left to right only and has no pll; use --method ll")
-    return method
-
-
-def choose_direction(direction: str) -> None:
-    """Check the reading direction.
-
-    Raises:
-        ConfigError: unknown, or one that the model was not trained for.
-    """
-    if direction not in ("forward", "reverse", "both"):
-        raise ConfigError(f"direction is {direction!r}; choose one of forward, reverse, both")
-    if direction != "forward":
-        raise ConfigError(f"this model reads forward only and cannot score {direction}; use --direction forward")
 
 
 def score_records(
@@ -94,6 +70,7 @@ def score_batches(
     *,
     batch_tokens: int = 4096,
     deterministic: bool = False,
+    progress: Progress = _nobody,
 ) -> Iterator[tuple[list[io.Record], list[Row]]]:
     """Score records lazily, in their order: each batch and its rows.
 
@@ -101,45 +78,53 @@ def score_batches(
         batch_tokens: tokens packed into one pass.
         deterministic: one sequence a pass and one thread of torch: the same bits whatever the batch size, the other
             sequences and the number of threads.
+        progress: told of the tokens read.
 
     Raises:
         ConfigError: `batch_tokens` below 1; raised at once.
     """
-    if batch_tokens < 1:
-        raise ConfigError(f"batch_tokens is {batch_tokens}; it must be at least 1")
-    return _batches(network, records, method, batch_tokens, deterministic)
+    check_batch_tokens(batch_tokens)
+    return (
+        (batch, _score_batch(network, batch, method, deterministic, progress))
+        for batch in _batches(records, 1 if deterministic else batch_tokens)
+    )
 
 
-def _batches(
-    network: Network, records: Iterable[io.Record], method: str, batch_tokens: int, deterministic: bool
-) -> Iterator[tuple[list[io.Record], list[Row]]]:
+def _batches(records: Iterable[io.Record], budget: int) -> Iterator[list[io.Record]]:
+    """Consecutive records of `budget` tokens in all, or one that is longer."""
     waiting: list[io.Record] = []
     total = 0
     for record in records:
         size = len(record.tokens) + 2
-        if waiting and (deterministic or total + size > batch_tokens):
-            yield waiting, _score_batch(network, waiting, method, deterministic)
+        if waiting and total + size > budget:
+            yield waiting
             waiting, total = [], 0
         waiting.append(record)
         total += size
     if waiting:
-        yield waiting, _score_batch(network, waiting, method, deterministic)
+        yield waiting
 
 
-def log_likelihoods(network: Network, sequences: list[NDArray[np.uint8]]) -> list[NDArray[np.float64]]:
+def log_likelihoods(
+    network: Network, sequences: list[NDArray[np.uint8]], progress: Progress = _nobody
+) -> list[NDArray[np.float64]]:
     """Log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
     if len(sequences) == 1 and len(sequences[0]) + 2 > CHUNK:
-        return [_chunked(network, sequences[0], EXACT_CHUNK if network.config.attention == "exact" else CHUNK)]
+        chunk = EXACT_CHUNK if network.config.attention == "exact" else CHUNK
+        return [_chunked(network, sequences[0], chunk, progress)]
     framed = [frame(x)[:-1] for x in sequences]
     borders = np.cumsum([0, *(len(f) for f in framed)])
     tokens = torch.from_numpy(np.concatenate(framed))
     with torch.inference_mode():
         log_probs = functional.log_softmax(network(tokens, torch.from_numpy(borders), CAUSAL), -1).numpy()
+    progress(sum(len(x) + 2 for x in sequences))
     # The row of token i holds the prediction of residue i: BOS stands before the first.
     return [_picked(log_probs[a : b - 1], x) for a, b, x in zip(borders, borders[1:], sequences, strict=False)]
 
 
-def _chunked(network: Network, residues: NDArray[np.uint8], chunk: int) -> NDArray[np.float64]:
+def _chunked(
+    network: Network, residues: NDArray[np.uint8], chunk: int, progress: Progress = _nobody
+) -> NDArray[np.float64]:
     """The same for one sequence, `chunk` tokens at a time with carried state."""
     tokens, state, parts = frame(residues)[:-2], ChunkState(), []
     for start in range(0, len(tokens), chunk):
@@ -147,10 +132,13 @@ def _chunked(network: Network, residues: NDArray[np.uint8], chunk: int) -> NDArr
             logits = network.causal_chunk(torch.from_numpy(tokens[start : start + chunk].copy()), state)
             log_probs = functional.log_softmax(logits, -1).numpy()
         parts.append(_picked(log_probs, residues[start : start + chunk]))
+        progress(len(log_probs))
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def pseudo_log_likelihoods(network: Network, residues: NDArray[np.uint8], budget: int = 16384) -> NDArray[np.float64]:
+def pseudo_log_likelihoods(
+    network: Network, residues: NDArray[np.uint8], budget: int = 16384, progress: Progress = _nobody
+) -> NDArray[np.float64]:
     """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
     framed = frame(residues)
     sites = np.flatnonzero((residues >= FIRST_RESIDUE) & (residues <= LAST_SCORED))
@@ -165,6 +153,7 @@ def pseudo_log_likelihoods(network: Network, residues: NDArray[np.uint8], budget
             logits = network(torch.from_numpy(copies.reshape(-1)), torch.from_numpy(borders), MASKED)
             rows = logits[torch.from_numpy(borders[:-1] + part + 1)]
             found[part] = _picked(functional.log_softmax(rows, -1).numpy(), residues[part])
+        progress(copies.size)
     return found
 
 
@@ -172,16 +161,18 @@ def _picked(log_probs: NDArray[np.float32], residues: NDArray[np.uint8]) -> NDAr
     return log_probs[np.arange(len(residues)), residues].astype(np.float64)
 
 
-def _score_batch(network: Network, records: list[io.Record], method: str, deterministic: bool) -> list[Row]:
+def _score_batch(
+    network: Network, records: list[io.Record], method: str, deterministic: bool, progress: Progress
+) -> list[Row]:
     num_threads = torch.get_num_threads()
     if deterministic:
         # torch divides the sums of a matrix product by its number of threads.
         torch.set_num_threads(1)
     try:
         if method == "ll":
-            values = log_likelihoods(network, [record.tokens for record in records])
+            values = log_likelihoods(network, [record.tokens for record in records], progress)
         else:
-            values = [pseudo_log_likelihoods(network, record.tokens) for record in records]
+            values = [pseudo_log_likelihoods(network, record.tokens, progress=progress) for record in records]
     finally:
         if deterministic:
             torch.set_num_threads(num_threads)

@@ -1,0 +1,162 @@
+"""What a person at a terminal sees: progress, plain text, streams that are closed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, environment, error_line, in_process, protperf, table, write_fasta
+
+from protperf.lm.cli.common import plain
+
+COLUMNS = 80
+
+
+def in_terminal(*words: object, command: Sequence[str] = COMMAND) -> tuple[int, list[str]]:
+    """Exit code and the successive lines of a run whose standard error is a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+    with subprocess.Popen(
+        [*command, *map(str, words)], stdout=subprocess.PIPE, stderr=theirs, env=environment()
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # how Linux tells that the other end is closed
+                break
+            if not part:
+                break
+            seen += part
+    os.close(ours)
+    return process.returncode, [line for line in re.split(r"[\r\n]+", seen.decode()) if line.strip()]
+
+
+@pytest.mark.parametrize("end", [["--steps", "30"], ["--time", "4s"]], ids=lambda words: words[0])
+def test_training_shows_loss_speed_and_time_left(end: list[str], fasta: Path, tmp_path: Path) -> None:
+    words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--batch-tokens", 200, *end]
+    code, lines = in_terminal(*words)
+    assert code == 0
+    bars = [line for line in lines if "left" in line]
+    assert all(len(line) <= COLUMNS for line in bars)
+    pattern = r"\d+%\|.{6}\| step \d+(/\d+)?, \d\d:\d\d left, loss \d\.\d+, [\d.]+k? tokens/s"
+    assert any(re.search(pattern, line) for line in bars), lines
+    if end[0] == "--time":
+        assert "first steps, 00:0" in bars[0]
+    assert re.fullmatch(r"protperf: .*/run: \d+ steps; val_loss .*", lines[-1])
+
+
+def test_scoring_shows_how_far_it_is_and_how_long_still(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"long": "MKVACDEFGH" * 200, "short": "MKV"})
+    # A bar waits for two seconds of work; here it must not.
+    at_once = (
+        "import sys; from protperf.lm.cli import main, progress; progress.DELAY_S = 0; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["score", runs["both"], path, path, "--batch-tokens", 1, "-o", tmp_path / "out.tsv"]
+    code, lines = in_terminal(*words, command=[sys.executable, "-c", at_once])
+    assert code == 0
+    bars = [line for line in lines if line.startswith("scoring:")]
+    assert all(len(line) <= COLUMNS for line in bars)
+    assert any(re.search(r"\d+%\|.*/4.01k \[\d\d:\d\d<", line) for line in bars), lines
+    assert re.search(r"100%\|.* 4.01k/4.01k \[.*proteins=4", bars[-1])
+    code, lines = in_terminal("score", "-q", runs["both"], path, "-o", tmp_path / "out.tsv")
+    assert (code, lines) == (0, [])
+
+
+def test_an_error_moves_no_cursor_and_is_one_line(tmp_path: Path) -> None:
+    name = "a\x1b[2Jb\nc\x9b\u202ed\x07"
+    result = protperf("score", "nowhere", name, cwd=tmp_path)
+    assert result.returncode == 3
+    assert error_line(result).startswith(r"a\x1b[2Jb\nc\x9b\u202ed\x07: ")
+    assert result.stderr.decode().rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize("text", ["plain", "é 蛋白質", "a b"])
+def test_ordinary_text_is_told_as_it_is(text: str) -> None:
+    assert plain(text) == text
+
+
+def shell(text: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["bash", "-c", text], capture_output=True, env=environment(), timeout=120, **options)  # type: ignore[call-overload]
+
+
+def command(*words: object) -> str:
+    return " ".join(f"'{word}'" for word in [*COMMAND, *words])
+
+
+def test_a_closed_standard_error_costs_no_row_and_takes_in_no_message(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": ""})
+    out = tmp_path / "out.tsv"
+    first = shell(f"{command('score', runs['both'], path, '-o', out)} 2>&-")
+    assert (first.returncode, first.stdout) == (0, b"")
+    assert [row["id"] for row in table(out.read_bytes())] == ["a", "b"]
+    told = shell(f"{command('score', runs['both'], tmp_path / 'missing.fa')} 2>&-")
+    assert (told.returncode, told.stdout) == (3, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_behind_standard_error_costs_no_row(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": ""})
+    result = shell(f"{command('score', runs['both'], path)} 2>/dev/full")
+    assert result.returncode == 0
+    assert [row["id"] for row in table(result.stdout)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["score", "RUN", "GOOD"]], ids=lambda words: words[0])
+def test_a_closed_standard_output_is_an_error(words: list[str], runs: dict[str, Path], tmp_path: Path) -> None:
+    good = write_fasta(tmp_path / "x.fa", {"a": "MKVA"})
+    named = {"RUN": str(runs["both"]), "GOOD": str(good)}
+    result = shell(f"{command(*[named.get(word, word) for word in words])} >&-")
+    assert result.returncode == 3
+    assert "standard output: " in error_line(result)
+
+
+def test_standard_input_that_is_empty_has_no_records_and_a_closed_one_is_an_error(runs: dict[str, Path]) -> None:
+    result = shell(f"{command('score', '-q', runs['both'], '-')} </dev/null")
+    assert (result.returncode, len(table(result.stdout))) == (0, 0)
+    assert result.stderr.startswith(b"protperf: warning: ")
+    assert result.stderr.count(b"\n") == 1
+    result = shell(f"{command('score', '-q', runs['both'], '-')} <&-")
+    assert result.returncode == 3
+    assert error_line(result).startswith("<stdin>: ")
+
+
+def test_standard_input_cannot_be_named_twice(runs: dict[str, Path]) -> None:
+    result = protperf("score", runs["both"], "-", "-", stdin=b">a\nMK\n")
+    assert result.returncode == 2
+    assert "standard input" in error_line(result)
+
+
+def test_a_file_given_twice_is_scored_twice(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA"})
+    rows = table(in_process("score", runs["both"], path, path).stdout)
+    assert [(row["n"], row["id"]) for row in rows] == [("0", "a"), ("1", "a")]
+    assert rows[0]["ll"] == rows[1]["ll"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_that_may_not_be_read_is_told(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA"})
+    path.chmod(0)
+    for words in (["score", runs["both"], path], ["train", "--fasta", path, "-o", tmp_path / "run", "--steps", 1]):
+        result = protperf(*words)
+        assert result.returncode == 3
+        assert error_line(result).startswith(f"{path}: ")
+
+
+def test_python_optimized_refuses_the_same(runs: dict[str, Path]) -> None:
+    """No check is an assert statement."""
+    words = ["-O", "-m", "protperf.lm.cli", "score", str(runs["both"]), "missing.fa"]
+    result = subprocess.run([sys.executable, *words], capture_output=True, env=environment(), timeout=60)
+    assert result.returncode == 3
+    assert "missing.fa" in error_line(result)
