@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from protperf import _native
+from protperf.errors import OutOfMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,11 +212,15 @@ def encode(sequence: str, *, residues: str = "map", name: str = "<sequence>") ->
     Raises:
         FastaError: a fault under the policy, `skip` included: there is no other record to go on with. The column
             counts bytes from 1; the sequence itself stays out of the message.
+        OutOfMemory: no room for a copy of the sequence.
     """
     import numpy as np
 
-    # A lone surrogate has no place in UTF-8; so it is a byte at fault like any other.
-    data = str.encode(sequence, "utf-8", "surrogatepass")
+    try:
+        # A lone surrogate has no place in UTF-8; so it is a byte at fault like any other.
+        data = str.encode(sequence, "utf-8", "surrogatepass")
+    except MemoryError as error:
+        raise OutOfMemory(f"the interpreter has no room for the {len(sequence)} letters of a sequence") from error
     tokens, flags = _native.scan_sequence(data, residues=residues, name=name)
     return np.frombuffer(tokens, dtype=np.uint8), flags
 

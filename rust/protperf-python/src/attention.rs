@@ -283,7 +283,8 @@ fn merge_states(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAn
         let (a, b, out) = (buffer::<T>("a", a)?, buffer::<T>("b", b)?, buffer::<T>("out", out)?);
         let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);
         let out = Once::new(writable(py, "out", &out)?);
-        run(py, a.len() as f64, 1, |cancel, _| merge(a, b, e, out.take()?, cancel))
+        // Memory bounds it, so an element counts for more than a multiply-add.
+        run(py, 16.0 * a.len() as f64, 1, |cancel, _| merge(a, b, e, out.take()?, cancel))
     }
     let run = if holds::<f64>(a) { merge_as::<f64> } else { merge_as::<f32> };
     guarded(a.py(), || run(a, b, out, value_dim))

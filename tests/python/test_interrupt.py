@@ -1,0 +1,44 @@
+"""Ctrl-C is answered inside of every long call, and what was interrupted can be used again."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# The promise: seconds from the signal to KeyboardInterrupt.
+MEDIAN, WORST = 0.2, 1.0
+CASES = {
+    *("forward", "backward", "softmax", "scan of keys", "weights", "draw", "merge", "encode"),
+    *("score relu", "score exact", "read", "other thread"),
+}
+
+
+def waits(tmp_path, trials):
+    environment = os.environ | {"PROTPERF_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "error", HERE / "interrupted_calls.py", str(trials), tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {case["case"]: case["waits"] for case in found}
+
+
+def check(found):
+    assert set(found) == CASES
+    for case, times in found.items():
+        print(f"{case}: {len(times)} signals, median {statistics.median(times):.3f} s, worst {max(times):.3f} s")
+    slow = {case: times for case, times in found.items() if statistics.median(times) > MEDIAN or max(times) > WORST}
+    assert not slow
+
+
+def test_ctrl_c_is_answered_inside_of_every_long_call(tmp_path):
+    check(waits(tmp_path, 6))
+
+
+@pytest.mark.soak
+def test_ctrl_c_is_answered_50_times_inside_of_every_long_call(tmp_path):
+    check(waits(tmp_path, 50))
