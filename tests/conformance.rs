@@ -168,6 +168,19 @@ fn trigonometric_conforms_at_every_shape() {
 }
 
 #[test]
+fn sequences_that_are_cut_into_blocks_conform() {
+    let mut record = Record::default();
+    for map in FeatureMap::ALL {
+        let causal = Case { value_dim: 1, masked: true, ..Case::new(map, true, 2060, 2, 3) };
+        let noncausal = Case { causal: false, q_len: 1030, kv_len: 1100, ..causal.clone() };
+        for case in [causal, noncausal] {
+            record.assert_conforms(&case, &case.data(3).rounded::<f32>());
+        }
+    }
+    record.print("blocks");
+}
+
+#[test]
 fn activation_maps_conform_without_projection_and_with_other_epsilons() {
     let mut record = Record::default();
     for map in [FeatureMap::Relu, FeatureMap::Elu1] {

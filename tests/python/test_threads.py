@@ -76,11 +76,12 @@ def test_the_pool_has_the_threads_that_were_asked_for_last(monkeypatch, call):
 
 
 COUNT = """
-import os, pathlib, re
+import os, pathlib, re, time
 {before}
 import numpy as np, protperf
 x = np.ones((1, 16, 300, 64), np.float32)
 {call}
+time.sleep(0.5)  # a thread of the pool that had nothing to do may not have taken its name yet
 names = [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
 print(sum(bool(re.fullmatch("protperf-[0-9]+", name)) for name in names), protperf.build_info()["num_threads"])
 """

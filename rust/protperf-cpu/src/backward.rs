@@ -1,27 +1,21 @@
-//! The backward pass: one sweep over queries for their gradient, one in reversed time for keys and values.
+//! The backward pass: queries read the keys' state for their own gradient and write their cotangents into another,
+//! which keys read for theirs; when causal, the second in reversed time.
 //!
 //! Only out and the denominators are kept from the forward pass; features are computed again. With the denominator
 //! of row i as `p 2^T`, the cotangent of its sums is `[g, -g.out] / p`, and the row's features lose `2^T`: both
-//! scalings are exact or harmless, and every weight that is formed is at most about 1.
+//! scalings are exact or harmless, and every weight that is formed is at most about 1. Lines are cut into blocks as in
+//! the forward pass.
 
-use crate::forward::{Call, Context, SharedOut, check_len};
-use crate::load::{Rows, load_inputs};
-use crate::ops::CpuElement;
-use crate::parallel;
-use crate::sweep::{Sweep, Want};
-use crate::workspace::{CHUNK, Side, try_filled, with_scratch};
-use protperf_core::{FavorArgs, Result, TensorRef};
-use std::sync::Mutex;
+mod block;
+mod cut;
 
-/// What the backward pass reads beside the arguments of the forward pass.
-pub struct Saved<'a, E> {
-    /// Output of the forward pass `[B,H,L,E]`.
-    pub out: &'a TensorRef<'a, E>,
-    /// Denominators of the forward pass `[B,H,L,2]`.
-    pub den: &'a [E],
-    /// Gradient of the output `[B,H,L,E]`.
-    pub grad: &'a TensorRef<'a, E>,
-}
+use crate::blocks::MOST_BLOCKS;
+use crate::call::{Call, Context, Line, SharedOut, check_len};
+use crate::cotangent::{Cotangents, Saved};
+use crate::ops::{CpuElement, PANEL};
+use crate::sweep::Sweep;
+use crate::workspace::{try_filled, try_reserved};
+use protperf_core::{FavorArgs, Result};
 
 /// Gradients to fill: dq `[B,H,L,D]`, dk `[B,Hk,S,D]`, dv `[B,Hk,S,E]`, domega as omega.
 pub struct Gradients<'a, E> {
@@ -31,22 +25,14 @@ pub struct Gradients<'a, E> {
     pub domega: Option<&'a mut [f64]>,
 }
 
-/// Gradients of the directions that one task has summed, with the head each belongs to.
-type DirectionParts<E> = Vec<(usize, Vec<E>)>;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Row {
-    /// No gradient arrives, or no key is seen: contributes nothing, whatever its output.
-    Dead,
-    Active,
-    /// A gradient arrives and something the row saw is not finite.
-    Bad,
-}
-
 /// Gradients of linear attention on the CPU.
 ///
 /// A row whose incoming gradient is all zeros contributes nothing, even where its output is NaN. A row with a
 /// gradient that saw something not finite makes NaN of its dq and of dk, dv of every key it sees.
+///
+/// Working memory beside inputs and outputs is as in [`crate::favor_forward`], with a byte a query, two states a block
+/// where a causal line is cut, and an omega for each thread where `domega` is wanted. Where query heads share a key
+/// head, the features of its keys are made again for each of them: they are never kept.
 ///
 /// # Errors
 /// As [`FavorArgs::validate`]; `OutOfMemory`; `Interrupted`.
@@ -68,368 +54,159 @@ pub fn favor_backward<E: CpuElement>(
     check_len("dq", gradients.dq.len(), s.batch * s.heads * s.q_len * s.head_dim)?;
     check_len("dk", gradients.dk.len(), s.batch * s.kv_heads * s.kv_len * s.head_dim)?;
     check_len("dv", gradients.dv.len(), s.batch * s.kv_heads * s.kv_len * s.value_dim)?;
-    let (dq, dk, dv) = (SharedOut::new(gradients.dq), SharedOut::new(gradients.dk), SharedOut::new(gradients.dv));
-    let parts = call.segments.len();
-    let query_tasks = s.batch * s.heads * parts;
-    let tasks = query_tasks + s.batch * s.kv_heads * parts;
-    let directions: Option<Mutex<Vec<DirectionParts<E>>>> = match &gradients.domega {
-        Some(_) => Some(Mutex::new(try_filled(tasks, Vec::new())?)),
-        None => None,
+    let pass = Backward {
+        call: &call,
+        saved,
+        directions: gradients.domega.is_some(),
+        dq: SharedOut::new(gradients.dq),
+        dk: SharedOut::new(gradients.dk),
+        dv: SharedOut::new(gradients.dv),
     };
-    let pass = Pass { call: &call, saved, directions: directions.is_some() };
-    parallel::run(tasks, ctx.num_threads, ctx.cancel, |task| {
-        let found = if task < query_tasks {
-            pass.queries(task / parts, task % parts, &dq)
-        } else {
-            pass.keys((task - query_tasks) / parts, (task - query_tasks) % parts, &dk, &dv)
-        }?;
-        if let Some(all) = &directions {
-            all.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[task] = found;
-        }
-        Ok(())
-    })?;
-    if let (Some(domega), Some(all)) = (gradients.domega, directions) {
-        let all = all.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        add_directions(&call, all, domega)?;
+    let mut sums = Directions::new(&call, pass.directions)?;
+    let (mut cut, mut whole) = call.lines()?;
+    if !args.causal && s.group() > 1 && whole.len() < MOST_BLOCKS {
+        // One task would do all query heads of a key head; the numbers are the same either way.
+        cut.append(&mut whole);
     }
-    Ok(())
+    match args.causal {
+        true => pass.cut_causal(&cut, &mut sums)?,
+        false => pass.cut_noncausal(&cut, &mut sums)?,
+    }
+    pass.whole(&whole, &mut sums)?;
+    gradients.domega.map_or(Ok(()), |domega| sums.carry_back(&call, domega))
 }
 
-/// Sums the tasks' gradients of the directions in their order and carries them back to omega.
-fn add_directions<E: CpuElement>(call: &Call<'_, E>, tasks: Vec<DirectionParts<E>>, domega: &mut [f64]) -> Result<()> {
-    let Some(omega) = &call.args.omega else { return Ok(()) };
-    let (d, padded) = (call.shape.head_dim, call.widths.padded_head());
-    let size = omega.num_features * d;
-    check_len("domega", domega.len(), call.weights.len() * size)?;
-    domega.fill(0.0);
-    let scale = call.widths.input_scale();
-    for (index, domega) in domega.chunks_exact_mut(size).enumerate() {
-        let mut total = try_filled(call.widths.projections * d, 0.0)?;
-        for (_, part) in tasks.iter().flatten().filter(|(head, _)| call.weights.len() == 1 || *head == index) {
-            call.stop()?;
-            for (total, part) in total.chunks_exact_mut(d).zip(part.chunks_exact(padded)) {
-                total.iter_mut().zip(part).for_each(|(t, p)| *t += p.to_f64() * scale);
+/// The gradient of the directions that one task has summed, with the head it belongs to.
+type Part<E> = Option<(usize, Vec<E>)>;
+
+/// Sums of the tasks' gradients of the directions, in the order of the tasks.
+struct Directions {
+    head_dim: usize,
+    padded_head: usize,
+    /// Of each matrix of omega.
+    totals: Vec<Vec<f64>>,
+}
+
+impl Directions {
+    fn new<E: CpuElement>(call: &Call<'_, E>, wanted: bool) -> Result<Self> {
+        let (head_dim, padded_head) = (call.shape.head_dim, call.widths.padded_head());
+        let count = if wanted { call.num_matrices() } else { 0 };
+        let totals = (0..count).map(|_| try_filled(call.widths.projections * head_dim, 0.0));
+        Ok(Directions { head_dim, padded_head, totals: totals.collect::<Result<_>>()? })
+    }
+
+    fn add<E: CpuElement>(&mut self, parts: impl IntoIterator<Item = (usize, Vec<E>)>) {
+        let shared = self.totals.len() == 1;
+        for (head, part) in parts {
+            let total = self.totals[if shared { 0 } else { head }].chunks_exact_mut(self.head_dim);
+            for (total, part) in total.zip(part.chunks_exact(self.padded_head)) {
+                total.iter_mut().zip(part).for_each(|(total, part)| *total += part.to_f64());
             }
         }
-        call.args.feature_map.add_omega_gradient(omega.head(index), d, &total, domega);
     }
-    Ok(())
+
+    /// From directions as the sweeps use them to omega.
+    fn carry_back<E: CpuElement>(mut self, call: &Call<'_, E>, domega: &mut [f64]) -> Result<()> {
+        let Some(omega) = &call.args.omega else { return Ok(()) };
+        let size = omega.num_features * self.head_dim;
+        check_len("domega", domega.len(), self.totals.len() * size)?;
+        domega.fill(0.0);
+        let scale = call.widths.input_scale();
+        for ((index, total), domega) in self.totals.iter_mut().enumerate().zip(domega.chunks_exact_mut(size)) {
+            total.iter_mut().for_each(|x| *x *= scale);
+            call.args.feature_map.add_omega_gradient(omega.head(index), self.head_dim, total, domega);
+        }
+        Ok(())
+    }
 }
 
-/// Rows of one query head and segment, as both sweeps see them.
-struct Line<'a, E> {
-    queries: Rows<'a, E>,
-    out: Rows<'a, E>,
-    grad: Rows<'a, E>,
-    den: &'a [E],
-    kinds: Vec<Row>,
-    /// Any bad row, and the last one.
-    last_bad: Option<usize>,
-}
-
-struct Pass<'a, E: CpuElement> {
+struct Backward<'a, E: CpuElement> {
     call: &'a Call<'a, E>,
     saved: &'a Saved<'a, E>,
     directions: bool,
+    dq: SharedOut<E>,
+    dk: SharedOut<E>,
+    dv: SharedOut<E>,
 }
 
-impl<'a, E: CpuElement> Pass<'a, E> {
-    #[allow(clippy::type_complexity)]
-    fn keys_of(
-        &self,
-        batch: usize,
-        kv_head: usize,
-        segment: usize,
-    ) -> Result<(Rows<'a, E>, Rows<'a, E>, Option<usize>)> {
-        let (start, len) = self.call.key_range(segment);
-        let rows = |tensor| Rows { tensor, batch, head: kv_head, start, len, reversed: false };
-        let (keys, values) = (rows(&self.call.args.k), rows(&self.call.args.v));
-        Ok((keys, values, self.call.first_bad_key(&keys, &values)?))
+impl<'a, E: CpuElement> Backward<'a, E> {
+    /// Lines that are not cut: all of a key head is one task, or two where the sums run both ways.
+    fn whole(&self, lines: &[Line], sums: &mut Directions) -> Result<()> {
+        let group = self.call.shape.group().max(1);
+        let mut groups = try_reserved(lines.len().div_ceil(group))?;
+        groups.extend(lines.chunks(group));
+        let queries = if self.call.args.causal { lines.len() } else { 0 };
+        self.call.fold(
+            groups.len() + queries,
+            |task| match groups.get(task) {
+                Some(lines) => self.whole_keys(lines),
+                None => {
+                    let line = &lines[task - groups.len()];
+                    let keys = self.call.keys(line);
+                    let facts = self.call.facts(&keys, 0..keys.keys.len)?;
+                    self.causal_queries(line, &facts, 0..keys.keys.len, None).map(Vec::from_iter)
+                }
+            },
+            |_, parts| {
+                sums.add(parts);
+                Ok(())
+            },
+        )
     }
 
-    fn line(&self, batch: usize, head: usize, segment: usize, bad_key: Option<usize>) -> Result<Line<'a, E>> {
-        let (start, len) = self.call.segments[segment];
-        let rows = |tensor| Rows { tensor, batch, head, start, len, reversed: false };
-        let (queries, out, grad) = (rows(&self.call.args.q), rows(self.saved.out), rows(self.saved.grad));
-        let first = (batch * self.call.shape.heads + head) * self.call.shape.q_len + start;
-        let den = &self.saved.den[first * 2..(first + len) * 2];
-        let mut kinds = try_filled(len, Row::Dead)?;
-        for (i, kind) in kinds.iter_mut().enumerate() {
-            self.call.stop_at(i)?;
-            if grad.row(i).all(|g| g == E::ZERO) {
-                continue;
-            }
-            let sees_bad = bad_key.is_some_and(|at| !self.call.args.causal || i >= at);
-            if sees_bad || !queries.is_finite(i) || !grad.is_finite(i) {
-                *kind = Row::Bad;
-            } else if den[2 * i + 1] != E::ZERO {
-                *kind = Row::Active;
-            }
-        }
-        let last_bad = kinds.iter().rposition(|&kind| kind == Row::Bad);
-        Ok(Line { queries, out, grad, den, kinds, last_bad })
-    }
-
-    fn sweep<'b>(&'b self, head: usize, buffers: &'b mut crate::workspace::Scratch<E>) -> Result<Sweep<'b, E>> {
-        buffers.state.clear();
-        if self.directions {
-            let len = self.call.widths.projection_panels() * crate::ops::PANEL * self.call.widths.padded_head();
-            if buffers.direction_gradient.len() != len {
-                buffers.direction_gradient = try_filled(len, E::ZERO)?;
-            }
-            buffers.direction_gradient.fill(E::ZERO);
-        }
-        Ok(Sweep {
-            ops: self.call.ops,
-            weights: self.call.weights(head),
-            widths: self.call.widths,
-            epsilon: E::from_f64(self.call.args.kernel_epsilon),
-            buffers,
-        })
-    }
-
-    /// dq of one query head and segment; returns its gradient of the directions.
-    fn queries(&self, line: usize, segment: usize, dq: &SharedOut<E>) -> Result<DirectionParts<E>> {
-        let (call, s) = (self.call, &self.call.shape);
-        let (batch, head) = (line / s.heads, line % s.heads);
-        let (keys, values, bad_key) = self.keys_of(batch, head / s.group(), segment)?;
-        let line_rows = self.line(batch, head, segment, bad_key)?;
-        let (start, len) = call.segments[segment];
-        // SAFETY: this task alone owns the rows of this head and segment.
-        let dq = unsafe { dq.range((line * s.q_len + start) * s.head_dim, len * s.head_dim) };
-        dq.fill(E::ZERO);
-        let end = usable(bad_key, call.args.causal, len, keys.len);
-        let want = Want { gradient: true, local: call.args.causal, directions: self.directions, ..Want::default() };
-        let found = with_scratch(call.widths, |buffers| {
-            let mut sweep = self.sweep(head, buffers)?;
+    /// The query heads of one key head: dk and dv, and dq too where the sums run one way.
+    fn whole_keys(&self, lines: &[Line]) -> Result<Vec<(usize, Vec<E>)>> {
+        let (call, keys) = (self.call, self.call.keys(&lines[0]));
+        let range = 0..keys.keys.len;
+        let facts = call.facts(&keys, range.clone())?;
+        let mut block = self.key_block(&lines[0], &facts, range.clone());
+        let mut parts = Vec::new();
+        for line in lines {
             if call.args.causal {
-                for low in (0..end).step_by(CHUNK) {
-                    call.stop()?;
-                    let n = CHUNK.min(end - low);
-                    call.load_keys(&mut sweep.buffers.writer, &keys, &values, low, n, E::ONE);
-                    sweep.absorb(n, true);
-                    self.read_queries(&mut sweep, &line_rows, low, n, want, dq);
-                    if low + n < end {
-                        sweep.commit(n);
-                    }
-                }
-            } else if end > 0 {
-                for low in (0..keys.len).step_by(CHUNK) {
-                    call.stop()?;
-                    let n = CHUNK.min(keys.len - low);
-                    call.load_keys(&mut sweep.buffers.writer, &keys, &values, low, n, E::ONE);
-                    sweep.absorb(n, true);
-                    sweep.commit(n);
-                }
-                for low in (0..len).step_by(CHUNK) {
-                    call.stop()?;
-                    let n = CHUNK.min(len - low);
-                    self.read_queries(&mut sweep, &line_rows, low, n, want, dq);
-                }
-            }
-            self.taken(head, &mut sweep, line_rows.last_bad.is_some())
-        })?;
-        let nan = E::from_f64(f64::NAN);
-        for (row, _) in dq.chunks_exact_mut(s.head_dim).zip(&line_rows.kinds).filter(|(_, k)| **k == Row::Bad) {
-            row.fill(nan);
-        }
-        Ok(found)
-    }
-
-    fn read_queries(
-        &self,
-        sweep: &mut Sweep<'_, E>,
-        line: &Line<'_, E>,
-        low: usize,
-        n: usize,
-        want: Want,
-        dq: &mut [E],
-    ) {
-        let widths = self.call.widths;
-        load_inputs(&mut sweep.buffers.reader, &widths, &line.queries, low, n, false);
-        self.load_cotangents(&mut sweep.buffers.reader, line, low, n, false);
-        sweep.read(n, want);
-        for r in 0..n {
-            let from = &sweep.buffers.input_gradient[r * widths.padded_head()..][..widths.head_dim];
-            dq[(low + r) * widths.head_dim..][..widths.head_dim].copy_from_slice(from);
-        }
-    }
-
-    /// Cotangents `[g, -g.out] / p` and row exponents T; rows that are not active carry zeros and are not live.
-    fn load_cotangents(&self, side: &mut Side<E>, line: &Line<'_, E>, low: usize, n: usize, reversed: bool) {
-        let widths = &self.call.widths;
-        let len = line.kinds.len();
-        for r in 0..n {
-            let i = if reversed { len - 1 - (low + r) } else { low + r };
-            let row = &mut side.payload[r * widths.payload_row()..][..widths.payload_row()];
-            row.fill(E::ZERO);
-            side.live[r] = line.kinds[i] == Row::Active;
-            side.shift[r] = E::ZERO;
-            if !side.live[r] {
-                side.x[r * widths.input_row()..][..1 + widths.head_dim].fill(E::ZERO);
+                let rows = Cotangents::new(call, self.saved, line, range.clone(), facts.bad)?;
+                parts.extend(block.causal(self, line, &rows, None)?);
+                block.poison(rows.last_bad);
                 continue;
             }
-            let mantissa = line.den[2 * i + 1];
-            side.shift[r] = line.den[2 * i];
-            let mut dot = E::ZERO;
-            for ((to, g), o) in row.iter_mut().zip(line.grad.row(i)).zip(line.out.row(i)) {
-                *to = g / mantissa;
-                dot += g * o;
-            }
-            row[widths.padded_value()] = -dot / mantissa;
-        }
-    }
-
-    /// dk and dv of one key head and segment, summed over the query heads that share it.
-    fn keys(&self, kv_line: usize, segment: usize, dk: &SharedOut<E>, dv: &SharedOut<E>) -> Result<DirectionParts<E>> {
-        let (call, s) = (self.call, &self.call.shape);
-        let (batch, kv_head) = (kv_line / s.kv_heads, kv_line % s.kv_heads);
-        let (keys, values, bad_key) = self.keys_of(batch, kv_head, segment)?;
-        let first = kv_line * s.kv_len + keys.start;
-        // SAFETY: this task alone owns the rows of this key head and segment.
-        let (dk, dv) = unsafe {
-            (dk.range(first * s.head_dim, keys.len * s.head_dim), dv.range(first * s.value_dim, keys.len * s.value_dim))
-        };
-        dk.fill(E::ZERO);
-        dv.fill(E::ZERO);
-        let mut found = Vec::new();
-        for head in kv_head * s.group()..(kv_head + 1) * s.group() {
-            let line = self.line(batch, head, segment, bad_key)?;
-            let len = line.kinds.len();
-            let end = usable(bad_key, call.args.causal, len, keys.len);
-            let part = with_scratch(call.widths, |buffers| {
-                let mut sweep = self.sweep(head, buffers)?;
-                if end > 0 {
-                    self.sweep_keys(&mut sweep, &line, &keys, &values, end, dk, dv)?;
+            let last_bad = call.with_sweep(line.head, |sweep| {
+                self.begin(sweep)?;
+                if facts.bad.is_none() {
+                    call.absorb_keys(sweep, &keys, E::ONE)?;
                 }
-                self.taken(head, &mut sweep, line.last_bad.is_some())
+                let queries = call.query_blocks(line).range(0);
+                let last_bad = self.noncausal_queries(sweep, line, &facts, queries)?;
+                std::mem::swap(&mut sweep.buffers.state, &mut sweep.buffers.other);
+                block.noncausal(sweep, self.directions)?;
+                parts.extend(self.taken(line, sweep, last_bad.is_some())?);
+                Ok(last_bad)
             })?;
-            found.extend(part);
-            if let Some(last) = line.last_bad {
-                let nan = E::from_f64(f64::NAN);
-                let seen = if call.args.causal { last + 1 } else { keys.len };
-                for j in (0..seen).filter(|&j| !call.is_padding(batch, keys.position(j))) {
-                    dk[j * s.head_dim..][..s.head_dim].fill(nan);
-                    dv[j * s.value_dim..][..s.value_dim].fill(nan);
-                }
-            }
+            block.poison(last_bad);
         }
-        Ok(found)
+        Ok(parts)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn sweep_keys(
-        &self,
-        sweep: &mut Sweep<'_, E>,
-        line: &Line<'_, E>,
-        keys: &Rows<'_, E>,
-        values: &Rows<'_, E>,
-        end: usize,
-        dk: &mut [E],
-        dv: &mut [E],
-    ) -> Result<()> {
-        let (call, causal) = (self.call, self.call.args.causal);
-        let want = Want {
-            sums: true,
-            gradient: true,
-            directions: self.directions,
-            local: causal,
-            norm: true,
-            ..Want::default()
-        };
-        let queries = Rows { reversed: causal, ..line.queries };
-        let len = queries.len;
-        let write = |sweep: &mut Sweep<'_, E>, low: usize, n: usize| {
-            load_inputs(&mut sweep.buffers.writer, &call.widths, &queries, low, n, false);
-            self.load_cotangents(&mut sweep.buffers.writer, line, low, n, causal);
-            sweep.absorb(n, false);
-        };
-        if causal {
-            let keys = Rows { reversed: true, ..*keys };
-            let values = Rows { reversed: true, ..*values };
-            for low in (0..len).step_by(CHUNK) {
-                call.stop()?;
-                let n = CHUNK.min(len - low);
-                write(sweep, low, n);
-                self.read_keys(sweep, &keys, &values, end, low, n, want, dk, dv);
-                if low + n < len {
-                    sweep.commit(n);
-                }
+    /// Makes a sweep ready to sum gradients of the directions.
+    fn begin(&self, sweep: &mut Sweep<'_, E>) -> Result<()> {
+        if self.directions {
+            let len = self.call.widths.projection_panels() * PANEL * self.call.widths.padded_head();
+            if sweep.buffers.direction_gradient.len() != len {
+                sweep.buffers.direction_gradient = try_filled(len, E::ZERO)?;
             }
-            return Ok(());
-        }
-        for low in (0..len).step_by(CHUNK) {
-            call.stop()?;
-            let n = CHUNK.min(len - low);
-            write(sweep, low, n);
-            sweep.commit(n);
-        }
-        for low in (0..keys.len).step_by(CHUNK) {
-            call.stop()?;
-            let n = CHUNK.min(keys.len - low);
-            self.read_keys(sweep, keys, values, keys.len, low, n, want, dk, dv);
+            sweep.buffers.direction_gradient.fill(E::ZERO);
         }
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn read_keys(
-        &self,
-        sweep: &mut Sweep<'_, E>,
-        keys: &Rows<'_, E>,
-        values: &Rows<'_, E>,
-        end: usize,
-        low: usize,
-        n: usize,
-        want: Want,
-        dk: &mut [E],
-        dv: &mut [E],
-    ) {
-        let (call, widths) = (self.call, self.call.widths);
-        call.load_keys(&mut sweep.buffers.reader, keys, values, low, n, E::ONE);
-        // Keys from `end` on are seen by no row with a gradient, and may hold what is not finite.
-        let side = &mut sweep.buffers.reader;
-        for r in (0..n).filter(|&r| keys.position(low + r) - keys.start >= end) {
-            side.live[r] = false;
-            side.x[r * widths.input_row()..][..widths.input_row()].fill(E::ZERO);
-            side.payload[r * widths.payload_row()..][..widths.payload_row()].fill(E::ZERO);
-            side.log[r] = E::ZERO;
-        }
-        sweep.read(n, want);
-        let (d, e) = (widths.head_dim, widths.value_dim);
-        for r in 0..n {
-            if !sweep.buffers.reader.live[r] {
-                continue;
-            }
-            let j = keys.position(low + r) - keys.start;
-            let from = &sweep.buffers.input_gradient[r * widths.padded_head()..][..d];
-            dk[j * d..][..d].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
-            let from = &sweep.buffers.numerator[r * widths.payload_row()..][..e];
-            dv[j * e..][..e].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
-        }
-    }
-
     /// The gradient of the directions that a sweep has summed.
-    fn taken(&self, head: usize, sweep: &mut Sweep<'_, E>, bad: bool) -> Result<DirectionParts<E>> {
+    fn taken(&self, line: &Line, sweep: &Sweep<'_, E>, bad: bool) -> Result<Part<E>> {
         if !self.directions {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        let mut part = try_filled(sweep.buffers.direction_gradient.len(), E::ZERO)?;
-        part.copy_from_slice(&sweep.buffers.direction_gradient);
-        if bad {
-            part.fill(E::from_f64(f64::NAN));
+        let found = &sweep.buffers.direction_gradient;
+        let mut part = try_filled(found.len(), E::from_f64(f64::NAN))?;
+        if !bad {
+            part.copy_from_slice(found);
         }
-        Ok(vec![(head, part)])
-    }
-}
-
-/// Rows whose gradients are computed: those before the first key that is not finite, when causal; all or none
-/// otherwise.
-fn usable(bad_key: Option<usize>, causal: bool, len: usize, keys: usize) -> usize {
-    match bad_key {
-        Some(at) if causal => at,
-        Some(_) => 0,
-        None if causal => len,
-        None => len.max(keys),
+        Ok(Some((line.head, part)))
     }
 }

@@ -1,144 +1,22 @@
-//! The forward pass: one task for each batch entry, head and segment.
+//! The forward pass: keys add to a state, queries read it.
+//!
+//! A line (one head of one batch entry in one segment) is one task, or, where the shape says so (`blocks`), a task for
+//! each of its blocks: first every block's keys alone, then, with those states merged in order, its queries.
 
-use crate::dispatch::Isa;
-use crate::load::{Rows, load_inputs, load_values};
-use crate::ops::{CpuElement, Ops};
-use crate::parallel;
+use crate::call::{Call, Context, Facts, Keys, Line, SharedOut, check_len, tasks};
+use crate::load::Rows;
+use crate::ops::CpuElement;
+use crate::state::State;
 use crate::sweep::{Sweep, Want};
-use crate::weights::{Weights, Widths};
-use crate::workspace::{CHUNK, try_filled, try_reserved, with_scratch};
-use protperf_core::{Error, FavorArgs, FavorShape, Result};
-use std::sync::atomic::AtomicBool;
-
-/// How a call runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The instruction set.
-    pub isa: Isa,
-    /// Threads of the pool; changes no bit of any result.
-    pub num_threads: usize,
-    /// Raised by the caller to stop the call.
-    pub cancel: &'a AtomicBool,
-}
-
-/// Rows between two looks at the cancel flag in scans that do little with a row.
-const SCAN: usize = 1024;
-
-/// A checked call, ready to be split into tasks.
-pub(crate) struct Call<'a, E: CpuElement> {
-    pub args: &'a FavorArgs<'a, E>,
-    pub shape: FavorShape,
-    pub widths: Widths,
-    pub ops: &'static Ops<E>,
-    pub weights: Vec<Weights<E>>,
-    pub segments: Vec<(usize, usize)>,
-    pub cancel: &'a AtomicBool,
-}
-
-impl<'a, E: CpuElement> Call<'a, E> {
-    pub fn new(args: &'a FavorArgs<'a, E>, ctx: &Context<'a>) -> Result<Self> {
-        let shape = args.validate()?;
-        let widths = Widths::new(args.feature_map, &shape);
-        let heads = args.omega.and_then(|omega| omega.num_heads).unwrap_or(1);
-        let mut weights = try_reserved(heads)?;
-        for head in 0..heads {
-            parallel::check(ctx.cancel)?;
-            weights.push(Weights::pack(args, &widths, head)?);
-        }
-        let mut segments = try_reserved(args.cu_seqlens.map_or(1, <[i64]>::len))?;
-        match args.cu_seqlens {
-            Some(borders) => segments.extend(borders.windows(2).map(|w| (w[0] as usize, (w[1] - w[0]) as usize))),
-            None => segments.push((0, shape.q_len)),
-        }
-        Ok(Call { args, shape, widths, ops: Ops::of(ctx.isa), weights, segments, cancel: ctx.cancel })
-    }
-
-    pub fn weights(&self, head: usize) -> &Weights<E> {
-        &self.weights[if self.weights.len() == 1 { 0 } else { head }]
-    }
-
-    /// Keys of a query segment: the same rows, or all of them without segments.
-    pub fn key_range(&self, segment: usize) -> (usize, usize) {
-        if self.args.cu_seqlens.is_some() { self.segments[segment] } else { (0, self.shape.kv_len) }
-    }
-
-    pub fn is_padding(&self, batch: usize, position: usize) -> bool {
-        self.args.key_padding_mask.is_some_and(|mask| mask[batch * self.shape.kv_len + position])
-    }
-
-    pub fn stop(&self) -> Result<()> {
-        parallel::check(self.cancel)
-    }
-
-    /// Asked at every row of a scan over a whole sequence; looks at the flag now and then.
-    pub fn stop_at(&self, row: usize) -> Result<()> {
-        if row.is_multiple_of(SCAN) { self.stop() } else { Ok(()) }
-    }
-
-    /// Index of the first visible key of a segment whose row of k or v is not finite.
-    ///
-    /// # Errors
-    /// `Interrupted`.
-    pub fn first_bad_key(&self, keys: &Rows<'_, E>, values: &Rows<'_, E>) -> Result<Option<usize>> {
-        for j in 0..keys.len {
-            self.stop_at(j)?;
-            let padding = self.is_padding(keys.batch, keys.position(j));
-            if !padding && (!keys.is_finite(j) || !values.is_finite(j)) {
-                return Ok(Some(j));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Loads keys and values of a chunk on one side.
-    pub fn load_keys(
-        &self,
-        side: &mut crate::workspace::Side<E>,
-        keys: &Rows<'_, E>,
-        values: &Rows<'_, E>,
-        low: usize,
-        rows: usize,
-        scale: E,
-    ) {
-        load_inputs(side, &self.widths, keys, low, rows, true);
-        for r in 0..rows {
-            if self.is_padding(keys.batch, keys.position(low + r)) {
-                side.live[r] = false;
-                side.x[r * self.widths.input_row()..][..1 + self.widths.head_dim].fill(E::ZERO);
-                side.log[r] = E::ZERO;
-            }
-        }
-        load_values(side, &self.widths, values, low, rows, scale);
-    }
-}
-
-/// A contiguous output that tasks fill in disjoint ranges.
-pub(crate) struct SharedOut<E> {
-    pointer: *mut E,
-    len: usize,
-}
-
-// SAFETY: tasks write disjoint ranges (see `range`), and E is plain data.
-unsafe impl<E: Send> Sync for SharedOut<E> {}
-
-impl<E> SharedOut<E> {
-    pub fn new(out: &mut [E]) -> Self {
-        SharedOut { pointer: out.as_mut_ptr(), len: out.len() }
-    }
-
-    /// A part of the output.
-    ///
-    /// # Safety
-    /// No two live ranges overlap: each task asks only for the rows of its own batch entry, head and segment.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn range(&self, start: usize, len: usize) -> &mut [E] {
-        assert!(start.checked_add(len).is_some_and(|end| end <= self.len));
-        // SAFETY: inside the slice this was made of; disjointness is the caller's.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), len) }
-    }
-}
+use crate::workspace::CHUNK;
+use protperf_core::{Error, FavorArgs, Result};
+use std::ops::Range;
 
 /// Linear attention on the CPU.
+///
+/// Working memory beside inputs and outputs is the scratch of each thread, whatever the length: 0.9 MB at f32, D = E =
+/// 64 and M = 256. A long sequence of few heads is worked on in blocks of at least 1024 positions; then there is also
+/// one state `[F,2+E]` a head, and in the causal form one a block.
 ///
 /// # Shapes
 /// out `[B,H,L,E]`; den `[B,H,L,2]`, for each row T and p with the denominator `p 2^T` and p in [1/2, 1) (0 where the
@@ -172,145 +50,190 @@ pub fn favor_forward<E: CpuElement>(
     if let Some(state_out) = &state_out {
         check_len("state", state_out.len(), state)?;
     }
-    let (out, den) = (SharedOut::new(out), SharedOut::new(den));
-    let state_out = state_out.map(SharedOut::new);
-    let tasks = s.batch * s.heads * call.segments.len();
-    parallel::run(tasks, ctx.num_threads, ctx.cancel, |task| {
-        let (line, segment) = (task / call.segments.len(), task % call.segments.len());
-        let (start, len) = call.segments[segment];
-        let row = line * s.q_len + start;
-        let per_state = state / (s.batch * s.heads);
-        // SAFETY: `line` and `segment` are this task's own, so no other task asks for these ranges.
-        let (out, den, state_out) = unsafe {
-            (
-                out.range(row * s.value_dim, len * s.value_dim),
-                den.range(row * 2, len * 2),
-                state_out.as_ref().map(|all| all.range(line * per_state, per_state)),
-            )
-        };
-        let state_in = state_in.map(|all| &all[line * per_state..][..per_state]);
-        with_scratch(call.widths, |buffers| {
-            let sweep = Sweep {
-                ops: call.ops,
-                weights: call.weights(line % s.heads),
-                widths: call.widths,
-                epsilon: E::from_f64(args.kernel_epsilon),
-                buffers,
-            };
-            Task { call: &call, batch: line / s.heads, head: line % s.heads, segment, sweep }
-                .run(state_in, out, den, state_out)
-        })
-    })
+    let (cut, whole) = call.lines()?;
+    let pass = Forward {
+        call: &call,
+        out: SharedOut::new(out),
+        den: SharedOut::new(den),
+        state_in,
+        state_out: state_out.map(SharedOut::new),
+    };
+    pass.cut(&cut)?;
+    call.run(whole.len(), |at| pass.whole(&whole[at]))
 }
 
-pub(crate) fn check_len(argument: &'static str, found: usize, needed: usize) -> Result<()> {
-    if found == needed {
-        return Ok(());
-    }
-    Err(Error::ShapeMismatch { argument, detail: format!("has {found} elements, its shape needs {needed}") })
-}
-
-struct Task<'a, E: CpuElement> {
+struct Forward<'a, E: CpuElement> {
     call: &'a Call<'a, E>,
-    batch: usize,
-    head: usize,
-    segment: usize,
-    sweep: Sweep<'a, E>,
+    out: SharedOut<E>,
+    den: SharedOut<E>,
+    state_in: Option<&'a [E]>,
+    state_out: Option<SharedOut<E>>,
 }
 
-impl<E: CpuElement> Task<'_, E> {
-    fn run(mut self, state_in: Option<&[E]>, out: &mut [E], den: &mut [E], state_out: Option<&mut [E]>) -> Result<()> {
-        let (call, args) = (self.call, self.call.args);
-        let (start, len) = call.segments[self.segment];
-        let (key_start, key_len) = call.key_range(self.segment);
-        let kv_head = self.head / call.shape.group();
-        let rows = |tensor, head, start, len| Rows { tensor, batch: self.batch, head, start, len, reversed: false };
-        let queries = rows(&args.q, self.head, start, len);
-        let keys = rows(&args.k, kv_head, key_start, key_len);
-        let values = rows(&args.v, kv_head, key_start, key_len);
-        let bad = call.first_bad_key(&keys, &values)?;
-        let power = value_power(call, &values)?;
-        match state_in {
-            Some(state) => {
-                self.sweep.buffers.state.import(&call.widths, state);
-                scale_values(&mut self.sweep.buffers.state.values, E::exp2_int(-power));
+impl<'a, E: CpuElement> Forward<'a, E> {
+    /// A line as one task.
+    fn whole(&self, line: &Line) -> Result<()> {
+        let (call, keys) = (self.call, self.call.keys(line));
+        let facts = call.facts(&keys, 0..keys.keys.len)?;
+        call.with_sweep(line.head, |sweep| {
+            self.begin(line, &facts, &mut sweep.buffers.state);
+            if !call.args.causal && self.end(line, &facts, keys.keys.len) > 0 {
+                call.absorb_keys(sweep, &keys, E::exp2_int(-facts.power()))?;
             }
-            None => self.sweep.buffers.state.clear(),
+            self.rows(sweep, line, &facts, call.query_blocks(line).range(0))
+        })
+    }
+
+    /// Lines as one task a block.
+    fn cut(&self, lines: &[Line]) -> Result<()> {
+        let call = self.call;
+        let facts = call.facts_of(lines)?;
+        // What the queries of each block, or of all blocks, start from.
+        let mut states: Vec<Vec<State<E>>> = Vec::new();
+        for (line, facts) in lines.iter().zip(&facts) {
+            let mut first = State::new(&call.widths)?;
+            self.begin(line, facts, &mut first);
+            states.push(vec![first]);
         }
-        let poisoned = state_in.is_some_and(|state| state.iter().any(|x| !x.is_finite()));
-        // Rows from here on see something that is not finite.
-        let end = match (poisoned, bad) {
-            (true, _) => 0,
-            (_, Some(at)) => {
-                if args.causal {
-                    at
+        let mut blocks = tasks(lines, |line| call.key_blocks(line))?;
+        if call.args.causal {
+            // Nobody reads after the last block.
+            blocks.retain(|(at, range)| range.end < call.key_blocks(&lines[*at]).len());
+        }
+        call.fold(
+            blocks.len(),
+            |task| {
+                let (at, range) = &blocks[task];
+                let keys = call.keys(&lines[*at]);
+                let range = range.start..range.end.min(self.end(&lines[*at], &facts[*at], keys.keys.len));
+                call.with_sweep(lines[*at].head, |sweep| {
+                    if !range.is_empty() {
+                        call.absorb_keys(sweep, &keys.part(range, false), E::exp2_int(-facts[*at].power()))?;
+                    }
+                    sweep.buffers.state.try_clone()
+                })
+            },
+            |task, mut state| {
+                let states = &mut states[blocks[task].0];
+                if call.args.causal {
+                    state.merge(&states[states.len() - 1]);
+                    states.push(state);
                 } else {
-                    0
+                    states[0].merge(&state);
                 }
-            }
-            _ => len,
-        };
-        let scale = E::exp2_int(-power);
-        if end > 0 && args.causal {
-            let state_wanted = state_out.is_some();
-            for low in (0..end).step_by(CHUNK) {
-                call.stop()?;
-                let n = CHUNK.min(end - low);
-                call.load_keys(&mut self.sweep.buffers.writer, &keys, &values, low, n, scale);
-                self.sweep.absorb(n, true);
-                self.read(&queries, low, n, true);
-                self.store(&queries, low, n, power, out, den);
-                if low + n < end || state_wanted {
-                    self.sweep.commit(n);
-                }
-            }
-        } else if end > 0 {
-            for low in (0..key_len).step_by(CHUNK) {
-                call.stop()?;
-                let n = CHUNK.min(key_len - low);
-                call.load_keys(&mut self.sweep.buffers.writer, &keys, &values, low, n, scale);
-                self.sweep.absorb(n, true);
-                self.sweep.commit(n);
-            }
-            for low in (0..len).step_by(CHUNK) {
-                call.stop()?;
-                let n = CHUNK.min(len - low);
-                self.read(&queries, low, n, false);
-                self.store(&queries, low, n, power, out, den);
-            }
+                Ok(())
+            },
+        )?;
+        let blocks = tasks(lines, |line| call.query_blocks(line))?;
+        call.run(blocks.len(), |task| {
+            let (at, range) = &blocks[task];
+            let block = if call.args.causal { range.start / call.query_blocks(&lines[*at]).step() } else { 0 };
+            call.with_sweep(lines[*at].head, |sweep| {
+                sweep.buffers.state.copy_from(&states[*at][block]);
+                self.rows(sweep, &lines[*at], &facts[*at], range.clone())
+            })
+        })
+    }
+
+    fn own_state<'b>(&self, all: &'b [E], line: &Line) -> &'b [E] {
+        let s = &self.call.shape;
+        let size = s.feature_dim * (s.value_dim + 2);
+        &all[(line.batch * s.heads + line.head) * size..][..size]
+    }
+
+    /// The state before the line's first key.
+    fn begin(&self, line: &Line, facts: &Facts<E>, state: &mut State<E>) {
+        if let Some(all) = self.state_in {
+            state.import(&self.call.widths, self.own_state(all, line));
+            state.scale_values(E::exp2_int(-facts.power()));
         }
-        let nan = E::from_f64(f64::NAN);
-        out[end * call.shape.value_dim..].fill(nan);
-        for row in den[end * 2..].chunks_exact_mut(2) {
-            row.copy_from_slice(&[E::ZERO, nan]);
+    }
+
+    /// Rows from here on see something that is not finite.
+    fn end(&self, line: &Line, facts: &Facts<E>, len: usize) -> usize {
+        let poisoned = self.state_in.is_some_and(|all| self.own_state(all, line).iter().any(|x| !x.is_finite()));
+        match facts.bad {
+            _ if poisoned => 0,
+            Some(at) if self.call.args.causal => at,
+            Some(_) => 0,
+            None => len,
         }
-        if let Some(state) = state_out {
-            scale_values(&mut self.sweep.buffers.state.values, E::exp2_int(power));
-            self.sweep.buffers.state.export(&call.widths, state);
-            if poisoned || bad.is_some() {
-                state.fill(nan);
+    }
+
+    /// Outputs of some queries from the state before them, or of all keys.
+    fn rows(&self, sweep: &mut Sweep<'_, E>, line: &Line, facts: &Facts<E>, range: Range<usize>) -> Result<()> {
+        let (call, e) = (self.call, self.call.shape.value_dim);
+        let all = call.queries(&call.args.q, line);
+        let row = call.first_query(line) + range.start;
+        // SAFETY: this task alone has the rows of this line and block.
+        let (out, den) =
+            unsafe { (self.out.range(row * e, range.len() * e), self.den.range(row * 2, range.len() * 2)) };
+        let end = self.end(line, facts, all.len);
+        let usable = end.clamp(range.start, range.end) - range.start;
+        let last = range.end == all.len;
+        let mut block = Block { call, queries: all.part(range.clone(), false), power: facts.power(), out, den };
+        if call.args.causal {
+            let keys = call.keys(line).part(range, false);
+            block.causal(sweep, &keys, usable, last && self.state_out.is_some())?;
+        } else {
+            call.chunks(usable, |low, n| block.read(sweep, low, n, false))?;
+        }
+        block.poison(usable);
+        if let Some(state_out) = self.state_out.as_ref().filter(|_| last) {
+            let size = call.shape.feature_dim * (e + 2);
+            // SAFETY: one task has the last rows of a line, and there is one segment.
+            let to = unsafe { state_out.range((line.batch * call.shape.heads + line.head) * size, size) };
+            sweep.buffers.state.scale_values(E::exp2_int(facts.power()));
+            sweep.buffers.state.export(&call.widths, to);
+            if end < all.len || facts.bad.is_some() {
+                to.fill(E::from_f64(f64::NAN));
             }
         }
         Ok(())
     }
+}
 
-    fn read(&mut self, queries: &Rows<'_, E>, low: usize, n: usize, local: bool) {
-        load_inputs(&mut self.sweep.buffers.reader, &self.call.widths, queries, low, n, false);
-        self.sweep.read(n, Want { sums: true, normalize: true, local, ..Want::default() });
+/// Some queries of a line, and where their outputs go.
+struct Block<'a, E: CpuElement> {
+    call: &'a Call<'a, E>,
+    queries: Rows<'a, E>,
+    power: E,
+    out: &'a mut [E],
+    den: &'a mut [E],
+}
+
+impl<E: CpuElement> Block<'_, E> {
+    /// The first `usable` rows, each of which sees the state and the keys up to its own.
+    fn causal(&mut self, sweep: &mut Sweep<'_, E>, keys: &Keys<'_, E>, usable: usize, keep: bool) -> Result<()> {
+        let scale = E::exp2_int(-self.power);
+        self.call.chunks(usable, |low, n| {
+            self.call.load_keys(&mut sweep.buffers.writer, keys, low, n, scale);
+            sweep.absorb(n, true);
+            self.read(sweep, low, n, true);
+            if keep || low + CHUNK < usable {
+                sweep.commit(n);
+            }
+        })
     }
 
-    fn store(&mut self, queries: &Rows<'_, E>, low: usize, n: usize, power: E, out: &mut [E], den: &mut [E]) {
-        let (e, b) = (self.call.shape.value_dim, &*self.sweep.buffers);
+    fn read(&mut self, sweep: &mut Sweep<'_, E>, low: usize, n: usize, local: bool) {
+        self.call.load_queries(&mut sweep.buffers.reader, &self.queries, low, n);
+        sweep.read(n, Want { sums: true, normalize: true, local, ..Want::default() });
+        self.store(sweep, low, n);
+    }
+
+    fn store(&mut self, sweep: &Sweep<'_, E>, low: usize, n: usize) {
+        let (e, b) = (self.call.shape.value_dim, &*sweep.buffers);
         let payload_row = self.call.widths.payload_row();
-        let back = E::exp2_int(power);
+        let back = E::exp2_int(self.power);
         for r in 0..n {
-            let (to, den) = (&mut out[(low + r) * e..][..e], &mut den[(low + r) * 2..][..2]);
-            if !queries.is_finite(low + r) {
+            let (to, den) = (&mut self.out[(low + r) * e..][..e], &mut self.den[(low + r) * 2..][..2]);
+            let denominator = b.denominator[r];
+            if !b.reader.finite[r] {
                 to.fill(E::from_f64(f64::NAN));
                 den.copy_from_slice(&[E::ZERO, E::from_f64(f64::NAN)]);
                 continue;
             }
-            let denominator = b.denominator[r];
             if denominator == E::ZERO {
                 to.fill(E::ZERO);
                 den.fill(E::ZERO);
@@ -319,111 +242,31 @@ impl<E: CpuElement> Task<'_, E> {
             for (to, &numerator) in to.iter_mut().zip(&b.numerator[r * payload_row..]) {
                 *to = numerator / denominator;
             }
-            if power != E::ZERO {
-                let most = E::MOST;
-                to.iter_mut().for_each(|x| {
-                    let scaled = *x * back;
-                    *x = if scaled > most {
-                        most
-                    } else if scaled < -most {
-                        -most
-                    } else {
-                        scaled
-                    };
-                });
+            if self.power != E::ZERO {
+                to.iter_mut().for_each(|x| *x = limited(*x * back));
             }
             let (exponent, mantissa) = denominator.frexp();
             den.copy_from_slice(&[b.exponent[r] + exponent, mantissa]);
         }
     }
+
+    /// Rows from `usable` on see something that is not finite.
+    fn poison(&mut self, usable: usize) {
+        let nan = E::from_f64(f64::NAN);
+        self.out[usable * self.call.shape.value_dim..].fill(nan);
+        for row in self.den[usable * 2..].chunks_exact_mut(2) {
+            row.copy_from_slice(&[E::ZERO, nan]);
+        }
+    }
 }
 
-/// The power of two that values are divided by before they are summed: 0 unless they are so large that sums could
-/// overflow, or so small that products could vanish.
-fn value_power<E: CpuElement>(call: &Call<'_, E>, values: &Rows<'_, E>) -> Result<E> {
-    let mut most = E::ZERO;
-    for j in 0..values.len {
-        call.stop_at(j)?;
-        if call.is_padding(values.batch, values.position(j)) {
-            continue;
-        }
-        let largest = match values.slice(j) {
-            Some(row) => largest(row),
-            None => values.row(j).fold(E::ZERO, |m, x| if x.abs() > m { x.abs() } else { m }),
-        };
-        // A row that is not finite is summed by nobody, and must not decide for those before it.
-        if largest > most && largest.is_finite() {
-            most = largest;
-        }
-    }
-    let half = (E::TOP * E::from_f64(0.5)).round_even();
-    if most == E::ZERO {
-        return Ok(E::ZERO);
-    }
-    let (exponent, _) = most.frexp();
-    Ok(if exponent > half {
-        (exponent - half).round_even()
-    } else if exponent < -half {
-        let power = exponent + half;
-        if power < E::FLUSH { E::FLUSH } else { power }
+/// The nearest finite value.
+fn limited<E: CpuElement>(x: E) -> E {
+    if x > E::MOST {
+        E::MOST
+    } else if x < -E::MOST {
+        -E::MOST
     } else {
-        E::ZERO
-    })
-}
-
-fn largest<E: CpuElement>(row: &[E]) -> E {
-    let mut lanes = [E::ZERO; 8];
-    for block in row.chunks(8) {
-        for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane = if x.abs() > *lane { x.abs() } else { *lane };
-        }
+        x
     }
-    lanes.into_iter().fold(E::ZERO, |m, x| if x > m { x } else { m })
-}
-
-fn scale_values<E: CpuElement>(values: &mut [E], scale: E) {
-    if scale != E::ONE {
-        values.iter_mut().for_each(|x| *x *= scale);
-    }
-}
-
-/// Adds state b to state a: the state of both sets of keys.
-///
-/// # Shapes
-/// All `[.., 2 + value_dim]` rows, one a feature: reference, `k_state`, `kv_state`.
-///
-/// # Errors
-/// `ShapeMismatch` where the lengths differ; `Interrupted`.
-pub fn merge_states<E: CpuElement>(
-    a: &[E],
-    b: &[E],
-    value_dim: usize,
-    out: &mut [E],
-    cancel: &AtomicBool,
-) -> Result<()> {
-    check_len("b", b.len(), a.len())?;
-    check_len("out", out.len(), a.len())?;
-    let rows = a.chunks_exact(2 + value_dim).zip(b.chunks_exact(2 + value_dim));
-    for (row, ((a, b), out)) in rows.zip(out.chunks_exact_mut(2 + value_dim)).enumerate() {
-        if row.is_multiple_of(SCAN) {
-            parallel::check(cancel)?;
-        }
-        let top = if a[0] > b[0] { a[0] } else { b[0] };
-        let (left, right) = (E::exp2_int(a[0] - top), E::exp2_int(b[0] - top));
-        out[0] = top;
-        for ((out, &a), &b) in out[1..].iter_mut().zip(&a[1..]).zip(&b[1..]) {
-            *out = a * left + b * right;
-        }
-    }
-    Ok(())
-}
-
-/// A state that has seen no key, `[B,H,F,2+E]`.
-///
-/// # Errors
-/// `OutOfMemory`.
-pub fn empty_state<E: CpuElement>(shape: &FavorShape) -> Result<Vec<E>> {
-    let mut state = try_filled(shape.state().iter().product(), E::ZERO)?;
-    state.chunks_exact_mut(2 + shape.value_dim).for_each(|row| row[0] = E::NIL);
-    Ok(state)
 }

@@ -1,7 +1,7 @@
 //! From cotangents to gradients: what the readers of a chunk want in the backward pass.
 
-use crate::ops::{CpuElement, Mode, PAD, PANEL, Part, Product};
-use crate::sweep::{Sweep, Want, keep_lower, sum_of};
+use crate::ops::{CpuElement, Mode, PAD, PANEL, Part, Product, sum_of};
+use crate::sweep::{Sweep, Want, keep_lower};
 use crate::workspace::CHUNK;
 use protperf_core::Family;
 

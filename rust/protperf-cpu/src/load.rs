@@ -1,9 +1,10 @@
 //! From the caller's strided tensors to the chunks of the sweeps.
 
-use crate::ops::CpuElement;
+use crate::ops::{CpuElement, Ops};
 use crate::weights::Widths;
 use crate::workspace::Side;
 use protperf_core::{Family, TensorRef};
+use std::ops::Range;
 
 /// Rows `start..start+len` of one batch entry and head, in forward or reversed time.
 #[derive(Clone, Copy)]
@@ -41,37 +42,38 @@ impl<'a, E: CpuElement> Rows<'a, E> {
         Some(&self.tensor.data()[first..first + width])
     }
 
-    /// Copies the i-th row.
-    pub fn copy(&self, i: usize, to: &mut [E]) {
-        match self.slice(i) {
-            Some(row) => to[..row.len()].copy_from_slice(row),
-            None => to.iter_mut().zip(self.row(i)).for_each(|(to, x)| *to = x),
-        }
+    /// Some of these rows, in forward or reversed time.
+    pub fn part(&self, range: Range<usize>, reversed: bool) -> Self {
+        debug_assert!(!self.reversed && range.end <= self.len);
+        Rows { start: self.start + range.start, len: range.len(), reversed, ..*self }
     }
 
-    /// Whether every element of the i-th row is finite.
-    pub fn is_finite(&self, i: usize) -> bool {
-        match self.slice(i) {
-            Some(row) => all_finite(row),
-            None => self.row(i).all(|x| x.is_finite()),
-        }
+    /// The i-th row with its elements adjacent: where they lie, or gathered.
+    pub fn adjacent<'b>(&self, i: usize, gathered: &'b mut [E]) -> &'b [E]
+    where
+        'a: 'b,
+    {
+        self.slice(i).unwrap_or_else(|| {
+            let [_, _, _, width] = self.tensor.shape();
+            gathered.iter_mut().zip(self.row(i)).for_each(|(to, x)| *to = x);
+            &gathered[..width]
+        })
     }
-}
 
-/// A sum of `x * 0` is 0 exactly where every x is finite; free of branches, so it vectorises.
-fn all_finite<E: CpuElement>(row: &[E]) -> bool {
-    let mut sums = [E::ZERO; 8];
-    let mut blocks = row.chunks_exact(8);
-    for block in &mut blocks {
-        for (sum, &x) in sums.iter_mut().zip(block) {
-            *sum += x * E::ZERO;
+    /// The largest magnitude in the i-th row, and whether all of it is finite.
+    pub fn largest(&self, ops: &Ops<E>, i: usize) -> (E, bool) {
+        match self.slice(i) {
+            Some(row) => ops.largest(row),
+            None => self.row(i).fold((E::ZERO, true), |(most, finite), x| {
+                (if x.abs() > most { x.abs() } else { most }, finite && x.is_finite())
+            }),
         }
     }
-    sums.into_iter().chain(blocks.remainder().iter().map(|&x| x * E::ZERO)).all(|x| x == E::ZERO)
 }
 
 /// Loads the inputs of rows `low..low+rows`, limited so that every product of them is finite.
 pub fn load_inputs<E: CpuElement>(
+    ops: &Ops<E>,
     side: &mut Side<E>,
     widths: &Widths,
     from: &Rows<'_, E>,
@@ -83,17 +85,9 @@ pub fn load_inputs<E: CpuElement>(
     let limit = E::LIMIT * E::from_f64(1.0 / widths.input_scale());
     let scale = E::from_f64(0.5 / (d as f64).sqrt() * std::f64::consts::LOG2_E);
     for r in 0..rows {
-        let row = &mut side.x[r * widths.input_row()..][..1 + d];
-        from.copy(low + r, &mut row[..d]);
-        let mut squares = [E::ZERO; 8];
-        for block in row[..d].chunks_mut(8) {
-            for (sum, x) in squares.iter_mut().zip(block) {
-                *x = if *x > limit { limit } else { *x };
-                *x = if *x < -limit { -limit } else { *x };
-                *sum += *x * *x;
-            }
-        }
-        let half_norm = squares.into_iter().fold(E::ZERO, |sum, x| sum + x) * scale;
+        let row = &mut side.x[r * widths.input_row()..][..widths.input_row()];
+        let (squares, finite) = ops.load_row(from.adjacent(low + r, &mut side.gathered), limit, row);
+        let half_norm = squares * scale;
         let (in_column, in_log) = match (norm, family) {
             (true, Family::Exponential) => (-half_norm, E::ZERO),
             (true, Family::Trigonometric) => (E::ZERO, half_norm),
@@ -103,6 +97,7 @@ pub fn load_inputs<E: CpuElement>(
         side.log[r] = in_log;
         side.shift[r] = E::ZERO;
         side.live[r] = true;
+        side.finite[r] = finite;
     }
 }
 
@@ -115,15 +110,14 @@ pub fn load_values<E: CpuElement>(
     rows: usize,
     scale: E,
 ) {
-    for r in 0..rows {
+    let (width, padded) = (widths.value_dim, widths.padded_value());
+    for r in (0..rows).filter(|&r| side.live[r]) {
         let row = &mut side.payload[r * widths.payload_row()..][..widths.payload_row()];
-        row.fill(E::ZERO);
-        if side.live[r] {
-            from.copy(low + r, &mut row[..widths.value_dim]);
-            if scale != E::ONE {
-                row[..widths.value_dim].iter_mut().for_each(|x| *x *= scale);
-            }
-            row[widths.padded_value()] = E::ONE;
+        row[..width].copy_from_slice(from.adjacent(low + r, &mut side.gathered));
+        row[width..].fill(E::ZERO);
+        row[padded] = E::ONE;
+        if scale != E::ONE {
+            row[..width].iter_mut().for_each(|x| *x *= scale);
         }
     }
 }

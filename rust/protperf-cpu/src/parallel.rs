@@ -3,7 +3,7 @@
 //! Work is always split by shape and combined in index order, so the number of threads changes no bit.
 
 use protperf_core::{Error, Result};
-use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,15 +59,76 @@ pub fn run(
     cancel: &AtomicBool,
     task: impl Fn(usize) -> Result<()> + Sync,
 ) -> Result<()> {
-    let guarded = |i: usize| {
-        check(cancel)?;
+    fold(num_tasks, num_threads, cancel, task, |_, ()| Ok(()))
+}
+
+/// As [`run`], and hands the results to `fold` in the order of the indices, whichever thread is done first.
+///
+/// Threads take tasks in order, so what runs ahead and has to wait for its turn is about one result a thread.
+///
+/// # Errors
+/// As [`run`], or a failure of `fold`.
+pub fn fold<T: Send>(
+    num_tasks: usize,
+    num_threads: usize,
+    cancel: &AtomicBool,
+    task: impl Fn(usize) -> Result<T> + Sync,
+    fold: impl FnMut(usize, T) -> Result<()> + Send,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Ordered { next: 0, waiting: BTreeMap::new(), fold, failure: None });
+    let worker = || {
         let _mode = FloatMode::standard();
-        task(i)
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= num_tasks {
+                return;
+            }
+            let found = check(cancel).and_then(|()| task(index));
+            if !results.lock().unwrap_or_else(PoisonError::into_inner).accept(index, found) {
+                next.store(num_tasks, Ordering::Relaxed);
+            }
+        }
     };
-    if num_threads <= 1 || num_tasks <= 1 {
-        return (0..num_tasks).try_for_each(guarded);
+    let helpers = num_threads.min(num_tasks).saturating_sub(1);
+    if helpers == 0 {
+        worker();
+    } else {
+        // A helper that no thread has taken up by the end finds nothing to do: nobody waits for a busy core.
+        pool(num_threads)?.install(|| {
+            rayon::scope(|scope| {
+                (0..helpers).for_each(|_| scope.spawn(|_| worker()));
+                worker();
+            });
+        });
     }
-    pool(num_threads)?.install(|| (0..num_tasks).into_par_iter().with_max_len(1).try_for_each(guarded))
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
+}
+
+/// Results that are folded in order.
+struct Ordered<T, F> {
+    next: usize,
+    waiting: BTreeMap<usize, T>,
+    fold: F,
+    failure: Option<Error>,
+}
+
+impl<T, F: FnMut(usize, T) -> Result<()>> Ordered<T, F> {
+    /// False: something failed and no more tasks need to run.
+    fn accept(&mut self, index: usize, found: Result<T>) -> bool {
+        let folded = found.and_then(|value| {
+            self.waiting.insert(index, value);
+            while let Some(value) = self.waiting.remove(&self.next) {
+                (self.fold)(self.next, value)?;
+                self.next += 1;
+            }
+            Ok(())
+        });
+        if let Err(error) = folded {
+            self.failure.get_or_insert(error);
+        }
+        self.failure.is_none()
+    }
 }
 
 /// Asked between chunks of work, at most 20 ms apart.

@@ -1,8 +1,8 @@
 //! One reader alone, with references over its own past: the slow twin of `Sweep::read` for rows whose references
 //! look too far ahead. Every sum has the order of the fast form, so that the bits agree wherever both hold.
 
-use crate::ops::{CpuElement, Mode, PAD, PANEL, Part, Product};
-use crate::sweep::{Sweep, Want, raise_scalar, sum_of, top_of, weighted};
+use crate::ops::{CpuElement, Mode, PAD, PANEL, Part, Product, sum_of};
+use crate::sweep::{Sweep, Want, raise_scalar, top_of, weighted};
 use crate::workspace::CHUNK;
 use protperf_core::Family;
 

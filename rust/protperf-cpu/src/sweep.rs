@@ -8,7 +8,7 @@
 //! by powers of two; where one looks so far ahead that something could underflow, the row is computed again alone
 //! with references over its own past (`redo`).
 
-use crate::ops::{CpuElement, Extent, Mode, Ops, PAD, PANEL, Part, Product};
+use crate::ops::{CpuElement, Extent, Mode, Ops, PAD, PANEL, Part, Product, sum_of};
 use crate::weights::{Weights, Widths};
 use crate::workspace::{CHUNK, Scratch, Side};
 use protperf_core::Family;
@@ -47,6 +47,23 @@ impl<E: CpuElement> Sweep<'_, E> {
     /// Projects the loaded rows of the writers and raises the references; call before [`Sweep::read`].
     pub fn absorb(&mut self, rows: usize, norm: bool) {
         project(self.ops, self.weights, &self.widths, &mut self.buffers.writer, rows, norm, &mut self.buffers.read);
+        self.take(rows);
+    }
+
+    /// Adds the readers of a chunk, as writers, to `buffers.other`: their projections are made already. Call after
+    /// [`Sweep::read`], which must not have seen writers of its own chunk.
+    pub fn commit_readers(&mut self, rows: usize) {
+        let b = &mut *self.buffers;
+        std::mem::swap(&mut b.reader, &mut b.writer);
+        std::mem::swap(&mut b.state, &mut b.other);
+        self.take(rows);
+        self.commit(rows);
+        let b = &mut *self.buffers;
+        std::mem::swap(&mut b.state, &mut b.other);
+    }
+
+    /// Raises the references to the projected writers and makes their features.
+    fn take(&mut self, rows: usize) {
         let b = &mut *self.buffers;
         b.reference.copy_from_slice(&b.state.reference);
         for panel in 0..self.widths.panels() {
@@ -441,20 +458,6 @@ pub(crate) fn keep_lower<E: CpuElement>(square: &mut [E], rows: usize) {
     for (row, line) in square.chunks_exact_mut(CHUNK).take(rows).enumerate() {
         line[row + 1..].fill(E::ZERO);
     }
-}
-
-/// The sum of some lanes, halved again and again: the same order for every ISA.
-pub(crate) fn sum_of<E: CpuElement>(lanes: &[E]) -> E {
-    let mut sums = [E::ZERO; PAD];
-    sums.copy_from_slice(lanes);
-    let mut width = PAD / 2;
-    while width > 0 {
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-        width /= 2;
-    }
-    sums[0]
 }
 
 /// The largest lane, as an integer.

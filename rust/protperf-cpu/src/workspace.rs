@@ -1,6 +1,7 @@
 //! Scratch memory: asked for with an error instead of an abort, kept by each thread for the next task.
 
 use crate::ops::{CpuElement, PAD, PANEL};
+use crate::state::State;
 use crate::weights::Widths;
 use protperf_core::{Error, Result};
 use std::any::Any;
@@ -46,6 +47,10 @@ pub struct Side<E> {
     pub live: Vec<bool>,
     /// What the row carries `[CHUNK][payload_row]`: a value and 1, or a cotangent.
     pub payload: Vec<E>,
+    /// False: the row's input holds something that is not finite.
+    pub finite: Vec<bool>,
+    /// One row, or two of the output's, whose elements lie apart in the caller's memory.
+    pub gathered: Vec<E>,
 }
 
 /// Buffers of one task.
@@ -83,6 +88,8 @@ pub struct Scratch<E> {
     /// The running state and, where a chunk raised a reference far, its copy from before.
     pub state: State<E>,
     pub before: State<E>,
+    /// Running sums of another kind beside those that are read.
+    pub other: State<E>,
     /// Whether `before` is such a copy; its references are always those from before.
     pub far: bool,
     /// Features of the writers of one panel for a row that is computed again.
@@ -95,65 +102,6 @@ pub struct Scratch<E> {
     pub direction_gradient: Vec<E>,
 }
 
-/// Running sums over the writers seen so far, relative to `2^reference` of each feature.
-#[derive(Clone, Default)]
-pub struct State<E> {
-    /// `[panels * PANEL]`.
-    pub reference: Vec<E>,
-    /// `k_state`, `[panels * PANEL]`.
-    pub sums: Vec<E>,
-    /// `kv_state`, `[panels * PANEL][padded_value]`.
-    pub values: Vec<E>,
-}
-
-impl<E: CpuElement> State<E> {
-    fn new(widths: &Widths) -> Result<Self> {
-        let features = widths.panels() * PANEL;
-        Ok(State {
-            reference: try_filled(features, E::NIL)?,
-            sums: try_filled(features, E::ZERO)?,
-            values: try_filled(features * widths.padded_value(), E::ZERO)?,
-        })
-    }
-
-    /// Forgets every writer.
-    pub fn clear(&mut self) {
-        self.reference.fill(E::NIL);
-        self.sums.fill(E::ZERO);
-        self.values.fill(E::ZERO);
-    }
-
-    /// Makes this a copy of another state of the same sizes.
-    pub fn copy_from(&mut self, other: &State<E>) {
-        self.reference.copy_from_slice(&other.reference);
-        self.sums.copy_from_slice(&other.sums);
-        self.values.copy_from_slice(&other.values);
-    }
-
-    /// Reads a public state `[F, 2 + E]`.
-    pub fn import(&mut self, widths: &Widths, state: &[E]) {
-        self.clear();
-        let e = widths.value_dim;
-        for (feature, row) in state.chunks_exact(2 + e).enumerate() {
-            let at = widths.place(feature);
-            self.reference[at] = row[0];
-            self.sums[at] = row[1];
-            self.values[at * widths.padded_value()..][..e].copy_from_slice(&row[2..]);
-        }
-    }
-
-    /// Writes a public state `[F, 2 + E]`.
-    pub fn export(&self, widths: &Widths, state: &mut [E]) {
-        let e = widths.value_dim;
-        for (feature, row) in state.chunks_exact_mut(2 + e).enumerate() {
-            let at = widths.place(feature);
-            row[0] = self.reference[at];
-            row[1] = self.sums[at];
-            row[2..].copy_from_slice(&self.values[at * widths.padded_value()..][..e]);
-        }
-    }
-}
-
 impl<E: CpuElement> Side<E> {
     fn new(widths: &Widths) -> Result<Self> {
         Ok(Side {
@@ -163,7 +111,17 @@ impl<E: CpuElement> Side<E> {
             shift: try_filled(CHUNK, E::ZERO)?,
             live: try_filled(CHUNK, true)?,
             payload: try_filled(CHUNK * widths.payload_row(), E::ZERO)?,
+            finite: try_filled(CHUNK, true)?,
+            gathered: try_filled(widths.padded_head().max(2 * widths.padded_value()), E::ZERO)?,
         })
+    }
+
+    /// Makes a row count as absent.
+    pub fn drop_row(&mut self, widths: &Widths, row: usize) {
+        self.live[row] = false;
+        self.x[row * widths.input_row()..][..widths.input_row()].fill(E::ZERO);
+        self.payload[row * widths.payload_row()..][..widths.payload_row()].fill(E::ZERO);
+        self.log[row] = E::ZERO;
     }
 }
 
@@ -194,6 +152,7 @@ impl<E: CpuElement> Scratch<E> {
             factor: try_filled(CHUNK, E::ZERO)?,
             state: State::new(&widths)?,
             before: State::new(&widths)?,
+            other: State::new(&widths)?,
             far: false,
             spare: try_filled(CHUNK * PANEL, E::ZERO)?,
             reference: try_filled(features, E::ZERO)?,

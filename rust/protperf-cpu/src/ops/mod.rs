@@ -5,12 +5,14 @@
 
 pub mod feature;
 pub mod product;
+pub mod row;
 
 use crate::dispatch::Isa;
 use crate::simd::{self, Real, Simd};
 pub use feature::{Extent, PAD, PANEL};
 pub use product::{Mode, Part, Product};
 use protperf_core::FeatureMap;
+pub use row::sum_of;
 
 /// The passes of one ISA and type.
 #[allow(clippy::type_complexity)]
@@ -28,12 +30,15 @@ pub struct Ops<E: Real> {
     add_rows: unsafe fn(&[E], Extent, &[E], usize, &mut [E]),
     rescale_rows: unsafe fn(&mut [E], usize, usize, &[E]),
     transpose: unsafe fn(&[E], usize, usize, usize, &mut [E], usize),
+    load_row: unsafe fn(&[E], E, &mut [E]) -> (E, bool),
+    largest: unsafe fn(&[E]) -> (E, bool),
+    load_cotangent: unsafe fn(&[E], &[E], E, &mut [E]) -> E,
 }
 
 macro_rules! entry {
-    ($(#[$attribute:meta])* $name:ident($($arg:ident: $t:ty),*) = $body:path) => {
+    ($(#[$attribute:meta])* $name:ident($($arg:ident: $t:ty),*) $(-> $result:ty)? = $body:path) => {
         $(#[$attribute])*
-        unsafe fn $name<S: Simd>($($arg: $t),*) {
+        unsafe fn $name<S: Simd>($($arg: $t),*) $(-> $result)? {
             // SAFETY: the table that holds this entry is handed out only where the ISA is present.
             unsafe { $body($($arg),*) }
         }
@@ -70,6 +75,12 @@ macro_rules! entries {
                 = feature::rescale_rows::<S>);
             entry!($(#[$attribute])? transpose(from: &[S::E], from_row: usize, rows: usize, cols: usize, to: &mut [S::E], to_row: usize)
                 = feature::transpose::<S>);
+            entry!($(#[$attribute])? load_row(from: &[S::E], limit: S::E, to: &mut [S::E]) -> (S::E, bool)
+                = row::load_row::<S>);
+            entry!($(#[$attribute])? largest(row: &[S::E]) -> (S::E, bool)
+                = row::largest::<S>);
+            entry!($(#[$attribute])? load_cotangent(grad: &[S::E], out: &[S::E], inverse: S::E, to: &mut [S::E]) -> S::E
+                = row::load_cotangent::<S>);
 
             pub const fn table<S: Simd>() -> Ops<S::E> {
                 Ops {
@@ -86,6 +97,9 @@ macro_rules! entries {
                     add_rows: add_rows::<S>,
                     rescale_rows: rescale_rows::<S>,
                     transpose: transpose::<S>,
+                    load_row: load_row::<S>,
+                    largest: largest::<S>,
+                    load_cotangent: load_cotangent::<S>,
                 }
             }
         }
@@ -192,5 +206,17 @@ impl<E: CpuElement> Ops<E> {
     pub fn transpose(&self, from: &[E], from_row: usize, rows: usize, cols: usize, to: &mut [E], to_row: usize) {
         // SAFETY: as above.
         unsafe { (self.transpose)(from, from_row, rows, cols, to, to_row) }
+    }
+    pub fn load_row(&self, from: &[E], limit: E, to: &mut [E]) -> (E, bool) {
+        // SAFETY: as above.
+        unsafe { (self.load_row)(from, limit, to) }
+    }
+    pub fn largest(&self, row: &[E]) -> (E, bool) {
+        // SAFETY: as above.
+        unsafe { (self.largest)(row) }
+    }
+    pub fn load_cotangent(&self, grad: &[E], out: &[E], inverse: E, to: &mut [E]) -> E {
+        // SAFETY: as above.
+        unsafe { (self.load_cotangent)(grad, out, inverse, to) }
     }
 }

@@ -1,11 +1,10 @@
 //! Scratch that a thread keeps is never read before it is written: a call over scratch full of NaN has the bits of
 //! a call over fresh scratch.
 
-use super::State;
 use super::{KEPT, Scratch, Side};
-use crate::forward::{Context, favor_forward};
 use crate::ops::CpuElement;
-use crate::{Gradients, Isa, Saved, empty_state, favor_backward};
+use crate::state::State;
+use crate::{Context, Gradients, Isa, Saved, empty_state, favor_backward, favor_forward};
 use protperf_core::rng::Stream;
 use protperf_core::{FavorArgs, FeatureMap, Omega, TensorRef};
 use std::sync::atomic::AtomicBool;
@@ -35,6 +34,7 @@ fn poison<E: CpuElement>(scratch: &mut Scratch<E>) {
         factor,
         state,
         before,
+        other,
         far,
         spare,
         reference,
@@ -43,11 +43,11 @@ fn poison<E: CpuElement>(scratch: &mut Scratch<E>) {
     } = scratch;
     let nan = E::from_f64(f64::NAN);
     for side in [writer, reader] {
-        let Side { x, y, log, shift, live, payload } = side;
-        live.fill(true);
-        [x, y, log, shift, payload].into_iter().for_each(|buffer| buffer.fill(nan));
+        let Side { x, y, log, shift, live, payload, finite, gathered } = side;
+        [live, finite].into_iter().for_each(|flags| flags.fill(true));
+        [x, y, log, shift, payload, gathered].into_iter().for_each(|buffer| buffer.fill(nan));
     }
-    for state in [state, before] {
+    for state in [state, before, other] {
         let State { reference, sums, values } = state;
         [reference, sums, values].into_iter().for_each(|buffer| buffer.fill(nan));
     }

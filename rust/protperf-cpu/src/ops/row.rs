@@ -1,0 +1,119 @@
+//! From the caller's memory into scratch: passes over one row of any length.
+
+use super::PAD;
+use crate::simd::{Real, Simd};
+
+/// The lanes of registers in order, the rest zero.
+#[inline(always)]
+unsafe fn lanes<S: Simd>(register: S::V) -> [S::E; PAD] {
+    let mut all = [S::E::ZERO; PAD];
+    // SAFETY: PAD is at least LANES; the caller guarantees the ISA.
+    unsafe { S::store(all.as_mut_ptr(), register) };
+    all
+}
+
+/// Runs `body` over the registers of a row, the last one filled up with zeros.
+#[inline(always)]
+unsafe fn for_each_register<S: Simd>(row: &[S::E], mut body: impl FnMut(usize, S::V)) {
+    let whole = row.len() / S::LANES * S::LANES;
+    // SAFETY: whole registers lie in the row; the caller guarantees the ISA.
+    unsafe {
+        for col in (0..whole).step_by(S::LANES) {
+            body(col, S::load(row.as_ptr().add(col)));
+        }
+        if whole < row.len() {
+            body(whole, last::<S>(row));
+        }
+    }
+}
+
+/// The last register of a row that no whole number of registers fills, with zeros.
+#[inline(always)]
+unsafe fn last<S: Simd>(row: &[S::E]) -> S::V {
+    let mut last = [S::E::ZERO; PAD];
+    let rest = row.len() % S::LANES;
+    last[..rest].copy_from_slice(&row[row.len() - rest..]);
+    // SAFETY: PAD is at least LANES; the caller guarantees the ISA.
+    unsafe { S::load(last.as_ptr()) }
+}
+
+/// `to = from`, limited to +-limit and followed by zeros; the sum of its squares, and whether all of `from` is finite.
+///
+/// # Safety
+/// The ISA of S.
+#[inline(always)]
+pub unsafe fn load_row<S: Simd>(from: &[S::E], limit: S::E, to: &mut [S::E]) -> (S::E, bool) {
+    let padded = from.len().next_multiple_of(PAD);
+    assert!(to.len() >= padded);
+    // SAFETY: a register of `from` begins below its length, so it ends below `padded`.
+    unsafe {
+        let (zero, high, low) = (S::splat(S::E::ZERO), S::splat(limit), S::splat(-limit));
+        let (mut squares, mut bad) = (zero, zero);
+        to[from.len().saturating_sub(1) / PAD * PAD..padded].fill(S::E::ZERO);
+        for_each_register::<S>(from, |col, x| {
+            // A sum of x * 0 is 0 exactly where every x is finite.
+            bad = S::fma(x, zero, bad);
+            let x = S::max(S::min(x, high), low);
+            squares = S::fma(x, x, squares);
+            S::store(to.as_mut_ptr().add(col), x);
+        });
+        (sum_of(&lanes::<S>(squares)), lanes::<S>(bad) == [S::E::ZERO; PAD])
+    }
+}
+
+/// The largest magnitude in a row (NaN counts as nothing), and whether all of it is finite.
+///
+/// # Safety
+/// The ISA of S.
+#[inline(always)]
+pub unsafe fn largest<S: Simd>(row: &[S::E]) -> (S::E, bool) {
+    // SAFETY: the caller guarantees the ISA.
+    unsafe {
+        let zero = S::splat(S::E::ZERO);
+        let (mut top, mut bad) = (zero, zero);
+        for_each_register::<S>(row, |_, x| {
+            bad = S::fma(x, zero, bad);
+            // The second operand is what a comparison with NaN gives.
+            top = S::max(S::max(x, S::sub(zero, x)), top);
+        });
+        let most = lanes::<S>(top).into_iter().fold(S::E::ZERO, |most, x| if x > most { x } else { most });
+        (most, lanes::<S>(bad) == [S::E::ZERO; PAD])
+    }
+}
+
+/// `to = grad * inverse`, followed by zeros; the product of `grad` and `out`.
+///
+/// # Safety
+/// The ISA of S.
+#[inline(always)]
+pub unsafe fn load_cotangent<S: Simd>(grad: &[S::E], out: &[S::E], inverse: S::E, to: &mut [S::E]) -> S::E {
+    let padded = grad.len().next_multiple_of(PAD);
+    assert!(grad.len() == out.len() && to.len() >= padded);
+    to[grad.len().saturating_sub(1) / PAD * PAD..].fill(S::E::ZERO);
+    // SAFETY: a register of `grad` begins below its length, so it ends below `padded`; the caller guarantees the ISA.
+    unsafe {
+        let (by, mut dot) = (S::splat(inverse), S::splat(S::E::ZERO));
+        for_each_register::<S>(grad, |col, g| {
+            S::store(to.as_mut_ptr().add(col), S::mul(g, by));
+        });
+        for_each_register::<S>(out, |col, o| {
+            let g = if col + S::LANES <= grad.len() { S::load(grad.as_ptr().add(col)) } else { last::<S>(grad) };
+            dot = S::fma(g, o, dot);
+        });
+        sum_of(&lanes::<S>(dot))
+    }
+}
+
+/// The sum of some lanes, halved again and again.
+pub fn sum_of<E: Real>(lanes: &[E]) -> E {
+    let mut sums = [E::ZERO; PAD];
+    sums.copy_from_slice(lanes);
+    let mut width = PAD / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
