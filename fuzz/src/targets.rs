@@ -2,7 +2,11 @@
 
 mod archive;
 mod fasta;
+#[path = "../../tests/fasta/oracle.rs"]
+mod oracle;
+mod reader;
 mod roundtrip;
+mod sequence;
 
 /// One parser with its oracles.
 pub struct Target {
@@ -13,7 +17,7 @@ pub struct Target {
     pub head: usize,
     /// What mutations insert.
     pub words: &'static [&'static [u8]],
-    /// Whether the files of `tests/fasta` are seeds.
+    /// Whether the files of `tests/fasta` are seeds too.
     pub uses_fasta_files: bool,
     /// Answers what is wrong, if anything is.
     pub run: fn(&[u8]) -> Result<Verdict, String>,
@@ -25,7 +29,7 @@ pub struct Verdict {
     pub traits: Vec<u64>,
 }
 
-pub const TARGETS: [Target; 3] = [fasta::TARGET, archive::TARGET, roundtrip::TARGET];
+pub const TARGETS: [Target; 5] = [fasta::TARGET, sequence::TARGET, reader::TARGET, archive::TARGET, roundtrip::TARGET];
 
 /// An error where two answers differ.
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, left: &T, right: &T) -> Result<(), String> {

@@ -3,7 +3,7 @@
 #[path = "../../../tests/fasta/oracle.rs"]
 mod oracle;
 
-use oracle::{Item, naive, scanned};
+use oracle::{Item, naive, naive_sequence, scanned, scanned_sequence};
 use proptest::prelude::*;
 use protperf_core::alphabet::token_of;
 use protperf_core::fasta::{FastaError, FastaErrorKind, ResiduePolicy, Scanner, flag, split_header};
@@ -72,6 +72,13 @@ proptest! {
     }
 
     #[test]
+    fn bare_sequence_agrees_with_naive_reader(
+        data in inputs(), policy in policies(), cuts in prop::collection::vec(any::<usize>(), 0..8),
+    ) {
+        prop_assert_eq!(scanned_sequence(&data, policy, &cuts), naive_sequence(&data, policy));
+    }
+
+    #[test]
     fn any_bytes_are_read_or_refused(data in prop::collection::vec(any::<u8>(), 0..200), policy in policies()) {
         scanned(&data, policy, &[1, 2, 3, 50]);
     }
@@ -89,7 +96,10 @@ proptest! {
             }
         }
         let expected: Vec<Item> = records.into_iter().zip(0..)
-            .map(|((header, letters), ordinal)| Item::Record { ordinal, header, letters }).collect();
+            .map(|((header, letters), ordinal)| {
+                let flags = if letters.contains('X') { flag::AMBIGUOUS } else { 0 };
+                Item::Record { ordinal, header, letters, flags }
+            }).collect();
         prop_assert_eq!(scanned(text.as_bytes(), policy, &[]), expected);
     }
 }
@@ -150,7 +160,7 @@ fn every_byte_of_a_header_is_kept_or_refused() {
         assert_eq!(
             items[0],
             match kept {
-                Some(header) => Item::Record { ordinal: 0, header, letters: "M".into() },
+                Some(header) => Item::Record { ordinal: 0, header, letters: "M".into(), flags: 0 },
                 None => Item::Error { line: 1, column: 5 },
             }
         );
