@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from protperf import _native
@@ -15,12 +15,12 @@ FLOATS = ("float32", "float64", "float16", "bfloat16")
 _MOST = 2**62
 
 
-def check_tensors(shapes: dict[str, Sequence[int]], dtypes: dict[str, str], causal: bool) -> None:
+def check_tensors(shapes: Mapping[str, Sequence[int]], dtypes: dict[str, str], causal: bool) -> None:
     """Refuse shapes and types of q, k and v that no attention takes.
 
     Raises:
         DtypeError: not a floating type, or types that differ.
-        ShapeError: not four axes, sizes that disagree, or an output with more elements than memory has addresses.
+        ShapeError: not four axes, or sizes that disagree.
     """
     for name, dtype in dtypes.items():
         if dtype not in FLOATS:
@@ -45,6 +45,14 @@ def check_tensors(shapes: dict[str, Sequence[int]], dtypes: dict[str, str], caus
         raise ShapeError("q has head_dim 0")
     if causal and q[2] != k[2]:
         raise ShapeError(f"k has length {k[2]} but causal attention needs q's length {q[2]}")
+
+
+def check_sizes(shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse tensors and outputs with more elements than memory has addresses.
+
+    Apart from `check_tensors`: in a traced graph this would become a bound on every length.
+    """
+    q, v = shapes["q"], shapes["v"]
     for name, shape in (*shapes.items(), ("the output", (*q[:3], v[3]))):
         numel = 1
         for n in shape:

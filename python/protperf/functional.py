@@ -178,9 +178,9 @@ def _tensors(q: ArrayLike, k: ArrayLike, v: ArrayLike, causal: bool) -> tuple[li
     import numpy as np
 
     arrays = {"q": np.asarray(q), "k": np.asarray(k), "v": np.asarray(v)}
-    _arguments.check_tensors(
-        {name: a.shape for name, a in arrays.items()}, {name: a.dtype.name for name, a in arrays.items()}, causal
-    )
+    shapes = {name: a.shape for name, a in arrays.items()}
+    _arguments.check_tensors(shapes, {name: a.dtype.name for name, a in arrays.items()}, causal)
+    _arguments.check_sizes(shapes)
     result = arrays["q"].dtype
     computed = np.dtype(np.float64 if result.itemsize == 8 else np.float32)
     return [_usable(a, computed) for a in arrays.values()], result
@@ -190,13 +190,11 @@ def _usable(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array in native byte order, aligned, with steps that the kernels can walk; itself where it is so already."""
     import numpy as np
 
+    if not array.size:
+        # NumPy calls memory without elements aligned wherever it lies; the native module does not.
+        return np.empty(array.shape, dtype)
     walks = array.dtype == dtype and array.dtype.isnative and array.flags.aligned and array.ndim == 4
-    if (
-        walks
-        and array.size
-        and array.strides[3] == array.itemsize
-        and not any(s % array.itemsize for s in array.strides)
-    ):
+    if walks and array.strides[3] == array.itemsize and not any(s % array.itemsize for s in array.strides):
         return array
     return np.require(array, dtype, ["C", "A"])
 

@@ -146,6 +146,19 @@ def test_sizes_whose_products_overflow_are_refused_before_allocation():
         protperf.favor_attention(numpy_wide, numpy_wide, numpy_wide, np.ones((1, 2**10)))
 
 
+@pytest.mark.parametrize("power", [31, pytest.param(32, marks=pytest.mark.soak)])
+def test_views_with_more_elements_than_32_bits_count_are_walked_right(power):
+    """One row of memory seen as 2^power numbers: an index that overflows reads somewhere else, or ends the process."""
+    length, d = 2 ** (power - 9), 2**9 + 8
+    row = torch.linspace(-1, 1, d, dtype=torch.float64)
+    keys = row.expand(1, 1, length, d)
+    assert keys.numel() > 2**power
+    omega = torch.from_numpy(protperf.draw_projection(1, d))
+    q, v = row.reshape(1, 1, 1, d) + 1, torch.tensor(3.0, dtype=torch.float64).expand(1, 1, length, 1)
+    # All keys are alike and all values 3, and so is their mean; sums of millions round.
+    assert abs(torch_favor_attention(q, keys, v, omega).item() - 3) < 1e-9
+
+
 def test_errors_derive_from_the_builtin_of_their_kind():
     kinds = {
         errors.ShapeError: ValueError,

@@ -61,29 +61,22 @@ def test_float32_gradients_are_within_1e5_of_the_reference(feature_map, causal):
 
 
 def gradcheck_inputs(length, scale):
-    return [x.requires_grad_() for x in tensors(1, 2, length, d=3, e=2, m=4, scale=scale, seed=length)]
+    """Two heads where that is cheap: the slow mode calls twice for every number."""
+    heads = 2 if length < 16 else 1
+    return [x.requires_grad_() for x in tensors(1, heads, length, d=3, e=2, m=4, scale=scale, seed=length)]
 
 
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 33])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("feature_map", MAPS)
-def test_gradcheck(feature_map, causal):
-    for length in (1, 2, 7):
-        q, k, v, omega = gradcheck_inputs(length, SCALE.get(feature_map, 0.7))
-        for mask in (None, mask_of(1, length)):
+def test_gradcheck(feature_map, causal, length):
+    q, k, v, omega = gradcheck_inputs(length, SCALE.get(feature_map, 0.7))
+    for mask in (None, mask_of(1, length)):
 
-            def attention(q, k, v, omega, mask=mask):
-                return favor_attention(q, k, v, omega, feature_map=feature_map, causal=causal, key_padding_mask=mask)
+        def attention(q, k, v, omega, mask=mask):
+            return favor_attention(q, k, v, omega, feature_map=feature_map, causal=causal, key_padding_mask=mask)
 
-            assert torch.autograd.gradcheck(attention, (q, k, v, omega), nondet_tol=0.0)
-
-
-@pytest.mark.parametrize("length", [16, 33])
-def test_gradcheck_of_longer_inputs(length):
-    for causal in (False, True):
-        q, k, v, omega = gradcheck_inputs(length, 0.7)
-        assert torch.autograd.gradcheck(
-            lambda *x, causal=causal: favor_attention(*x, causal=causal), (q, k, v, omega), fast_mode=True
-        )
+        assert torch.autograd.gradcheck(attention, (q, k, v, omega), nondet_tol=0.0)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -103,17 +96,19 @@ def test_a_second_gradient_is_refused_in_words():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("case", ["plain", "causal", "mask", "segments", "no omega", "state"])
+@pytest.mark.parametrize("case", ["plain", "causal", "mask", "segments", "no omega", "heads", "state", "no state"])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_opcheck(dtype, case):
     q, k, v, omega = tensors(1, 2, 6, d=4, e=3, m=5, dtype=dtype)
     q, k, v, omega = (x.requires_grad_() for x in (q, k, v, omega))
     borders = torch.tensor([0, 2, 6]) if case == "segments" else None
     mask = mask_of(1, 6) if case == "mask" else None
-    if case == "state":
+    if case == "heads":
+        omega = torch.stack([omega, omega + 0.1]).detach().requires_grad_()
+    if "state" in case:
         with torch.no_grad():
             args = (q.detach(), k.detach(), v.detach(), omega.detach())
-            _, state = favor_attention_with_state(*args)
+            state = favor_attention_with_state(*args)[1] if case == "state" else None
             torch.library.opcheck(torch.ops.protperf.favor_state.default, (*args, state, "positive", 0.0))
         return
     feature_map = "relu" if case == "no omega" else "positive"
@@ -135,6 +130,54 @@ def test_compiles_into_one_graph(feature_map):
     compiled = torch.compile(favor_attention, fullgraph=True, backend="aot_eager")
     eager, graph = (gradients(f, inputs, weight, **options) for f in (favor_attention, compiled))
     assert all(same_bits(a, b) for a, b in zip(eager, graph, strict=True))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_graph_of_dynamic_shapes_serves_every_length(causal):
+    graphs = 0
+
+    def backend(graph, inputs):
+        nonlocal graphs
+        graphs += 1
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(favor_attention, fullgraph=True, dynamic=True, backend=backend)
+    for length in (12, 13, 64, 65, 130):
+        inputs = tensors(2, 2, length, e=5, dtype=torch.float32, seed=length)
+        weight = torch.ones(2, 2, length, 5)
+        eager, graph = (gradients(f, inputs, weight, causal=causal) for f in (favor_attention, compiled))
+        assert all(same_bits(a, b) for a, b in zip(eager, graph, strict=True)), length
+    assert graphs == 1
+
+
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_compiles_ahead_of_time_with_dynamic_shapes(feature_map):
+    torch._dynamo.reset()
+    compiled = torch.compile(favor_attention, fullgraph=True, dynamic=True, backend="aot_eager")
+    for length in (12, 70):
+        inputs = tensors(1, 2, length, dtype=torch.float32, seed=length)
+        weight = torch.ones(1, 2, length, 8)
+        options = {"feature_map": feature_map, "causal": True}
+        eager, graph = (gradients(f, inputs, weight, **options) for f in (favor_attention, compiled))
+        assert all(same_bits(a, b) for a, b in zip(eager, graph, strict=True)), length
+
+
+class Attention(torch.nn.Module):
+    """What `torch.export` takes: a module around the function."""
+
+    def forward(self, q, k, v, omega):
+        return favor_attention(q, k, v, omega, causal=True)
+
+
+def test_exports_with_a_length_of_any_size():
+    inputs = tensors(1, 2, 12, dtype=torch.float32)
+    length = torch.export.Dim("length", min=2)
+    shapes = {name: {2: length} for name in ("q", "k", "v")} | {"omega": None}
+    exported = torch.export.export(Attention(), tuple(inputs), dynamic_shapes=shapes).module()
+    for other in (12, 33, 129):
+        given = tensors(1, 2, other, dtype=torch.float32, seed=other)
+        assert same_bits(exported(*given), Attention()(*given))
 
 
 def test_compiles_with_segments_and_masks():

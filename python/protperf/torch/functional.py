@@ -242,9 +242,10 @@ def _check(
     tensors = {"q": q, "k": k, "v": v}
     for name, tensor in tensors.items():
         _check_layout(name, tensor, q.device if isinstance(q, torch.Tensor) else torch.device("cpu"))
-    _arguments.check_tensors(
-        {name: x.shape for name, x in tensors.items()}, {name: _name(x) for name, x in tensors.items()}, causal
-    )
+    shapes = {name: x.shape for name, x in tensors.items()}
+    _arguments.check_tensors(shapes, {name: _name(x) for name, x in tensors.items()}, causal)
+    if not torch.compiler.is_compiling():
+        _arguments.check_sizes(shapes)
     mask = None
     if key_padding_mask is not None:
         _check_layout("key_padding_mask", key_padding_mask, q.device)
