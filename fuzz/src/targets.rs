@@ -1,6 +1,9 @@
 //! The targets: each runs one input through a parser and judges the answer.
 
 mod archive;
+mod attention;
+#[path = "../../tests/common/mod.rs"]
+mod common;
 mod fasta;
 #[path = "../../tests/fasta/oracle.rs"]
 mod oracle;
@@ -15,6 +18,9 @@ pub struct Target {
     pub limit: usize,
     /// First bytes that mutations mostly leave alone, lest nothing but the magic number is tested.
     pub head: usize,
+    /// Executions of the short run among the tests.
+    #[cfg_attr(not(test), expect(dead_code))]
+    pub quick: u64,
     /// What mutations insert.
     pub words: &'static [&'static [u8]],
     /// Whether the files of `tests/fasta` are seeds too.
@@ -29,7 +35,8 @@ pub struct Verdict {
     pub traits: Vec<u64>,
 }
 
-pub const TARGETS: [Target; 5] = [fasta::TARGET, sequence::TARGET, reader::TARGET, archive::TARGET, roundtrip::TARGET];
+pub const TARGETS: [Target; 6] =
+    [fasta::TARGET, sequence::TARGET, reader::TARGET, archive::TARGET, roundtrip::TARGET, attention::TARGET];
 
 /// An error where two answers differ.
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, left: &T, right: &T) -> Result<(), String> {

@@ -7,7 +7,8 @@ use protperf_io::{Compression, decompress};
 use super::{Target, Verdict, equal};
 use crate::random::digest;
 
-pub const TARGET: Target = Target { name: "archive", limit: 8192, head: 6, words: &WORDS, uses_fasta_files: true, run };
+pub const TARGET: Target =
+    Target { name: "archive", limit: 8192, quick: 2000, head: 6, words: &WORDS, uses_fasta_files: true, run };
 
 /// Content beyond this is not looked at: a few bytes can stand for gigabytes.
 const LOOK: u64 = 1 << 20;

@@ -6,7 +6,8 @@ use super::oracle::{Item, naive, scanned};
 use super::{Target, Verdict, equal};
 use crate::random::{Random, digest};
 
-pub const TARGET: Target = Target { name: "fasta", limit: 1024, head: 0, words: &WORDS, uses_fasta_files: true, run };
+pub const TARGET: Target =
+    Target { name: "fasta", limit: 1024, quick: 2000, head: 0, words: &WORDS, uses_fasta_files: true, run };
 
 pub(super) const WORDS: [&[u8]; 36] = [
     b">",

@@ -12,6 +12,7 @@ use crate::random::{Random, digest};
 pub const TARGET: Target = Target {
     name: "roundtrip",
     limit: 1024,
+    quick: 2000,
     head: 0,
     words: &[b">a\n", b"MKTAYIAKQR", b"\n", b"\x00\x00\x00\x00", b"ACGTACGTACGTACGT", b"\xff"],
     uses_fasta_files: true,
