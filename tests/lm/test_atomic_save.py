@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from tracer import KILL, SHORT, Trace, mark, trace
+from training import small_options, synthetic, trainer
 
 from protperf.errors import CheckpointError
 from protperf.lm.training import checkpoint, directory, durable
@@ -160,6 +161,16 @@ def test_nothing_is_renamed_before_it_is_synced(tmp_path: Path) -> None:
         assert calls.index(f"fsync {name}") < renamed
     assert calls.index("fsync step-1") == renamed - 1
     assert calls[renamed + 1] == f"fsync {tmp_path.name}"
+
+
+def test_a_step_is_named_only_after_the_metrics_that_led_to_it_are_safe(tmp_path: Path) -> None:
+    run, fasta = tmp_path / "run", synthetic(tmp_path / "proteins.fasta")
+    one = trainer(run, fasta, small_options(steps=2))
+    calls = [str(call) for call in trace(lambda: one.fit(lambda line: None) and None, run).calls]
+    for step in (1, 2):
+        renamed = calls.index(f"rename step-{step} -> step-{step}")
+        written = max(at for at, call in enumerate(calls[:renamed]) if call.startswith("write metrics.jsonl"))
+        assert "fsync metrics.jsonl" in calls[written:renamed]
 
 
 def test_a_limit_on_the_size_of_files_is_told_with_the_name(tmp_path: Path) -> None:
