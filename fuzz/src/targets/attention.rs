@@ -77,11 +77,11 @@ fn case(bytes: &mut Bytes<'_>) -> Case {
     let map = FeatureMap::ALL[bytes.below(FeatureMap::ALL.len())];
     let causal = bytes.below(2) == 1;
     let is_activation = matches!(map, FeatureMap::Relu | FeatureMap::Elu1);
-    let mut case = Case::new(map, causal, bytes.below(100), 1 + bytes.below(66), 1 + bytes.below(40));
+    let mut case = Case::new(map, causal, bytes.below(70), 1 + bytes.below(66), 1 + bytes.below(40));
     case.value_dim = 1 + bytes.below(40);
     case.heads = [(1, 1), (2, 2), (2, 1), (3, 3), (4, 2)][bytes.below(5)];
     case.batch = 1 + bytes.below(2);
-    let kv_len = bytes.below(100);
+    let kv_len = bytes.below(70);
     case.kv_len = if causal { case.q_len } else { kv_len };
     case.directions = match bytes.below(3) {
         0 if is_activation => Directions::Axes,
