@@ -22,6 +22,7 @@ PROTEINS, SCORES, CURVE = (RUN.with_name(f"demo-{name}") for name in ("proteins.
 UNIFORM = 20.0  # perplexity of guessing among the twenty residues
 # At most this much of the others' perplexity: a model that knows only the composition does not get there.
 LEARNT = 0.9
+MEAN_OF = 8  # lines of metrics, in the picture
 
 NEXT = f"""\
 What to type next (after `source .venv/bin/activate`):
@@ -104,13 +105,22 @@ def draw_loss(metrics: Path, picture: Path) -> None:
 
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for key, style in [("loss", "-"), ("val_loss", "o-")]:
-        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-        axes.plot(*zip(*points, strict=True), style, label={"loss": "training", "val_loss": "validation"}[key])
+    step, loss = points(lines, "loss")
+    # Batches that are masked and batches read left to right take turns, and their losses differ.
+    mean = [sum(loss[max(0, i - MEAN_OF + 1) : i + 1]) / min(i + 1, MEAN_OF) for i in range(len(loss))]
+    axes.plot(step, loss, color="C0", alpha=0.3, linewidth=1, label="training, one step")
+    axes.plot(step, mean, color="C0", label=f"training, mean of {MEAN_OF} lines")
+    axes.plot(*points(lines, "val_loss"), "o-", color="C1", label="validation")
     axes.set(xlabel="optimizer step", ylabel="loss, nats a target", title="A small model learns globins")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=150)
+
+
+def points(lines: list[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
+    """The steps whose lines have the figure, and the figures."""
+    having = [line for line in lines if line.get(key) is not None]
+    return [line["step"] for line in having], [line[key] for line in having]
 
 
 if __name__ == "__main__":

@@ -107,7 +107,8 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["score", "RUN", "GOOD", "-o", "none/there.tsv"], 3, "none/there.tsv"),
         (["info", "missing-run"], 3, "missing-run: "),
         (["info", "RUN", "--jsn"], 2, "--json"),
-        (["info"], 2, "model"),
+        (["info", "RUN", "RUN"], 2, "one too many"),
+        (["info"], 2, "MODEL"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -64,7 +64,7 @@ def test_ll_in_chunks_is_ll_whole_is_ll_token_by_token(attention: str) -> None:
     net, x = network(attention), residues(150)
     whole = score.log_likelihoods(net, [x])[0]
     for chunk in (1, 7, 64, 100):
-        np.testing.assert_allclose(score._chunked(net, x, chunk), whole, atol=1e-5)
+        np.testing.assert_allclose(score.chunked_log_likelihoods(net, x, chunk), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

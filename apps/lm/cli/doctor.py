@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from protperf.lm.cli import EXIT_RESOURCES
+from protperf.lm.cli import EXIT_DATA
 
-GROUPS = {"options": ("as_json",)}
+GROUPS = {"options": ("model", "as_json")}
 EXAMPLES = """
 protperf doctor
+protperf doctor --model runs/mine
 protperf doctor --json > machine.json
 """
 
 
-def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> int:
-    """Compare the kernels with each other and with float64, and print the verdict."""
+def run(
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Check this model too: its files, and that its scores agree with each other."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Compare the kernels with each other and with float64, a model's scores with each other; print the verdict."""
+    if model is not None:
+        from protperf.lm.training import checkpoint
+
+        checkpoint.find(model)
     import torch
 
     from protperf import build_info
     from protperf.torch.diagnostics import isa_parity, thread_parity
 
     checks = [*isa_parity(), thread_parity()]
+    if model is not None:
+        from protperf.lm.scoring.selfcheck import model_checks
+        from protperf.lm.training.run import load_run
+
+        loaded = load_run(model)
+        checks.append({"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True})
+        checks += model_checks(loaded.network)
     report = {**build_info(), "torch": torch.__version__, "checks": checks}
     healthy = all(check["ok"] for check in checks)
     if as_json:
@@ -35,4 +54,4 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         for check in checks:
             print(f"{'ok' if check['ok'] else 'FAIL':<5}{check['name']}: {check['found']}")
         print("all well" if healthy else "something is wrong; please report the lines above")
-    return 0 if healthy else EXIT_RESOURCES
+    return 0 if healthy else EXIT_DATA

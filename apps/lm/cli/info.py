@@ -9,23 +9,46 @@ from typing import Any, NoReturn
 
 from protperf.errors import ConfigError
 
+_HELP = """\
+usage: protperf info [OPTIONS] MODEL
+
+Show what a trained model is.
+
+input:
+  MODEL                   Run directory, or one step of it
+
+output:
+      --json              Print JSON
+
+  -h, --help              Show this message
+
+examples:
+  protperf info runs/mine
+  protperf info runs/mine/step-400 --json
+"""
+
 
 class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        return _HELP
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see protperf info --help)")
 
 
 def main(words: list[str]) -> int:
     """Print the facts of a model; returns the exit code."""
-    parser = _Parser("protperf info", description="Show what a trained model is.", allow_abbrev=False)
-    parser.add_argument("model", help="run directory, or one step of it")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = _Parser("protperf info", allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--json", action="store_true")
     try:
         given, unknown = parser.parse_known_args(words)
     except SystemExit as error:  # --help
         return int(error.code or 0)
     if unknown:
-        parser.error(f"unknown option {unknown[0]}; did you mean --json?")
+        first = unknown[0]
+        wrong = f"unknown option {first}; did you mean --json?" if first.startswith("-") else f"{first} is one too many"
+        parser.error(wrong)
     facts = _facts(given.model)
     if given.json:
         print(json.dumps(facts, indent=1))

@@ -111,7 +111,7 @@ def log_likelihoods(
     """Log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
     if len(sequences) == 1 and len(sequences[0]) + 2 > CHUNK:
         chunk = EXACT_CHUNK if network.config.attention == "exact" else CHUNK
-        return [_chunked(network, sequences[0], chunk, progress)]
+        return [chunked_log_likelihoods(network, sequences[0], chunk, progress)]
     framed = [frame(x)[:-1] for x in sequences]
     borders = np.cumsum([0, *(len(f) for f in framed)])
     tokens = torch.from_numpy(np.concatenate(framed))
@@ -122,7 +122,7 @@ def log_likelihoods(
     return [_picked(log_probs[a : b - 1], x) for a, b, x in zip(borders, borders[1:], sequences, strict=False)]
 
 
-def _chunked(
+def chunked_log_likelihoods(
     network: Network, residues: NDArray[np.uint8], chunk: int, progress: Progress = _nobody
 ) -> NDArray[np.float64]:
     """The same for one sequence, `chunk` tokens at a time with carried state."""

@@ -1,0 +1,72 @@
+"""Does a trained model score as promised on this machine? `protperf doctor --model` prints the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.lm.model.network import Network
+from protperf.lm.scoring.score import chunked_log_likelihoods, log_likelihoods, pseudo_log_likelihoods
+
+PROMISED = 1e-5
+"""Nats a residue by which batch mates and chunks may move a score."""
+
+_LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 300)
+_MASKED_LENGTH, _CHUNK = 60, 37
+
+Sequences = list[NDArray[np.uint8]]
+Scores = list[NDArray[np.float64]]
+
+
+def model_checks(network: Network) -> list[dict[str, Any]]:
+    """Scores of made-up sequences, computed in ways that must agree: name, found and ok of each check.
+
+    A model with random features has one more line that tells how far they carry its scores from those of exact
+    attention; it is a figure to know and no failure.
+    """
+    sequences = _made_up()
+    checks = []
+    if network.config.objective != "masked":
+        packed = log_likelihoods(network, sequences)
+        alone = [log_likelihoods(network, [x])[0] for x in sequences]
+        chunks = [chunked_log_likelihoods(network, x, _CHUNK) for x in sequences]
+        checks.append(_agreement("ll, batched against alone", packed, alone))
+        checks.append(_agreement(f"ll, whole against chunks of {_CHUNK}", alone, chunks))
+    if network.config.objective != "causal":
+        shorter = sequences[-1][:_MASKED_LENGTH]
+        packed, alone = ([pseudo_log_likelihoods(network, shorter, budget)] for budget in (16384, 1))
+        checks.append(_agreement("pll, batched against alone", packed, alone))
+    if network.config.attention == "softmax":
+        checks.append(_estimate(network, sequences))
+    return checks
+
+
+def _made_up() -> Sequences:
+    rng = np.random.default_rng(0)
+    return [rng.integers(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD, n).astype(np.uint8) for n in _LENGTHS]
+
+
+def _agreement(name: str, ours: Scores, theirs: Scores) -> dict[str, Any]:
+    worst = max(abs(float(a.mean() - b.mean())) for a, b in zip(ours, theirs, strict=True))
+    return {"name": name, "found": f"at most {worst:.1g} nats a residue", "ok": worst <= PROMISED}
+
+
+def _estimate(network: Network, sequences: Sequences) -> dict[str, Any]:
+    exact = Network(dataclasses.replace(network.config, attention="exact"))
+    exact.load_state_dict({name: x for name, x in network.state_dict().items() if not name.endswith(".omega")})
+    exact.eval()
+    ours, theirs = (np.concatenate(_values(net, sequences)) for net in (network, exact))
+    found = float(np.sqrt(np.mean((ours - theirs) ** 2)))
+    name = f"{network.config.num_features} random features against exact attention"
+    return {"name": name, "found": f"{found:.1g} nats a residue apart", "ok": math.isfinite(found)}
+
+
+def _values(network: Network, sequences: Sequences) -> Scores:
+    if network.config.objective == "masked":
+        return [pseudo_log_likelihoods(network, sequences[-1][:_MASKED_LENGTH])]
+    return log_likelihoods(network, sequences)
