@@ -135,7 +135,7 @@ class Model:
         notes = list(table.warnings)
         if table.rejected:
             total = len(table) + len(table.rejected)
-            notes.append(f"{len(table.rejected)} of {total} records were left out by residues='skip'")
+            notes.append(f"rejected {len(table.rejected)} of {total} records; the table's `rejected` tells which")
         for text in notes:
             warnings.warn(text, stacklevel=2)
         return table

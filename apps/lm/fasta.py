@@ -46,10 +46,5 @@ def _as_records(reader: io.Reader) -> Iterator[SeqRecord]:
         yield SeqRecord(
             Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations
         )
-    summary = reader.summary
-    notes = list(summary.warnings)
-    if summary.rejected:
-        total = summary.records + summary.rejected
-        notes.append(f"{summary.rejected} of {total} records were left out by residues='skip'")
-    for text in notes:
+    for text in (*reader.summary.warnings, *filter(None, [reader.rejections])):
         warnings.warn(text, stacklevel=2)

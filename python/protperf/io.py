@@ -147,11 +147,16 @@ class Reader(Iterator[Batch]):
             batch_bytes=batch_bytes,
             memory_map=memory_map,
         )
+        self._first_rejected = ""
 
     def __next__(self) -> Batch:
         import numpy as np
 
         native = next(self._reader)
+        rejected = [Rejection(*fields) for fields in native.rejected]
+        if rejected and not self._first_rejected:
+            first = rejected[0]
+            self._first_rejected = f"{native.path}:{first.line}:{first.column}: {first.reason} (record {first.id!r})"
         offsets = np.frombuffer(native.offsets, dtype=np.int64)
         lengths = np.diff(offsets)
         lengths.flags.writeable = False
@@ -165,13 +170,22 @@ class Reader(Iterator[Batch]):
             ordinals=np.frombuffer(native.ordinals, dtype=np.int64),
             lines=np.frombuffer(native.lines, dtype=np.int64),
             flags=np.frombuffer(native.flags, dtype=np.uint16),
-            rejected=[Rejection(*fields) for fields in native.rejected],
+            rejected=rejected,
         )
 
     @property
     def summary(self) -> Summary:
         """Counts so far, of the inputs that were read to their end."""
         return Summary(**self._reader.summary())
+
+    @property
+    def rejections(self) -> str | None:
+        """One line that counts what `residues="skip"` left out so far and names the first; None where it is nothing."""
+        if not self._first_rejected:
+            return None
+        summary = self.summary
+        total = summary.records + summary.rejected
+        return f"rejected {summary.rejected} of {total} records; the first is {self._first_rejected}"
 
 
 def read_tokens(

@@ -86,7 +86,7 @@ def test_text_is_a_path_by_its_look_and_not_by_what_lies_about(
 def test_rejects_and_warnings_reach_the_caller(model: lm.Model, tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fasta", {"good": "MKV", "bad": "MK1V", "dna": "ACGT" * 30})
     for records in (path, [("good", "MKV"), ("bad", "MK1V"), ("dna", "ACGT" * 30)]):
-        with pytest.warns(UserWarning, match="2 of 3 records were left out"):
+        with pytest.warns(UserWarning, match="rejected 2 of 3 records"):
             scored = model.score(records, residues="skip")
         assert [(row.n, row.id) for row in scored] == [(0, "good")]
         assert [(reject.n, reject.id) for reject in scored.rejected] == [(1, "bad"), (2, "dna")]

@@ -179,7 +179,9 @@ def test_rejected_records_have_no_row_and_end_in_5(runs: dict[str, Path], tmp_pa
     result = in_process("score", runs["both"], path, "--residues", "skip")
     assert result.returncode == 5
     assert [(row["n"], row["id"]) for row in table(result.stdout)] == [("0", "good"), ("2", "fine")]
-    assert b"1 records were rejected" in result.stderr
+    told = f"warning: rejected 1 of 3 records; the first is {path}:4:3: digit '1' in the sequence"
+    assert told in result.stderr.decode()
+    assert "(record 'bad')" in result.stderr.decode()
     assert in_process("score", runs["both"], path, "--residues", "skip", "--allow-rejects").returncode == 0
 
 

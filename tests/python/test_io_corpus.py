@@ -107,7 +107,7 @@ def test_biopython_records_carry_what_the_reader_found():
     assert (first.description, second.annotations["n"]) == ("a one", 1)
     with pytest.raises(errors.FastaError):
         list(read_fasta(CORPUS / "files" / "alignment.fasta", residues="strict"))
-    with pytest.warns(UserWarning, match="2 of 3 records were left out"):
+    with pytest.warns(UserWarning, match="rejected 2 of 3 records"):
         (kept,) = read_fasta(CORPUS / "files" / "alignment.fasta", residues="skip")
     assert kept.annotations["n"] == 1
     with pytest.raises(FileNotFoundError):

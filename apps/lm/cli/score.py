@@ -115,7 +115,7 @@ def run(
         sink = open_sink(out, encoder, fingerprint, resume)
         named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
         _write(sink, records, scored, bar, chosen, lambda: {**named, "rejected": reader.summary.rejected})
-    return _summarize(reader.summary, allow_rejects, quiet)
+    return _summarize(reader, allow_rejects, quiet)
 
 
 def _write(
@@ -150,19 +150,17 @@ def _write(
         raise
 
 
-def _summarize(summary: Any, allow_rejects: bool, quiet: bool) -> int:
+def _summarize(reader: Any, allow_rejects: bool, quiet: bool) -> int:
     from protperf.lm.cli.common import tell
 
-    for text in () if quiet else summary.notes:
+    for text in () if quiet else reader.summary.notes:
         tell(f"note: {text}")
-    for text in summary.warnings:
+    warnings = [*reader.summary.warnings, *filter(None, [reader.rejections])]
+    if not warnings and not reader.summary.records:
+        warnings = ["no records"]
+    for text in warnings:
         tell(f"warning: {text}")
-    if summary.records == 0 and not summary.warnings:
-        tell("warning: no records")
-    if summary.rejected:
-        tell(f"warning: {summary.rejected} records were rejected and have no row")
-        return 0 if allow_rejects else EXIT_REJECTED
-    return 0
+    return EXIT_REJECTED if reader.rejections and not allow_rejects else 0
 
 
 def _fingerprint(

@@ -78,21 +78,18 @@ def read_store(
     for batch in reader:
         tokens.append(batch.tokens)
         lengths.append(batch.lengths[batch.lengths > 0])
-    _tell_of(reader.summary, tell)
+    _tell_of(reader, tell)
     if not tokens or not sum(len(part) for part in tokens):
         raise DataError(f"{', '.join(os.fspath(p) for p in paths)}: holds no residues, there is nothing to train on")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     return TokenStore(np.concatenate(tokens), offsets, reader.summary.rejected)
 
 
-def _tell_of(summary: io.Summary, tell: Callable[[str], None]) -> None:
-    for text in summary.notes:
+def _tell_of(reader: io.Reader, tell: Callable[[str], None]) -> None:
+    for text in reader.summary.notes:
         tell(f"note: {text}")
-    for text in summary.warnings:
+    for text in (*reader.summary.warnings, *filter(None, [reader.rejections])):
         tell(f"warning: {text}")
-    if summary.rejected:
-        total = summary.records + summary.rejected
-        tell(f"warning: {summary.rejected} of {total} records were rejected and are left out")
 
 
 def split(store: TokenStore, fraction: float, seed: int) -> tuple[TokenStore, TokenStore]:
