@@ -58,8 +58,10 @@ format: $(INSTALLED) ## reformat Rust and Python
 bench: setup ## time attention against its bound and against torch
 	python benches/attention.py
 
-fuzz: ## fuzz every parser for 60 seconds and print the executions reached
+fuzz: setup ## fuzz every reader, and the kernels, for 60 seconds each and print the executions reached
 	bash fuzz/run.sh 60
+	uv pip install --quiet --require-hashes -r requirements/fuzz.txt
+	python fuzz/python/run.py 60
 
 soak: setup ## the long tests, minutes to hours
 	python -m pytest -m soak
@@ -74,6 +76,7 @@ lock: | $(VENV)/bin/python ## resolve requirements/*.txt anew, with hashes
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) --upgrade --constraint requirements/runtime.txt --extra plot --group dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --upgrade --group fuzz -o requirements/fuzz.txt
 
 clean: ## remove build outputs and caches
 	rm -rf target dist .mypy_cache .pytest_cache .ruff_cache .hypothesis python/protperf/_native*.so $(BUILT)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.training import checkpoint
+from protperf.lm.training import checkpoint, plain_file
 
 Change = Callable[[Path], None]
 CASES: dict[str, tuple[Change, bool]] = {}
@@ -32,7 +32,7 @@ def resign(step: Path, change: Callable[[dict[str, Any]], object] = lambda manif
         manifest["files"][name] = {"size": len(with_size), "sha256": hashlib.sha256(with_size).hexdigest()}
     del manifest["sha256"]
     change(manifest)
-    (step / checkpoint.MANIFEST).write_bytes(checkpoint.seal(manifest))
+    (step / checkpoint.MANIFEST).write_bytes(plain_file.seal(manifest))
 
 
 def _add(name: str, change: Change, *, resume_only: bool = False) -> None:

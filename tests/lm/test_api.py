@@ -158,7 +158,6 @@ def test_a_table_gives_columns_and_names_the_package_it_lacks(model: lm.Model, m
 
 @pytest.mark.parametrize("package", ["pandas", "polars"])
 def test_a_table_becomes_a_frame(package: str, model: lm.Model) -> None:
-    pytest.importorskip(package)
     frame = getattr(model.score(["MKV", "MW"]), f"to_{package}")()
     assert list(frame["len"]) == [3, 2]
 

@@ -18,7 +18,7 @@ from training import final_digests, small_options, synthetic, trainer
 from warm import Warm
 
 from protperf.errors import CheckpointError, ConfigError
-from protperf.lm.training import checkpoint, directory, tensor_file
+from protperf.lm.training import checkpoint, directory, plain_file, tensor_file
 from protperf.lm.training.run import load_run, train_run
 
 FLIPS = 1000
@@ -68,7 +68,7 @@ def resign(step: Path, change: Callable[[dict[str, object]], None] = lambda mani
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     del manifest["sha256"]
     change(manifest)
-    (step / checkpoint.MANIFEST).write_bytes(checkpoint.seal(manifest))
+    (step / checkpoint.MANIFEST).write_bytes(plain_file.seal(manifest))
 
 
 def test_1000_of_1000_flipped_bits_are_found_and_named(run: Path) -> None:

@@ -21,8 +21,10 @@ from commands import COMMAND, environment, error_line, protperf, table, write_fa
 from conftest import LETTERS
 from tracer import KILL, Call, Trace, trace
 
+from protperf.errors import DataError
 from protperf.lm.cli import main
 from protperf.lm.scoring import output
+from protperf.lm.scoring.choices import COLUMNS
 
 FAILURES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 Score = Callable[..., dict[str, object]]
@@ -89,6 +91,16 @@ def faults(folder: Path, score: Score, golden: bytes) -> list[str]:
     elif json.loads((folder / "scores.tsv.meta.json").read_bytes())["rows"] != 12:
         told.append("the sidecar counts other rows")
     return told
+
+
+def refusal(folder: Path, journal: bytes) -> str | None:
+    """Why `--resume` will not continue the partial file of a folder; None where it would."""
+    fingerprint = json.loads(journal)["fingerprint"]
+    try:
+        output.FileSink(folder / "scores.tsv", output.Encoder(COLUMNS, "tsv"), fingerprint, resume=True)._close()
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def test_a_table_killed_at_any_call_is_continued_to_the_same_bytes(
@@ -293,3 +305,28 @@ def test_a_limit_on_the_size_of_files_is_told_and_the_rows_are_kept(runs: dict[s
     assert protperf(*words).returncode == 0
     assert out.read_bytes() == whole
     assert [row["n"] for row in table(whole)] == [str(i) for i in range(400)]
+
+
+def test_a_changed_bit_in_what_an_interruption_left_is_refused_and_named(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path
+) -> None:
+    """Every bit of the journal and of the rows that it vouches for; what stands behind these rows is cut off anyway."""
+    folder = new(tmp_path / "flipped")
+    middle = len(golden[1].calls) // 2
+    assert trace(lambda: score(folder), folder, middle, KILL).killed
+    part, journal = folder / "scores.tsv.part", folder / "scores.tsv.part.json"
+    kept = {path: path.read_bytes() for path in (part, journal)}
+    vouched = {part: json.loads(kept[journal])["bytes"], journal: len(kept[journal])}
+    assert vouched[part] > 100
+    rng, unseen = random.Random(8), []
+    for path, size in vouched.items():
+        for bit in rng.sample(range(8 * size), 40):
+            changed = bytearray(kept[path])
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            if (answer := refusal(folder, kept[journal])) is None or str(path) not in answer:
+                unseen.append(f"{path.name}, bit {bit}: {answer}")
+            for other, data in kept.items():
+                other.write_bytes(data)
+    assert not unseen, unseen
+    assert faults(folder, score, golden[0]) == []

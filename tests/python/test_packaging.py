@@ -45,7 +45,7 @@ def test_every_crate_takes_its_version_from_the_workspace() -> None:
 
 
 def test_there_are_locks() -> None:
-    assert [lock.name for lock in LOCKS] == ["dev.txt", "runtime.txt", "uv.txt"]
+    assert [lock.name for lock in LOCKS] == ["dev.txt", "fuzz.txt", "runtime.txt", "uv.txt"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
@@ -62,8 +62,10 @@ def test_locks_name_no_index_and_hash_every_pin(lock: Path) -> None:
 def test_locks_hold_every_declared_dependency() -> None:
     runtime, dev = pins(ROOT / "requirements/runtime.txt"), pins(ROOT / "requirements/dev.txt")
     assert names(PYPROJECT["project"]["dependencies"]) <= set(runtime)
-    groups = [entry for group in PYPROJECT["dependency-groups"].values() for entry in group if isinstance(entry, str)]
-    assert names(groups) | names(PYPROJECT["project"]["optional-dependencies"]["plot"]) <= set(dev)
+    groups = PYPROJECT["dependency-groups"]
+    wanted = [entry for name in ("test", "dev") for entry in groups[name] if isinstance(entry, str)]
+    assert names(wanted) | names(PYPROJECT["project"]["optional-dependencies"]["plot"]) <= set(dev)
+    assert names(groups["fuzz"]) <= set(pins(ROOT / "requirements/fuzz.txt"))
     assert {name: dev[name] for name in runtime} == runtime
 
 

@@ -77,19 +77,30 @@ class ModelConfig:
 
     @classmethod
     def from_size(cls, size: str, **choices: Any) -> ModelConfig:
-        """The recipe of a size (`nano`, `tiny`, `small`, `base`) or of a TOML file, with choices on top."""
-        if size in SIZES:
-            text = resources.files("protperf.lm").joinpath("recipes", f"{size}.toml").read_text(encoding="utf-8")
-        elif size.endswith(".toml"):
-            text = Path(size).read_text(encoding="utf-8")
-        else:
+        """The recipe of a size (`nano`, `tiny`, `small`, `base`) or of a TOML file, with choices on top.
+
+        Raises:
+            ConfigError: an unknown size, or a value out of range; where the file is at fault, it is named.
+            OSError: the file cannot be read.
+        """
+        if size not in SIZES and not size.endswith(".toml"):
             raise ConfigError(f"size is {size!r}; choose one of {', '.join(SIZES)} or name a .toml file")
+        # Choices are judged on a good recipe first: what is wrong after that is the file's fault.
+        chosen = cls.from_mapping({**_recipe("nano"), **choices})
+        if size == "nano":
+            return chosen
+        if size in SIZES:
+            return cls.from_mapping({**_recipe(size), **choices})
+        data = Path(size).read_bytes()
         try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            return cls.from_mapping({**tomllib.loads(data.decode("utf-8")), **choices})
+        except (ConfigError, ValueError, RecursionError) as error:
             raise ConfigError(f"{size}: {error}") from error
-        return cls.from_mapping({**values, **choices})
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON."""
         return dataclasses.asdict(self)
+
+
+def _recipe(size: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files("protperf.lm").joinpath("recipes", f"{size}.toml").read_text(encoding="utf-8"))

@@ -1,9 +1,10 @@
 """Tables that survive interruption: whole lines only, in a partial file that replaces the named one at the end.
 
-Beside `NAME.part` stands `NAME.part.json`: how many rows and bytes of it are safe on the disk, a digest of the records
-they belong to, and a fingerprint of model, input and options. It is there before the partial file has contents, and is
-renewed at borders between batches, after the rows: a resumed run cuts the partial file back to that border, reads the
-same records again and goes on with the same batches, so that its bytes are those of an uninterrupted run.
+Beside `NAME.part` stands `NAME.part.json`, sealed by its own SHA-256: how many rows and bytes of it are safe on the
+disk, digests of these bytes and of the records they belong to, and a fingerprint of model, input and options. It is
+there before the partial file has contents, and is renewed at borders between batches, after the rows: a resumed run
+cuts the partial file back to that border, reads the same records again and goes on with the same batches, so that its
+bytes are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf.errors import ConfigError, DataError
-from protperf.lm.training import durable
+from protperf.errors import CheckpointError, ConfigError, DataError
+from protperf.lm.training import durable, plain_file
 
 if TYPE_CHECKING:
     from protperf.io import Record
@@ -88,14 +89,27 @@ class StreamSink:
 
 @dataclass(frozen=True, slots=True)
 class _Border:
-    """A place between two batches: bytes and rows before it, and a digest of their records."""
+    """A place between two batches: bytes and rows before it, and digests of these bytes and of the rows' records."""
 
     size: int
     rows: int
-    digest: Any
+    written: Any
+    records: Any
+
+    @classmethod
+    def start(cls) -> _Border:
+        return cls(0, 0, hashlib.sha256(), hashlib.sha256())
+
+    def after(self, data: bytes, records: Sequence[Record] = ()) -> _Border:
+        written, digest = self.written.copy(), self.records.copy()
+        written.update(data)
+        for record in records:
+            _count(digest, record)
+        return _Border(self.size + len(data), self.rows + len(records), written, digest)
 
     def state(self) -> dict[str, Any]:
-        return {"rows": self.rows, "bytes": self.size, "records_sha256": self.digest.hexdigest()}
+        digests = {"bytes_sha256": self.written.hexdigest(), "records_sha256": self.records.hexdigest()}
+        return {"rows": self.rows, "bytes": self.size, **digests}
 
 
 class FileSink:
@@ -106,7 +120,7 @@ class FileSink:
         self.out = Path(os.path.realpath(out))
         self._part, self._journal, self._meta = beside(self.out)
         self._encoder, self._fingerprint = encoder, dict(fingerprint)
-        self._border = self._safe = _Border(0, 0, hashlib.sha256())
+        self._border = self._safe = _Border.start()
         self._synced, self._lost = time.monotonic(), False
         self._descriptor = self._opened()
         try:
@@ -140,18 +154,16 @@ class FileSink:
             raise ConfigError(f"{self._part}: was begun with other records; start again without --resume")
         with durable.named(self._part):
             os.ftruncate(self._descriptor, self._state["bytes"])
-        self._border = self._safe = _Border(self._state["bytes"], self._state["rows"], digest)
+        written = self._digest_of(self._state["bytes"])
+        self._border = self._safe = _Border(self._state["bytes"], self._state["rows"], written, digest)
 
     def write(self, records: list[Record], rows: Iterable[object]) -> None:
         """Append the rows of one batch."""
         data = "".join(map(self._encoder.row, rows)).encode()
         with durable.named(self._part):
             durable.write_at(self._descriptor, data, self._border.size)
-        digest = self._border.digest.copy()
-        for record in records:
-            _count(digest, record)
         # In one assignment: an interruption comes before the batch or after it.
-        self._border = _Border(self._border.size + len(data), self._border.rows + len(records), digest)
+        self._border = self._border.after(data, records)
         if time.monotonic() - self._synced >= SYNC_S:
             self.sync()
 
@@ -177,7 +189,7 @@ class FileSink:
                 # As if it had been opened and written over.
                 os.fchmod(self._descriptor, self.out.stat().st_mode & 0o777)
             os.replace(self._part, self.out)
-        self._border = self._safe = _Border(0, 0, hashlib.sha256())
+        self._border = self._safe = _Border.start()
         with durable.named(self._meta):
             os.replace(staged, self._meta)
         durable.sync_directory(self.out.parent)
@@ -236,12 +248,12 @@ class FileSink:
         with durable.named(self._part):
             os.ftruncate(self._descriptor, 0)
             durable.write_at(self._descriptor, header, 0)
-        self._border = replace(self._border, size=len(header))
+        self._border = self._border.after(header)
         self.sync()
 
     def _record(self, border: _Border) -> None:
         state = {"fingerprint": self._fingerprint, **border.state()}
-        durable.replace_file(self._journal, (json.dumps(state, indent=1) + "\n").encode())
+        durable.replace_file(self._journal, plain_file.seal(state))
         self._safe, self._synced = border, time.monotonic()
 
     def _resumable(self) -> dict[str, Any] | None:
@@ -249,17 +261,21 @@ class FileSink:
 
         Raises:
             ConfigError: begun with another model, input or option, which is named.
+            DataError: the journal is damaged, or the rows that it vouches for are.
         """
-        try:
-            state = json.loads(self._journal.read_bytes())
-            before, rows, size = dict(state["fingerprint"]), int(state["rows"]), int(state["bytes"])
-            str(state["records_sha256"])
-        except FileNotFoundError:
+        if not os.path.lexists(self._journal):
             return None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{self._journal}: is damaged; start again without --resume") from error
+        try:
+            state = plain_file.read_sealed(self._journal)
+        except CheckpointError as error:
+            raise DataError(f"{error}; start again without --resume") from error
+        if set(state) != {"fingerprint", *_Border.start().state()} or not isinstance(state["fingerprint"], dict):
+            raise DataError(f"{self._journal}: is no journal of a table; start again without --resume")
+        before, rows, size = state["fingerprint"], state["rows"], state["bytes"]
+        if type(rows) is not int or type(size) is not int or min(rows, size) < 0:
+            raise DataError(f"{self._journal}: has no counts of rows and bytes; start again without --resume")
         # Before the header was written, or after the file was put in its place.
-        if size <= 0 or rows < 0 or os.fstat(self._descriptor).st_size < size:
+        if size == 0 or os.fstat(self._descriptor).st_size < size:
             return None
         for name in [*self._fingerprint, *before]:
             if before.get(name) != self._fingerprint.get(name):
@@ -267,7 +283,18 @@ class FileSink:
                     f"{self._part}: was begun with another {name.replace('_', ' ')}; "
                     "repeat the command as it was, or start again without --resume"
                 )
+        if self._digest_of(size).hexdigest() != state["bytes_sha256"]:
+            raise DataError(f"{self._part}: does not have the rows that were saved; start again without --resume")
         return state
+
+    def _digest_of(self, size: int) -> Any:
+        """SHA-256 of the first bytes of the partial file."""
+        digest, position = hashlib.sha256(), 0
+        with durable.named(self._part):
+            while part := os.pread(self._descriptor, min(size - position, 1 << 20), position):
+                digest.update(part)
+                position += len(part)
+        return digest
 
 
 def beside(out: Path) -> tuple[Path, Path, Path]:

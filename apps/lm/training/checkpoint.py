@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,14 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from protperf.errors import CheckpointError, MissingFileError
 from protperf.lm.training import durable
-from protperf.lm.training.plain_file import broken, opened, parse_table, read_bytes, short
+from protperf.lm.training.plain_file import broken, opened, read_sealed, seal, short, to_json
 
 if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
 FILES = ("config.json", "model.safetensors", "trainer.safetensors")
-_SEAL = "sha256"
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
 
 
@@ -57,7 +55,7 @@ def save(
     from safetensors.torch import save as tensors_to_bytes
 
     contents = {
-        "config.json": _json(config),
+        "config.json": to_json(config),
         "model.safetensors": tensors_to_bytes({k: v.contiguous() for k, v in model.items()}),
         "trainer.safetensors": tensors_to_bytes({k: v.contiguous() for k, v in trainer.items()}),
     }
@@ -119,7 +117,7 @@ def verify(path: Path) -> Step:
         CheckpointError: naming the file that is missing, cut, changed or hostile.
     """
     match = _STEP.match(path.name)
-    manifest = _read_manifest(path / MANIFEST)
+    manifest = read_sealed(path / MANIFEST)
     number, files = manifest.get("step"), manifest.get("files")
     if type(number) is not int or number < 0:
         raise broken(path / MANIFEST, "has no step number")
@@ -130,26 +128,6 @@ def verify(path: Path) -> Step:
     for name in FILES:
         _verify_file(path / name, files[name])
     return Step(path, number, manifest)
-
-
-def seal(manifest: Mapping[str, Any]) -> bytes:
-    """The text of a manifest, with the SHA-256 of all the rest of it."""
-    digest = hashlib.sha256(_json(manifest)).hexdigest()
-    return _json({**manifest, _SEAL: digest})
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    data = read_bytes(path)
-    manifest = parse_table(path, data)
-    manifest.pop(_SEAL, None)
-    # Byte for byte: a change that leaves the same values, such as 1e-05 to 1E-05, is a change.
-    try:
-        changed = seal(manifest) != data
-    except RecursionError as error:
-        raise broken(path, "is nested too deeply") from error
-    if changed:
-        raise broken(path, "does not have the contents that were saved (SHA-256 differs)")
-    return manifest
 
 
 def _verify_file(path: Path, entry: Any) -> None:
@@ -187,7 +165,3 @@ def find(path: str | os.PathLike[str]) -> Step:
     progress = newest.manifest.get("progress")
     best = progress.get("best_step") if isinstance(progress, dict) else None
     return verify(place / f"step-{best}") if type(best) is int and best in numbers[1:] else newest
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
 import reprlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from protperf.errors import CheckpointError
 
 MOST_JSON = 1 << 18
 """Bytes of a JSON file: parsed values may take thirty times as much memory."""
+_SEAL = "sha256"
 
 
 def broken(path: Path, what: str) -> CheckpointError:
@@ -107,3 +109,33 @@ def parse_table(path: Path, data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise broken(path, "is not a table")
     return value
+
+
+def to_json(table: Mapping[str, Any]) -> bytes:
+    """A table as the text of a file, the same for equal tables."""
+    return (json.dumps(table, indent=1, sort_keys=True) + "\n").encode()
+
+
+def seal(table: Mapping[str, Any]) -> bytes:
+    """The text of a table with the SHA-256 of all the rest of it, as `sha256`."""
+    digest = hashlib.sha256(to_json(table)).hexdigest()
+    return to_json({**table, _SEAL: digest})
+
+
+def read_sealed(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+    """The table that was sealed into a file, without the seal.
+
+    Raises:
+        CheckpointError: as `read_table`, or it does not have the contents that were sealed.
+    """
+    data = read_bytes(path, most)
+    table = parse_table(path, data)
+    table.pop(_SEAL, None)
+    # Byte for byte: a change that leaves the same values, such as 1e-05 to 1E-05, is a change.
+    try:
+        changed = seal(table) != data
+    except RecursionError as error:
+        raise broken(path, "is nested too deeply") from error
+    if changed:
+        raise broken(path, "does not have the contents that were saved (SHA-256 differs)")
+    return table
