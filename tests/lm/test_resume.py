@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -116,7 +117,8 @@ def killed_at_random(warm: Warm, run: Path, fasta: Path, name: str, rng: np.rand
             shutil.rmtree(run)
         process = warm.start(job(run, fasta, name, resume=resume))
         time.sleep(float(rng.uniform(0, span_s)))
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by then
+            os.kill(process, signal.SIGKILL)
         status = warm.wait()
         if status == 0:
             return kills

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -21,10 +22,15 @@ from protperf.lm.cli.common import plain
 COLUMNS = 80
 
 
-def in_terminal(*words: object, command: Sequence[str] = COMMAND) -> tuple[int, list[str]]:
-    """Exit code and the successive lines of a run whose standard error is a terminal of 80 columns."""
+def in_terminal(
+    *words: object, command: Sequence[str] = COMMAND, size: tuple[int, int] = (24, COLUMNS), interrupt_at: bytes = b""
+) -> tuple[int, list[str]]:
+    """Exit code and the successive lines of a run whose standard error is a terminal of some rows and columns.
+
+    Ctrl-C comes once the terminal has shown `interrupt_at`.
+    """
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     with subprocess.Popen(
         [*command, *map(str, words)], stdout=subprocess.PIPE, stderr=theirs, env=environment()
     ) as process:
@@ -38,6 +44,9 @@ def in_terminal(*words: object, command: Sequence[str] = COMMAND) -> tuple[int, 
             if not part:
                 break
             seen += part
+            if interrupt_at and interrupt_at in seen:
+                process.send_signal(signal.SIGINT)
+                interrupt_at = b""
     os.close(ours)
     return process.returncode, [line for line in re.split(r"[\r\n]+", seen.decode()) if line.strip()]
 
@@ -54,6 +63,29 @@ def test_training_shows_loss_speed_and_time_left(end: list[str], fasta: Path, tm
     if end[0] == "--time":
         assert "first steps, 00:0" in bars[0]
     assert re.fullmatch(r"protperf: .*/run: \d+ steps; val_loss .*", lines[-1])
+
+
+def test_a_terminal_that_does_not_tell_its_size_has_80_columns(fasta: Path, tmp_path: Path) -> None:
+    words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--batch-tokens", 200, "--steps", 30]
+    code, lines = in_terminal(*words, size=(0, 0))
+    assert code == 0
+    bars = [line for line in lines if "left, loss" in line]
+    assert bars
+    assert all(len(line) <= COLUMNS for line in bars)
+
+
+def test_ctrl_c_is_told_with_what_was_kept(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {f"p{i}": "MKVACDEFGH" * 30 for i in range(1000)})
+    words = ["score", runs["both"], path, "--method", "pll", "--batch-tokens", 300]
+    at_once = "import sys; from protperf.lm.cli import main, progress; from protperf.lm.scoring import output;"
+    at_once += "progress.DELAY_S = output.SYNC_S = 0; sys.exit(main(sys.argv[1:]))"
+    program = [sys.executable, "-c", at_once]
+    code, lines = in_terminal(*words, "-o", tmp_path / "x.tsv", command=program, interrupt_at=b"proteins=3")
+    assert code == 130
+    assert re.fullmatch(r"protperf: \d+ rows are kept; continue with --resume", lines[-2])
+    assert lines[-1] == "protperf: interrupted"
+    code, lines = in_terminal(*words, command=program, interrupt_at=b"scoring:")
+    assert (code, lines[-1]) == (130, "protperf: interrupted")
 
 
 def test_scoring_shows_how_far_it_is_and_how_long_still(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def _guarded(name: str, words: list[str]) -> int:
     try:
         return _runner(name, import_module(f"protperf.lm.cli.{name}"))(words)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        tell("interrupted")
+        return 130
     except MemoryError as error:
         return _fail(f"out of memory{f': {error}' if str(error) else ''}; try a smaller --batch-tokens", EXIT_RESOURCES)
     except errors.DeviceError as error:
@@ -136,13 +137,13 @@ def _run_typer(name: str, module: ModuleType, words: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     command.get_help = lambda _: page(command, name, module.GROUPS, module.EXAMPLES)
     try:
-        return int(command.main(words, prog_name=f"protperf {name}", standalone_mode=False) or 0)
+        # Not `main`, which would take an interruption for an ordinary end.
+        with command.make_context(f"protperf {name}", list(words)) as context:
+            return int(command.invoke(context) or 0)
     except TyperException as error:
         return _fail(f"{_usage(error, command)} (see protperf {name} --help)", EXIT_USAGE)
     except typer.Exit as error:
         return error.exit_code
-    except typer.Abort:
-        return _fail("interrupted", 130)
 
 
 def _usage(error: Exception, command: Any) -> str:

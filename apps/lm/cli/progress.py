@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -22,20 +23,33 @@ def shows(quiet: bool) -> bool:
     return sys.stderr.isatty() and not quiet
 
 
+def _size() -> dict[str, Any]:
+    """What tqdm is told of the terminal: to ask for its size, unless it says 0, as one without a window does."""
+    try:
+        known = all(os.get_terminal_size(sys.stderr.fileno()))
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+
+
 class ScoreBar:
     """Tokens read so far, of all where their number is known, and proteins done."""
 
     def __init__(self, total: int | None, quiet: bool) -> None:
         self._proteins = 0
         self._bar = tqdm(
-            total=total, desc="scoring", unit="token", unit_scale=True, disable=not shows(quiet), dynamic_ncols=True,
-            file=sys.stderr, delay=DELAY_S,
+            total=total, desc="scoring", unit="token", unit_scale=True, disable=not shows(quiet),
+            file=sys.stderr, delay=DELAY_S, **_size(),
         )  # fmt: skip
 
     def __enter__(self) -> ScoreBar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is; what is told from now on stands below it."""
         self._bar.close()
 
     def tokens(self, count: int) -> None:
@@ -62,9 +76,7 @@ class TrainBar:
 
     def __init__(self, quiet: bool, time_s: float | None) -> None:
         self._time_s = time_s
-        self._bar = tqdm(
-            total=time_s, disable=not shows(quiet), dynamic_ncols=True, file=sys.stderr, bar_format="{desc}"
-        )
+        self._bar = tqdm(total=time_s, disable=not shows(quiet), file=sys.stderr, bar_format="{desc}", **_size())
         self._line: dict[str, Any] = {}
         self._left_s: float | None = time_s
         self._heard = time.monotonic()

@@ -145,6 +145,7 @@ def _write(
     except BaseException:
         if isinstance(sink, FileSink):
             sink.interrupt()
+            bar.close()
             if sink.kept:
                 tell(f"{sink.kept} rows are kept; continue with --resume")
         raise
