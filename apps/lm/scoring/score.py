@@ -26,6 +26,8 @@ CHUNK = 4096
 """Tokens of one sequence that are read at once."""
 EXACT_CHUNK = 512
 """The same with exact attention, whose memory is chunk times length."""
+BATCH_TOKENS = 4096
+"""Tokens of one pass where nothing else is asked for: more is no faster on a CPU."""
 
 Progress = Callable[[int], None]
 """Called now and then with the number of tokens that the model has read since."""
@@ -55,7 +57,7 @@ def score_records(
     records: Iterable[io.Record],
     method: str,
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int = BATCH_TOKENS,
     deterministic: bool = False,
 ) -> Iterator[Row]:
     """Score records lazily, in their order; arguments are those of `score_batches`."""
@@ -68,14 +70,14 @@ def score_batches(
     records: Iterable[io.Record],
     method: str,
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int = BATCH_TOKENS,
     deterministic: bool = False,
     progress: Progress = _nobody,
 ) -> Iterator[tuple[list[io.Record], list[Row]]]:
     """Score records lazily, in their order: each batch and its rows.
 
     Args:
-        batch_tokens: tokens packed into one pass.
+        batch_tokens: tokens packed into one pass: of several sequences for `ll`, of one and its masked sites for `pll`.
         deterministic: one sequence a pass and one thread of torch: the same bits whatever the batch size, the other
             sequences and the number of threads.
         progress: told of the tokens read.
@@ -85,8 +87,8 @@ def score_batches(
     """
     check_batch_tokens(batch_tokens)
     return (
-        (batch, _score_batch(network, batch, method, deterministic, progress))
-        for batch in _batches(records, 1 if deterministic else batch_tokens)
+        (batch, _score_batch(network, batch, method, batch_tokens, deterministic, progress))
+        for batch in _batches(records, 1 if deterministic or method == "pll" else batch_tokens)
     )
 
 
@@ -137,7 +139,7 @@ def chunked_log_likelihoods(
 
 
 def pseudo_log_likelihoods(
-    network: Network, residues: NDArray[np.uint8], budget: int = 16384, progress: Progress = _nobody
+    network: Network, residues: NDArray[np.uint8], budget: int = BATCH_TOKENS, progress: Progress = _nobody
 ) -> NDArray[np.float64]:
     """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
     framed = frame(residues)
@@ -162,9 +164,15 @@ def _picked(log_probs: NDArray[np.float32], residues: NDArray[np.uint8]) -> NDAr
 
 
 def _score_batch(
-    network: Network, records: list[io.Record], method: str, deterministic: bool, progress: Progress
+    network: Network,
+    records: list[io.Record],
+    method: str,
+    batch_tokens: int,
+    deterministic: bool,
+    progress: Progress,
 ) -> list[Row]:
     num_threads = torch.get_num_threads()
+    budget = BATCH_TOKENS if deterministic else batch_tokens
     if deterministic:
         # torch divides the sums of a matrix product by its number of threads.
         torch.set_num_threads(1)
@@ -172,7 +180,7 @@ def _score_batch(
         if method == "ll":
             values = log_likelihoods(network, [record.tokens for record in records], progress)
         else:
-            values = [pseudo_log_likelihoods(network, record.tokens, progress=progress) for record in records]
+            values = [pseudo_log_likelihoods(network, record.tokens, budget, progress) for record in records]
     finally:
         if deterministic:
             torch.set_num_threads(num_threads)

@@ -39,7 +39,7 @@ def model_checks(network: Network) -> list[dict[str, Any]]:
         checks.append(_agreement(f"ll, whole against chunks of {_CHUNK}", alone, chunks))
     if network.config.objective != "causal":
         shorter = sequences[-1][:_MASKED_LENGTH]
-        packed, alone = ([pseudo_log_likelihoods(network, shorter, budget)] for budget in (16384, 1))
+        packed, alone = ([pseudo_log_likelihoods(network, shorter, budget)] for budget in (4096, 1))
         checks.append(_agreement("pll, batched against alone", packed, alone))
     if network.config.attention == "softmax":
         checks.append(_estimate(network, sequences))
