@@ -46,7 +46,8 @@ def fuzz(name: str, seconds: int) -> int:
     rate = executions // max(1, seconds)
     print(f"{name:<12}{executions:>12,}{rate:>11,}{corpus:>9}{branches:>10}  {int(run.returncode != 0)}", flush=True)
     if run.returncode:
-        print("\n".join(run.stderr.splitlines()[-60:]), file=sys.stderr)
+        told = [line for line in run.stderr.splitlines() if not line.startswith(("#", "INFO", "WARNING", "0x"))]
+        print("\n".join(told[-60:]), file=sys.stderr)
     return int(run.returncode != 0)
 
 

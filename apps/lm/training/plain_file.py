@@ -84,7 +84,7 @@ def read_table(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
 
 
 def parse_table(path: Path, data: bytes) -> dict[str, Any]:
-    """A table from the JSON text of a file: each key once, only finite numbers.
+    """A table from the JSON text of a file: each key once, only finite numbers, no integer written as -0.
 
     Raises:
         CheckpointError: naming the file.
@@ -102,8 +102,14 @@ def parse_table(path: Path, data: bytes) -> dict[str, Any]:
             raise ValueError("a number is not finite")
         return value
 
+    def whole(text: str) -> int:
+        if text == "-0":
+            raise ValueError("an integer is written as -0")
+        return int(text)
+
+    hooks: dict[str, Any] = {"object_pairs_hook": unique, "parse_float": finite, "parse_constant": finite}
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        value = json.loads(data.decode("utf-8"), parse_int=whole, **hooks)
     except (ValueError, RecursionError) as error:
         raise broken(path, f"is not valid JSON: {str(error)[:80]}") from error
     if not isinstance(value, dict):
