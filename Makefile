@@ -41,7 +41,7 @@ test-rust: ## the Rust tests alone
 	cargo test --release --workspace --locked
 
 test-python: setup ## the Python tests alone
-	python -m pytest
+	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED) ## formatting, lints and types; changes nothing
 	cargo fmt --all --check

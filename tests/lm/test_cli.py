@@ -256,3 +256,14 @@ def test_a_closed_pipe_is_quiet(runs: dict[str, Path], tmp_path: Path) -> None:
     assert result.stdout.count(b"\n") == 3
     assert result.stderr == b""
     assert result.returncode == 141
+
+
+def test_one_protein_needs_another_to_validate_on(tmp_path: Path) -> None:
+    one = write_fasta(tmp_path / "one.fa", {"a": "MKVAMKVA", "again": "MKVAMKVA"})
+    words = ["train", "--fasta", one, "-o", tmp_path / "run", "--steps", 1, "--batch-tokens", 64]
+    result = in_process(*words)
+    assert result.returncode == 1
+    assert error_line(result).startswith(f"{one}: has fewer than two distinct sequences")
+    assert "--validate" in error_line(result)
+    assert not (tmp_path / "run").exists()
+    assert in_process(*words, "--validate", one).returncode == 0

@@ -84,7 +84,7 @@ def test_ctrl_c_is_told_with_what_was_kept(runs: dict[str, Path], tmp_path: Path
     assert code == 130
     assert re.fullmatch(r"protperf: \d+ rows are kept; continue with --resume", lines[-2])
     assert lines[-1] == "protperf: interrupted"
-    code, lines = in_terminal(*words, command=program, interrupt_at=b"scoring:")
+    code, lines = in_terminal(*words, command=program, interrupt_at=b"proteins=1")
     assert (code, lines[-1]) == (130, "protperf: interrupted")
 
 

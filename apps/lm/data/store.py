@@ -80,9 +80,14 @@ def read_store(
         lengths.append(batch.lengths[batch.lengths > 0])
     _tell_of(reader, tell)
     if not tokens or not sum(len(part) for part in tokens):
-        raise DataError(f"{', '.join(os.fspath(p) for p in paths)}: holds no residues, there is nothing to train on")
+        raise DataError(f"{named(paths)}: holds no residues, there is nothing to train on")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     return TokenStore(np.concatenate(tokens), offsets, reader.summary.rejected)
+
+
+def named(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """Files as an error names them."""
+    return ", ".join(os.fspath(path) for path in paths)
 
 
 def _tell_of(reader: io.Reader, tell: Callable[[str], None]) -> None:
@@ -103,7 +108,7 @@ def split(store: TokenStore, fraction: float, seed: int) -> tuple[TokenStore, To
     marks = np.array([zlib.crc32(store.sequence(i).tobytes(), seed & 0xFFFFFFFF) for i in range(len(store))])
     distinct = np.unique(marks)
     if len(distinct) < 2:
-        raise DataError("fewer than two distinct sequences; give a validation file with --validate")
+        raise DataError("has fewer than two distinct sequences, none to hold out; name a file with --validate")
     line = min(max(round(fraction * 2**32), int(distinct[0]) + 1), int(distinct[-1]))
     held = marks < line
     return store.select(np.flatnonzero(~held)), store.select(np.flatnonzero(held))

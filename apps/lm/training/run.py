@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protperf.errors import CheckpointError, ConfigError
-from protperf.lm.data.store import read_store, split
+from protperf.errors import CheckpointError, ConfigError, DataError
+from protperf.lm.data.store import named, read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
 from protperf.lm.training import checkpoint, directory, durable, stored, tensor_file
@@ -74,9 +74,13 @@ def train_run(
         options = dataclasses.replace(options, validate=None)
     if options.validate is None and validate is None:
         raise ConfigError("the sequences to validate on are in a file of their own; name it with --validate")
-    store = read_store(fasta, options.residues, warn)
+    paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
+    store = read_store(paths, options.residues, warn)
     if validate is None:
-        train, held = split(store, options.validate or 0.0, options.seed)
+        try:
+            train, held = split(store, options.validate or 0.0, options.seed)
+        except DataError as error:
+            raise DataError(f"{named(paths)}: {error}") from error
     else:
         train, held = store, read_store(validate, options.residues, warn)
     rejected = store.rejected + (0 if validate is None else held.rejected)
