@@ -15,9 +15,13 @@ impl<E: CpuElement> Sweep<'_, E> {
         b.scores[row * CHUNK..][..CHUNK].fill(E::ZERO);
         b.numerator[row * payload_row..][..payload_row].fill(E::ZERO);
         b.lanes[row * PAD..][..PAD].fill(E::ZERO);
-        for panel in 0..self.widths.panels() {
-            self.own_features(panel, row);
-            self.redo_panel_sums(panel, row);
+        // The order of `Sweep::read`: each panel's cosines, then its sines.
+        let panels = self.widths.projection_panels();
+        for panel in 0..panels {
+            for at in (panel..self.widths.panels()).step_by(panels) {
+                self.own_features(at, row);
+                self.redo_panel_sums(at, row);
+            }
         }
         self.finish_redone_sums(row);
     }
