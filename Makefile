@@ -38,7 +38,7 @@ demo: setup ## train on real globins for 2.5 minutes, score three proteins, draw
 test: test-rust test-python ## the whole test suite, Rust and Python
 
 test-rust: ## the Rust tests alone
-	cargo test --release --workspace --locked
+	cargo test --profile quick --workspace --locked
 
 test-python: setup ## the Python tests alone
 	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
