@@ -41,7 +41,7 @@ test-rust: ## the Rust tests alone
 	cargo test --profile quick --workspace --locked
 
 test-python: setup ## the Python tests alone
-	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## formatting, lints and types; changes nothing
 	cargo fmt --all --check
