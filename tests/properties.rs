@@ -7,6 +7,7 @@ use common::judge::Judge;
 use common::kernel::{every_isa, kernel, on_threads};
 use common::{Answer, Case, Data, Directions};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use protperf::{FeatureMap, Isa};
 
 /// Any map, form, shape and mask; queries and keys from a thousandth of a unit to four units.
@@ -56,7 +57,12 @@ fn assembled(
 /// So many cases, or as many as PROPTEST_CASES says.
 fn config(usual: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
-    ProptestConfig { cases: asked.unwrap_or(usual), failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: asked.unwrap_or(usual),
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    }
 }
 
 /// Bits of the rows of one head and batch entry before `end`, of a part that has `len` rows of `width` in each.

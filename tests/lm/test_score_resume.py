@@ -330,3 +330,10 @@ def test_a_changed_bit_in_what_an_interruption_left_is_refused_and_named(
                 other.write_bytes(data)
     assert not unseen, unseen
     assert faults(folder, score, golden[0]) == []
+
+
+def test_a_journal_that_names_thousands_of_inputs_is_read_again(tmp_path: Path) -> None:
+    fingerprint = {"input_sha256": [f"{n:064x}" for n in range(5000)]}
+    encoder = output.Encoder(COLUMNS, "tsv")
+    output.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=False).interrupt()
+    output.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=True).interrupt()

@@ -26,7 +26,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Compare the kernels with each other and with float64, a model's scores with each other; print the verdict."""
-    if model is not None:
+    if model is not None and not model.exists():
         from protperf.lm.training import checkpoint
 
         checkpoint.find(model)

@@ -86,11 +86,9 @@ class ModelConfig:
         if size not in SIZES and not size.endswith(".toml"):
             raise ConfigError(f"size is {size!r}; choose one of {', '.join(SIZES)} or name a .toml file")
         # Choices are judged on a good recipe first: what is wrong after that is the file's fault.
-        chosen = cls.from_mapping({**_recipe("nano"), **choices})
-        if size == "nano":
-            return chosen
+        chosen = cls.from_mapping({**_recipe(size if size in SIZES else "nano"), **choices})
         if size in SIZES:
-            return cls.from_mapping({**_recipe(size), **choices})
+            return chosen
         data = Path(size).read_bytes()
         try:
             return cls.from_mapping({**tomllib.loads(data.decode("utf-8")), **choices})

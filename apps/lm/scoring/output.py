@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from protperf.io import Record
 
 FORMATS = ("tsv", "csv", "jsonl")
+_MOST_JOURNAL = 1 << 26
+"""Bytes of a journal, which names every input file: nearly a million of them."""
 SYNC_S = 1.0
 """Seconds of work that a kill may cost."""
 
@@ -154,8 +156,7 @@ class FileSink:
             raise ConfigError(f"{self._part}: was begun with other records; start again without --resume")
         with durable.named(self._part):
             os.ftruncate(self._descriptor, self._state["bytes"])
-        written = self._digest_of(self._state["bytes"])
-        self._border = self._safe = _Border(self._state["bytes"], self._state["rows"], written, digest)
+        self._border = self._safe = _Border(self._state["bytes"], self._state["rows"], self._written, digest)
 
     def write(self, records: list[Record], rows: Iterable[object]) -> None:
         """Append the rows of one batch."""
@@ -266,7 +267,7 @@ class FileSink:
         if not os.path.lexists(self._journal):
             return None
         try:
-            state = plain_file.read_sealed(self._journal)
+            state = plain_file.read_sealed(self._journal, _MOST_JOURNAL)
         except CheckpointError as error:
             raise DataError(f"{error}; start again without --resume") from error
         if set(state) != {"fingerprint", *_Border.start().state()} or not isinstance(state["fingerprint"], dict):
@@ -283,7 +284,8 @@ class FileSink:
                     f"{self._part}: was begun with another {name.replace('_', ' ')}; "
                     "repeat the command as it was, or start again without --resume"
                 )
-        if self._digest_of(size).hexdigest() != state["bytes_sha256"]:
+        self._written = self._digest_of(size)
+        if self._written.hexdigest() != state["bytes_sha256"]:
             raise DataError(f"{self._part}: does not have the rows that were saved; start again without --resume")
         return state
 
