@@ -46,5 +46,5 @@ def _as_records(reader: io.Reader) -> Iterator[SeqRecord]:
         yield SeqRecord(
             Seq(record.sequence), id=record.id, name=record.id, description=description, annotations=annotations
         )
-    for text in (*reader.summary.warnings, *filter(None, [reader.rejections])):
+    for text in reader.warnings:
         warnings.warn(text, stacklevel=2)

@@ -10,6 +10,9 @@ mod oracle;
 mod reader;
 mod roundtrip;
 mod sequence;
+mod table;
+#[path = "../../tests/fasta/table_oracle.rs"]
+mod table_oracle;
 
 /// One parser with its oracles.
 pub struct Target {
@@ -35,8 +38,15 @@ pub struct Verdict {
     pub traits: Vec<u64>,
 }
 
-pub const TARGETS: [Target; 6] =
-    [fasta::TARGET, sequence::TARGET, reader::TARGET, archive::TARGET, roundtrip::TARGET, attention::TARGET];
+pub const TARGETS: [Target; 7] = [
+    fasta::TARGET,
+    sequence::TARGET,
+    table::TARGET,
+    reader::TARGET,
+    archive::TARGET,
+    roundtrip::TARGET,
+    attention::TARGET,
+];
 
 /// An error where two answers differ.
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, left: &T, right: &T) -> Result<(), String> {

@@ -50,12 +50,13 @@ def vocabulary() -> tuple[str, ...]:
     """How each token is written, by id."""
 
 class FastaReader:
-    """Batches of the records of FASTA inputs."""
+    """Batches of the records of FASTA inputs, or of tables where columns are named: of sequences, and of ids."""
 
     def __init__(
         self,
         paths: list[str | PathLike[str]],
         *,
+        columns: tuple[str, str | None] | None = None,
         residues: str = "map",
         batch_bytes: int = ...,
         memory_map: bool = False,

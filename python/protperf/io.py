@@ -1,4 +1,4 @@
-"""Read protein sequences: FASTA, plain or compressed, into token arrays.
+"""Read protein sequences: FASTA and tables, plain or compressed, into token arrays.
 
 The scanner is Rust (`protperf._native`); here its bytes become NumPy arrays and its records Python objects. Memory
 stays bounded by the batch size and the longest record. A file is read exactly or refused with the line and column of
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from protperf import _native
-from protperf.errors import OutOfMemory
+from protperf.errors import ConfigError, OutOfMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,12 +137,22 @@ class Reader(Iterator[Batch]):
     """Iterates over the batches of its inputs, in their order; `read_tokens` makes one."""
 
     def __init__(
-        self, paths: Paths, *, residues: str = "map", batch_bytes: int = BATCH_BYTES, memory_map: bool = False
+        self,
+        paths: Paths,
+        *,
+        residues: str = "map",
+        seq_col: str | None = None,
+        id_col: str | None = None,
+        batch_bytes: int = BATCH_BYTES,
+        memory_map: bool = False,
     ):
+        if id_col is not None and seq_col is None:
+            raise ConfigError(f"id_col is {id_col!r} but seq_col is missing; it names the table's column of sequences")
         single = isinstance(paths, (str, os.PathLike))
         listed = [paths] if single else list(paths)  # type: ignore[arg-type]
         self._reader = _native.FastaReader(
             [os.fspath(path) for path in listed],  # type: ignore[arg-type]
+            columns=None if seq_col is None else (seq_col, id_col),
             residues=residues,
             batch_bytes=batch_bytes,
             memory_map=memory_map,
@@ -179,17 +189,24 @@ class Reader(Iterator[Batch]):
         return Summary(**self._reader.summary())
 
     @property
-    def rejections(self) -> str | None:
-        """One line that counts what `residues="skip"` left out so far and names the first; None where it is nothing."""
-        if not self._first_rejected:
-            return None
+    def warnings(self) -> tuple[str, ...]:
+        """The summary's warnings, and a line that counts what `residues="skip"` left out so far and names the first."""
         summary = self.summary
+        if not self._first_rejected:
+            return summary.warnings
         total = summary.records + summary.rejected
-        return f"rejected {summary.rejected} of {total} records; the first is {self._first_rejected}"
+        rejections = f"rejected {summary.rejected} of {total} records; the first is {self._first_rejected}"
+        return (*summary.warnings, rejections)
 
 
 def read_tokens(
-    paths: Paths, *, residues: str = "map", batch_bytes: int = BATCH_BYTES, memory_map: bool = False
+    paths: Paths,
+    *,
+    residues: str = "map",
+    seq_col: str | None = None,
+    id_col: str | None = None,
+    batch_bytes: int = BATCH_BYTES,
+    memory_map: bool = False,
 ) -> Reader:
     """Read sequence files into packed token arrays, batch by batch.
 
@@ -198,22 +215,30 @@ def read_tokens(
             by content; all members of a compressed file are read. A2M and A3M count as FASTA with gaps.
         residues: `map` mends and flags what can be mended without guessing and raises at the rest; `strict` takes the
             twenty, U, O and X only; `skip` leaves out records that it would have to mend, and counts them.
+        seq_col: the files are tables (CSV or TSV, whose first row names the columns) with their sequences in this
+            column. The separator is a tab where the first row has one, else a comma, else a semicolon.
+        id_col: the column of ids, read as the header of a FASTA record is; default: the column `id`, and where there
+            is none, the record's `n`.
         batch_bytes: a batch is handed out once its records hold this many bytes; a record is never divided.
         memory_map: map plain files instead of reading them. If another process shortens such a file meanwhile, this
             one is ended by the system.
 
     Raises:
-        FastaError: not FASTA, a fault under the policy, or compressed data that is cut short or corrupt; the message
-            begins with path, line and column. Records before the fault are handed out first.
+        FastaError: not FASTA or no such table, a fault under the policy, or compressed data that is cut short or
+            corrupt; the message begins with path, line and column. Records before the fault are handed out first.
         FileError: missing (also a `FileNotFoundError`), unreadable, a directory, or changed while it was read.
-        ConfigError: an unknown policy, or standard input named twice.
+        ConfigError: an unknown policy, `id_col` without `seq_col`, or standard input named twice.
     """
-    return Reader(paths, residues=residues, batch_bytes=batch_bytes, memory_map=memory_map)
+    return Reader(
+        paths, residues=residues, seq_col=seq_col, id_col=id_col, batch_bytes=batch_bytes, memory_map=memory_map
+    )
 
 
-def scan(paths: Paths, *, residues: str = "map") -> Iterator[Record]:
+def scan(
+    paths: Paths, *, residues: str = "map", seq_col: str | None = None, id_col: str | None = None
+) -> Iterator[Record]:
     """Iterate over single records; arguments and errors are those of `read_tokens`."""
-    reader = read_tokens(paths, residues=residues)
+    reader = read_tokens(paths, residues=residues, seq_col=seq_col, id_col=id_col)
     return (record for batch in reader for record in batch)
 
 

@@ -13,7 +13,11 @@ pub enum Item {
 
 /// What the scanner makes of the input when it is cut at these places (modulo its length).
 pub fn scanned(data: &[u8], policy: ResiduePolicy, cuts: &[usize]) -> Vec<Item> {
-    let mut scanner = Scanner::new(policy);
+    scanned_by(Scanner::new(policy), data, cuts)
+}
+
+/// What a scanner makes of the input when it is cut at these places.
+pub fn scanned_by(mut scanner: Scanner, data: &[u8], cuts: &[usize]) -> Vec<Item> {
     let mut items = Vec::new();
     let outcome = pieces(data, cuts).try_for_each(|piece| {
         let outcome = scanner.push(piece);
@@ -126,7 +130,7 @@ pub fn scanned_sequence(data: &[u8], policy: ResiduePolicy, cuts: &[usize]) -> R
 }
 
 /// Letters and flags of one record, or line and column of its first fault.
-fn naive_record(
+pub(super) fn naive_record(
     line: usize,
     header: &str,
     lines: &[(usize, String)],

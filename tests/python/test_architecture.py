@@ -19,7 +19,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 
 # What each crate of the workspace may depend on, of this workspace and of others.
 CRATES = {
-    "protperf-core": ({"libm", "memchr"}, set()),
+    "protperf-core": ({"csv-core", "libm", "memchr"}, set()),
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
     "protperf": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),

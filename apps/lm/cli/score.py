@@ -156,12 +156,10 @@ def _summarize(reader: Any, allow_rejects: bool, quiet: bool) -> int:
 
     for text in () if quiet else reader.summary.notes:
         tell(f"note: {text}")
-    warnings = [*reader.summary.warnings, *filter(None, [reader.rejections])]
-    if not warnings and not reader.summary.records:
-        warnings = ["no records"]
-    for text in warnings:
+    empty = () if reader.summary.records else ("no records",)
+    for text in reader.warnings or empty:
         tell(f"warning: {text}")
-    return EXIT_REJECTED if reader.rejections and not allow_rejects else 0
+    return EXIT_REJECTED if reader.summary.rejected and not allow_rejects else 0
 
 
 def _fingerprint(

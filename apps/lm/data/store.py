@@ -63,8 +63,10 @@ def read_store(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     residues: str = "map",
     tell: Callable[[str], None] = lambda text: None,
+    *,
+    seq_col: str | None = None,
 ) -> TokenStore:
-    """Read every non-empty record of sequence files.
+    """Read every non-empty record of sequence files, or of tables with their sequences in the column `seq_col`.
 
     Args:
         tell: called with each remark of the reader: notes, warnings, and the number of records left out.
@@ -74,18 +76,18 @@ def read_store(
     """
     tokens, lengths = [], []
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    reader = io.read_tokens(paths, residues=residues)
+    reader = io.read_tokens(paths, residues=residues, seq_col=seq_col)
     for batch in reader:
         tokens.append(batch.tokens)
         lengths.append(batch.lengths[batch.lengths > 0])
     _tell_of(reader, tell)
     if not tokens or not sum(len(part) for part in tokens):
-        raise DataError(f"{named(paths)}: holds no residues, there is nothing to train on")
+        raise DataError(f"{listed(paths)}: holds no residues, there is nothing to train on")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     return TokenStore(np.concatenate(tokens), offsets, reader.summary.rejected)
 
 
-def named(paths: Iterable[str | os.PathLike[str]]) -> str:
+def listed(paths: Iterable[str | os.PathLike[str]]) -> str:
     """Files as an error names them."""
     return ", ".join(os.fspath(path) for path in paths)
 
@@ -93,7 +95,7 @@ def named(paths: Iterable[str | os.PathLike[str]]) -> str:
 def _tell_of(reader: io.Reader, tell: Callable[[str], None]) -> None:
     for text in reader.summary.notes:
         tell(f"note: {text}")
-    for text in (*reader.summary.warnings, *filter(None, [reader.rejections])):
+    for text in reader.warnings:
         tell(f"warning: {text}")
 
 

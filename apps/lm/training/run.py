@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import CheckpointError, ConfigError, DataError
-from protperf.lm.data.store import named, read_store, split
+from protperf.lm.data.store import listed, read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
 from protperf.lm.training import checkpoint, directory, durable, stored, tensor_file
@@ -80,7 +80,7 @@ def train_run(
         try:
             train, held = split(store, options.validate or 0.0, options.seed)
         except DataError as error:
-            raise DataError(f"{named(paths)}: {error}") from error
+            raise DataError(f"{listed(paths)}: {error}") from error
     else:
         train, held = store, read_store(validate, options.residues, warn)
     rejected = store.rejected + (0 if validate is None else held.rejected)

@@ -1,4 +1,4 @@
-//! A push scanner for FASTA: bytes in, tokens in packed arrays out.
+//! A push scanner for FASTA and for tables of sequences: bytes in, tokens in packed arrays out.
 //!
 //! No file is opened here; whoever reads calls [`Scanner::push`] with slices of any size and [`Scanner::finish`] at
 //! the end. The verdict (records, flags, or the position and kind of the first fault) is a function of the bytes
@@ -12,15 +12,28 @@ mod error;
 mod format;
 mod record;
 mod residues;
+mod table;
 
 pub use batch::{Batch, Rejection, Summary, flag, split_header};
 pub use error::{FastaError, FastaErrorKind};
 pub use residues::ResiduePolicy;
+pub use table::Columns;
 
 use residues::Table;
+use table::Rows;
 
 /// Records with more residues than this, all of them ACGTUN, look like nucleotides.
 pub const NUCLEOTIDE_LENGTH: u64 = 50;
+
+/// What the input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Fasta,
+    /// One sequence without header, where `>` and `;` begin nothing.
+    Sequence,
+    /// Rows; each brings such a sequence.
+    Table,
+}
 
 /// What the bytes of the current line are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +92,9 @@ struct Current {
 pub struct Scanner {
     policy: ResiduePolicy,
     table: &'static Table,
-    /// One sequence without header, where `>` and `;` begin nothing.
-    is_bare: bool,
+    form: Form,
+    /// Of a table.
+    rows: Option<Box<Rows>>,
     section: Section,
     line: Line,
     line_number: u64,
@@ -105,7 +119,8 @@ impl Scanner {
         Self {
             policy,
             table: Table::of(policy),
-            is_bare: false,
+            form: Form::Fasta,
+            rows: None,
             section: Section::Start,
             line: Line::Fresh,
             line_number: 1,
@@ -126,10 +141,16 @@ impl Scanner {
     /// `;` anywhere is a fault. It gives exactly one record, or under `skip` one rejection.
     pub fn of_sequence(policy: ResiduePolicy) -> Self {
         let mut scanner = Self::new(policy);
-        scanner.is_bare = true;
+        scanner.form = Form::Sequence;
         scanner.section = Section::Record;
         scanner.current.line = 1;
         scanner
+    }
+
+    /// Count the records from `ordinal` on: so many were in the inputs before this one.
+    pub fn counted_from(mut self, ordinal: u64) -> Self {
+        self.next_ordinal = ordinal;
+        self
     }
 
     /// Take the next bytes of the input.
@@ -142,10 +163,15 @@ impl Scanner {
             return Err(error.clone());
         }
         self.summary.bytes += bytes.len() as u64;
-        let outcome = match self.section {
-            Section::Start => self.start(bytes),
-            Section::Finished => Ok(()),
-            _ => self.scan(bytes),
+        let outcome = match (self.section, self.rows.take()) {
+            (Section::Finished, _) => Ok(()),
+            (_, Some(mut rows)) => {
+                let outcome = self.scan_table(&mut rows, bytes);
+                self.rows = Some(rows);
+                outcome
+            }
+            (Section::Start, None) => self.start(bytes),
+            (_, None) => self.scan(bytes),
         };
         self.keep_failure(outcome)
     }
@@ -158,7 +184,10 @@ impl Scanner {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
-        let outcome = self.end_of_input();
+        let outcome = match self.rows.take() {
+            Some(mut rows) => self.end_of_table(&mut rows),
+            None => self.end_of_input(),
+        };
         self.keep_failure(outcome)
     }
 
@@ -256,13 +285,13 @@ impl Scanner {
     fn begin_line(&mut self, first: u8) -> Result<bool, FastaError> {
         match first {
             b'\n' | b'\r' => Ok(false),
-            b'>' if !self.is_bare => {
+            b'>' if self.form == Form::Fasta => {
                 self.close_record()?;
                 self.line = Line::Header;
                 self.current = Current { line: self.line_number, ..Current::default() };
                 Ok(true)
             }
-            b';' if !self.is_bare => {
+            b';' if self.form == Form::Fasta => {
                 self.line = Line::Ignored;
                 self.summary.comment_lines += 1;
                 Ok(true)
@@ -348,7 +377,7 @@ impl Scanner {
     }
 
     fn fault_at(&self, (line, column): (u64, u64), kind: FastaErrorKind) -> FastaError {
-        let in_record = kind.is_of_record() && !self.is_bare;
+        let in_record = kind.is_of_record() && self.form != Form::Sequence;
         let record = in_record.then(|| {
             let header = self.current.header.trim_ascii_start();
             let end = header.iter().position(|byte| matches!(byte, b' ' | b'\t' | 1)).unwrap_or(header.len());

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use protperf_core::fasta::{self, Batch, ResiduePolicy, Scanner, flag};
+use protperf_core::fasta::{self, Batch, Columns, ResiduePolicy, Scanner, flag};
 
 use crate::ReadError;
 use crate::source::{Input, Interrupt, Source};
@@ -13,6 +13,8 @@ use crate::source::{Input, Interrupt, Source};
 pub struct ReadOptions {
     /// What to do with letters outside of the plain residues.
     pub policy: ResiduePolicy,
+    /// The inputs are tables with these columns; `None` where they are FASTA.
+    pub columns: Option<Columns>,
     /// A batch is given out once its records hold this many bytes; one record is never divided.
     pub batch_bytes: usize,
     /// Map plain files into memory instead of reading them. A file that another process shortens meanwhile then ends
@@ -26,6 +28,7 @@ impl Default for ReadOptions {
     fn default() -> Self {
         Self {
             policy: ResiduePolicy::default(),
+            columns: None,
             batch_bytes: 4 << 20,
             memory_map: false,
             interrupt: Arc::new(|| false),
@@ -154,7 +157,7 @@ impl Reader {
             let Some(input) = self.inputs.pop_front() else { return Ok(Step::Done) };
             let interrupt = self.options.interrupt.clone();
             let source = Source::open(&input, self.options.memory_map, interrupt).inspect_err(|_| self.stop())?;
-            self.current = Some((source, Scanner::new(self.options.policy)));
+            self.current = Some((source, self.scanner()));
             return Ok(Step::More);
         };
         match scan_piece(&mut source, &mut scanner) {
@@ -163,12 +166,12 @@ impl Reader {
                 Ok(Step::More)
             }
             Ok(true) => {
-                let batch = self.give(&source, &mut scanner);
+                let batch = give(&source, &mut scanner);
                 self.current = Some((source, scanner));
                 Ok(batch)
             }
             Ok(false) => {
-                let batch = self.give(&source, &mut scanner);
+                let batch = give(&source, &mut scanner);
                 self.summary.add(source.label(), scanner.summary());
                 self.base += scanner.summary().records + scanner.summary().rejected;
                 Ok(batch)
@@ -179,7 +182,7 @@ impl Reader {
             }
             Err(error) => {
                 self.failure = Some(error);
-                Ok(self.give(&source, &mut scanner))
+                Ok(give(&source, &mut scanner))
             }
         }
     }
@@ -196,14 +199,20 @@ impl Reader {
         &self.summary
     }
 
-    fn give(&self, source: &Source, scanner: &mut Scanner) -> Step {
-        let mut batch = scanner.take();
-        if batch.is_empty() {
-            return Step::More;
-        }
-        batch.ordinals.iter_mut().for_each(|ordinal| *ordinal += self.base);
-        batch.rejected.iter_mut().for_each(|rejection| rejection.ordinal += self.base);
-        Step::Batch(Box::new(FileBatch { path: source.label().clone(), batch }))
+    fn scanner(&self) -> Scanner {
+        let scanner = match &self.options.columns {
+            None => Scanner::new(self.options.policy),
+            Some(columns) => Scanner::of_table(self.options.policy, columns.clone()),
+        };
+        scanner.counted_from(self.base)
+    }
+}
+
+fn give(source: &Source, scanner: &mut Scanner) -> Step {
+    let batch = scanner.take();
+    match batch.is_empty() {
+        true => Step::More,
+        false => Step::Batch(Box::new(FileBatch { path: source.label().clone(), batch })),
     }
 }
 

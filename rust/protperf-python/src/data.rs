@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use protperf_core::Error;
 use protperf_core::alphabet::VOCABULARY;
-use protperf_core::fasta::{FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
+use protperf_core::fasta::{Columns, FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
 use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
@@ -44,9 +44,10 @@ struct FastaReader {
 #[pymethods]
 impl FastaReader {
     #[new]
-    #[pyo3(signature = (paths, *, residues = "map", batch_bytes = 4 << 20, memory_map = false))]
+    #[pyo3(signature = (paths, *, columns = None, residues = "map", batch_bytes = 4 << 20, memory_map = false))]
     fn new(
         paths: Vec<PathBuf>,
+        columns: Option<(String, Option<String>)>,
         residues: &str,
         batch_bytes: usize,
         memory_map: bool,
@@ -60,7 +61,8 @@ impl FastaReader {
             *kept.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
             stops
         });
-        let options = ReadOptions { policy: policy(py, residues)?, batch_bytes, memory_map, interrupt };
+        let columns = columns.map(|(sequence, id)| Columns { sequence, id });
+        let options = ReadOptions { policy: policy(py, residues)?, columns, batch_bytes, memory_map, interrupt };
         guarded(py, || {
             let inputs = paths.into_iter().map(|path| Input::from(OsString::from(path)));
             let reader = Reader::new(inputs, options).map_err(|error| read_error(py, error))?;

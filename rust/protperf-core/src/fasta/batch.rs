@@ -45,7 +45,7 @@ pub struct Batch {
     pub headers: String,
     /// Where each record ends in `headers`.
     pub header_ends: Vec<usize>,
-    /// Place among all records of the input, rejected ones included, from 0.
+    /// Place among all records, rejected ones included: from 0, or from what the scanner was told.
     pub ordinals: Vec<u64>,
     /// Line of the header, from 1.
     pub lines: Vec<u64>,
@@ -58,7 +58,7 @@ pub struct Batch {
 /// A record that `skip` left out, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Place among all records of the input, from 0.
+    /// Place among all records, as in [`Batch::ordinals`].
     pub ordinal: u64,
     /// The fault, with its position and the record's id.
     pub error: FastaError,

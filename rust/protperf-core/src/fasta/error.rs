@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::format::TABLE;
+
 /// Characters of an id that an error keeps: enough to find the record, never a whole 2 MB header.
 const SHOWN_ID: usize = 80;
 
@@ -55,6 +57,34 @@ pub enum FastaErrorKind {
         /// The format.
         name: &'static str,
     },
+    /// No table, but another format, by its name.
+    NotTable {
+        /// The format.
+        name: &'static str,
+    },
+    /// A table without the column asked for.
+    NoColumn {
+        /// The column.
+        name: String,
+        /// Those it has.
+        found: String,
+    },
+    /// Two columns of the name asked for.
+    RepeatedColumn {
+        /// The column.
+        name: String,
+    },
+    /// A row with another number of fields than the first.
+    FieldCount {
+        /// Fields of the row.
+        found: usize,
+        /// Columns of the table.
+        expected: usize,
+    },
+    /// A quoted field that is not closed, or goes on behind its closing quote.
+    Quote,
+    /// A sequence that is how tables write a missing value.
+    MissingValue,
     /// Bytes, but neither a header nor other text: blank or comment lines only.
     NoRecord,
     /// A header that is not UTF-8.
@@ -77,7 +107,19 @@ pub enum FastaErrorKind {
 impl FastaErrorKind {
     /// Whether the fault belongs to one record, so that `skip` can leave that record out and go on.
     pub fn is_of_record(&self) -> bool {
-        !matches!(self, Self::TextBeforeHeader | Self::OtherFormat { .. } | Self::NoRecord | Self::OutOfMemory { .. })
+        matches!(
+            self,
+            Self::InvalidByte { .. }
+                | Self::HeaderInsideLine
+                | Self::InternalStop
+                | Self::Gap { .. }
+                | Self::AmbiguousResidue { .. }
+                | Self::Nucleotides { .. }
+                | Self::EmptySequence
+                | Self::MissingValue
+                | Self::HeaderEncoding { .. }
+                | Self::HeaderControl { .. }
+        )
     }
 }
 
@@ -101,7 +143,32 @@ impl fmt::Display for FastaErrorKind {
             Self::TextBeforeHeader => {
                 f.write_str("not FASTA: text before the first header; a header begins with '>' in column 1")
             }
+            Self::OtherFormat { name: TABLE } => {
+                write!(f, "not FASTA: this looks like {TABLE}; name its column of sequences with seq-col")
+            }
             Self::OtherFormat { name } => write!(f, "not FASTA: this looks like {name}; convert it to FASTA first"),
+            Self::NotTable { name: "FASTA" } => f.write_str("not a table: this looks like FASTA; leave out seq-col"),
+            Self::NotTable { name } => {
+                write!(f, "not a table: this looks like {name}; convert it to CSV or TSV first")
+            }
+            Self::NoColumn { name, found } if found.is_empty() => {
+                write!(f, "no column '{name}': nothing but blank lines; the first row of a table names its columns")
+            }
+            Self::NoColumn { name, found } => {
+                write!(f, "no column '{name}'; the first row of the table names: {found}")
+            }
+            Self::RepeatedColumn { name } => write!(f, "two columns are named '{name}'; rename one"),
+            Self::FieldCount { found, expected } => write!(
+                f,
+                "{found} fields in a table of {expected} columns; a field that holds a separator or a line end \
+                 is quoted with \""
+            ),
+            Self::Quote => f.write_str(
+                "quoted field is not closed, or goes on behind its closing quote; a quote inside is written twice",
+            ),
+            Self::MissingValue => f.write_str(
+                "the sequence is a table's word for a missing value; remove the row, or leave the field empty",
+            ),
             Self::NoRecord => f.write_str("not FASTA: blank or comment lines only, no header ('>') anywhere"),
             Self::HeaderEncoding { byte } => write!(
                 f,

@@ -3,6 +3,9 @@
 /// Bytes of the first line of text that are looked at: enough to reach the mark of a tar archive.
 pub(super) const SNIFFED: usize = 264;
 
+/// What rows of fields are called.
+pub(super) const TABLE: &str = "a CSV or TSV table";
+
 /// First words of other formats, in upper case. Order matters: the first match names the format.
 const BEGINNINGS: [(&[u8], &str); 54] = [
     (b"# STOCKHOLM", "a Stockholm alignment"),
@@ -81,7 +84,7 @@ pub(super) fn name_of_text(text: &[u8]) -> Option<&'static str> {
     if is_phylip(text) {
         return Some("a PHYLIP alignment");
     }
-    is_table(text).then_some("a CSV or TSV table")
+    is_table(text).then_some(TABLE)
 }
 
 /// Eight bytes of a length, little-endian and far below 2^32, then a JSON object. A first byte that is a blank is not

@@ -4,7 +4,9 @@
 //! record does, so that leaving it out means cutting them off.
 
 use super::residues::{self, ResiduePolicy};
-use super::{FastaError, FastaErrorKind, NUCLEOTIDE_LENGTH, Rejection, Scanner, Section, flag, format, split_header};
+use super::{
+    FastaError, FastaErrorKind, Form, NUCLEOTIDE_LENGTH, Rejection, Scanner, Section, flag, format, split_header,
+};
 use crate::alphabet::UNKNOWN;
 
 impl Scanner {
@@ -23,6 +25,13 @@ impl Scanner {
             let kind = FastaErrorKind::OtherFormat { name: "NBRF/PIR" };
             return Err(self.fault_at((self.current.line, 1), kind));
         }
+        // Column 1 holds the '>'.
+        self.judge_header((self.current.line, 2))
+    }
+
+    /// Refuse a header that is no text; `place` is where its first byte stands.
+    pub(super) fn judge_header(&mut self, (line, column): (u64, u64)) -> Result<(), FastaError> {
+        let header = &self.current.header;
         let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | 1);
         let (at, kind) = match std::str::from_utf8(header) {
             Err(error) => {
@@ -38,8 +47,7 @@ impl Scanner {
                 }
             },
         };
-        // Column 1 holds the '>'.
-        let fault = self.fault_at((self.current.line, at as u64 + 2), kind);
+        let fault = self.fault_at((line, column + at as u64), kind);
         self.refuse(fault)
     }
 
@@ -130,7 +138,7 @@ impl Scanner {
     }
 
     /// Make an error of the fault, or under `skip` leave the record out.
-    fn refuse(&mut self, fault: FastaError) -> Result<(), FastaError> {
+    pub(super) fn refuse(&mut self, fault: FastaError) -> Result<(), FastaError> {
         if self.policy != ResiduePolicy::Skip || !fault.kind.is_of_record() {
             return Err(fault);
         }
@@ -177,7 +185,7 @@ impl Scanner {
             | bit(current.traits & residues::LOWER != 0, flag::LOWER_CASE)
             | bit(current.traits & residues::AMBIGUOUS != 0, flag::AMBIGUOUS)
             | bit(len == 0, flag::EMPTY)
-            | bit(split_header(header).0.is_empty() && !self.is_bare, flag::NO_ID)
+            | bit(split_header(header).0.is_empty() && self.form != Form::Sequence, flag::NO_ID)
             | bit(is_nucleotides, flag::NUCLEOTIDES)
     }
 

@@ -1,0 +1,393 @@
+//! The scanner's part for tables: CSV and TSV whose first row names the columns, one record a row.
+//!
+//! `csv-core` splits rows into fields and takes the quotes off. It forgives what here is a fault, since a stray quote
+//! would swallow rows: a quoted field must end with its quote, and every row has as many fields as the first.
+
+use csv_core::{ReadFieldResult, Reader, ReaderBuilder};
+use memchr::{memchr2, memchr2_iter};
+
+use super::error::shown_id;
+use super::{Current, FastaError, FastaErrorKind, Form, Line, ResiduePolicy, Scanner, Section, format};
+
+/// Bytes of a first line: no table has more, and what is no table may have no line end at all.
+const FIRST_LINE: usize = 1 << 20;
+
+/// What a table holds in the place of a value that is missing; the letters of each are residues too.
+const MISSING: [&[u8]; 6] = [b"NA", b"NaN", b"nan", b"None", b"NULL", b"null"];
+
+/// The columns of a table that make a record, by the names in its first row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// The column of sequences.
+    pub sequence: String,
+    /// The column of ids, read as the header of a FASTA record is. `None` takes the column `id`, and where there is
+    /// none, the place of the record.
+    pub id: Option<String>,
+}
+
+/// Where a byte stands: line and column, from 1.
+type Place = (u64, u64);
+
+/// A row in progress, and what the first row told.
+#[derive(Debug)]
+pub(super) struct Rows {
+    columns: Columns,
+    /// The first line, until it is complete.
+    head: Vec<u8>,
+    parser: Option<Box<Reader>>,
+    /// Names of the columns while the first row is read.
+    names: Vec<Vec<u8>>,
+    chosen: Option<Chosen>,
+    sequence: Cell,
+    id: Cell,
+    field: Field,
+    num_fields: usize,
+    /// Line of the row's first byte.
+    row_line: u64,
+    here: Position,
+}
+
+/// Which fields of a row make the record.
+#[derive(Clone, Copy, Debug)]
+struct Chosen {
+    sequence: usize,
+    id: Option<usize>,
+    num_columns: usize,
+}
+
+/// The text of a field and the place of its first letter.
+#[derive(Debug, Default)]
+struct Cell {
+    text: Vec<u8>,
+    place: Place,
+}
+
+/// The field in progress as it stands in the input.
+#[derive(Debug, Default)]
+struct Field {
+    place: Place,
+    /// Bytes of input, and of text that they gave.
+    len: u64,
+    written: u64,
+    /// Quotes in the text.
+    quotes: u64,
+    first: u8,
+    last_two: [u8; 2],
+}
+
+/// Line and column of the next byte.
+#[derive(Debug)]
+struct Position {
+    line: u64,
+    column: u64,
+    after_carriage_return: bool,
+}
+
+impl Scanner {
+    /// A scanner for a table, CSV or TSV, whose first row names the columns: one record a row. The separator is a tab
+    /// where the first line has one, else a comma where it has one, else a semicolon.
+    pub fn of_table(policy: ResiduePolicy, columns: Columns) -> Self {
+        let mut scanner = Self::new(policy);
+        scanner.form = Form::Table;
+        scanner.rows = Some(Box::new(Rows::new(columns)));
+        scanner
+    }
+
+    pub(super) fn scan_table(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<(), FastaError> {
+        if rows.parser.is_some() {
+            return self.scan_rows(rows, bytes);
+        }
+        self.reserve_for(&mut rows.head, bytes.len())?;
+        rows.head.extend_from_slice(bytes);
+        let line = first_line(&rows.head);
+        let end = memchr2(b'\n', b'\r', line);
+        match end.unwrap_or(line.len()) {
+            FIRST_LINE.. => {
+                rows.names.push(line.to_vec());
+                rows.head.truncate(format::SNIFFED);
+                Err(rows.no_column(&rows.columns.sequence))
+            }
+            _ if end.is_some() => self.begin_rows(rows),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn end_of_table(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
+        if rows.parser.is_none() {
+            self.begin_rows(rows)?;
+        }
+        // Ends the last row where no line end did.
+        self.scan_field(rows, &[])?;
+        if rows.chosen.is_none() && self.summary.bytes > 0 {
+            rows.row_line = 1;
+            return Err(rows.no_column(&rows.columns.sequence));
+        }
+        self.section = Section::Finished;
+        Ok(())
+    }
+
+    /// The first line is complete: choose the separator.
+    fn begin_rows(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
+        let head = std::mem::take(&mut rows.head);
+        let text = without_mark(&head);
+        self.summary.has_byte_order_mark = text.len() < head.len();
+        let line = first_line(&head);
+        let end = memchr2(b'\n', b'\r', line).unwrap_or(line.len());
+        let line = line.get(..end).unwrap_or_default();
+        let delimiter = [b'\t', b','].into_iter().find(|byte| line.contains(byte)).unwrap_or(b';');
+        let mut parser = Box::new(ReaderBuilder::new().delimiter(delimiter).build());
+        // It would drop a mark of its own accord, unless it has read before.
+        parser.read_field(b"\n", &mut [0]);
+        rows.parser = Some(parser);
+        // Kept for the words of an error.
+        rows.head = line.get(..format::SNIFFED).unwrap_or(line).to_vec();
+        self.scan_rows(rows, text)
+    }
+
+    fn scan_rows(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<(), FastaError> {
+        let mut rest = bytes;
+        while let Some(&first) = rest.first() {
+            let is_between_rows = rows.num_fields == 0 && rows.field.len == 0;
+            let used = if is_between_rows && matches!(first, b'\n' | b'\r') {
+                rows.here.pass(&[first]);
+                1
+            } else {
+                self.scan_field(rows, rest)?
+            };
+            rest = rest.get(used..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Go on with a field; answers how many bytes that took. Without bytes, the input has ended.
+    fn scan_field(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<usize, FastaError> {
+        let Some(parser) = &mut rows.parser else { return Ok(0) };
+        let mut text = [0; 512];
+        let (result, used, written) = parser.read_field(bytes, &mut text);
+        let (raw, text) = (bytes.get(..used).unwrap_or_default(), text.get(..written).unwrap_or_default());
+        if rows.field.len == 0 {
+            rows.field.place = rows.here.place();
+            if rows.num_fields == 0 {
+                rows.row_line = rows.here.line;
+            }
+        }
+        rows.field.add(raw, text);
+        rows.here.pass(raw);
+        if let Some(cell) = rows.cell() {
+            self.reserve_for(cell, text.len())?;
+            cell.extend_from_slice(text);
+        }
+        if let ReadFieldResult::Field { record_end } = result {
+            rows.end_field(!bytes.is_empty())?;
+            if record_end {
+                self.end_row(rows)?;
+            }
+        }
+        Ok(used)
+    }
+
+    fn end_row(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
+        let found = std::mem::take(&mut rows.num_fields);
+        let Some(chosen) = rows.chosen else {
+            rows.chosen = Some(rows.choose()?);
+            rows.names.clear();
+            return Ok(());
+        };
+        if found != chosen.num_columns {
+            let kind = FastaErrorKind::FieldCount { found, expected: chosen.num_columns };
+            return Err(self.fault_at((rows.row_line, 1), kind));
+        }
+        self.section = Section::Record;
+        self.current = Current { line: rows.row_line, ..Current::default() };
+        if chosen.id.is_some() {
+            std::mem::swap(&mut self.current.header, &mut rows.id.text);
+        } else {
+            self.current.header = self.next_ordinal.to_string().into_bytes();
+        }
+        self.judge_header(rows.id.place)?;
+        self.take_cell(&rows.sequence)?;
+        rows.sequence.text.clear();
+        rows.id.text.clear();
+        self.close_record()
+    }
+
+    /// Take the sequence of a row as if it were one in memory.
+    fn take_cell(&mut self, Cell { text, place: (line, column) }: &Cell) -> Result<(), FastaError> {
+        self.line_number = *line;
+        self.line_start = 0;
+        self.position = column - 1;
+        self.after_carriage_return = false;
+        let is_missing = self.section == Section::Record && MISSING.contains(&text.as_slice());
+        if is_missing {
+            self.refuse(self.fault_here(FastaErrorKind::MissingValue))?;
+        }
+        self.scan(text)?;
+        self.line = Line::Fresh;
+        Ok(())
+    }
+
+    fn reserve_for(&self, text: &mut Vec<u8>, bytes: usize) -> Result<(), FastaError> {
+        text.try_reserve(bytes).map_err(|_| self.fault_here(FastaErrorKind::OutOfMemory { bytes }))
+    }
+}
+
+/// The input from its first line with text on.
+fn first_line(head: &[u8]) -> &[u8] {
+    let text = without_mark(head);
+    let blank = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+    text.get(blank..).unwrap_or_default()
+}
+
+fn without_mark(head: &[u8]) -> &[u8] {
+    head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head)
+}
+
+impl Rows {
+    fn new(columns: Columns) -> Self {
+        Self {
+            columns,
+            head: Vec::new(),
+            parser: None,
+            names: Vec::new(),
+            chosen: None,
+            sequence: Cell::default(),
+            id: Cell::default(),
+            field: Field::default(),
+            num_fields: 0,
+            row_line: 1,
+            here: Position { line: 1, column: 1, after_carriage_return: false },
+        }
+    }
+
+    /// Where the text of the field in progress goes; `None` where nobody reads it.
+    fn cell(&mut self) -> Option<&mut Vec<u8>> {
+        let Some(chosen) = self.chosen else {
+            if self.names.len() == self.num_fields {
+                self.names.push(Vec::new());
+            }
+            return self.names.last_mut();
+        };
+        let index = self.num_fields;
+        let cell = match () {
+            () if index == chosen.sequence => &mut self.sequence,
+            () if Some(index) == chosen.id => &mut self.id,
+            () => return None,
+        };
+        let (line, column) = self.field.place;
+        cell.place = (line, column + u64::from(self.field.is_quoted()));
+        Some(&mut cell.text)
+    }
+
+    fn end_field(&mut self, is_terminated: bool) -> Result<(), FastaError> {
+        let field = std::mem::take(&mut self.field);
+        self.num_fields += 1;
+        if field.is_well_quoted(is_terminated) {
+            return Ok(());
+        }
+        let (line, column) = field.place;
+        Err(FastaError { line, column, record: None, kind: FastaErrorKind::Quote })
+    }
+
+    fn choose(&self) -> Result<Chosen, FastaError> {
+        let sequence = self.index_of(&self.columns.sequence)?;
+        let id = match &self.columns.id {
+            Some(name) => Some(self.index_of(name)?),
+            None => self.names.iter().position(|name| name == b"id"),
+        };
+        Ok(Chosen { sequence, id, num_columns: self.names.len() })
+    }
+
+    fn index_of(&self, wanted: &str) -> Result<usize, FastaError> {
+        let mut indices = (0..).zip(&self.names).filter(|(_, name)| *name == wanted.as_bytes()).map(|(index, _)| index);
+        let index = indices.next().ok_or_else(|| self.no_column(wanted))?;
+        match indices.next() {
+            None => Ok(index),
+            Some(_) => Err(self.fault(FastaErrorKind::RepeatedColumn { name: wanted.into() })),
+        }
+    }
+
+    fn no_column(&self, wanted: &str) -> FastaError {
+        let other = match self.head.first() {
+            Some(b'>') => Some("FASTA"),
+            _ => format::name_of_encoding(self.head.get(..4).unwrap_or_default())
+                .or_else(|| format::name_of_text(&self.head))
+                .filter(|name| *name != format::TABLE),
+        };
+        self.fault(match other {
+            Some(name) => FastaErrorKind::NotTable { name },
+            None => FastaErrorKind::NoColumn { name: wanted.into(), found: self.found() },
+        })
+    }
+
+    fn fault(&self, kind: FastaErrorKind) -> FastaError {
+        FastaError { line: self.row_line, column: 1, record: None, kind }
+    }
+
+    /// The first names of columns for people. Where a table has no such names, a cell may be a sequence, which no
+    /// error repeats.
+    fn found(&self) -> String {
+        const SHOWN: usize = 12;
+        const LONGEST: usize = 40;
+        let shown = |name: &Vec<u8>| match name.len() {
+            ..=LONGEST => shown_id(name),
+            len => format!("({len} characters)"),
+        };
+        let mut names: Vec<String> = self.names.iter().take(SHOWN).map(shown).collect();
+        if self.names.len() > SHOWN {
+            names.push(format!("{} more", self.names.len() - SHOWN));
+        }
+        names.join(", ")
+    }
+}
+
+impl Field {
+    fn add(&mut self, raw: &[u8], text: &[u8]) {
+        if let (0, Some(&first)) = (self.len, raw.first()) {
+            self.first = first;
+        }
+        self.last_two = match raw {
+            [.., before, last] => [*before, *last],
+            [last] => [self.last_two[1], *last],
+            [] => self.last_two,
+        };
+        self.len += raw.len() as u64;
+        self.written += text.len() as u64;
+        if self.is_quoted() {
+            self.quotes += memchr::memchr_iter(b'"', text).count() as u64;
+        }
+    }
+
+    fn is_quoted(&self) -> bool {
+        self.len > 0 && self.first == b'"'
+    }
+
+    /// Whether a quoted field ends with its quote: it then has two quotes more than its text, and one more for each
+    /// quote in it. Text behind the closing quote would have to hold a quote to end with one, and fall short by it.
+    fn is_well_quoted(&self, is_terminated: bool) -> bool {
+        let [before, last] = self.last_two;
+        let (len, end) = if is_terminated { (self.len - 1, before) } else { (self.len, last) };
+        len == 0 || self.first != b'"' || (end == b'"' && len == self.written + self.quotes + 2)
+    }
+}
+
+impl Position {
+    fn place(&self) -> Place {
+        (self.line, self.column)
+    }
+
+    /// Go past these bytes.
+    fn pass(&mut self, bytes: &[u8]) {
+        let mut start = 0;
+        for end in memchr2_iter(b'\n', b'\r', bytes) {
+            let is_pair = bytes.get(end) == Some(&b'\n')
+                && end.checked_sub(1).map_or(self.after_carriage_return, |at| bytes.get(at) == Some(&b'\r'));
+            self.line += u64::from(!is_pair);
+            self.column = 1;
+            start = end + 1;
+        }
+        self.column += (bytes.len() - start) as u64;
+        if let Some(&last) = bytes.last() {
+            self.after_carriage_return = last == b'\r';
+        }
+    }
+}
