@@ -8,6 +8,7 @@ the run with exit code 1; `python fuzz/python/run.py TARGET FILE` runs one input
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -25,6 +26,9 @@ def main(words: list[str]) -> int:
     """Run every target, one after the other, and print a line for each."""
     if len(words) == 2 and words[0] in LONGEST:
         return again(*words)
+    if importlib.util.find_spec("atheris") is None:
+        print("atheris is not installed; it has wheels for Linux only: see requirements/fuzz.txt", file=sys.stderr)
+        return 2
     seconds, names = int(words[0]), words[1:] or list(LONGEST)
     print(f"{'target':<12}{'executions':>12}{'a second':>11}{'corpus':>9}{'branches':>10}  failures")
     return max([fuzz(name, seconds) for name in names])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,7 @@ def test_a_damaged_model_is_an_error_that_names_the_file(runs: dict[str, Path], 
     assert "missing" in error_line(result := in_process("doctor", "--model", tmp_path / "missing"))
     assert result.returncode == 3
     step = max(runs["both"].glob("step-*"))
-    copy = tmp_path / "run" / step.name
-    copy.mkdir(parents=True)
-    for path in step.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    copy = shutil.copytree(step, tmp_path / "run" / step.name)
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)

@@ -1,10 +1,12 @@
 """Runs in a process of its own: does one thing very often and tells how memory, files and threads grew.
 
-Arguments: what, how often, a folder. The first quarter of the calls warms up: caches fill and allocators settle.
+Arguments: what, how often, a folder. The first half of the calls warms up: caches fill and allocators settle.
 Prints one JSON line: kilobytes of resident memory after the warm-up, and how many were added to the end.
 """
 
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import random
@@ -26,8 +28,28 @@ PAGE = resource.getpagesize()
 
 
 def resident():
+    """Kilobytes of memory that somebody holds, read in a state that does not depend on what was called last."""
+    settle()
+    gc.collect()
+    # The free pages between blocks in use; only glibc has the call.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * PAGE // 1024
+
+
+def settle():
+    """Calls after which every thread keeps scratch of the same four shapes, those of its latest tasks.
+
+    Twice, so that a thread of the pool that gets no core for one call takes part in the other.
+    """
+    for num_features in (72, 80, 88, 96) * 2:
+        omega = torch.from_numpy(protperf.draw_projection(num_features, 16))
+        # The first is shared out to the pool, the second is done by the calling thread.
+        for length in (2000, 8):
+            x = torch.ones(1, 8, length, 16, requires_grad=True)
+            out = pt.favor_attention(x, x, x, omega)
+            torch.autograd.grad(out, [x], torch.ones_like(out))
 
 
 def held():
@@ -39,35 +61,39 @@ def held():
 def attention():
     """Forward and backward in shapes, types, maps and forms that vary; some are large enough for the pool."""
     chosen = random.Random(0)
-    maps = protperf.feature_maps()
-    rng = np.random.default_rng(0)
-    numbers = torch.from_numpy(rng.standard_normal(200_000))
+    numbers = torch.from_numpy(np.random.default_rng(0).standard_normal(200_000))
     omegas = {(m, d): torch.from_numpy(protperf.draw_projection(m, d)) for m in (8, 33, 64) for d in (4, 16, 33)}
     while True:
-        (_, d), omega = chosen.choice(list(omegas.items()))
-        length, heads, e = (
-            chosen.choice((0, 1, 7, 63, 64, 65, 130)),
-            chosen.choice((1, 2, 4)),
-            chosen.choice((1, 8, 20)),
-        )
-        if chosen.random() < 0.02:
-            length, heads = 500, 4
-        dtype = chosen.choice((torch.float32, torch.float64))
-        causal = chosen.random() < 0.5
-
-        def some(width, length=length, heads=heads, dtype=dtype):
-            count = heads * length * width
-            return numbers[:count].reshape(1, heads, length, width).to(dtype).requires_grad_()
-
-        q, k, v = some(d), some(d), some(e)
-        options = {}
-        if chosen.random() < 0.2:
-            options["cu_seqlens"] = torch.tensor([0, length // 3, length])
-        elif chosen.random() < 0.2:
-            options["key_padding_mask"] = torch.zeros(1, length, dtype=torch.bool)
-        out = pt.favor_attention(q, k, v, omega, feature_map=chosen.choice(maps), causal=causal, **options)
-        torch.autograd.grad(out, [q, k, v], torch.ones_like(out))
+        attend(chosen, numbers, omegas)
         yield
+
+
+def attend(chosen, numbers, omegas):
+    """One call: in a function of its own, so that none of its tensors is alive when memory is read."""
+    (_, d), omega = chosen.choice(list(omegas.items()))
+    length, heads, e = (
+        chosen.choice((0, 1, 7, 63, 64, 65, 130)),
+        chosen.choice((1, 2, 4)),
+        chosen.choice((1, 8, 20)),
+    )
+    if chosen.random() < 0.02:
+        length, heads = 500, 4
+    dtype = chosen.choice((torch.float32, torch.float64))
+    causal = chosen.random() < 0.5
+
+    def some(width):
+        count = heads * length * width
+        return numbers[:count].reshape(1, heads, length, width).to(dtype).requires_grad_()
+
+    q, k, v = some(d), some(d), some(e)
+    options = {}
+    if chosen.random() < 0.2:
+        options["cu_seqlens"] = torch.tensor([0, length // 3, length])
+    elif chosen.random() < 0.2:
+        options["key_padding_mask"] = torch.zeros(1, length, dtype=torch.bool)
+    feature_map = chosen.choice(protperf.feature_maps())
+    out = pt.favor_attention(q, k, v, omega, feature_map=feature_map, causal=causal, **options)
+    torch.autograd.grad(out, [q, k, v], torch.ones_like(out))
 
 
 def fasta(folder):
@@ -123,10 +149,10 @@ def main(what, times, folder):
         "checkpoint": lambda: checkpoint(folder),
         "cancelled": cancelled,
     }[what]()
-    for _ in range(times // 4):
+    for _ in range(times // 2):
         next(steps)
     start, things = resident(), held()
-    for _ in range(times - times // 4):
+    for _ in range(times - times // 2):
         next(steps)
     added = resident() - start
     files, threads = (now - before for now, before in zip(held(), things, strict=True))
