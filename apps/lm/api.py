@@ -12,9 +12,9 @@ import numpy as np
 
 from protperf import io
 from protperf.errors import ConfigError, MissingPackageError
-from protperf.lm.device import check_device
+from protperf.lm.device import check_device, check_dtype
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.scoring.choices import COLUMNS, choose_method
+from protperf.lm.scoring.choices import BATCH_TOKENS, COLUMNS, choose_method
 from protperf.lm.scoring.score import Row, score_records
 from protperf.lm.source import Source
 from protperf.lm.training.options import parse_duration
@@ -106,7 +106,9 @@ class Model:
         *,
         method: str = "auto",
         residues: str = "map",
-        batch_tokens: int = 4096,
+        seq_col: str | None = None,
+        id_col: str | None = None,
+        batch_tokens: int = BATCH_TOKENS,
         deterministic: bool = False,
     ) -> Table:
         """Log-likelihoods of sequences, in nats.
@@ -119,6 +121,7 @@ class Model:
             method: `ll` (left to right), `pll` (each residue given all others) or `auto`.
             residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`. A `UserWarning` tells how many records
                 `skip` left out, and the table's `rejected` which.
+            seq_col: files are tables (CSV or TSV) with their sequences in this column, and ids in `id_col`.
             batch_tokens: residues read together in one pass.
             deterministic: the same bits whatever the batch size and order.
 
@@ -129,7 +132,7 @@ class Model:
         """
         network = self._loaded.network
         chosen = choose_method(network.config.objective, method)
-        source = Source(records, residues)
+        source = Source(records, residues, seq_col=seq_col, id_col=id_col)
         scored = score_records(network, source, chosen, batch_tokens=batch_tokens, deterministic=deterministic)
         table = Table(list(scored), source.rejected, source.warnings)
         notes = list(table.warnings)
@@ -141,15 +144,16 @@ class Model:
         return table
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Model:
-    """Load a run directory (its best step by validation) or one step of it.
+def load(path: str | os.PathLike[str], device: str = "auto", dtype: str = "float32") -> Model:
+    """Load a run directory (its best step by validation) or one step of it, to compute in float32 or float64.
 
     Raises:
-        MissingFileError: no such directory; CheckpointError: a damaged file, named; DeviceError: a device that is not
-        here; ConfigError: an unknown one.
+        MissingFileError: no such directory; CheckpointError: a damaged file, named; DeviceError: a device or type that
+        is not here; ConfigError: an unknown one.
     """
     check_device(device)
-    return Model(load_run(path))
+    check_dtype(dtype)
+    return Model(load_run(path, dtype))
 
 
 def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table:
@@ -169,6 +173,7 @@ def train(
     epochs: float | None = None,
     validate: str | os.PathLike[str] | float | None = None,
     residues: str | None = None,
+    seq_col: str | None = None,
     resume: bool = False,
     force: bool = False,
     seed: int | None = None,
@@ -184,6 +189,7 @@ def train(
         resume: continue the run in `out` with the options it was begun with; time, steps or epochs may extend it.
         residues: `map` (unless named otherwise), `strict` or `skip`; see `protperf.io.read_tokens`. Records left out
             are counted on standard error.
+        seq_col: the files are tables (CSV or TSV) with their sequences in this column.
         report: called with each line of metrics.
         options: further fields of `TrainOptions` (lr, batch_tokens, ...), num_features and dropout.
 
@@ -200,5 +206,7 @@ def train(
     if held is not None:
         given["validate"] = None
     config, chosen = stored_choices(out, given) if resume else new_choices(given)
-    outcome = train_run(fasta, out, config, chosen, validate=held, resume=resume, force=force, report=report)
+    outcome = train_run(
+        fasta, out, config, chosen, validate=held, seq_col=seq_col, resume=resume, force=force, report=report
+    )
     return load(outcome.run)

@@ -1,8 +1,11 @@
-"""Where a model may run."""
+"""Where a model may run, and in which type."""
 
 from __future__ import annotations
 
 from protperf.errors import ConfigError, DeviceError
+
+DEVICES = ("auto", "cpu")
+DTYPES = ("float32", "float64")
 
 
 def check_device(device: str) -> None:
@@ -13,5 +16,19 @@ def check_device(device: str) -> None:
     """
     if device in ("wgpu", "cuda", "mps"):
         raise DeviceError(f"device {device} is not available in this installation; use cpu")
-    if device not in ("auto", "cpu"):
-        raise ConfigError(f"device is {device!r}; choose auto or cpu")
+    if device not in DEVICES:
+        raise ConfigError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
+
+
+def check_dtype(dtype: str, known: tuple[str, ...] = DTYPES) -> None:
+    """Refuse a type that nothing is computed in here.
+
+    Raises:
+        ConfigError: an unknown name; DeviceError: a type that exists and is not computed in.
+    """
+    if dtype in known:
+        return
+    choice = f"use {' or '.join(known)}"
+    if dtype in (*DTYPES, "bfloat16", "float16"):
+        raise DeviceError(f"dtype {dtype} is not available here; {choice}")
+    raise ConfigError(f"dtype is {dtype!r}; {choice}")

@@ -10,7 +10,7 @@ from typing import Any
 from protperf import io
 from protperf.errors import ConfigError, DataError, DtypeError, FastaError
 
-_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".seq", ".txt", ".a2m", ".a3m")
+_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".seq", ".txt", ".a2m", ".a3m", ".csv", ".tsv")
 _PACKED = (".gz", ".xz", ".zst", ".bz2")
 _TAKEN = "give text, a pair (id, sequence), a SeqRecord, a path, or an iterable of these"
 
@@ -21,7 +21,9 @@ class Source:
     `rejected` and `warnings` fill up meanwhile. Every record's `n` is its place among all, rejected ones counted.
     """
 
-    def __init__(self, records: Any, residues: str = "map") -> None:
+    def __init__(
+        self, records: Any, residues: str = "map", *, seq_col: str | None = None, id_col: str | None = None
+    ) -> None:
         if residues not in ("map", "strict", "skip"):
             raise ConfigError(f"residues is {residues!r}; choose one of map, strict, skip")
         if isinstance(records, Mapping):
@@ -32,7 +34,7 @@ class Source:
         if not single and not isinstance(records, Iterable):
             raise DtypeError(f"records is a {type(records).__name__}; {_TAKEN}")
         self._items: Iterable[Any] = [records] if single else records
-        self._residues = residues
+        self._residues, self._seq_col, self._id_col = residues, seq_col, id_col
         self._n = 0
         self._nucleotides = 0
         self.rejected: list[io.Rejection] = []
@@ -55,7 +57,7 @@ class Source:
 
     def _file(self, path: str | os.PathLike[str]) -> Iterator[io.Record]:
         first = self._n
-        reader = io.read_tokens(path, residues=self._residues)
+        reader = io.read_tokens(path, residues=self._residues, seq_col=self._seq_col, id_col=self._id_col)
         for batch in reader:
             self.rejected += [rejection._replace(n=first + rejection.n) for rejection in batch.rejected]
             for record in batch:

@@ -20,10 +20,10 @@ from protperf.lm.cli import COMMANDS
 HEADER = b"n\tid\tlen\tscored\tll\tll_per_residue\tppl\tmethod\tflags\n"
 
 
-def cpu_s(*words: object) -> float:
+def cpu_s(*words: object, **options: object) -> float:
     """Processor seconds of one run: what the wall clock shows where nothing else runs."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = protperf(*words)
+    result = protperf(*words, **options)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0, result.stderr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -96,7 +96,16 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["info", "."], 3, ".: holds no checkpoint"),
         (["score", "RUN"], 2, "missing argument 'FASTA...'"),
         (["score", "RUN", "GOOD", "--method", "lll"], 2, "auto, ll, pll"),
-        (["score", "RUN", "GOOD", "--format", "xml"], 2, "tsv, csv, jsonl"),
+        (["score", "RUN", "GOOD", "--format", "xml"], 2, "tsv, csv, jsonl, parquet"),
+        (["score", "RUN", "GOOD", "--format", "parquet"], 2, "name one with -o"),
+        (["score", "RUN", "GOOD", "-o", "/dev/null", "--format", "parquet"], 2, "name one with -o"),
+        (["score", "RUN", "GOOD", "--id-col", "id"], 2, "seq_col is missing"),
+        (["score", "RUN", "GOOD", "--dtype", "bfloat16"], 4, "use float32 or float64"),
+        (["score", "RUN", "GOOD", "--dtype", "double"], 2, "use float32 or float64"),
+        (["score", "RUN", "GOOD", "-q", "-v"], 2, "--quiet and --verbose"),
+        (["train", "--fasta", "GOOD", "-o", "r", "--steps", "1", "--dtype", "float64"], 4, "use float32"),
+        (["train", "--fasta", "GOOD", "-o", "r", "--steps", "1", "--device", "cuda"], 4, "use cpu"),
+        (["train", "--fasta", "GOOD", "-o", "r", "--steps", "1", "-q", "-v"], 2, "--quiet and --verbose"),
         (["score", "RUN", "GOOD", "--direction", "reverse"], 2, "forward"),
         (["score", "RUN", "GOOD", "--residues", "loose"], 2, "map"),
         (["score", "RUN", "GOOD", "--batch-tokens", "0"], 2, "batch_tokens"),
@@ -267,3 +276,28 @@ def test_one_protein_needs_another_to_validate_on(tmp_path: Path) -> None:
     assert "--validate" in error_line(result)
     assert not (tmp_path / "run").exists()
     assert in_process(*words, "--validate", one).returncode == 0
+
+
+def test_verbose_tells_what_is_computed_where_and_what_was_mended(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": "mk-v"})
+    plain = in_process("score", runs["both"], path)
+    told = in_process("score", "-v", runs["both"], path, "--dtype", "float64")
+    assert len(plain.stderr.splitlines()) == 1
+    for text in ("device cpu, ", ", 1 thread, float64", "read 2 records with 7 residues in ", "peak memory ", "MB",
+                 "flagged 1 gaps, 1 lower_case"):  # fmt: skip
+        assert text in told.stderr.decode()
+    ours, exact = ([float(row["ll"]) for row in table(result.stdout)] for result in (plain, told))
+    assert ours != exact
+    assert ours == pytest.approx(exact, abs=1e-5)
+
+
+def test_verbose_training_tells_of_data_model_and_checkpoints(fasta: Path, tmp_path: Path) -> None:
+    words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--steps", 2, "--batch-tokens", 100, "-v"]
+    told = in_process(*words, "--checkpoint-every", 1).stderr.decode()
+    lines = [line.removeprefix("protperf: ") for line in told.splitlines()]
+    assert "device cpu, " in lines[0]
+    assert "sequences (" in lines[1]
+    assert "residues) to validate on" in lines[1]
+    assert "parameters, attention relu" in lines[2]
+    assert [line.split(" saved after")[0] for line in lines if "saved after" in line] == ["step 1", "step 2"]
+    assert lines[-1].startswith("took ")

@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import pytest
 from commands import COMMAND, environment, error_line, protperf, table, write_fasta
 from conftest import LETTERS
+from pyarrow import parquet
 from tracer import KILL, Call, Trace, trace
 
 from protperf.errors import DataError
@@ -32,18 +34,18 @@ Score = Callable[..., dict[str, object]]
 
 @pytest.fixture
 def score(runs: dict[str, Path], tmp_path: Path) -> Score:
-    """Scores twelve records in about eight batches into `folder/scores.tsv`, with a journal after each batch."""
+    """Scores twelve records in about eight batches into `folder/NAME`, with a journal after each batch."""
     rng = random.Random(3)
     proteins = {f"p{i}": "".join(rng.choices(LETTERS, k=rng.randint(5, 40))) for i in range(12)}
     path = write_fasta(tmp_path / "proteins.fa", proteins)
 
-    def run(folder: Path, *words: str) -> dict[str, object]:
+    def run(folder: Path, *words: str, name: str = "scores.tsv") -> dict[str, object]:
         output.SYNC_S = 0.0
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             try:
                 arguments = ["score", "-q", "-j", "1", "--batch-tokens", "70", str(runs["both"]), str(path)]
-                code = main([*arguments, "-o", str(folder / "scores.tsv"), *words])
+                code = main([*arguments, "-o", str(folder / name), *words])
             except SystemExit as error:
                 code = int(error.code or 0)
         return {"code": code, "said": said.getvalue()}
@@ -78,17 +80,17 @@ def golden(score: Score, tmp_path: Path) -> tuple[bytes, Trace]:
     return data, whole
 
 
-def faults(folder: Path, score: Score, golden: bytes) -> list[str]:
+def faults(folder: Path, score: Score, golden: bytes, name: str = "scores.tsv") -> list[str]:
     """What is wrong after an interruption was resumed: nothing should be."""
     told = []
-    code = in_child(lambda: score(folder, "--resume"))
+    code = in_child(lambda: score(folder, "--resume", name=name))
     if code:
         told.append(f"--resume ended in {code}")
-    if (folder / "scores.tsv").read_bytes() != golden:
+    if (folder / name).read_bytes() != golden:
         told.append("the table differs")
-    if sorted(os.listdir(folder)) != ["scores.tsv", "scores.tsv.meta.json"]:
+    if sorted(os.listdir(folder)) != [name, f"{name}.meta.json"]:
         told.append(f"left {sorted(os.listdir(folder))}")
-    elif json.loads((folder / "scores.tsv.meta.json").read_bytes())["rows"] != 12:
+    elif json.loads((folder / f"{name}.meta.json").read_bytes())["rows"] != 12:
         told.append("the sidecar counts other rows")
     return told
 
@@ -118,6 +120,41 @@ def test_a_table_killed_at_any_call_is_continued_to_the_same_bytes(
     print(f"N={len(whole.calls)} calls killed, {len(bad)} bad states")
     assert not bad
     assert len(whole.calls) > 60
+
+
+def test_a_parquet_table_struck_while_it_is_made_is_continued_to_the_same_bytes(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path
+) -> None:
+    """Until its rows are complete it is a table like any other; from there on, every call is struck in two ways."""
+    name = "scores.parquet"
+    pyarrow.array([1])  # loads what would take a second in each child
+    folder = new(tmp_path / "whole")
+    calls = trace(lambda: score(folder, name=name), folder).calls
+    data = (folder / name).read_bytes()
+    read = parquet.read_table(folder / name).to_pylist()
+    assert [{key: str(value) for key, value in row.items()} for row in read] == table(golden[0])
+    first = next(at for at, call in enumerate(calls, 1) if str(call) == "unlink .tmp-scores.parquet")
+    bad = []
+    for at in range(first, len(calls) + 1):
+        for action in (KILL, errno.ENOSPC):
+            folder = new(tmp_path / "struck")
+            (folder / name).write_bytes(b"an older table")
+            struck = trace(lambda folder=folder: score(folder, name=name), folder, at, action)
+            if (folder / name).read_bytes() not in (b"an older table", data):
+                bad.append(f"{at} {calls[at - 1]}: half a table stands under its name")
+            if action != KILL and struck.report["result"]["code"] not in (0, 3):
+                bad.append(f"{at} {calls[at - 1]}: {struck.report['result']}")
+            bad += [f"{at} {calls[at - 1]}: {text}" for text in faults(folder, score, data, name)]
+    assert not bad
+    assert len(calls) - first > 6
+
+
+def test_a_table_is_not_continued_in_another_format(score: Score, golden: tuple[bytes, Trace], tmp_path: Path) -> None:
+    folder = new(tmp_path / "killed")
+    assert trace(lambda: score(folder), folder, len(golden[1].calls) // 2, KILL).killed
+    said = str(score(folder, "--resume", "--format", "csv")["said"])
+    assert "was begun with another format" in said
+    assert faults(folder, score, golden[0]) == []
 
 
 SOME = pytest.param(9, id="each-ninth")

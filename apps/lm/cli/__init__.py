@@ -23,7 +23,10 @@ COMMANDS = {
     "score": "Score sequences: log-likelihood and perplexity.",
     "info": "Show what a trained model is.",
     "doctor": "Check this installation and this machine.",
+    "completion": "Print a script that completes commands in your shell.",
 }
+ASKED = "_PROTPERF_COMPLETE"
+"""Set by the shell where it asks how a command line may go on."""
 EXIT_DATA, EXIT_USAGE, EXIT_FILES, EXIT_RESOURCES, EXIT_REJECTED = 1, 2, 3, 4, 5
 
 _REMEDIES = {
@@ -63,16 +66,22 @@ def main(arguments: list[str] | None = None) -> int:
     open_closed_streams()
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = _dispatch(words)
+        code = _completed() if ASKED in os.environ else _dispatch(words)
         sys.stdout.flush()
     except OSError as error:
         return _file_failure(error)
     return code
 
 
+def _completed() -> int:
+    from protperf.lm.cli.completion import answer
+
+    return answer(os.environ[ASKED])
+
+
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("--help", "-h", "help"):
-        listed = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+        listed = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
         print(_HELP.format(commands=listed), end="")
         return 0
     if words[0] in ("--version", "-V"):
@@ -104,7 +113,7 @@ def _guarded(name: str, words: list[str]) -> int:
         return 130
     except MemoryError as error:
         return _fail(f"out of memory{f': {error}' if str(error) else ''}; try a smaller --batch-tokens", EXIT_RESOURCES)
-    except errors.DeviceError as error:
+    except (errors.DeviceError, errors.MissingPackageError) as error:
         return _fail(str(error), EXIT_RESOURCES)
     except OSError as error:
         return _file_failure(error)

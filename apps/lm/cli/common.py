@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
+from collections.abc import Callable, Sequence
 
 from protperf.errors import ConfigError
 
@@ -34,6 +36,42 @@ def open_closed_streams() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+
+
+def one_of(names: Sequence[str]) -> Callable[[], list[str]]:
+    """What a shell completes an option's value to."""
+    return lambda: list(names)
+
+
+def check_voice(quiet: bool, verbose: bool) -> None:
+    """Check `-q` and `-v`.
+
+    Raises:
+        ConfigError: both.
+    """
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other; give one")
+
+
+def surroundings(num_threads: int, dtype: str) -> str:
+    """What a result's last bits depend on, in one line."""
+    import torch
+
+    from protperf.functional import build_info
+
+    info = build_info()
+    threads = f"{num_threads} thread{'s' if num_threads > 1 else ''}"
+    return f"protperf {info['version']}, torch {torch.__version__}, device cpu, {info['isa']}, {threads}, {dtype}"
+
+
+def spent(since: float) -> str:
+    """Time since `time.monotonic()` said `since`, and the most memory that this process has held."""
+    import resource
+
+    # In bytes on macOS, in KiB elsewhere.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{time.monotonic() - since:.1f} s, peak memory {peak / 1e6:.0f} MB"
 
 
 def check_threads(threads: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,25 +13,44 @@ import typer
 
 from protperf.errors import ConfigError, DataError
 from protperf.lm.cli import EXIT_REJECTED
+from protperf.lm.cli.common import one_of
+from protperf.lm.device import DEVICES, DTYPES
+from protperf.lm.scoring.choices import BATCH_TOKENS, DIRECTIONS, FORMATS, METHODS
+from protperf.lm.training.options import POLICIES
 
 GROUPS = {
-    "input": ("model", "fasta", "residues", "allow_rejects"),
+    "input": ("model", "fasta", "seq_col", "id_col", "residues", "allow_rejects"),
     "score": ("method", "direction"),
-    "output": ("out", "table", "resume", "quiet"),
-    "computation": ("batch_tokens", "deterministic", "threads", "device"),
+    "output": ("out", "table", "resume", "quiet", "verbose"),
+    "computation": ("batch_tokens", "deterministic", "threads", "device", "dtype"),
 }
 EXAMPLES = """
 protperf score runs/mine proteins.fa.gz > scores.tsv
 protperf score runs/mine a.fa b.fa -o scores.csv --method pll
 zcat proteins.fa.gz | protperf score runs/mine - | cut -f 2,6
+protperf score runs/mine dms.csv --seq-col sequence -o dms.parquet
 """
 
 
 def run(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run directory, or one step of it.")],
-    fasta: Annotated[
-        list[str], typer.Argument(metavar="FASTA...", help="FASTA, plain or gz, xz, zst, bz2; - is standard input.")
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="Run directory, or one step of it."),
     ],
+    fasta: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FASTA...", help="FASTA, or tables with --seq-col; plain or gz, xz, zst, bz2; - is standard input."
+        ),
+    ],
+    seq_col: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The input is CSV or TSV, with its sequences in this column."),
+    ] = None,
+    id_col: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of ids; default: id, and where there is none, the row's number."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="File to write; default: standard output."),
@@ -41,21 +61,31 @@ def run(
             metavar="NAME",
             help="ll: each residue given those before it; pll: each given all others, one pass a residue; auto: the "
             "one that the model was trained for, ll where it was trained for both.",
+            autocompletion=one_of(METHODS),
         ),
     ] = "auto",
-    direction: Annotated[str, typer.Option(metavar="NAME", help="Reading direction: forward.")] = "forward",
+    direction: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Reading direction: forward.", autocompletion=one_of(DIRECTIONS)),
+    ] = "forward",
     table: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="tsv, csv or jsonl; default: by the suffix of -o, else tsv."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="tsv, csv, jsonl or parquet (needs pyarrow); default: by the suffix of -o, else tsv.",
+            autocompletion=one_of(FORMATS),
+        ),
     ] = None,
     batch_tokens: Annotated[
         int, typer.Option(help="Residues read together in one pass; more takes more memory and is not always faster.")
-    ] = 4096,
+    ] = BATCH_TOKENS,
     residues: Annotated[
         str,
         typer.Option(
             metavar="POLICY",
             help="Odd residues: map mends and flags them, strict stops at them, skip leaves the record out.",
+            autocompletion=one_of(POLICIES),
         ),
     ] = "map",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted file of -o.")] = False,
@@ -70,26 +100,39 @@ def run(
         int | None,
         typer.Option("-j", "--threads", help="Threads; default: PROTPERF_NUM_THREADS, else all cores allowed."),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto or cpu.", autocompletion=one_of(DEVICES))] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Type that is computed in: float32 or float64.", autocompletion=one_of(DTYPES)
+        ),
+    ] = "float32",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no notes.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Tell what is computed where, how fast, and what was mended.")
+    ] = False,
 ) -> int:
     """Write the table of scores; returns the exit code."""
     from protperf import io
-    from protperf.lm.cli.common import check_threads, set_threads, tell
-    from protperf.lm.device import check_device
+    from protperf.lm.cli.common import check_threads, check_voice, set_threads, surroundings, tell
+    from protperf.lm.device import check_device, check_dtype
     from protperf.lm.scoring import choices
     from protperf.lm.scoring.output import Encoder, choose_format, open_sink
     from protperf.lm.training import checkpoint
 
+    started = time.monotonic()
     out = None if out is not None and str(out) == "-" else out
     encoder = Encoder(choices.COLUMNS, choose_format(table, out))
     _keep_input(fasta, out)
+    check_voice(quiet, verbose)
     check_device(device)
+    check_dtype(dtype)
     check_threads(threads)
     choices.check_method(method)
     choices.choose_direction(direction)
     choices.check_batch_tokens(batch_tokens)
-    reader = io.read_tokens(fasta, residues=residues)
+    reading: dict[str, Any] = {"residues": residues, "seq_col": seq_col, "id_col": id_col}
+    reader = io.read_tokens(fasta, **reading)
     if not model.exists():
         checkpoint.find(model)
     # A mistake was told by now; from here on torch is loaded.
@@ -99,22 +142,27 @@ def run(
     from protperf.lm.training.run import load_run
 
     num_threads = set_threads(threads)
-    loaded = load_run(model)
+    loaded = load_run(model, dtype)
     chosen = choices.choose_method(loaded.network.config.objective, method)
     announced = chosen == "pll" and not quiet
-    work = count_work(fasta, residues, chosen) if announced or shows(quiet) else None
+    work = count_work(fasta, chosen, **reading) if announced or shows(quiet) else None
     if not quiet:
         tell(f"{loaded.step.path}, method {chosen}")
+    if verbose:
+        tell(surroundings(num_threads, dtype))
     if announced:
         tell(f"pll reads each sequence once for each residue: {estimate_pll(loaded.network, work)}")
     packing: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
-    fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, packing, chosen, residues, num_threads)
+    options = {**reading, "method": chosen, "direction": direction, **packing, "dtype": dtype}
+    fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, options, num_threads)
     with ScoreBar(None if work is None else work.tokens, quiet) as bar:
         records = (record for batch in reader for record in batch)
         scored = score_batches(loaded.network, records, chosen, **packing, progress=bar.tokens)
         sink = open_sink(out, encoder, fingerprint, resume)
         named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
         _write(sink, records, scored, bar, chosen, lambda: {**named, "rejected": reader.summary.rejected})
+    if verbose:
+        _tell_work(reader.summary, started)
     return _summarize(reader, allow_rejects, quiet)
 
 
@@ -162,9 +210,16 @@ def _summarize(reader: Any, allow_rejects: bool, quiet: bool) -> int:
     return EXIT_REJECTED if reader.summary.rejected and not allow_rejects else 0
 
 
-def _fingerprint(
-    step: Any, fasta: list[str], packing: dict[str, Any], method: str, residues: str, num_threads: int
-) -> dict[str, Any]:
+def _tell_work(summary: Any, started: float) -> None:
+    from protperf.lm.cli.common import spent, tell
+
+    tell(f"read {summary.records:,} records with {summary.residues:,} residues in {spent(started)}")
+    flagged = ", ".join(f"{count:,} {name}" for name, count in summary.flagged.items() if count)
+    if flagged:
+        tell(f"flagged {flagged}")
+
+
+def _fingerprint(step: Any, fasta: list[str], options: dict[str, Any], num_threads: int) -> dict[str, Any]:
     """What decides the bytes of the table."""
     import torch
 
@@ -176,14 +231,10 @@ def _fingerprint(
         "version": info["version"],
         "model_sha256": step.manifest["files"]["model.safetensors"]["sha256"],
         "input_sha256": [file_digest(path) for path in fasta],
-        "residues": residues,
-        "method": method,
-        "direction": "forward",
-        **packing,
-        "dtype": "float32",
+        **options,
         "device": "cpu",
         "isa": info["isa"],
-        "threads": 1 if packing["deterministic"] else num_threads,
+        "threads": 1 if options["deterministic"] else num_threads,
         "torch": torch.__version__,
         "seed": step.manifest.get("options", {}).get("seed"),
     }

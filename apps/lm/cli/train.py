@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time as clock
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from protperf.lm.cli import EXIT_REJECTED
+from protperf.lm.cli.common import one_of
+from protperf.lm.device import DEVICES
+from protperf.lm.model.config import ATTENTIONS, OBJECTIVES, SIZES
+from protperf.lm.training.options import POLICIES
 
 _STOPPED = {2: 130, 15: 143}
+_DTYPES = ("float32",)
 
 GROUPS = {
-    "data": ("fasta", "validate", "residues", "allow_rejects"),
-    "run": ("out", "resume", "force", "seed", "threads", "quiet"),
+    "data": ("fasta", "seq_col", "validate", "residues", "allow_rejects"),
+    "run": ("out", "resume", "force", "seed", "threads", "device", "dtype", "quiet", "verbose"),
     "length of the training, one of": ("time", "epochs", "steps"),
     "model": ("size", "objective", "attention", "num_features", "redraw_interval", "dropout"),
     "optimization": ("batch_tokens", "accumulate", "crop", "lr", "warmup", "clip", "weight_decay"),
@@ -24,6 +30,7 @@ protperf train --fasta proteins.fa.gz -o runs/mine --time 20m
 protperf train --fasta family.fa -o runs/family --size tiny --epochs 10
 protperf train --fasta family.fa -o runs/family --resume
 protperf train --fasta family.fa -o runs/family --resume --epochs 20
+protperf train --fasta dms.csv --seq-col seq -o runs/dms --epochs 5
 """
 
 
@@ -31,13 +38,33 @@ def run(
     ctx: typer.Context,
     fasta: Annotated[
         list[str],
-        typer.Option(metavar="FILE", help="FASTA, plain or gz, xz, zst, bz2; - is standard input; repeatable."),
+        typer.Option(
+            metavar="FILE",
+            help="FASTA, or a table with --seq-col; plain or gz, xz, zst, bz2; - is standard input; repeatable.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Run directory to make.")],
-    size: Annotated[str, typer.Option(metavar="NAME", help="nano, tiny, small, base, or a .toml file.")] = "nano",
-    objective: Annotated[str, typer.Option(metavar="NAME", help="masked, causal or both.")] = "both",
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="DIR", help="Run directory to make."),
+    ],
+    seq_col: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The input is CSV or TSV, with its sequences in this column."),
+    ] = None,
+    size: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="nano, tiny, small, base, or a .toml file.", autocompletion=one_of(SIZES)),
+    ] = "nano",
+    objective: Annotated[
+        str, typer.Option(metavar="NAME", help="masked, causal or both.", autocompletion=one_of(OBJECTIVES))
+    ] = "both",
     attention: Annotated[
-        str, typer.Option(metavar="NAME", help="relu or softmax (linear in length), or exact.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="relu or softmax (linear in length), or exact.",
+            autocompletion=one_of(ATTENTIONS),
+        ),
     ] = "relu",
     num_features: Annotated[int | None, typer.Option(help="Random features a head; default of the size.")] = None,
     redraw_interval: Annotated[int, typer.Option(help="Steps between redraws of the features; 0 is never.")] = 0,
@@ -55,11 +82,17 @@ def run(
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.1,
     dropout: Annotated[float, typer.Option(help="Dropout probability.")] = 0.0,
     validate: Annotated[
-        str, typer.Option(metavar="X|FILE", help="Fraction of the sequences to hold out, or a FASTA file.")
+        str,
+        typer.Option(
+            metavar="X|FILE", help="Fraction of the sequences to hold out, or a file of others, of the same kind."
+        ),
     ] = "0.02",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 chooses.")] = 0,
     log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = 10,
-    residues: Annotated[str, typer.Option(metavar="POLICY", help="Odd residues: map, strict or skip.")] = "map",
+    residues: Annotated[
+        str,
+        typer.Option(metavar="POLICY", help="Odd residues: map, strict or skip.", autocompletion=one_of(POLICIES)),
+    ] = "map",
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit 0 and not 5 where records were left out.")
     ] = False,
@@ -74,23 +107,50 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the directory.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 42,
     threads: Annotated[int | None, typer.Option("-j", "--threads", help="Threads; default: all cores.")] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto or cpu.", autocompletion=one_of(DEVICES))] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Type that is computed in: float32.", autocompletion=one_of(_DTYPES)),
+    ] = "float32",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no summary.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Tell of the data, the model and each checkpoint too.")
+    ] = False,
 ) -> int:
     """Train into a run directory; the options are those of `TrainOptions` and of the model."""
-    from protperf.lm.cli.common import set_threads, tell
+    from protperf.lm.cli.common import check_voice, set_threads, spent, surroundings, tell
+    from protperf.lm.device import check_device, check_dtype
+
+    check_voice(quiet, verbose)
+    check_device(device)
+    check_dtype(dtype, _DTYPES)
     from protperf.lm.cli.progress import TrainBar
     from protperf.lm.training.run import new_choices, stored_choices, train_run
 
-    set_threads(threads)
+    started, num_threads = clock.monotonic(), set_threads(threads)
     given, held = _given(ctx)
     config, options = stored_choices(out, given) if resume else new_choices(given)
+    if verbose:
+        tell(surroundings(num_threads, dtype))
     with TrainBar(quiet, options.time_s) as bar:
         outcome = train_run(
-            fasta, out, config, options, validate=held, resume=resume, force=force, report=bar.report, warn=bar.warn
+            fasta,
+            out,
+            config,
+            options,
+            validate=held,
+            seq_col=seq_col,
+            resume=resume,
+            force=force,
+            report=bar.report,
+            warn=bar.warn,
+            detail=bar.warn if verbose else lambda text: None,
         )
     if not quiet:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
         tell(f"{outcome.run}: {outcome.steps} steps{figures and f'; {figures}'}")
+    if verbose:
+        tell(f"took {spent(started)}")
     if outcome.signal is not None:
         tell("stopped and saved; continue with --resume")
         return _STOPPED.get(outcome.signal, 128 + outcome.signal)

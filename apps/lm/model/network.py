@@ -24,6 +24,8 @@ MASKED, CAUSAL = 0, 1
 """Modes of reading: every position sees all others, or only those before it."""
 
 _FEATURE_MAP = {"relu": "relu", "softmax": "positive"}
+_NORM_EPSILON = torch.finfo(torch.float32).eps
+"""Stated, lest a network in float64 be given another and be another function."""
 _TEMPERATURE = {"relu": 4.0, "softmax": 1.5, "exact": 4.0}
 
 
@@ -46,7 +48,7 @@ class Network(nn.Module):
             self.embedding = nn.Embedding(VOCAB_SIZE, config.model_dim)
             self.mode = nn.Embedding(2, config.model_dim)
             self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-            self.norm = nn.RMSNorm(config.model_dim)
+            self.norm = nn.RMSNorm(config.model_dim, _NORM_EPSILON)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -64,7 +66,7 @@ class Network(nn.Module):
         Shapes: tokens [N] integers, cu_seqlens [num_sequences + 1]. `mode` is MASKED or CAUSAL.
         """
         starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=len(tokens))
-        rotary = rotations(torch.arange(len(tokens)) - starts, self.config.head_dim)
+        rotary = self._rotations(torch.arange(len(tokens)) - starts)
         hidden = self._embed(tokens, mode)
         for block in self.blocks:
             hidden = block(hidden, rotary, cu_seqlens, mode)
@@ -73,7 +75,7 @@ class Network(nn.Module):
     def causal_chunk(self, tokens: torch.Tensor, state: ChunkState) -> torch.Tensor:
         """Logits [N, vocabulary] of the next N tokens of one sequence; `state` is carried on in place."""
         positions = torch.arange(state.position, state.position + len(tokens))
-        rotary = rotations(positions, self.config.head_dim)
+        rotary = self._rotations(positions)
         hidden = self._embed(tokens, CAUSAL)
         for layer, block in enumerate(self._layers()):
             hidden = block.causal_chunk(hidden, rotary, state, layer)
@@ -91,6 +93,9 @@ class Network(nn.Module):
     def _embed(self, tokens: torch.Tensor, mode: int) -> torch.Tensor:
         return self.embedding(tokens.long()) + self.mode.weight[mode]
 
+    def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rotations(positions, self.config.head_dim, self.embedding.weight.dtype)
+
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return functional.linear(self.norm(hidden), self.embedding.weight)
 
@@ -101,8 +106,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention = Attention(config, layer)
-        self.attention_norm = nn.RMSNorm(config.model_dim)
-        self.ffn_norm = nn.RMSNorm(config.model_dim)
+        self.attention_norm = nn.RMSNorm(config.model_dim, _NORM_EPSILON)
+        self.ffn_norm = nn.RMSNorm(config.model_dim, _NORM_EPSILON)
         self.gate_up = nn.Linear(config.model_dim, 2 * config.ffn_dim, bias=False)
         self.down = nn.Linear(config.ffn_dim, config.model_dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -214,12 +219,14 @@ class Attention(nn.Module):
         )
 
 
-def rotations(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+def rotations(
+    positions: torch.Tensor, head_dim: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines [N, D/2] of rotary positions. Source: Su et al. 2021, arXiv:2104.09864."""
     # In f64, so that position 34,000 has the angle it should have.
     rates = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = positions.to(torch.float64)[:, None] * rates
-    return angles.cos().float(), angles.sin().float()
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from protperf.errors import ConfigError
 
-COLUMNS = ("n", "id", "len", "scored", "ll", "ll_per_residue", "ppl", "method", "flags")
+COLUMNS: dict[str, type] = {
+    "n": int,
+    "id": str,
+    "len": int,
+    "scored": int,
+    "ll": float,
+    "ll_per_residue": float,
+    "ppl": float,
+    "method": str,
+    "flags": str,
+}
+"""Columns of a table of scores and their types."""
+METHODS = ("auto", "ll", "pll")
+DIRECTIONS = ("forward", "reverse", "both")
+FORMATS = ("tsv", "csv", "jsonl", "parquet")
+BATCH_TOKENS = 4096
+"""Tokens of one pass where nothing else is asked for: more is no faster on a CPU."""
 
 
 def check_method(method: str) -> None:
@@ -13,8 +29,8 @@ def check_method(method: str) -> None:
     Raises:
         ConfigError: unknown.
     """
-    if method not in ("auto", "ll", "pll"):
-        raise ConfigError(f"method is {method!r}; choose one of auto, ll, pll")
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
 
 
 def choose_method(objective: str, method: str) -> str:
@@ -39,8 +55,8 @@ def choose_direction(direction: str) -> None:
     Raises:
         ConfigError: unknown, or one that the model was not trained for.
     """
-    if direction not in ("forward", "reverse", "both"):
-        raise ConfigError(f"direction is {direction!r}; choose one of forward, reverse, both")
+    if direction not in DIRECTIONS:
+        raise ConfigError(f"direction is {direction!r}; choose one of {', '.join(DIRECTIONS)}")
     if direction != "forward":
         raise ConfigError(f"this model reads forward only and cannot score {direction}; use --direction forward")
 

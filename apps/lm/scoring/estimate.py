@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ class Work:
     whole: bool = True
 
 
-def count_work(paths: list[str], residues: str, method: str) -> Work | None:
+def count_work(paths: list[str], method: str, **reading: Any) -> Work | None:
     """Read the sequences once without scoring; None for what can be read but once, such as a pipe.
+
+    `reading` are the options of `protperf.io.read_tokens`.
 
     Up to the first fault of the input, which is told when the scores reach it.
     """
@@ -37,7 +40,7 @@ def count_work(paths: list[str], residues: str, method: str) -> Work | None:
         return None
     work = Work()
     try:
-        for batch in io.read_tokens(paths, residues=residues):
+        for batch in io.read_tokens(paths, **reading):
             passes = batch.lengths if method == "pll" else np.ones_like(batch.lengths)
             sizes = batch.lengths + 2
             work.passes += int(passes.sum())

@@ -4,7 +4,7 @@ Beside `NAME.part` stands `NAME.part.json`, sealed by its own SHA-256: how many 
 disk, digests of these bytes and of the records they belong to, and a fingerprint of model, input and options. It is
 there before the partial file has contents, and is renewed at borders between batches, after the rows: a resumed run
 cuts the partial file back to that border, reads the same records again and goes on with the same batches, so that its
-bytes are those of an uninterrupted run.
+bytes are those of an uninterrupted run. The partial file of a Parquet table is TSV, turned into Parquet at the end.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from protperf.errors import CheckpointError, ConfigError, DataError
+from protperf.lm.scoring import parquet
+from protperf.lm.scoring.choices import FORMATS
 from protperf.lm.training import durable, plain_file
 
 if TYPE_CHECKING:
     from protperf.io import Record
 
-FORMATS = ("tsv", "csv", "jsonl")
 _MOST_JOURNAL = 1 << 26
 """Bytes of a journal, which names every input file: nearly a million of them."""
 SYNC_S = 1.0
@@ -41,38 +42,55 @@ def choose_format(name: str | None, out: Path | None) -> str:
     """The format asked for, else the one of the suffix, else TSV.
 
     Raises:
-        ConfigError: an unknown format.
+        ConfigError: an unknown format, or Parquet for what is no file; MissingPackageError: Parquet without pyarrow.
     """
     if name is None:
         suffix = "" if out is None else out.suffix.lower().removeprefix(".")
-        return suffix if suffix in FORMATS else "tsv"
+        name = suffix if suffix in FORMATS else "tsv"
     if name not in FORMATS:
         raise ConfigError(f"format is {name!r}; choose one of {', '.join(FORMATS)}")
+    if name == "parquet":
+        if not _is_file(out):
+            raise ConfigError("format parquet is written as a whole file; name one with -o")
+        parquet.require()
     return name
+
+
+def _is_file(out: Path | None) -> TypeGuard[Path]:
+    """Whether the output is a file that can be replaced, and neither a stream nor a device."""
+    return out is not None and (not out.exists() or out.is_file())
 
 
 class Encoder:
     """Rows as lines of text: floats in full precision; JSON has null for NaN."""
 
-    def __init__(self, columns: tuple[str, ...], name: str) -> None:
-        self._columns, self._name = columns, name
+    def __init__(self, columns: Mapping[str, type], name: str) -> None:
+        self._columns, self.name = columns, name
 
     def header(self) -> str:
-        return "" if self._name == "jsonl" else self._line(self._columns)
+        return "" if self.name == "jsonl" else self._line(self._columns)
 
     def row(self, row: object) -> str:
         values = [getattr(row, column) for column in self._columns]
-        if self._name == "jsonl":
+        if self.name == "jsonl":
             plain = [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
             return json.dumps(dict(zip(self._columns, plain, strict=True))) + "\n"
         return self._line([repr(v) if isinstance(v, float) else str(v) for v in values])
 
     def _line(self, values: Iterable[str]) -> str:
-        if self._name == "tsv":
+        if self.name != "csv":
             return "\t".join(values) + "\n"
         stream = text_io.StringIO()
         csv.writer(stream, lineterminator="\n").writerow(values)
         return stream.getvalue()
+
+    def finished(self, part: Path, out: Path) -> Path:
+        """The file that becomes `out`: the lines themselves, or the Parquet table of them, staged beside it."""
+        if self.name != "parquet":
+            return part
+        with open(part, encoding="utf-8", newline="\n") as lines:
+            next(lines)
+            return durable.stage_file(out, lambda stream: parquet.write(lines, self._columns, stream))
 
 
 class StreamSink:
@@ -121,7 +139,7 @@ class FileSink:
         # A link stays a link: what it points to is replaced.
         self.out = Path(os.path.realpath(out))
         self._part, self._journal, self._meta = beside(self.out)
-        self._encoder, self._fingerprint = encoder, dict(fingerprint)
+        self._encoder, self._fingerprint = encoder, {**fingerprint, "format": encoder.name}
         self._border = self._safe = _Border.start()
         self._synced, self._lost = time.monotonic(), False
         self._descriptor = self._opened()
@@ -185,16 +203,21 @@ class FileSink:
         self.sync()
         facts = {**self._fingerprint, **provenance, "rows": self._border.rows}
         staged = durable.stage_file(self._meta, (json.dumps(facts, indent=1) + "\n").encode())
+        finished = self._encoder.finished(self._part, self.out)
         with durable.named(self.out):
             with contextlib.suppress(FileNotFoundError):
                 # As if it had been opened and written over.
-                os.fchmod(self._descriptor, self.out.stat().st_mode & 0o777)
-            os.replace(self._part, self.out)
+                finished.chmod(self.out.stat().st_mode & 0o777)
+            os.replace(finished, self.out)
         self._border = self._safe = _Border.start()
         with durable.named(self._meta):
             os.replace(staged, self._meta)
         durable.sync_directory(self.out.parent)
         with contextlib.suppress(OSError):
+            # Where the partial file took the name itself, another process may have begun one by now.
+            if finished != self._part:
+                self._part.unlink(missing_ok=True)
+            # Last: what is left of a table without it would be nobody's.
             self._journal.unlink(missing_ok=True)
         self._close()
 
@@ -324,7 +347,7 @@ def open_sink(
     Raises:
         ConfigError: `resume` without a file, or a partial file of something else; OSError: it cannot be written.
     """
-    if out is not None and (not out.exists() or out.is_file()):
+    if _is_file(out):
         return FileSink(out, encoder, fingerprint, resume)
     if resume:
         raise ConfigError("--resume continues a file; name it with -o")

@@ -20,14 +20,12 @@ from protperf import io
 from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
 from protperf.lm.data.batches import frame
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
-from protperf.lm.scoring.choices import check_batch_tokens
+from protperf.lm.scoring.choices import BATCH_TOKENS, check_batch_tokens
 
 CHUNK = 4096
 """Tokens of one sequence that are read at once."""
 EXACT_CHUNK = 512
 """The same with exact attention, whose memory is chunk times length."""
-BATCH_TOKENS = 4096
-"""Tokens of one pass where nothing else is asked for: more is no faster on a CPU."""
 
 Progress = Callable[[int], None]
 """Called now and then with the number of tokens that the model has read since."""
@@ -159,7 +157,7 @@ def pseudo_log_likelihoods(
     return found
 
 
-def _picked(log_probs: NDArray[np.float32], residues: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _picked(log_probs: NDArray[np.floating], residues: NDArray[np.uint8]) -> NDArray[np.float64]:
     return log_probs[np.arange(len(residues)), residues].astype(np.float64)
 
 

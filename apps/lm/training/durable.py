@@ -11,8 +11,9 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from protperf.errors import FileError
 
@@ -51,8 +52,8 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def stage_file(path: Path, data: bytes) -> Path:
-    """Write and sync what `path` will hold as `.tmp-NAME` beside it; the caller renames it."""
+def stage_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> Path:
+    """Write and sync what `path` will hold, or what writes it, as `.tmp-NAME` beside it; the caller renames it."""
     partial = path.with_name(f".tmp-{path.name}")
     try:
         remove(partial)
@@ -64,12 +65,16 @@ def stage_file(path: Path, data: bytes) -> Path:
     return partial
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Write and sync a file that must not exist; it gets the permissions that any new file gets."""
     with named(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            write_at(descriptor, data, 0)
+            if isinstance(data, bytes):
+                write_at(descriptor, data, 0)
+            else:
+                with open(descriptor, "wb", closefd=False) as stream:
+                    data(stream)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

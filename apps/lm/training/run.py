@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from protperf.errors import CheckpointError, ConfigError, DataError
-from protperf.lm.data.store import listed, read_store, split
+from protperf.lm.data.store import TokenStore, listed, read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
 from protperf.lm.training import checkpoint, directory, durable, stored, tensor_file
@@ -53,15 +55,21 @@ def train_run(
     options: TrainOptions,
     *,
     validate: str | os.PathLike[str] | None = None,
+    seq_col: str | None = None,
     resume: bool = False,
     force: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    detail: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train on sequence files into a run directory.
 
     A resumed run takes the options and the configuration that it was begun with (`stored_choices`); only its end, how
     often it saves and how often it writes metrics may be others.
+
+    Args:
+        seq_col: the files, that of `validate` too, are tables with their sequences in this column.
+        report: called with each line of metrics; warn: with what deserves an eye; detail: with each step of the work.
 
     Raises:
         ConfigError: the directory holds a run and neither `resume` nor `force` was given; on resume, other data, or an
@@ -75,14 +83,15 @@ def train_run(
     if options.validate is None and validate is None:
         raise ConfigError("the sequences to validate on are in a file of their own; name it with --validate")
     paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
-    store = read_store(paths, options.residues, warn)
+    store = read_store(paths, options.residues, warn, seq_col=seq_col)
     if validate is None:
         try:
             train, held = split(store, options.validate or 0.0, options.seed)
         except DataError as error:
             raise DataError(f"{listed(paths)}: {error}") from error
     else:
-        train, held = store, read_store(validate, options.residues, warn)
+        train, held = store, read_store(validate, options.residues, warn, seq_col=seq_col)
+    detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
     rejected = store.rejected + (0 if validate is None else held.rejected)
     with directory.locked(run, warn):
         # Another process may have trained here while the sequences were read.
@@ -96,7 +105,7 @@ def train_run(
             # Before the network takes its memory: what is stored is this configuration, and fits it.
             resuming.agree(start, config, options)
             check_layouts(start, config)
-        trainer = Trainer(run, config, options, train, held, warn)
+        trainer = Trainer(run, config, options, train, held, warn, detail)
         if start is None:
             directory.clear(run)
             durable.replace_file(run / directory.CONFIG, _toml(config, options).encode())
@@ -107,6 +116,10 @@ def train_run(
                 warn(f"note: {run}: is finished; a larger --steps, --epochs or --time trains on")
         figures = trainer.fit(report)
         return Outcome(run, trainer.progress.step, figures, trainer.stop_signal, rejected)
+
+
+def _extent(store: TokenStore) -> str:
+    return f"{len(store):,} sequences ({len(store.tokens):,} residues)"
 
 
 def _refuse_second_run(run: Path, allowed: bool) -> None:
@@ -141,8 +154,8 @@ def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> tup
     return config, options
 
 
-def load_run(path: str | os.PathLike[str]) -> LoadedModel:
-    """Load the best step by validation of a run directory, or a step named.
+def load_run(path: str | os.PathLike[str], dtype: str = "float32") -> LoadedModel:
+    """Load the best step by validation of a run directory, or a step named, to compute in `dtype`.
 
     Raises:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
@@ -154,7 +167,7 @@ def load_run(path: str | os.PathLike[str]) -> LoadedModel:
     tensors = tensor_file.read_tensors(step.path / "model.safetensors", Layouts(config).network)
     network = Network(config)
     network.load_state_dict(tensors)
-    return LoadedModel(network.eval(), step)
+    return LoadedModel(network.to(getattr(torch, dtype)).eval(), step)
 
 
 def _newest(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:

@@ -56,9 +56,11 @@ class Trainer:
         train: TokenStore,
         held: TokenStore,
         warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+        detail: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.run, self.config, self.options, self.train, self.held = run, config, options, train, held
-        self.network, self.warn = Network(config), warn
+        self.network, self.warn, self.detail = Network(config), warn, detail
+        detail(f"{sum(p.numel() for p in self.network.parameters()):,} parameters, attention {config.attention}")
         decayed = [p for p in self.network.parameters() if p.dim() >= 2]
         others = [p for p in self.network.parameters() if p.dim() < 2]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -229,6 +231,8 @@ class Trainer:
         self._write_metrics({"step": p.step, **figures}, report)
         self.save()
         self._last["step"] = p.step
+        told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self.detail(f"step {p.step} saved after {p.wall_s:.1f} s: {told}; the best is step {p.best_step}")
         return figures
 
     def save(self) -> None:

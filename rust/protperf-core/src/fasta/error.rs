@@ -144,10 +144,15 @@ impl fmt::Display for FastaErrorKind {
                 f.write_str("not FASTA: text before the first header; a header begins with '>' in column 1")
             }
             Self::OtherFormat { name: TABLE } => {
-                write!(f, "not FASTA: this looks like {TABLE}; name its column of sequences with seq-col")
+                write!(
+                    f,
+                    "not FASTA: this looks like {TABLE}; name its column of sequences (--seq-col, in Python seq_col)"
+                )
             }
             Self::OtherFormat { name } => write!(f, "not FASTA: this looks like {name}; convert it to FASTA first"),
-            Self::NotTable { name: "FASTA" } => f.write_str("not a table: this looks like FASTA; leave out seq-col"),
+            Self::NotTable { name: "FASTA" } => {
+                f.write_str("not a table: this looks like FASTA; leave out --seq-col (in Python seq_col)")
+            }
             Self::NotTable { name } => {
                 write!(f, "not a table: this looks like {name}; convert it to CSV or TSV first")
             }

@@ -118,7 +118,7 @@ fn faults_of_a_table_are_named_with_their_place_and_what_mends_them() {
         ("a,b\nMK,1\n", columns(None), "1:1: no column 'seq'; the first row of the table names: a, b"),
         ("seq,b\nMK,1\n", id.clone(), "1:1: no column 'name'; the first row of the table names: seq, b"),
         ("\n\n", columns(None), "1:1: no column 'seq': nothing but blank lines; the first row"),
-        (">a\nMKV\n", columns(None), "1:1: not a table: this looks like FASTA; leave out seq-col"),
+        (">a\nMKV\n", columns(None), "1:1: not a table: this looks like FASTA; leave out --seq-col"),
         ("@r1\nACGT\n+\n", columns(None), "1:1: not a table: this looks like FASTQ; convert it"),
         ("\u{1}\0\0", columns(None), "1:1: not a table: this looks like binary data; convert it"),
         ("seq,x,seq\n", columns(None), "1:1: two columns are named 'seq'; rename one"),

@@ -1,0 +1,42 @@
+"""Tables as Parquet: the rows of a TSV table with the types of its columns. pyarrow is imported when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from itertools import islice
+from typing import BinaryIO
+
+from protperf.errors import MissingPackageError
+
+_ROWS = 1 << 16
+"""Rows of a group, the most that are held in memory."""
+
+
+def require() -> None:
+    """Check for pyarrow before any work is done.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise MissingPackageError("format parquet needs pyarrow; install it with pip install pyarrow")
+
+
+def write(lines: Iterable[str], columns: Mapping[str, type], stream: BinaryIO) -> None:
+    """Write rows, each a line of fields with tabs between them, as Parquet.
+
+    Args:
+        columns: names and types (int, float, str) in the order of the fields.
+    """
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    rows = (line.removesuffix("\n").split("\t") for line in lines)
+    with ParquetWriter(stream, schema) as writer:
+        while group := list(islice(rows, _ROWS)):
+            cells = zip(columns.values(), zip(*group, strict=True), strict=True)
+            arrays = [pa.array(list(map(kind, fields)), types[kind]) for kind, fields in cells]
+            writer.write_table(pa.table(arrays, schema=schema), _ROWS)

@@ -1,0 +1,106 @@
+"""Completion as a shell asks for it: bash and fish for real where they are, zsh by what it is told."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from commands import environment, error_line, in_process, protperf
+from test_cli import cpu_s
+
+from protperf.lm.cli import COMMANDS
+from protperf.lm.scoring.choices import FORMATS, METHODS
+
+ASKS = [
+    ("protperf ", set(COMMANDS)),
+    ("protperf sc", {"score"}),
+    ("protperf --", {"--version", "--help"}),
+    ("protperf score --meth", {"--method"}),
+    ("protperf score --method ", set(METHODS)),
+    ("protperf score run x.fa --format p", {"parquet"}),
+    ("protperf train --size ", {"nano", "tiny", "small", "base"}),
+    ("protperf train --size nano --att", {"--attention"}),
+    ("protperf info --", {"--json", "--help"}),
+    ("protperf completion ", {"bash", "zsh", "fish"}),
+]
+FILES = ["protperf score ", "protperf score run ", "protperf score -o ", "protperf train --fasta ", "protperf info "]
+
+
+def asked(shell: str, line: str) -> dict[str, str]:
+    """The environment in which a shell calls the command for its answer."""
+    words = line.split(" ")
+    told = {"bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}}
+    also = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    return environment(**told.get(shell, also), _PROTPERF_COMPLETE=f"complete_{shell}")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A PATH on which `protperf` is this interpreter's."""
+    script = tmp_path / "bin" / "protperf"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m protperf.lm.cli "$@"\n')
+    script.chmod(0o755)
+    return f"{script.parent}:{environment()['PATH']}"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_completes_commands_options_and_values_and_leaves_files_to_itself(path: str) -> None:
+    program = "source <(protperf completion bash)\n"
+    for line in [line for line, _ in ASKS] + FILES:
+        words = " ".join(f"'{word}'" for word in line.split(" "))
+        program += f"COMP_WORDS=({words}); COMP_CWORD={line.count(' ')}; COMPREPLY=(); _protperf_completion protperf\n"
+        program += 'echo "${COMPREPLY[*]}"\n'
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=environment(PATH=path))
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = done.stdout.splitlines()
+    assert [set(answer.split()) for answer in answers] == [*(expected for _, expected in ASKS), *(set() for _ in FILES)]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
+def test_fish_completes_the_same(path: str, tmp_path: Path) -> None:
+    program = "source (protperf completion fish | psub)\n"
+    program += "".join(f"echo (string split -f 1 \\t -- (complete -C '{line}'))\n" for line, _ in ASKS)
+    env = environment(PATH=path, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path))
+    done = subprocess.run(["fish", "-N", "-c", program], capture_output=True, text=True, env=env)
+    assert [set(answer.split()) for answer in done.stdout.splitlines()] == [expected for _, expected in ASKS], done
+
+
+@pytest.mark.parametrize(("line", "expected"), ASKS)
+def test_zsh_is_told_the_same(line: str, expected: set[str]) -> None:
+    done = protperf(env=asked("zsh", line))
+    assert (done.returncode, done.stderr) == (0, b"")
+    for word in expected:
+        assert f'"{word}"' in done.stdout.decode()
+    assert done.stdout.decode().count("\n") == len(expected)
+
+
+def test_zsh_is_told_where_files_are_meant() -> None:
+    assert protperf(env=asked("zsh", "protperf score run ")).stdout.strip() == b"_files"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_answer_takes_less_than_150_ms(shell: str) -> None:
+    times = sorted(cpu_s(env=asked(shell, "protperf train --time 5m --att")) for _ in range(11))
+    assert times[5] < 0.15
+
+
+def test_every_parameter_of_a_command_that_parses_for_itself_is_completed() -> None:
+    info = import_module("protperf.lm.cli.info")
+    for option in protperf(env=asked("bash", "protperf info -")).stdout.decode().split():
+        assert option in info._HELP
+
+
+def test_a_shell_that_is_not_known_is_refused() -> None:
+    result = in_process("completion", "csh")
+    assert result.returncode == 2
+    assert "bash, zsh, fish" in error_line(result)
+
+
+def test_formats_are_all_offered() -> None:
+    answer = protperf(env=asked("bash", "protperf score --format "))
+    assert answer.stdout.decode().split() == list(FORMATS)
