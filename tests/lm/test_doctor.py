@@ -29,7 +29,7 @@ def test_a_sound_model_passes_the_checks_of_what_it_was_trained_for(objective: s
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_only_an_estimate_is_compared_with_exact_attention(attention: str) -> None:
-    checks = model_checks(Network(small_config(attention=attention)).eval())
+    checks = list(model_checks(Network(small_config(attention=attention)).eval()))
     assert all(check["ok"] for check in checks), checks
     assert any("exact attention" in check["name"] for check in checks) == (attention == "softmax")
 
@@ -42,7 +42,7 @@ def test_more_features_come_closer_to_exact_attention() -> None:
             for parameter in net.parameters():
                 if parameter.dim() == 2:
                     parameter.mul_(4)
-        return float(model_checks(net)[-1]["found"].split()[0])
+        return float(list(model_checks(net))[-1]["found"].split()[0])
 
     assert distance(512) < 0.5 * distance(8)
 

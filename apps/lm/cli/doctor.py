@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,16 +34,13 @@ def run(
     import torch
 
     from protperf import build_info
-    from protperf.torch.diagnostics import isa_parity, thread_parity
+    from protperf.lm.cli.progress import waiting
 
-    checks = [*isa_parity(), thread_parity()]
-    if model is not None:
-        from protperf.lm.scoring.selfcheck import model_checks
-        from protperf.lm.training.run import load_run
-
-        loaded = load_run(model)
-        checks.append({"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True})
-        checks += model_checks(loaded.network)
+    with waiting("checking", " checks") as bar:
+        checks = []
+        for check in _checks(model):
+            checks.append(check)
+            bar.update()
     report = {**build_info(), "torch": torch.__version__, "checks": checks}
     healthy = all(check["ok"] for check in checks)
     if as_json:
@@ -55,3 +53,17 @@ def run(
             print(f"{'ok' if check['ok'] else 'FAIL':<5}{check['name']}: {check['found']}")
         print("all well" if healthy else "something is wrong; please report the lines above")
     return 0 if healthy else EXIT_DATA
+
+
+def _checks(model: Path | None) -> Iterator[dict[str, Any]]:
+    from protperf.torch.diagnostics import isa_parity, thread_parity
+
+    yield from isa_parity()
+    yield thread_parity()
+    if model is not None:
+        from protperf.lm.scoring.selfcheck import model_checks
+        from protperf.lm.training.run import load_run
+
+        loaded = load_run(model)
+        yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}
+        yield from model_checks(loaded.network)

@@ -32,6 +32,14 @@ def _size() -> dict[str, Any]:
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
+def waiting(what: str, unit: str, quiet: bool = False) -> tqdm[Any]:
+    """A count of something whose end is not known, such as residues read; it goes away when it is done."""
+    return tqdm(
+        desc=what, unit=unit, unit_scale=True, disable=not shows(quiet), file=sys.stderr, delay=DELAY_S, leave=False,
+        **_size(),
+    )  # fmt: skip
+
+
 class ScoreBar:
     """Tokens read so far, of all where their number is known, and proteins done."""
 

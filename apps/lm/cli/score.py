@@ -117,7 +117,7 @@ def run(
     from protperf.lm.cli.common import check_threads, check_voice, set_threads, surroundings, tell
     from protperf.lm.device import check_device, check_dtype
     from protperf.lm.scoring import choices
-    from protperf.lm.scoring.output import Encoder, choose_format, open_sink
+    from protperf.lm.scoring.output import Encoder, choose_format, file_digest, open_sink
     from protperf.lm.training import checkpoint
 
     started = time.monotonic()
@@ -136,7 +136,7 @@ def run(
     if not model.exists():
         checkpoint.find(model)
     # A mistake was told by now; from here on torch is loaded.
-    from protperf.lm.cli.progress import ScoreBar, shows
+    from protperf.lm.cli.progress import ScoreBar, shows, waiting
     from protperf.lm.scoring.estimate import count_work, estimate_pll
     from protperf.lm.scoring.score import score_batches
     from protperf.lm.training.run import load_run
@@ -145,7 +145,8 @@ def run(
     loaded = load_run(model, dtype)
     chosen = choices.choose_method(loaded.network.config.objective, method)
     announced = chosen == "pll" and not quiet
-    work = count_work(fasta, chosen, **reading) if announced or shows(quiet) else None
+    with waiting("reading", " residues", quiet) as seen:
+        work = count_work(fasta, chosen, seen.update, **reading) if announced or shows(quiet) else None
     if not quiet:
         tell(f"{loaded.step.path}, method {chosen}")
     if verbose:
@@ -154,7 +155,9 @@ def run(
         tell(f"pll reads each sequence once for each residue: {estimate_pll(loaded.network, work)}")
     packing: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
     options = {**reading, "method": chosen, "direction": direction, **packing, "dtype": dtype}
-    fingerprint = {} if out is None else _fingerprint(loaded.step, fasta, options, num_threads)
+    with waiting("checksum", "B", quiet) as seen:
+        digests = [] if out is None else [file_digest(path, seen.update) for path in fasta]
+    fingerprint = _fingerprint(loaded.step, digests, options, num_threads)
     with ScoreBar(None if work is None else work.tokens, quiet) as bar:
         records = (record for batch in reader for record in batch)
         scored = score_batches(loaded.network, records, chosen, **packing, progress=bar.tokens)
@@ -219,18 +222,17 @@ def _tell_work(summary: Any, started: float) -> None:
         tell(f"flagged {flagged}")
 
 
-def _fingerprint(step: Any, fasta: list[str], options: dict[str, Any], num_threads: int) -> dict[str, Any]:
+def _fingerprint(step: Any, digests: list[str | None], options: dict[str, Any], num_threads: int) -> dict[str, Any]:
     """What decides the bytes of the table."""
     import torch
 
     from protperf import build_info
-    from protperf.lm.scoring.output import file_digest
 
     info = build_info()
     return {
         "version": info["version"],
         "model_sha256": step.manifest["files"]["model.safetensors"]["sha256"],
-        "input_sha256": [file_digest(path) for path in fasta],
+        "input_sha256": digests,
         **options,
         "device": "cpu",
         "isa": info["isa"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from protperf.errors import ConfigError
 
 COLUMNS: dict[str, type] = {
@@ -21,6 +23,13 @@ DIRECTIONS = ("forward", "reverse", "both")
 FORMATS = ("tsv", "csv", "jsonl", "parquet")
 BATCH_TOKENS = 4096
 """Tokens of one pass where nothing else is asked for: more is no faster on a CPU."""
+
+Progress = Callable[[int], None]
+"""Called now and then with how much was done since: tokens that the model has read, where nothing else is said."""
+
+
+def nobody(count: int) -> None:
+    """Nobody looks at the progress."""
 
 
 def check_method(method: str) -> None:

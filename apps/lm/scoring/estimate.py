@@ -14,6 +14,7 @@ from protperf import io
 from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.model.network import MASKED, Network
+from protperf.lm.scoring.choices import Progress, nobody
 
 _SHORT, _LONG = 256, 2048
 """Tokens of the sequences that the speed is measured at."""
@@ -29,10 +30,10 @@ class Work:
     whole: bool = True
 
 
-def count_work(paths: list[str], method: str, **reading: Any) -> Work | None:
+def count_work(paths: list[str], method: str, progress: Progress = nobody, **reading: Any) -> Work | None:
     """Read the sequences once without scoring; None for what can be read but once, such as a pipe.
 
-    `reading` are the options of `protperf.io.read_tokens`.
+    `reading` are the options of `protperf.io.read_tokens`; `progress` is told of the residues read.
 
     Up to the first fault of the input, which is told when the scores reach it.
     """
@@ -47,6 +48,7 @@ def count_work(paths: list[str], method: str, **reading: Any) -> Work | None:
             work.tokens += int((passes * sizes).sum())
             # In float64: a proteome's sum of cubes passes 2^63.
             work.squares += int((passes * sizes.astype(np.float64) ** 2).sum())
+            progress(len(batch.tokens))
     except DataError:
         work.whole = False
     return work

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from protperf.errors import CheckpointError, ConfigError, DataError
 from protperf.lm.scoring import parquet
-from protperf.lm.scoring.choices import FORMATS
+from protperf.lm.scoring.choices import FORMATS, Progress, nobody
 from protperf.lm.training import durable, plain_file
 
 if TYPE_CHECKING:
@@ -370,9 +370,16 @@ def _to_device(out: Path) -> Callable[[str], None]:
     return emit
 
 
-def file_digest(path: str) -> str | None:
-    """SHA-256 of a regular file; None for standard input and pipes, which can be read but once."""
+def file_digest(path: str, progress: Progress = nobody) -> str | None:
+    """SHA-256 of a regular file; None for standard input and pipes, which can be read but once.
+
+    `progress` is told of the bytes read.
+    """
     if path == "-" or not os.path.isfile(path):
         return None
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while part := stream.read(1 << 20):
+            digest.update(part)
+            progress(len(part))
+    return digest.hexdigest()

@@ -8,7 +8,7 @@ memory does not grow with its length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,19 +20,12 @@ from protperf import io
 from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
 from protperf.lm.data.batches import frame
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
-from protperf.lm.scoring.choices import BATCH_TOKENS, check_batch_tokens
+from protperf.lm.scoring.choices import BATCH_TOKENS, Progress, check_batch_tokens, nobody
 
 CHUNK = 4096
 """Tokens of one sequence that are read at once."""
 EXACT_CHUNK = 512
 """The same with exact attention, whose memory is chunk times length."""
-
-Progress = Callable[[int], None]
-"""Called now and then with the number of tokens that the model has read since."""
-
-
-def _nobody(tokens: int) -> None:
-    """Nobody looks at the progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,7 @@ def score_batches(
     *,
     batch_tokens: int = BATCH_TOKENS,
     deterministic: bool = False,
-    progress: Progress = _nobody,
+    progress: Progress = nobody,
 ) -> Iterator[tuple[list[io.Record], list[Row]]]:
     """Score records lazily, in their order: each batch and its rows.
 
@@ -106,7 +99,7 @@ def _batches(records: Iterable[io.Record], budget: int) -> Iterator[list[io.Reco
 
 
 def log_likelihoods(
-    network: Network, sequences: list[NDArray[np.uint8]], progress: Progress = _nobody
+    network: Network, sequences: list[NDArray[np.uint8]], progress: Progress = nobody
 ) -> list[NDArray[np.float64]]:
     """Log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
     if len(sequences) == 1 and len(sequences[0]) + 2 > CHUNK:
@@ -123,7 +116,7 @@ def log_likelihoods(
 
 
 def chunked_log_likelihoods(
-    network: Network, residues: NDArray[np.uint8], chunk: int, progress: Progress = _nobody
+    network: Network, residues: NDArray[np.uint8], chunk: int, progress: Progress = nobody
 ) -> NDArray[np.float64]:
     """The same for one sequence, `chunk` tokens at a time with carried state."""
     tokens, state, parts = frame(residues)[:-2], ChunkState(), []
@@ -137,7 +130,7 @@ def chunked_log_likelihoods(
 
 
 def pseudo_log_likelihoods(
-    network: Network, residues: NDArray[np.uint8], budget: int = BATCH_TOKENS, progress: Progress = _nobody
+    network: Network, residues: NDArray[np.uint8], budget: int = BATCH_TOKENS, progress: Progress = nobody
 ) -> NDArray[np.float64]:
     """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
     framed = frame(residues)

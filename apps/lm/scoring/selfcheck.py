@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,33 +26,29 @@ Sequences = list[NDArray[np.uint8]]
 Scores = list[NDArray[np.float64]]
 
 
-def model_checks(network: Network) -> list[dict[str, Any]]:
+def model_checks(network: Network) -> Iterator[dict[str, Any]]:
     """Scores of made-up sequences, computed in ways that must agree: name, found and ok of each check.
 
-    The network computes in float32.
-
-    A model with random features has one more line that tells how far they carry its scores from those of exact
-    attention; it is a figure to know and no failure.
+    The network computes in float32. One with random features has one more line that tells how far they carry its scores
+    from those of exact attention; it is a figure to know and no failure.
     """
     sequences = _made_up()
-    checks = []
     if network.config.objective != "masked":
         packed = log_likelihoods(network, sequences)
         alone = [log_likelihoods(network, [x])[0] for x in sequences]
         chunks = [chunked_log_likelihoods(network, x, _CHUNK) for x in sequences]
         exact = log_likelihoods(copy.deepcopy(network).double(), sequences)
-        checks.append(_agreement("ll, batched against alone", packed, alone))
-        checks.append(_agreement(f"ll, whole against chunks of {_CHUNK}", alone, chunks))
-        checks.append(_agreement("ll, float32 against float64", packed, exact))
+        yield _agreement("ll, batched against alone", packed, alone)
+        yield _agreement(f"ll, whole against chunks of {_CHUNK}", alone, chunks)
+        yield _agreement("ll, float32 against float64", packed, exact)
     if network.config.objective != "causal":
         shorter = sequences[-1][:_MASKED_LENGTH]
         packed, alone = ([pseudo_log_likelihoods(network, shorter, budget)] for budget in (BATCH_TOKENS, 1))
         exact = [pseudo_log_likelihoods(copy.deepcopy(network).double(), shorter)]
-        checks.append(_agreement("pll, batched against alone", packed, alone))
-        checks.append(_agreement("pll, float32 against float64", packed, exact))
+        yield _agreement("pll, batched against alone", packed, alone)
+        yield _agreement("pll, float32 against float64", packed, exact)
     if network.config.attention == "softmax":
-        checks.append(_estimate(network, sequences))
-    return checks
+        yield _estimate(network, sequences)
 
 
 def _made_up() -> Sequences:
