@@ -74,8 +74,13 @@ class Table:
         """
         return _frames("polars").DataFrame(self._columns())
 
-    def _columns(self) -> dict[str, list[Any]]:
-        return {column: [getattr(row, column) for row in self.rows] for column in COLUMNS}
+    def _columns(self) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
+        for name, kind in COLUMNS.items():
+            values = [getattr(row, name) for row in self.rows]
+            # Numbers keep their types where there are no rows.
+            columns[name] = values if kind is str else np.array(values, kind)
+        return columns
 
 
 def _frames(package: str) -> Any:

@@ -26,8 +26,11 @@ class Source:
     ) -> None:
         if residues not in ("map", "strict", "skip"):
             raise ConfigError(f"residues is {residues!r}; choose one of map, strict, skip")
+        io.check_columns(seq_col, id_col)
         if isinstance(records, Mapping):
             raise DtypeError("records is a mapping; give its items() for pairs (id, sequence)")
+        if hasattr(records, "columns"):
+            raise DtypeError("records is a table; give its columns as pairs, such as zip(table.id, table.sequence)")
         if isinstance(records, bytes):
             raise DtypeError("records is bytes; decode it, or give a path")
         single = isinstance(records, (str, os.PathLike, io.Record)) or _is_pair(records) or hasattr(records, "seq")
@@ -56,16 +59,19 @@ class Source:
             )
 
     def _file(self, path: str | os.PathLike[str]) -> Iterator[io.Record]:
-        first = self._n
-        reader = io.read_tokens(path, residues=self._residues, seq_col=self._seq_col, id_col=self._id_col)
+        reader = io.read_tokens(
+            path, residues=self._residues, seq_col=self._seq_col, id_col=self._id_col, first_n=self._n
+        )
         for batch in reader:
-            self.rejected += [rejection._replace(n=first + rejection.n) for rejection in batch.rejected]
-            for record in batch:
-                yield dataclasses.replace(record, n=first + record.n)
-        self._n = first + reader.summary.records + reader.summary.rejected
+            self.rejected += batch.rejected
+            yield from batch
+        self._n += reader.summary.records + reader.summary.rejected
         self.warnings += reader.summary.warnings
 
     def _encoded(self, item: Any) -> io.Record | None:
+        if self._seq_col is not None:
+            kind = type(item).__name__
+            raise ConfigError(f"seq_col is for files, but record {self._n} is a {kind}; give paths, or leave it out")
         name, sequence = self._named(item)
         try:
             tokens, flags = io.encode(sequence, residues=self._residues, name=f"<record {self._n}>")

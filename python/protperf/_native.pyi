@@ -58,6 +58,7 @@ class FastaReader:
         *,
         columns: tuple[str, str | None] | None = None,
         residues: str = "map",
+        first_n: int = 0,
         batch_bytes: int = ...,
         memory_map: bool = False,
     ) -> None: ...

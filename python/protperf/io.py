@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from protperf import _native
-from protperf.errors import ConfigError, OutOfMemory
+from protperf.errors import ConfigError, DtypeError, OutOfMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "Record",
     "Rejection",
     "Summary",
+    "check_columns",
     "decode",
     "encode",
     "flag_names",
@@ -143,17 +144,18 @@ class Reader(Iterator[Batch]):
         residues: str = "map",
         seq_col: str | None = None,
         id_col: str | None = None,
+        first_n: int = 0,
         batch_bytes: int = BATCH_BYTES,
         memory_map: bool = False,
     ):
-        if id_col is not None and seq_col is None:
-            raise ConfigError(f"id_col is {id_col!r} but seq_col is missing; it names the table's column of sequences")
+        check_columns(seq_col, id_col)
         single = isinstance(paths, (str, os.PathLike))
         listed = [paths] if single else list(paths)  # type: ignore[arg-type]
         self._reader = _native.FastaReader(
             [os.fspath(path) for path in listed],  # type: ignore[arg-type]
             columns=None if seq_col is None else (seq_col, id_col),
             residues=residues,
+            first_n=first_n,
             batch_bytes=batch_bytes,
             memory_map=memory_map,
         )
@@ -205,6 +207,7 @@ def read_tokens(
     residues: str = "map",
     seq_col: str | None = None,
     id_col: str | None = None,
+    first_n: int = 0,
     batch_bytes: int = BATCH_BYTES,
     memory_map: bool = False,
 ) -> Reader:
@@ -219,6 +222,7 @@ def read_tokens(
             column. The separator is a tab where the first row has one, else a comma, else a semicolon.
         id_col: the column of ids, read as the header of a FASTA record is; default: the column `id`, and where there
             is none, the record's `n`.
+        first_n: `n` of the first record, for inputs that go on where others ended.
         batch_bytes: a batch is handed out once its records hold this many bytes; a record is never divided.
         memory_map: map plain files instead of reading them. If another process shortens such a file meanwhile, this
             one is ended by the system.
@@ -227,11 +231,38 @@ def read_tokens(
         FastaError: not FASTA or no such table, a fault under the policy, or compressed data that is cut short or
             corrupt; the message begins with path, line and column. Records before the fault are handed out first.
         FileError: missing (also a `FileNotFoundError`), unreadable, a directory, or changed while it was read.
-        ConfigError: an unknown policy, `id_col` without `seq_col`, or standard input named twice.
+        ConfigError: an unknown policy, names of columns that cannot be, or standard input named twice.
+        DtypeError: a name that is no text.
     """
     return Reader(
-        paths, residues=residues, seq_col=seq_col, id_col=id_col, batch_bytes=batch_bytes, memory_map=memory_map
+        paths,
+        residues=residues,
+        seq_col=seq_col,
+        id_col=id_col,
+        first_n=first_n,
+        batch_bytes=batch_bytes,
+        memory_map=memory_map,
     )
+
+
+def check_columns(seq_col: str | None, id_col: str | None) -> None:
+    """Check the names of a table's columns.
+
+    Raises:
+        ConfigError: ids without sequences or the same column for both, or a name that is no UTF-8.
+        DtypeError: a name that is no text.
+    """
+    for argument, name in (("seq_col", seq_col), ("id_col", id_col)):
+        if name is None:
+            continue
+        if not isinstance(name, str):
+            raise DtypeError(f"{argument} is a {type(name).__name__}; give the name of a column as text")
+        if not name.isascii() and name.encode(errors="replace").decode() != name:
+            raise ConfigError(f"{argument} is {name!r}, which is no UTF-8; no column has such a name")
+    if id_col is not None and seq_col is None:
+        raise ConfigError(f"id_col is {id_col!r} but seq_col is missing; it names the table's column of sequences")
+    if id_col is not None and id_col == seq_col:
+        raise ConfigError(f"id_col and seq_col are both {id_col!r}; name the column of ids, or leave out id_col")
 
 
 def scan(

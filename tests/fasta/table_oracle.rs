@@ -32,9 +32,10 @@ pub fn naive_table(data: &[u8], policy: ResiduePolicy, columns: &Columns) -> Vec
     };
     let id = match &columns.id {
         Some(name) => places(name),
-        None => places("id").into_iter().take(1).collect(),
+        None if columns.sequence == "id" => Vec::new(),
+        None => places("id"),
     };
-    if places(&columns.sequence).len() != 1 || (columns.id.is_some() && id.len() != 1) {
+    if places(&columns.sequence).len() != 1 || id.len() > 1 || (columns.id.is_some() && id.is_empty()) {
         return vec![Item::Error { line: names.line as u64, column: 1 }];
     }
     let (sequence, id) = (places(&columns.sequence)[0], id.first().copied());
@@ -87,8 +88,9 @@ fn record_of(
         }
     }
     let (first, column) = inside(sequence);
-    let missing: [&[u8]; 6] = [b"NA", b"NaN", b"nan", b"None", b"NULL", b"null"];
-    if missing.contains(&&sequence.text[..]) {
+    let word = String::from_utf8_lossy(&sequence.text).to_lowercase();
+    let word = word.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
+    if ["na", "nan", "none", "null"].contains(&word.strip_prefix('-').unwrap_or(word)) {
         return Err((first, column));
     }
     // Spaces are nothing, so they stand for what is before the cell in its line.

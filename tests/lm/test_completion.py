@@ -104,3 +104,13 @@ def test_a_shell_that_is_not_known_is_refused() -> None:
 def test_formats_are_all_offered() -> None:
     answer = protperf(env=asked("bash", "protperf score --format "))
     assert answer.stdout.decode().split() == list(FORMATS)
+
+
+@pytest.mark.parametrize("odd", [{}, {"COMP_WORDS": "protperf s"}, {"COMP_WORDS": "protperf s", "COMP_CWORD": "x"}])
+def test_a_question_that_no_shell_asks_gets_no_answer_and_no_traceback(odd: dict[str, str]) -> None:
+    done = protperf("--version", env=environment(**odd, _PROTPERF_COMPLETE="complete_bash"))
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def test_an_empty_question_is_none() -> None:
+    assert protperf("--version", env=environment(_PROTPERF_COMPLETE="")).stdout.startswith(b"protperf ")

@@ -270,9 +270,11 @@ def test_a_second_process_on_the_same_table_is_refused(score: Score, tmp_path: P
     assert tried == [2]
 
 
-@pytest.mark.parametrize("suffix", ["", ".part", ".part.json", ".meta.json"])
-def test_no_input_is_overwritten(runs: dict[str, Path], tmp_path: Path, suffix: str) -> None:
-    path = write_fasta(tmp_path / f"x.tsv{suffix}", {"a": "MKV"})
+@pytest.mark.parametrize(
+    "name", ["x.tsv", "x.tsv.part", "x.tsv.part.json", "x.tsv.meta.json", ".tmp-x.tsv", ".tmp-x.tsv.meta.json"]
+)
+def test_no_input_is_overwritten(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    path = write_fasta(tmp_path / name, {"a": "MKV"})
     result = protperf("score", runs["both"], path, "-o", tmp_path / "x.tsv")
     assert result.returncode == 2
     assert str(path) in error_line(result)
@@ -313,6 +315,29 @@ def test_a_new_table_has_the_permissions_of_a_plain_file(score: Score, tmp_path:
         os.umask(before)
     for name in os.listdir(folder):
         assert (folder / name).stat().st_mode == (tmp_path / "plain").stat().st_mode, name
+
+
+def test_a_folder_in_the_way_is_told_and_stays(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / ".tmp-x.tsv.meta.json").mkdir()
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKV"})
+    result = protperf("score", runs["both"], path, "-o", tmp_path / "x.tsv")
+    assert result.returncode == 3
+    assert ".tmp-x.tsv.meta.json" in error_line(result)
+    assert (tmp_path / ".tmp-x.tsv.meta.json").is_dir()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout here")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "-"])
+def test_what_else_goes_to_standard_output_is_kept(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKV"})
+    words = " ".join([*COMMAND, "score", "-q", str(runs["both"]), str(path), "-o", name])
+    done = subprocess.run(["bash", "-c", f"(echo before; {words}; echo after) > {tmp_path}/all"], timeout=120)
+    assert done.returncode == 0
+    first, head, row, last = (tmp_path / "all").read_text().splitlines()
+    assert (first, last) == ("before", "after")
+    assert head.startswith("n\tid")
+    assert row.startswith("0\ta\t3")
+    assert sorted(os.listdir(tmp_path)) == ["all", "x.fa"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

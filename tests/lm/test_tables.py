@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pandas
 import pytest
-from commands import error_line, in_process, protperf, table
+from commands import environment, error_line, in_process, protperf, table
 from conftest import LETTERS
 
 from protperf import lm
+from protperf.errors import ConfigError, DtypeError
+from protperf.lm.scoring import output
+from protperf.lm.scoring.choices import COLUMNS
 from protperf.lm.training import checkpoint
 
 SEQUENCES = {f"A{i}G": LETTERS[i:] + LETTERS[: i + 3] for i in range(12)}
@@ -97,3 +100,68 @@ def test_a_resumed_table_of_other_columns_is_refused(runs: dict[str, Path], csv:
     assert in_process(*words, "--id-col", "mutant").returncode == 0
     facts = json.loads(out.with_name("scores.tsv.meta.json").read_text())
     assert (facts["seq_col"], facts["id_col"], facts["format"]) == ("seq", "mutant", "tsv")
+    told_at_the_end = ("command", "model", "input", "rejected", "rows")
+    begun = {name: value for name, value in facts.items() if name not in told_at_the_end}
+    output.FileSink(out, output.Encoder(COLUMNS, "tsv"), begun, resume=False).interrupt()
+    result = in_process(*words, "--resume")
+    assert result.returncode == 2
+    assert "was begun with another id col" in error_line(result)
+    assert in_process(*words, "--resume", "--id-col", "mutant").returncode == 0
+
+
+def test_places_and_ids_go_on_over_tables_and_other_records(runs: dict[str, Path], tmp_path: Path) -> None:
+    paths = [tmp_path / "a.csv", tmp_path / "b.tsv"]
+    for path in paths:
+        path.write_text("seq\nMKV\nACD\n")
+    model = lm.load(runs["both"])
+    expected = [(i, str(i)) for i in range(4)]
+    assert [(row.n, row.id) for row in model.score(paths, seq_col="seq")] == expected
+    told = table(in_process("score", runs["both"], *paths, "--seq-col", "seq").stdout)
+    assert [(int(row["n"]), row["id"]) for row in told] == expected
+
+
+def test_what_is_no_table_file_is_refused_with_what_to_give(runs: dict[str, Path]) -> None:
+    model = lm.load(runs["both"])
+    frame = pandas.DataFrame({"id": ["a"], "sequence": ["MKV"]})
+    with pytest.raises(DtypeError, match=r"give its columns as pairs, such as zip\(table.id, table.sequence\)"):
+        model.score(frame)
+    assert [row.id for row in model.score(zip(frame.id, frame.sequence, strict=True))] == ["a"]
+    with pytest.raises(ConfigError, match="seq_col is for files, but record 0 is a str"):
+        model.score(["MKV"], seq_col="seq")
+    with pytest.raises(ConfigError, match="seq_col is missing"):
+        model.score(["MKV"], id_col="id")
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (["--seq-col", "seq", "--id-col", "seq"], "id_col and seq_col are both 'seq'"),
+        (["--seq-col", "\udcff"], "which is no UTF-8"),
+    ],
+)
+def test_names_of_columns_that_cannot_be_are_refused(
+    columns: list[str], told: str, runs: dict[str, Path], csv: Path
+) -> None:
+    result = in_process("score", runs["both"], csv, *columns)
+    assert result.returncode == 2
+    assert told in error_line(result)
+
+
+def test_an_empty_table_of_scores_has_the_types_of_any_other(runs: dict[str, Path]) -> None:
+    model = lm.load(runs["both"])
+    numbers = ["n", "len", "scored", "ll", "ll_per_residue", "ppl"]
+    empty, full = model.score([]), model.score(["MKV"])
+    assert list(empty.to_pandas()[numbers].dtypes) == list(full.to_pandas()[numbers].dtypes)
+    assert empty.to_polars()[numbers].schema == full.to_polars()[numbers].schema
+
+
+def test_a_pyarrow_that_cannot_be_imported_is_told_before_any_work(
+    runs: dict[str, Path], csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pyarrow").mkdir()
+    (tmp_path / "pyarrow" / "__init__.py").write_text("raise ImportError('wrong libc')")
+    words = ["score", runs["both"], csv, "--seq-col", "seq", "-o", tmp_path / "out.parquet"]
+    result = protperf(*words, env=environment(PYTHONPATH=str(tmp_path)))
+    assert result.returncode == 4
+    assert error_line(result) == "format parquet needs pyarrow (wrong libc); install it with pip install pyarrow"
+    assert not list(tmp_path.glob("out*"))

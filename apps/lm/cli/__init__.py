@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     open_closed_streams()
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = _completed() if ASKED in os.environ else _dispatch(words)
+        code = _completed() if os.environ.get(ASKED) else _dispatch(words)
         sys.stdout.flush()
     except OSError as error:
         return _file_failure(error)
@@ -74,9 +74,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _completed() -> int:
-    from protperf.lm.cli.completion import answer
+    try:
+        from protperf.lm.cli.completion import answer
 
-    return answer(os.environ[ASKED])
+        return answer(os.environ[ASKED])
+    except (KeyError, ValueError, KeyboardInterrupt):
+        # No shell asks like that, or it asks no more; whatever is printed would stand in the line being typed.
+        return 1
 
 
 def _dispatch(words: list[str]) -> int:

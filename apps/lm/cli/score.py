@@ -243,11 +243,11 @@ def _fingerprint(step: Any, digests: list[str | None], options: dict[str, Any], 
 
 
 def _keep_input(fasta: list[str], out: Path | None) -> None:
-    from protperf.lm.scoring.output import beside
+    from protperf.lm.scoring.output import is_file, written
 
-    if out is None or (out.exists() and not out.is_file()):
+    if not is_file(out):
         return
-    for written in (out, *beside(Path(os.path.realpath(out)))):
+    for taken in written(Path(os.path.realpath(out))):
         for path in fasta:
-            if written.is_file() and os.path.exists(path) and os.path.samefile(written, path):
+            if taken.is_file() and os.path.exists(path) and os.path.samefile(taken, path):
                 raise ConfigError(f"-o {out} would overwrite the input file {path}; choose another name")

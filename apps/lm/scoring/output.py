@@ -17,6 +17,7 @@ import io as text_io
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,15 +51,24 @@ def choose_format(name: str | None, out: Path | None) -> str:
     if name not in FORMATS:
         raise ConfigError(f"format is {name!r}; choose one of {', '.join(FORMATS)}")
     if name == "parquet":
-        if not _is_file(out):
+        if not is_file(out):
             raise ConfigError("format parquet is written as a whole file; name one with -o")
         parquet.require()
     return name
 
 
-def _is_file(out: Path | None) -> TypeGuard[Path]:
+def is_file(out: Path | None) -> TypeGuard[Path]:
     """Whether the output is a file that can be replaced, and neither a stream nor a device."""
-    return out is not None and (not out.exists() or out.is_file())
+    return out is not None and _descriptor_of(out) is None and (not out.exists() or out.is_file())
+
+
+def _descriptor_of(out: Path) -> int | None:
+    """The open file that a name such as /dev/stdout or /dev/fd/3 stands for: to be written to where it stands."""
+    name = str(out)
+    if name in ("/dev/stdout", "/dev/stderr"):
+        return 1 if name == "/dev/stdout" else 2
+    match = re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d+)", name)
+    return int(match[1]) if match else None
 
 
 class Encoder:
@@ -202,8 +212,8 @@ class FileSink:
         """Replace the named file, and write where it came from into `NAME.meta.json`."""
         self.sync()
         facts = {**self._fingerprint, **provenance, "rows": self._border.rows}
-        staged = durable.stage_file(self._meta, (json.dumps(facts, indent=1) + "\n").encode())
         finished = self._encoder.finished(self._part, self.out)
+        staged = durable.stage_file(self._meta, (json.dumps(facts, indent=1) + "\n").encode())
         with durable.named(self.out):
             with contextlib.suppress(FileNotFoundError):
                 # As if it had been opened and written over.
@@ -327,6 +337,12 @@ def beside(out: Path) -> tuple[Path, Path, Path]:
     return tuple(out.with_name(out.name + suffix) for suffix in (".part", ".part.json", ".meta.json"))  # type: ignore[return-value]
 
 
+def written(out: Path) -> list[Path]:
+    """Every file that a table of this name takes for itself while it is made."""
+    names = [out, *beside(out)]
+    return [*names, *map(durable.staging_name, names)]
+
+
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
@@ -347,7 +363,7 @@ def open_sink(
     Raises:
         ConfigError: `resume` without a file, or a partial file of something else; OSError: it cannot be written.
     """
-    if _is_file(out):
+    if is_file(out):
         return FileSink(out, encoder, fingerprint, resume)
     if resume:
         raise ConfigError("--resume continues a file; name it with -o")
@@ -360,8 +376,9 @@ def _to_stdout(text: str) -> None:
 
 
 def _to_device(out: Path) -> Callable[[str], None]:
+    number = _descriptor_of(out)
     with durable.named(out):
-        descriptor = os.open(out, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(out, os.O_WRONLY | os.O_CLOEXEC) if number is None else os.dup(number)
 
     def emit(text: str) -> None:
         with durable.named(out):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
+from importlib import import_module
 from itertools import islice
 from typing import BinaryIO
 
@@ -17,10 +17,13 @@ def require() -> None:
     """Check for pyarrow before any work is done.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: it is not installed, or cannot be imported.
     """
-    if find_spec("pyarrow") is None:
-        raise MissingPackageError("format parquet needs pyarrow; install it with pip install pyarrow")
+    try:
+        import_module("pyarrow.parquet")
+    except ImportError as error:
+        text = f"format parquet needs pyarrow ({error}); install it with pip install pyarrow"
+        raise MissingPackageError(text) from error
 
 
 def write(lines: Iterable[str], columns: Mapping[str, type], stream: BinaryIO) -> None:

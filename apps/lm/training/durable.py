@@ -54,15 +54,21 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def stage_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> Path:
     """Write and sync what `path` will hold, or what writes it, as `.tmp-NAME` beside it; the caller renames it."""
-    partial = path.with_name(f".tmp-{path.name}")
+    partial = staging_name(path)
     try:
-        remove(partial)
+        with named(partial):
+            partial.unlink(missing_ok=True)
         write_file(partial, data)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
     return partial
+
+
+def staging_name(path: Path) -> Path:
+    """Where `stage_file` writes."""
+    return path.with_name(f".tmp-{path.name}")
 
 
 def write_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:

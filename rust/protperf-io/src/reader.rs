@@ -15,6 +15,8 @@ pub struct ReadOptions {
     pub policy: ResiduePolicy,
     /// The inputs are tables with these columns; `None` where they are FASTA.
     pub columns: Option<Columns>,
+    /// Ordinal of the first record.
+    pub first_ordinal: u64,
     /// A batch is given out once its records hold this many bytes; one record is never divided.
     pub batch_bytes: usize,
     /// Map plain files into memory instead of reading them. A file that another process shortens meanwhile then ends
@@ -29,6 +31,7 @@ impl Default for ReadOptions {
         Self {
             policy: ResiduePolicy::default(),
             columns: None,
+            first_ordinal: 0,
             batch_bytes: 4 << 20,
             memory_map: false,
             interrupt: Arc::new(|| false),
@@ -127,7 +130,14 @@ impl Reader {
         if inputs.iter().filter(|&input| *input == Input::Stdin).count() > 1 {
             return Err(ReadError::RepeatedStdin);
         }
-        Ok(Self { inputs, options, current: None, base: 0, summary: Summary::default(), failure: None })
+        Ok(Self {
+            inputs,
+            base: options.first_ordinal,
+            options,
+            current: None,
+            summary: Summary::default(),
+            failure: None,
+        })
     }
 
     /// The next records; `None` after the last.

@@ -44,11 +44,12 @@ struct FastaReader {
 #[pymethods]
 impl FastaReader {
     #[new]
-    #[pyo3(signature = (paths, *, columns = None, residues = "map", batch_bytes = 4 << 20, memory_map = false))]
+    #[pyo3(signature = (paths, *, columns = None, residues = "map", first_n = 0, batch_bytes = 4 << 20, memory_map = false))]
     fn new(
         paths: Vec<PathBuf>,
         columns: Option<(String, Option<String>)>,
         residues: &str,
+        first_n: u64,
         batch_bytes: usize,
         memory_map: bool,
         py: Python<'_>,
@@ -62,7 +63,14 @@ impl FastaReader {
             stops
         });
         let columns = columns.map(|(sequence, id)| Columns { sequence, id });
-        let options = ReadOptions { policy: policy(py, residues)?, columns, batch_bytes, memory_map, interrupt };
+        let options = ReadOptions {
+            policy: policy(py, residues)?,
+            columns,
+            first_ordinal: first_n,
+            batch_bytes,
+            memory_map,
+            interrupt,
+        };
         guarded(py, || {
             let inputs = paths.into_iter().map(|path| Input::from(OsString::from(path)));
             let reader = Reader::new(inputs, options).map_err(|error| read_error(py, error))?;

@@ -9,11 +9,17 @@ use memchr::{memchr2, memchr2_iter};
 use super::error::shown_id;
 use super::{Current, FastaError, FastaErrorKind, Form, Line, ResiduePolicy, Scanner, Section, format};
 
-/// Bytes of a first line: no table has more, and what is no table may have no line end at all.
-const FIRST_LINE: usize = 1 << 20;
+/// Bytes of a first row: no table has more, and what is no table may have no line end at all.
+const FIRST_ROW: usize = 1 << 20;
 
-/// What a table holds in the place of a value that is missing; the letters of each are residues too.
-const MISSING: [&[u8]; 6] = [b"NA", b"NaN", b"nan", b"None", b"NULL", b"null"];
+/// What a table holds in the place of a value that is missing, in any case; the letters of each are residues too.
+const MISSING: [&[u8]; 4] = [b"na", b"nan", b"none", b"null"];
+
+/// UTF-8's byte order mark.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Letters of a name that are shown: a cell that stands where names should may be a sequence.
+const SHOWN_LETTERS: usize = 12;
 
 /// The columns of a table that make a record, by the names in its first row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +38,15 @@ type Place = (u64, u64);
 #[derive(Debug)]
 pub(super) struct Rows {
     columns: Columns,
-    /// The first line, until it is complete.
+    /// Whether the first bytes were seen to be a mark or none.
+    has_begun: bool,
+    /// The first line with text, until it is complete; then its beginning, for the words of an error.
     head: Vec<u8>,
     parser: Option<Box<Reader>>,
     /// Names of the columns while the first row is read.
     names: Vec<Vec<u8>>,
+    /// Bytes of these names.
+    names_len: usize,
     chosen: Option<Chosen>,
     sequence: Cell,
     id: Cell,
@@ -98,18 +108,35 @@ impl Scanner {
             return self.scan_rows(rows, bytes);
         }
         self.reserve_for(&mut rows.head, bytes.len())?;
+        let searched = rows.head.len();
         rows.head.extend_from_slice(bytes);
-        let line = first_line(&rows.head);
-        let end = memchr2(b'\n', b'\r', line);
-        match end.unwrap_or(line.len()) {
-            FIRST_LINE.. => {
-                rows.names.push(line.to_vec());
-                rows.head.truncate(format::SNIFFED);
+        if !rows.has_begun && rows.head.len() < MARK.len() && MARK.starts_with(&rows.head) {
+            return Ok(());
+        }
+        let dropped = self.drop_blank(rows);
+        let new = searched.saturating_sub(dropped);
+        let end = memchr2(b'\n', b'\r', rows.head.get(new..).unwrap_or_default());
+        match end.map_or(rows.head.len(), |end| new + end) {
+            FIRST_ROW.. => {
+                rows.names = vec![rows.head.get(..FIRST_ROW).unwrap_or_default().to_vec()];
+                rows.row_line = rows.here.line;
                 Err(rows.no_column(&rows.columns.sequence))
             }
             _ if end.is_some() => self.begin_rows(rows),
             _ => Ok(()),
         }
+    }
+
+    /// Drop the mark and the blank lines before the first row; answers how many bytes that were.
+    fn drop_blank(&mut self, rows: &mut Rows) -> usize {
+        let has_mark = !std::mem::replace(&mut rows.has_begun, true) && rows.head.starts_with(MARK);
+        self.summary.has_byte_order_mark |= has_mark;
+        let mark = if has_mark { MARK.len() } else { 0 };
+        let text = rows.head.get(mark..).unwrap_or_default();
+        let blank = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        rows.here.pass(text.get(..blank).unwrap_or_default());
+        rows.head.drain(..mark + blank);
+        mark + blank
     }
 
     pub(super) fn end_of_table(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
@@ -129,19 +156,14 @@ impl Scanner {
     /// The first line is complete: choose the separator.
     fn begin_rows(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
         let head = std::mem::take(&mut rows.head);
-        let text = without_mark(&head);
-        self.summary.has_byte_order_mark = text.len() < head.len();
-        let line = first_line(&head);
-        let end = memchr2(b'\n', b'\r', line).unwrap_or(line.len());
-        let line = line.get(..end).unwrap_or_default();
+        let line = head.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
         let delimiter = [b'\t', b','].into_iter().find(|byte| line.contains(byte)).unwrap_or(b';');
         let mut parser = Box::new(ReaderBuilder::new().delimiter(delimiter).build());
         // It would drop a mark of its own accord, unless it has read before.
         parser.read_field(b"\n", &mut [0]);
         rows.parser = Some(parser);
-        // Kept for the words of an error.
         rows.head = line.get(..format::SNIFFED).unwrap_or(line).to_vec();
-        self.scan_rows(rows, text)
+        self.scan_rows(rows, &head)
     }
 
     fn scan_rows(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<(), FastaError> {
@@ -173,6 +195,7 @@ impl Scanner {
         }
         rows.field.add(raw, text);
         rows.here.pass(raw);
+        rows.bound_names(text.len())?;
         if let Some(cell) = rows.cell() {
             self.reserve_for(cell, text.len())?;
             cell.extend_from_slice(text);
@@ -217,8 +240,7 @@ impl Scanner {
         self.line_start = 0;
         self.position = column - 1;
         self.after_carriage_return = false;
-        let is_missing = self.section == Section::Record && MISSING.contains(&text.as_slice());
-        if is_missing {
+        if self.section == Section::Record && is_missing(text) {
             self.refuse(self.fault_here(FastaErrorKind::MissingValue))?;
         }
         self.scan(text)?;
@@ -231,24 +253,22 @@ impl Scanner {
     }
 }
 
-/// The input from its first line with text on.
-fn first_line(head: &[u8]) -> &[u8] {
-    let text = without_mark(head);
-    let blank = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
-    text.get(blank..).unwrap_or_default()
-}
-
-fn without_mark(head: &[u8]) -> &[u8] {
-    head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head)
+/// Whether a cell is one of [`MISSING`], with the blanks around it and the sign that some write.
+fn is_missing(text: &[u8]) -> bool {
+    let word = text.trim_ascii();
+    let word = word.strip_prefix(b"-").unwrap_or(word);
+    MISSING.iter().any(|missing| word.eq_ignore_ascii_case(missing))
 }
 
 impl Rows {
     fn new(columns: Columns) -> Self {
         Self {
             columns,
+            has_begun: false,
             head: Vec::new(),
             parser: None,
             names: Vec::new(),
+            names_len: 0,
             chosen: None,
             sequence: Cell::default(),
             id: Cell::default(),
@@ -267,32 +287,44 @@ impl Rows {
             }
             return self.names.last_mut();
         };
-        let index = self.num_fields;
-        let cell = match () {
-            () if index == chosen.sequence => &mut self.sequence,
-            () if Some(index) == chosen.id => &mut self.id,
-            () => return None,
+        let cell = if self.num_fields == chosen.sequence {
+            &mut self.sequence
+        } else if Some(self.num_fields) == chosen.id {
+            &mut self.id
+        } else {
+            return None;
         };
         let (line, column) = self.field.place;
         cell.place = (line, column + u64::from(self.field.is_quoted()));
         Some(&mut cell.text)
     }
 
+    /// Refuse a first row that does not end: a quote in it is not closed.
+    fn bound_names(&mut self, more: usize) -> Result<(), FastaError> {
+        if self.chosen.is_some() {
+            return Ok(());
+        }
+        self.names_len += more;
+        if self.names_len <= FIRST_ROW { Ok(()) } else { Err(self.quote_fault(self.field.place)) }
+    }
+
+    fn quote_fault(&self, (line, column): Place) -> FastaError {
+        FastaError { line, column, record: None, kind: FastaErrorKind::Quote }
+    }
+
     fn end_field(&mut self, is_terminated: bool) -> Result<(), FastaError> {
         let field = std::mem::take(&mut self.field);
         self.num_fields += 1;
-        if field.is_well_quoted(is_terminated) {
-            return Ok(());
-        }
-        let (line, column) = field.place;
-        Err(FastaError { line, column, record: None, kind: FastaErrorKind::Quote })
+        if field.is_well_quoted(is_terminated) { Ok(()) } else { Err(self.quote_fault(field.place)) }
     }
 
     fn choose(&self) -> Result<Chosen, FastaError> {
         let sequence = self.index_of(&self.columns.sequence)?;
+        let sequence_is_id = self.columns.sequence == "id";
         let id = match &self.columns.id {
             Some(name) => Some(self.index_of(name)?),
-            None => self.names.iter().position(|name| name == b"id"),
+            None if sequence_is_id || !self.names.iter().any(|name| name == b"id") => None,
+            None => Some(self.index_of("id")?),
         };
         Ok(Chosen { sequence, id, num_columns: self.names.len() })
     }
@@ -310,7 +342,7 @@ impl Rows {
         let other = match self.head.first() {
             Some(b'>') => Some("FASTA"),
             _ => format::name_of_encoding(self.head.get(..4).unwrap_or_default())
-                .or_else(|| format::name_of_text(&self.head))
+                .or_else(|| format::name_of_text(self.head.get(..format::SNIFFED).unwrap_or(&self.head)))
                 .filter(|name| *name != format::TABLE),
         };
         self.fault(match other {
@@ -323,13 +355,13 @@ impl Rows {
         FastaError { line: self.row_line, column: 1, record: None, kind }
     }
 
-    /// The first names of columns for people. Where a table has no such names, a cell may be a sequence, which no
-    /// error repeats.
+    /// The first names of columns for people; what is long or might be a sequence is shown by its length.
     fn found(&self) -> String {
         const SHOWN: usize = 12;
         const LONGEST: usize = 40;
+        let is_sequence = |name: &[u8]| name.len() > SHOWN_LETTERS && name.iter().all(u8::is_ascii_alphabetic);
         let shown = |name: &Vec<u8>| match name.len() {
-            ..=LONGEST => shown_id(name),
+            ..=LONGEST if !is_sequence(name) => shown_id(name),
             len => format!("({len} characters)"),
         };
         let mut names: Vec<String> = self.names.iter().take(SHOWN).map(shown).collect();

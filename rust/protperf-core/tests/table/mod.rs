@@ -129,6 +129,7 @@ fn faults_of_a_table_are_named_with_their_place_and_what_mends_them() {
         ("x,seq\n1,\"MK1\"\n", columns(None), "2:6: digit '1' in the sequence; remove position numbers (record '0')"),
         ("name,seq\nP1 x,MK!\n", id.clone(), "2:8: character '!' in the sequence is no residue (record 'P1')"),
         ("name,seq\n\"P\n1\",MK\n", id, "2:3: control byte 0x0a in the header; remove it"),
+        ("id,seq,id\n", columns(None), "1:1: two columns are named 'id'; rename one"),
         ("seq\nMK\nNA\n", columns(None), "3:1: the sequence is a table's word for a missing value"),
     ] {
         let found = fault(data.as_bytes(), &columns);
@@ -148,15 +149,54 @@ fn no_error_repeats_a_sequence_that_stands_where_names_should() {
     let sequence = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV";
     let found = fault(format!("P1,{sequence}\nP2,{sequence}\n").as_bytes(), &columns(None));
     assert!(found.contains("names: P1, (70 characters)") && !found.contains("MKTAY"), "{found}");
+    let found = fault(b"P1\tGIVEQCCTSICSLYQLENYCN\n", &columns(None));
+    assert!(found.ends_with("names: P1, (21 characters)"), "{found}");
 }
 
 #[test]
-fn a_first_line_without_end_is_refused_before_it_fills_memory() {
+fn words_for_a_missing_value_are_no_sequences() {
+    for word in ["NA", "na", " NA ", "NaN", "-NaN", "None", "none", "NULL", "\"null\n\""] {
+        let found = fault(format!("seq\n{word}\n").as_bytes(), &columns(None));
+        assert!(found.contains("word for a missing value"), "{word}: {found}");
+    }
+    assert_eq!(records(b"seq\nNAN-A\nNAA\n").len(), 2);
+}
+
+#[test]
+fn a_column_of_sequences_called_id_is_no_column_of_ids() {
+    let id = Columns { sequence: "id".into(), id: None };
+    let expected = Item::Record { ordinal: 0, header: "0".into(), letters: "MKV".into(), flags: 0 };
+    assert_eq!(scanned(b"id,x\nMKV,1\n", ResiduePolicy::Map, &id, &[]), [expected]);
+}
+
+#[test]
+fn a_first_row_without_end_is_refused_before_it_fills_memory() {
+    let no_column = |found: &str| FastaErrorKind::NoColumn { name: "seq".into(), found: found.into() };
+    for size in [1 << 16, 1000, 1 << 22] {
+        for (start, expected) in [
+            ("", no_column("(1048576 characters)")),
+            ("\n\r\n", no_column("(1048576 characters)")),
+            ("\"", FastaErrorKind::Quote),
+        ] {
+            let mut scanner = Scanner::of_table(ResiduePolicy::Map, columns(None));
+            scanner.push(start.as_bytes()).unwrap();
+            let line = if start == "\"" { vec![b'\n'; size] } else { vec![b'M'; size] };
+            let failed = (0..=(1 << 20) / size + 1).position(|_| scanner.push(&line).is_err());
+            assert!(failed.is_some(), "{size}");
+            assert_eq!(scanner.finish().map_err(|FastaError { kind, .. }| kind), Err(expected));
+        }
+    }
+}
+
+#[test]
+fn blank_lines_before_a_table_take_no_memory_and_keep_its_lines() {
     let mut scanner = Scanner::of_table(ResiduePolicy::Map, columns(None));
-    let piece = vec![b'M'; 1 << 16];
-    let failed = (0..100).position(|_| scanner.push(&piece).is_err());
-    assert_eq!(failed, Some(15));
-    let kind = scanner.finish().map_err(|FastaError { kind, .. }| kind);
-    let found = "(1048576 characters)".into();
-    assert_eq!(kind, Err(FastaErrorKind::NoColumn { name: "seq".into(), found }));
+    scanner.push(b"\xef\xbb").and_then(|()| scanner.push(b"\xbf\r")).unwrap();
+    for _ in 0..5000 {
+        scanner.push(&[b'\n'; 4096]).unwrap();
+    }
+    scanner.push(b"seq\nMK1\n").expect_err("a digit");
+    let error = scanner.finish().unwrap_err();
+    assert_eq!((error.line, error.column), (5000 * 4096 + 2, 3));
+    assert!(scanner.summary().has_byte_order_mark);
 }
