@@ -20,7 +20,8 @@ from pathlib import Path
 
 from protperf.errors import CheckpointError, ConfigError, DataError
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.scoring.output import Encoder, FileSink, beside
+from protperf.lm.scoring.formats import Encoder
+from protperf.lm.scoring.output import FileSink, beside
 from protperf.lm.training import checkpoint, plain_file, stored, tensor_file
 from protperf.lm.training.options import TrainOptions
 
@@ -166,7 +167,7 @@ def _resume(out: Path, part: Path, place: Path, meta: Path, contents: bytes, for
     place.write_bytes(contents)
     records = [_Record(n, f"r{n}", _Tokens([3, 4, n])) for n in range(4)]
     with judged(part, ConfigError, DataError):
-        sink = FileSink(out, Encoder(("a", "b"), "tsv"), _FINGERPRINT, resume=True)
+        sink = FileSink(out, Encoder({"a": str, "b": str}, "tsv"), _FINGERPRINT, resume=True)
         try:
             waiting = iter(records)
             sink.replay(waiting)

@@ -27,6 +27,7 @@ from protperf.errors import DataError
 from protperf.lm.cli import main
 from protperf.lm.scoring import output
 from protperf.lm.scoring.choices import COLUMNS
+from protperf.lm.scoring.formats import Encoder
 
 FAILURES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 Score = Callable[..., dict[str, object]]
@@ -99,7 +100,7 @@ def refusal(folder: Path, journal: bytes) -> str | None:
     """Why `--resume` will not continue the partial file of a folder; None where it would."""
     fingerprint = json.loads(journal)["fingerprint"]
     try:
-        output.FileSink(folder / "scores.tsv", output.Encoder(COLUMNS, "tsv"), fingerprint, resume=True)._close()
+        output.FileSink(folder / "scores.tsv", Encoder(COLUMNS, "tsv"), fingerprint, resume=True)._close()
     except DataError as error:
         return str(error)
     return None
@@ -155,6 +156,52 @@ def test_a_table_is_not_continued_in_another_format(score: Score, golden: tuple[
     said = str(score(folder, "--resume", "--format", "csv")["said"])
     assert "was begun with another format" in said
     assert faults(folder, score, golden[0]) == []
+
+
+def test_a_finished_table_is_left_as_it_is_and_that_of_other_records_is_kept(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    one = write_fasta(tmp_path / "one.fa", {"a": "MKV", "b": "MWC"})
+    other = write_fasta(tmp_path / "other.fa", {"a": "MKV"})
+    for name in ("t.tsv", "t.parquet"):
+        out = tmp_path / name
+        assert protperf("score", runs["both"], one, "-o", out).returncode == 0
+        files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("t.*")}
+        again = protperf("score", runs["both"], one, "-o", out, "--resume")
+        assert again.returncode == 0
+        assert f"note: {out}: was finished before, nothing was done" in again.stderr.decode()
+        refused = protperf("score", runs["both"], other, "-o", out, "--resume")
+        assert refused.returncode == 2
+        assert error_line(refused).startswith(f"{out}: is a finished table of another input sha256; choose another -o")
+        assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("t.*")} == files
+    for text, code in ((one.read_bytes(), 0), (other.read_bytes(), 2)):
+        words = ["score", "-q", runs["both"], "-", "-o", tmp_path / "piped.tsv"]
+        assert protperf(*words, *(["--resume"] if code else []), stdin=text).returncode == code
+    assert protperf("score", "-q", runs["both"], other, "-o", tmp_path / "t.tsv").returncode == 0
+    assert len(table((tmp_path / "t.tsv").read_bytes())) == 1
+
+
+def test_rows_of_an_interrupted_table_are_thrown_away_only_when_asked(
+    score: Score, golden: tuple[bytes, Trace], tmp_path: Path
+) -> None:
+    folder = new(tmp_path / "killed")
+    assert trace(lambda: score(folder), folder, len(golden[1].calls) // 2, KILL).killed
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    refused = score(folder)
+    assert refused["code"] == 2
+    assert "rows of an interrupted table; continue it with --resume, or start over with --force" in str(refused["said"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert score(folder, "--force") == {"code": 0, "said": ""}
+    assert (folder / "scores.tsv").read_bytes() == golden[0]
+
+
+@pytest.mark.parametrize("suffix", ["tsv.gz", "json", "xlsx"])
+def test_no_table_takes_the_name_of_what_it_is_not(runs: dict[str, Path], tmp_path: Path, suffix: str) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKV"})
+    result = protperf("score", runs["both"], path, "-o", tmp_path / f"x.{suffix}")
+    assert result.returncode == 2
+    assert "name a file that ends in one of .tsv, .csv, .jsonl, .parquet" in error_line(result)
+    assert os.listdir(tmp_path) == ["x.fa"]
 
 
 SOME = pytest.param(9, id="each-ninth")
@@ -396,6 +443,6 @@ def test_a_changed_bit_in_what_an_interruption_left_is_refused_and_named(
 
 def test_a_journal_that_names_thousands_of_inputs_is_read_again(tmp_path: Path) -> None:
     fingerprint = {"input_sha256": [f"{n:064x}" for n in range(5000)]}
-    encoder = output.Encoder(COLUMNS, "tsv")
+    encoder = Encoder(COLUMNS, "tsv")
     output.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=False).interrupt()
     output.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=True).interrupt()

@@ -15,6 +15,7 @@ from protperf import lm
 from protperf.errors import ConfigError, DtypeError
 from protperf.lm.scoring import output
 from protperf.lm.scoring.choices import COLUMNS
+from protperf.lm.scoring.formats import Encoder
 from protperf.lm.training import checkpoint
 
 SEQUENCES = {f"A{i}G": LETTERS[i:] + LETTERS[: i + 3] for i in range(12)}
@@ -100,9 +101,9 @@ def test_a_resumed_table_of_other_columns_is_refused(runs: dict[str, Path], csv:
     assert in_process(*words, "--id-col", "mutant").returncode == 0
     facts = json.loads(out.with_name("scores.tsv.meta.json").read_text())
     assert (facts["seq_col"], facts["id_col"], facts["format"]) == ("seq", "mutant", "tsv")
-    told_at_the_end = ("command", "model", "input", "rejected", "rows")
+    told_at_the_end = ("command", "model", "input", "rejected", "rows", "records_sha256")
     begun = {name: value for name, value in facts.items() if name not in told_at_the_end}
-    output.FileSink(out, output.Encoder(COLUMNS, "tsv"), begun, resume=False).interrupt()
+    output.FileSink(out, Encoder(COLUMNS, "tsv"), begun, resume=False).interrupt()
     result = in_process(*words, "--resume")
     assert result.returncode == 2
     assert "was begun with another id col" in error_line(result)

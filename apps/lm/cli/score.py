@@ -21,7 +21,7 @@ from protperf.lm.training.options import POLICIES
 GROUPS = {
     "input": ("model", "fasta", "seq_col", "id_col", "residues", "allow_rejects"),
     "score": ("method", "direction"),
-    "output": ("out", "table", "resume", "quiet", "verbose"),
+    "output": ("out", "table", "resume", "force", "quiet", "verbose"),
     "computation": ("batch_tokens", "deterministic", "threads", "device", "dtype"),
 }
 EXAMPLES = """
@@ -53,7 +53,12 @@ def run(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="File to write; default: standard output."),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="File to write, with FILE.meta.json beside it; default: standard output.",
+        ),
     ] = None,
     method: Annotated[
         str,
@@ -89,6 +94,9 @@ def run(
         ),
     ] = "map",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted file of -o.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start over where rows of an interrupted file are kept.")
+    ] = False,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Same bits whatever the batch size, order and threads; slower."),
@@ -117,7 +125,8 @@ def run(
     from protperf.lm.cli.common import check_threads, check_voice, set_threads, surroundings, tell
     from protperf.lm.device import check_device, check_dtype
     from protperf.lm.scoring import choices
-    from protperf.lm.scoring.output import Encoder, choose_format, file_digest, open_sink
+    from protperf.lm.scoring.formats import Encoder, choose_format
+    from protperf.lm.scoring.output import file_digest, open_sink
     from protperf.lm.training import checkpoint
 
     started = time.monotonic()
@@ -161,9 +170,11 @@ def run(
     with ScoreBar(None if work is None else work.tokens, quiet) as bar:
         records = (record for batch in reader for record in batch)
         scored = score_batches(loaded.network, records, chosen, **packing, progress=bar.tokens)
-        sink = open_sink(out, encoder, fingerprint, resume)
+        sink = open_sink(out, encoder, fingerprint, resume, force)
         named = {"command": sys.argv, "model": str(loaded.step.path), "input": fasta}
-        _write(sink, records, scored, bar, chosen, lambda: {**named, "rejected": reader.summary.rejected})
+        note = _write(sink, records, scored, bar, chosen, lambda: {**named, "rejected": reader.summary.rejected})
+    if note is not None and not quiet:
+        tell(f"note: {note}")
     if verbose:
         _tell_work(reader.summary, started)
     return _summarize(reader, allow_rejects, quiet)
@@ -176,29 +187,26 @@ def _write(
     bar: Any,
     method: str,
     provenance: Callable[[], dict[str, Any]],
-) -> None:
+) -> str | None:
     from protperf.lm.cli.common import tell
     from protperf.lm.scoring.estimate import tokens_read
-    from protperf.lm.scoring.output import FileSink
 
     try:
-        if isinstance(sink, FileSink):
-            sink.replay(bar.passed(records, lambda record: tokens_read(len(record), method)))
+        sink.replay(bar.passed(records, lambda record: tokens_read(len(record), method)))
         for batch, rows in scored:
             sink.write(batch, rows)
             bar.proteins(len(rows))
-        sink.finish(provenance())
+        return sink.finish(provenance())
     except (DataError, ConfigError) as error:
         # A refused resume keeps what it refused to continue.
-        if isinstance(sink, FileSink) and isinstance(error, DataError):
+        if isinstance(error, DataError):
             sink.discard()
         raise
     except BaseException:
-        if isinstance(sink, FileSink):
-            sink.interrupt()
-            bar.close()
-            if sink.kept:
-                tell(f"{sink.kept} rows are kept; continue with --resume")
+        sink.interrupt()
+        bar.close()
+        if sink.kept:
+            tell(f"{sink.kept} rows are kept; continue with --resume")
         raise
 
 
@@ -243,7 +251,8 @@ def _fingerprint(step: Any, digests: list[str | None], options: dict[str, Any], 
 
 
 def _keep_input(fasta: list[str], out: Path | None) -> None:
-    from protperf.lm.scoring.output import is_file, written
+    from protperf.lm.scoring.formats import is_file
+    from protperf.lm.scoring.output import written
 
     if not is_file(out):
         return

@@ -10,24 +10,20 @@ bytes are those of an uninterrupted run. The partial file of a Parquet table is 
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import hashlib
-import io as text_io
 import json
-import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from protperf.errors import CheckpointError, ConfigError, DataError
-from protperf.lm.scoring import parquet
-from protperf.lm.scoring.choices import FORMATS, Progress, nobody
+from protperf.lm.scoring.choices import Progress, nobody
+from protperf.lm.scoring.formats import Encoder, descriptor_of, is_file
 from protperf.lm.training import durable, plain_file
 
 if TYPE_CHECKING:
@@ -35,86 +31,68 @@ if TYPE_CHECKING:
 
 _MOST_JOURNAL = 1 << 26
 """Bytes of a journal, which names every input file: nearly a million of them."""
+_REPLACE = "choose another -o, or leave out --resume to replace it"
 SYNC_S = 1.0
 """Seconds of work that a kill may cost."""
-
-
-def choose_format(name: str | None, out: Path | None) -> str:
-    """The format asked for, else the one of the suffix, else TSV.
-
-    Raises:
-        ConfigError: an unknown format, or Parquet for what is no file; MissingPackageError: Parquet without pyarrow.
-    """
-    if name is None:
-        suffix = "" if out is None else out.suffix.lower().removeprefix(".")
-        name = suffix if suffix in FORMATS else "tsv"
-    if name not in FORMATS:
-        raise ConfigError(f"format is {name!r}; choose one of {', '.join(FORMATS)}")
-    if name == "parquet":
-        if not is_file(out):
-            raise ConfigError("format parquet is written as a whole file; name one with -o")
-        parquet.require()
-    return name
-
-
-def is_file(out: Path | None) -> TypeGuard[Path]:
-    """Whether the output is a file that can be replaced, and neither a stream nor a device."""
-    return out is not None and _descriptor_of(out) is None and (not out.exists() or out.is_file())
-
-
-def _descriptor_of(out: Path) -> int | None:
-    """The open file that a name such as /dev/stdout or /dev/fd/3 stands for: to be written to where it stands."""
-    name = str(out)
-    if name in ("/dev/stdout", "/dev/stderr"):
-        return 1 if name == "/dev/stdout" else 2
-    match = re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d+)", name)
-    return int(match[1]) if match else None
-
-
-class Encoder:
-    """Rows as lines of text: floats in full precision; JSON has null for NaN."""
-
-    def __init__(self, columns: Mapping[str, type], name: str) -> None:
-        self._columns, self.name = columns, name
-
-    def header(self) -> str:
-        return "" if self.name == "jsonl" else self._line(self._columns)
-
-    def row(self, row: object) -> str:
-        values = [getattr(row, column) for column in self._columns]
-        if self.name == "jsonl":
-            plain = [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
-            return json.dumps(dict(zip(self._columns, plain, strict=True))) + "\n"
-        return self._line([repr(v) if isinstance(v, float) else str(v) for v in values])
-
-    def _line(self, values: Iterable[str]) -> str:
-        if self.name != "csv":
-            return "\t".join(values) + "\n"
-        stream = text_io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerow(values)
-        return stream.getvalue()
-
-    def finished(self, part: Path, out: Path) -> Path:
-        """The file that becomes `out`: the lines themselves, or the Parquet table of them, staged beside it."""
-        if self.name != "parquet":
-            return part
-        with open(part, encoding="utf-8", newline="\n") as lines:
-            next(lines)
-            return durable.stage_file(out, lambda stream: parquet.write(lines, self._columns, stream))
 
 
 class StreamSink:
     """Rows to standard output, or to something that cannot be replaced, such as a pipe or a device."""
 
+    kept = 0
+
     def __init__(self, emit: Callable[[str], None], encoder: Encoder) -> None:
         self._emit, self._encoder = emit, encoder
         emit(encoder.header())
 
+    def replay(self, records: Iterator[Record]) -> None:
+        """No row is there yet."""
+
     def write(self, records: list[Record], rows: Iterable[object]) -> None:
         self._emit("".join(map(self._encoder.row, rows)))
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
+    def finish(self, provenance: Mapping[str, Any]) -> str | None:
         """Nothing is left to do: every batch was handed over."""
+        return None
+
+    def interrupt(self) -> None:
+        """What was handed over is gone."""
+
+    discard = interrupt
+
+
+class FinishedTable:
+    """A table that is whole already: it is held against the records, and stays as it is."""
+
+    kept = 0
+
+    def __init__(self, out: Path, facts: Mapping[str, Any]) -> None:
+        self._out, self._facts = out, facts
+
+    def replay(self, records: Iterator[Record]) -> None:
+        """Read all records.
+
+        Raises:
+            ConfigError: they are not those of the table.
+        """
+        digest, rows = hashlib.sha256(), 0
+        for record in records:
+            _count(digest, record)
+            rows += 1
+        if (rows, digest.hexdigest()) != (self._facts["rows"], self._facts["records_sha256"]):
+            raise ConfigError(f"{self._out}: is the finished table of other records; {_REPLACE}")
+
+    def write(self, records: list[Record], rows: Iterable[object]) -> None:
+        """No record is left to bring a row."""
+
+    def finish(self, provenance: Mapping[str, Any]) -> str | None:
+        """Nothing is left to do."""
+        return f"{self._out}: was finished before, nothing was done"
+
+    def interrupt(self) -> None:
+        """Nothing was begun."""
+
+    discard = interrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +123,9 @@ class _Border:
 class FileSink:
     """Rows to a partial file with a journal; `finish` puts it in the place of `out`."""
 
-    def __init__(self, out: Path, encoder: Encoder, fingerprint: Mapping[str, Any], resume: bool) -> None:
+    def __init__(
+        self, out: Path, encoder: Encoder, fingerprint: Mapping[str, Any], resume: bool, force: bool = False
+    ) -> None:
         # A link stays a link: what it points to is replaced.
         self.out = Path(os.path.realpath(out))
         self._part, self._journal, self._meta = beside(self.out)
@@ -154,6 +134,8 @@ class FileSink:
         self._synced, self._lost = time.monotonic(), False
         self._descriptor = self._opened()
         try:
+            if not (resume or force):
+                self._keep_rows()
             self._state = self._resumable() if resume else None
             if self._state is None:
                 self._begin()
@@ -181,7 +163,7 @@ class FileSink:
                 break
             _count(digest, record)
         if digest.hexdigest() != self._state["records_sha256"]:
-            raise ConfigError(f"{self._part}: was begun with other records; start again without --resume")
+            raise ConfigError(f"{self._part}: was begun with other records; start over with --force")
         with durable.named(self._part):
             os.ftruncate(self._descriptor, self._state["bytes"])
         self._border = self._safe = _Border(self._state["bytes"], self._state["rows"], self._written, digest)
@@ -208,10 +190,11 @@ class FileSink:
             raise
         self._record(border)
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
+    def finish(self, provenance: Mapping[str, Any]) -> str | None:
         """Replace the named file, and write where it came from into `NAME.meta.json`."""
         self.sync()
         facts = {**self._fingerprint, **provenance, "rows": self._border.rows}
+        facts["records_sha256"] = self._border.records.hexdigest()
         finished = self._encoder.finished(self._part, self.out)
         staged = durable.stage_file(self._meta, (json.dumps(facts, indent=1) + "\n").encode())
         with durable.named(self.out):
@@ -230,6 +213,7 @@ class FileSink:
             # Last: what is left of a table without it would be nobody's.
             self._journal.unlink(missing_ok=True)
         self._close()
+        return None
 
     def interrupt(self) -> None:
         """Leave a state that `--resume` continues; never raises."""
@@ -290,6 +274,16 @@ class FileSink:
         durable.replace_file(self._journal, plain_file.seal(state))
         self._safe, self._synced = border, time.monotonic()
 
+    def _keep_rows(self) -> None:
+        """Refuse to begin anew where that would throw work away."""
+        try:
+            rows = plain_file.read_sealed(self._journal, _MOST_JOURNAL).get("rows")
+        except CheckpointError:
+            return
+        if type(rows) is int and rows > 0:
+            text = f"holds {rows} rows of an interrupted table; continue it with --resume, or start over with --force"
+            raise ConfigError(f"{self._part}: {text}")
+
     def _resumable(self) -> dict[str, Any] | None:
         """The journal's state; None where there is nothing to continue.
 
@@ -302,12 +296,12 @@ class FileSink:
         try:
             state = plain_file.read_sealed(self._journal, _MOST_JOURNAL)
         except CheckpointError as error:
-            raise DataError(f"{error}; start again without --resume") from error
+            raise DataError(f"{error}; start over with --force") from error
         if set(state) != {"fingerprint", *_Border.start().state()} or not isinstance(state["fingerprint"], dict):
-            raise DataError(f"{self._journal}: is no journal of a table; start again without --resume")
+            raise DataError(f"{self._journal}: is no journal of a table; start over with --force")
         before, rows, size = state["fingerprint"], state["rows"], state["bytes"]
         if type(rows) is not int or type(size) is not int or min(rows, size) < 0:
-            raise DataError(f"{self._journal}: has no counts of rows and bytes; start again without --resume")
+            raise DataError(f"{self._journal}: has no counts of rows and bytes; start over with --force")
         # Before the header was written, or after the file was put in its place.
         if size == 0 or os.fstat(self._descriptor).st_size < size:
             return None
@@ -315,11 +309,11 @@ class FileSink:
             if before.get(name) != self._fingerprint.get(name):
                 raise ConfigError(
                     f"{self._part}: was begun with another {name.replace('_', ' ')}; "
-                    "repeat the command as it was, or start again without --resume"
+                    "repeat the command as it was, or start over with --force"
                 )
         self._written = self._digest_of(size)
         if self._written.hexdigest() != state["bytes_sha256"]:
-            raise DataError(f"{self._part}: does not have the rows that were saved; start again without --resume")
+            raise DataError(f"{self._part}: does not have the rows that were saved; start over with --force")
         return state
 
     def _digest_of(self, size: int) -> Any:
@@ -356,18 +350,42 @@ def _count(digest: Any, record: Record) -> None:
 
 
 def open_sink(
-    out: Path | None, encoder: Encoder, fingerprint: Mapping[str, Any], resume: bool
-) -> StreamSink | FileSink:
+    out: Path | None, encoder: Encoder, fingerprint: Mapping[str, Any], resume: bool, force: bool = False
+) -> StreamSink | FileSink | FinishedTable:
     """Where rows go: standard output for None, a device or pipe as it is, a file by way of a partial one.
 
     Raises:
-        ConfigError: `resume` without a file, or a partial file of something else; OSError: it cannot be written.
+        ConfigError: `resume` without a file, or a table of something else; neither `resume` nor `force` where rows of
+            an interrupted table are kept; OSError: it cannot be written.
     """
     if is_file(out):
-        return FileSink(out, encoder, fingerprint, resume)
+        facts = _finished(out, {**fingerprint, "format": encoder.name}) if resume else None
+        return FileSink(out, encoder, fingerprint, resume, force) if facts is None else FinishedTable(out, facts)
     if resume:
         raise ConfigError("--resume continues a file; name it with -o")
     return StreamSink(_to_stdout if out is None else _to_device(out), encoder)
+
+
+def _finished(out: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The sidecar of a finished table; None where there is none, or where a newer one was begun.
+
+    Raises:
+        ConfigError: the table is of another model, input or option, which is named.
+    """
+    real = Path(os.path.realpath(out))
+    part, journal, meta = beside(real)
+    if not real.is_file() or os.path.lexists(journal) or os.path.lexists(part):
+        return None
+    try:
+        facts = json.loads(meta.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(facts, dict) or "records_sha256" not in facts or "rows" not in facts:
+        return None
+    for name in fingerprint:
+        if facts.get(name) != fingerprint[name]:
+            raise ConfigError(f"{out}: is a finished table of another {name.replace('_', ' ')}; {_REPLACE}")
+    return facts
 
 
 def _to_stdout(text: str) -> None:
@@ -376,7 +394,7 @@ def _to_stdout(text: str) -> None:
 
 
 def _to_device(out: Path) -> Callable[[str], None]:
-    number = _descriptor_of(out)
+    number = descriptor_of(out)
     with durable.named(out):
         descriptor = os.open(out, os.O_WRONLY | os.O_CLOEXEC) if number is None else os.dup(number)
 
