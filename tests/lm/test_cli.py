@@ -7,8 +7,10 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -301,3 +303,28 @@ def test_verbose_training_tells_of_data_model_and_checkpoints(fasta: Path, tmp_p
     assert "parameters, attention relu" in lines[2]
     assert [line.split(" saved after")[0] for line in lines if "saved after" in line] == ["step 1", "step 2"]
     assert lines[-1].startswith("took ")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc here")
+@pytest.mark.parametrize("command", ["train", "score", "doctor"])
+def test_an_interruption_while_libraries_load_ends_the_command(
+    command: str, runs: dict[str, Path], fasta: Path, tmp_path: Path
+) -> None:
+    """Thrown into an import it came out as an AttributeError of numpy, or not at all."""
+    words = {
+        "train": ["--fasta", fasta, "-o", tmp_path / "run", "--steps", 100_000, "-q"],
+        "score": [runs["both"], fasta, "-q"],
+        "doctor": ["--model", runs["both"]],
+    }
+    for delay_s in (0.0, 0.1, 0.2, 0.4, 0.6):
+        process = subprocess.Popen(
+            [*COMMAND, command, *map(str, words[command])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        maps = Path(f"/proc/{process.pid}/maps")
+        while process.poll() is None and "_multiarray_umath" not in maps.read_text():
+            time.sleep(0.005)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT) or (command != "train" and process.returncode == 0), told
+        assert "Traceback" not in told

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from protperf.lm.cli.common import open_closed_streams, tell
+from protperf.lm.cli.common import end_at_once, open_closed_streams, tell
 
 COMMANDS = {
     "train": "Train a model on your own sequences.",
@@ -97,13 +97,8 @@ def _dispatch(words: list[str]) -> int:
         kind = "option" if words[0].startswith("-") else "command"
         hint = _closest(words[0], [*COMMANDS, "--help", "--version"]) or f"commands are {', '.join(COMMANDS)}"
         return _fail(f"unknown {kind} {words[0]!r}; {hint}", EXIT_USAGE)
-    signal.signal(signal.SIGTERM, _terminate)
+    end_at_once()
     return _guarded(words[0], words[1:])
-
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    """SIGTERM unwinds like Ctrl-C, so that what is written stays whole."""
-    raise SystemExit(128 + number)
 
 
 def _guarded(name: str, words: list[str]) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from protperf.errors import ConfigError
 
@@ -36,6 +38,33 @@ def open_closed_streams() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+
+
+def end_at_once() -> None:
+    """From now on SIGINT and SIGTERM end the process where it stands.
+
+    While libraries load, an exception thrown into an import comes out as any other, or is swallowed; and nothing that
+    is written by then needs more care than after a kill.
+    """
+
+    def leave(number: int, frame: object) -> NoReturn:
+        # Below a bar, where one stands.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\n" * os.isatty(2) + b"protperf: interrupted\n")
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+
+
+def unwind() -> None:
+    """From now on SIGINT and SIGTERM are exceptions, so that what is written stays whole."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 def one_of(names: Sequence[str]) -> Callable[[], list[str]]:

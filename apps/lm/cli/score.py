@@ -122,7 +122,7 @@ def run(
 ) -> int:
     """Write the table of scores; returns the exit code."""
     from protperf import io
-    from protperf.lm.cli.common import check_threads, check_voice, set_threads, surroundings, tell
+    from protperf.lm.cli.common import check_threads, check_voice, set_threads, surroundings, tell, unwind
     from protperf.lm.device import check_device, check_dtype
     from protperf.lm.scoring import choices
     from protperf.lm.scoring.formats import Encoder, choose_format
@@ -167,6 +167,7 @@ def run(
     with waiting("checksum", "B", quiet) as seen:
         digests = [] if out is None else [file_digest(path, seen.update) for path in fasta]
     fingerprint = _fingerprint(loaded.step, digests, options, num_threads)
+    unwind()
     with ScoreBar(None if work is None else work.tokens, quiet) as bar:
         records = (record for batch in reader for record in batch)
         scored = score_batches(loaded.network, records, chosen, **packing, progress=bar.tokens)
