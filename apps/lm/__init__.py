@@ -16,6 +16,10 @@ __all__ = ["Model", "load", "read_fasta", "score", "train"]
 _HOMES = {"Model": "api", "load": "api", "score": "api", "train": "api", "read_fasta": "fasta"}
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

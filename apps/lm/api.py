@@ -44,6 +44,9 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
     def __repr__(self) -> str:
         left_out = f", {len(self.rejected)} rejected" if self.rejected else ""
         return f"Table of {len(self.rows)} rows{left_out}: {', '.join(COLUMNS)}"
@@ -95,6 +98,10 @@ class Model:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
+
+    def __repr__(self) -> str:
+        c = self.config
+        return f"Model({str(self._loaded.step.path)!r}, attention={c.attention!r}, objective={c.objective!r})"
 
     @property
     def config(self) -> ModelConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -96,8 +97,15 @@ class Source:
         raise DtypeError(f"record {self._n} is a {type(item).__name__}; {_TAKEN}")
 
 
+_NAME = re.compile(r"[^.]*[^.\s]\.[a-z][a-z0-9]{1,7}\Z")
+"""One dot, and behind it what names a format, such as `proteins.dat`: no sequence of an alignment has a single gap and
+inserts at its end."""
+
+
 def is_path(text: str) -> bool:
     """Whether text names a file: never by looking for one, so that its meaning does not depend on the folder."""
+    if _NAME.match(text):
+        return True
     lowered = text.lower()
     for suffix in _PACKED:
         lowered = lowered.removesuffix(suffix)

@@ -71,6 +71,10 @@ class FastaError(DataError):
 class FileError(Error, OSError):
     """A file that cannot be opened or read."""
 
+    def __str__(self) -> str:
+        # The system has no number for what is wrong with the contents.
+        return super().__str__() if self.errno is not None or not self.filename else f"{self.filename}: {self.strerror}"
+
 
 class MissingFileError(FileError, FileNotFoundError):
     """A file that does not exist."""

@@ -16,6 +16,7 @@ from commands import protperf, table, write_fasta
 import protperf.lm as lm
 from protperf import Error, io
 from protperf.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
     DeviceError,
@@ -176,3 +177,23 @@ def test_training_from_python_leaves_a_run_that_scores(fasta: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="exactly one"):
         lm.train(fasta, tmp_path / "other", steps=2, epochs=1)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["proteins.dat", "in.mfa", "x.fastq", "scores.parquet"])
+def test_what_ends_like_a_file_is_no_protein(name: str, runs: dict[str, Path]) -> None:
+    with pytest.raises(MissingFileError, match=name):
+        lm.load(runs["both"]).score(name)
+
+
+def test_a_model_and_a_table_show_what_they_are(runs: dict[str, Path]) -> None:
+    model = lm.load(runs["both"])
+    assert repr(model) == f"Model('{runs['both']}/step-2', attention='relu', objective='both')"
+    table = model.score(["MKV", "ACD"])
+    assert table[1].id == "1"
+    assert "load" in dir(lm)
+
+
+def test_an_error_of_contents_shows_no_number_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        lm.load(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: holds no checkpoint; train one with protperf train"

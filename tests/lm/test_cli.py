@@ -57,6 +57,22 @@ def test_quick_commands_import_neither_torch_nor_numpy(words: list[str], runs: d
     assert result.stdout
 
 
+def test_help_of_a_command_may_be_asked_for_in_two_ways() -> None:
+    assert protperf("help", "score").stdout == protperf("score", "--help").stdout
+    assert protperf("help").stdout == protperf("--help").stdout
+
+
+def test_files_to_train_on_may_follow_one_another(fasta: Path, tmp_path: Path) -> None:
+    """As a pattern of the shell gives them."""
+    other = write_fasta(tmp_path / "other.fa", {"x": "MKVAWC" * 5})
+    common = ["--steps", 1, "--batch-tokens", 100, "-q"]
+    assert in_process("train", "-o", tmp_path / "a", "--fasta", fasta, other, *common).returncode == 0
+    assert in_process("train", "-o", tmp_path / "b", "--fasta", fasta, "--fasta", other, *common).returncode == 0
+    facts = [json.loads(in_process("info", tmp_path / run, "--json").stdout) for run in "ab"]
+    assert facts[0]["data_sha256"] == facts[1]["data_sha256"]
+    assert facts[0]["best_validation_loss"] == pytest.approx(3.0, abs=1.0)
+
+
 def test_help_lists_every_command() -> None:
     text = protperf("--help").stdout.decode()
     assert all(name in text and summary in text for name, summary in COMMANDS.items())
@@ -73,7 +89,7 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
     assert max(map(len, lines)) <= max(columns, 73)
     parameters = [name for name in inspect.signature(module.run).parameters if name != "ctx"]
     assert sorted(key for names in module.GROUPS.values() for key in names) == sorted(parameters)
-    for key in {*parameters, "help"} - {"model", "fasta", "as_json", "table"}:
+    for key in {*parameters, "help"} - {"model", "fasta", "files", "as_json", "table"}:
         spelt = f"--{key.replace('_', '-')}"
         assert sum(spelt in line[:30].replace(",", " ").split() for line in lines) == 1, spelt
     for line in module.EXAMPLES.strip().splitlines():
@@ -93,7 +109,14 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["score", "RUN", "missing.fa"], 3, "missing.fa: "),
         (["score", "missing-run", "GOOD"], 3, "missing-run: "),
         (["score", "RUN", "."], 3, ".: "),
-        (["score", "GOOD", "GOOD"], 3, "good.fa"),
+        (["score", "GOOD", "RUN"], 3, "good.fa: is a file and no model; name the run directory, before any other file"),
+        (["score", "RUN", "GOOD", "-j", "many"], 2, "--threads must be a whole number"),
+        (["train", "-o", "r", "--steps", "1"], 2, "name a file with --fasta"),
+        (["train", "--fasta", "GOOD", "-o", "GOOD", "--steps", "1"], 2, "good.fa: is a file; name a directory"),
+        (["train", "--fasta", "GOOD", "-o", ".", "--steps", "1"], 2, ".: holds good.fa and no run"),
+        (["train", "--fasta", "GOOD", "-o", "r", "--steps", "-1"], 2, "it must be an integer of at least 1"),
+        (["train", "--fasta", "GOOD", "-o", "r", "--lr", "high"], 2, "--lr must be a number"),
+        (["help", "scor"], 2, "did you mean score?"),
         (["score", ".", "GOOD"], 3, ".: holds no checkpoint; train one with protperf train"),
         (["info", "."], 3, ".: holds no checkpoint"),
         (["score", "RUN"], 2, "missing argument 'FASTA...'"),
@@ -101,7 +124,7 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["score", "RUN", "GOOD", "--format", "xml"], 2, "tsv, csv, jsonl, parquet"),
         (["score", "RUN", "GOOD", "--format", "parquet"], 2, "name one with -o"),
         (["score", "RUN", "GOOD", "-o", "/dev/null", "--format", "parquet"], 2, "name one with -o"),
-        (["score", "RUN", "GOOD", "--id-col", "id"], 2, "seq_col is missing"),
+        (["score", "RUN", "GOOD", "--id-col", "id"], 2, "--seq-col is missing"),
         (["score", "RUN", "GOOD", "--dtype", "bfloat16"], 4, "use float32 or float64"),
         (["score", "RUN", "GOOD", "--dtype", "double"], 2, "use float32 or float64"),
         (["score", "RUN", "GOOD", "-q", "-v"], 2, "--quiet and --verbose"),
@@ -110,12 +133,12 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["train", "--fasta", "GOOD", "-o", "r", "--steps", "1", "-q", "-v"], 2, "--quiet and --verbose"),
         (["score", "RUN", "GOOD", "--direction", "reverse"], 2, "forward"),
         (["score", "RUN", "GOOD", "--residues", "loose"], 2, "map"),
-        (["score", "RUN", "GOOD", "--batch-tokens", "0"], 2, "batch_tokens"),
+        (["score", "RUN", "GOOD", "--batch-tokens", "0"], 2, "--batch-tokens is 0"),
         (["score", "RUN", "GOOD", "--threads", "0"], 2, "--threads"),
         (["score", "RUN", "GOOD", "--device", "cuda"], 4, "use cpu"),
         (["score", "RUN", "GOOD", "--resume"], 2, "-o"),
         (["score", "RUN", "GOOD", "-o", "GOOD"], 2, "input file"),
-        (["score", "RUN", "GOOD", "-o", "none/there.tsv"], 3, "none/there.tsv"),
+        (["score", "RUN", "GOOD", "-o", "none/there.tsv"], 3, "none: there is no such directory; make it first"),
         (["info", "missing-run"], 3, "missing-run: "),
         (["info", "RUN", "--jsn"], 2, "--json"),
         (["info", "RUN", "RUN"], 2, "one too many"),

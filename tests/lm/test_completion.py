@@ -79,6 +79,21 @@ def test_zsh_is_told_the_same(line: str, expected: set[str]) -> None:
     assert done.stdout.decode().count("\n") == len(expected)
 
 
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_zsh_completes_at_the_first_tab(path: str, tmp_path: Path) -> None:
+    """The script is the body of a function that is read when it is first called, and must answer in that call."""
+    (tmp_path / "fpath").mkdir()
+    env = environment(PATH=path, HOME=str(tmp_path))
+    done = subprocess.run(["protperf", "completion", "zsh"], capture_output=True, env=env)
+    (tmp_path / "fpath" / "_protperf").write_bytes(done.stdout)
+    program = (
+        f"fpath=({tmp_path}/fpath $fpath); autoload -Uz compinit; compinit -u -D; "
+        "_arguments() { print -r -- $@ }; words=(protperf sc); CURRENT=2; _protperf"
+    )
+    told = subprocess.run(["zsh", "-f", "-c", program], capture_output=True, text=True, env=env)
+    assert "score" in told.stdout, told
+
+
 def test_zsh_is_told_where_files_are_meant() -> None:
     assert protperf(env=asked("zsh", "protperf score run ")).stdout.strip() == b"_files"
 

@@ -86,9 +86,8 @@ def test_a_table_without_the_column_names_those_it_has(
     words = train if command == "train" else ["score", runs["both"], csv]
     result = in_process(*words, "--seq-col", "sequence")
     assert result.returncode == 1
-    assert error_line(result) == (
-        f"{csv}:1:1: no column 'sequence'; the first row of the table names: mutant, seq, DMS_score"
-    )
+    said = "the first row must name the columns, and it names 'mutant', 'seq', 'DMS_score'"
+    assert error_line(result) == f"{csv}:1:1: no column 'sequence'; {said}"
     result = in_process(*words)
     assert result.returncode == 1
     assert error_line(result).startswith(f"{csv}:1:1: not FASTA: this looks like a CSV or TSV table; name its column")
@@ -136,7 +135,7 @@ def test_what_is_no_table_file_is_refused_with_what_to_give(runs: dict[str, Path
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        (["--seq-col", "seq", "--id-col", "seq"], "id_col and seq_col are both 'seq'"),
+        (["--seq-col", "seq", "--id-col", "seq"], "--id-col and --seq-col are both 'seq'"),
         (["--seq-col", "\udcff"], "which is no UTF-8"),
     ],
 )

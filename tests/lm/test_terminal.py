@@ -107,7 +107,7 @@ def test_scoring_shows_how_far_it_is_and_how_long_still(runs: dict[str, Path], t
 
 def test_an_error_moves_no_cursor_and_is_one_line(tmp_path: Path) -> None:
     name = "a\x1b[2Jb\nc\x9b\u202ed\x07"
-    result = protperf("score", "nowhere", name, cwd=tmp_path)
+    result = protperf("score", name, "nowhere", cwd=tmp_path)
     assert result.returncode == 3
     assert error_line(result).startswith(r"a\x1b[2Jb\nc\x9b\u202ed\x07: ")
     assert result.stderr.decode().rstrip("\n").isprintable()

@@ -75,7 +75,7 @@ def test_faults_carry_path_and_place(tmp_path):
     with pytest.raises(errors.FastaError, match=r"bad.csv:3:1: 3 fields in a table of 2 columns") as caught:
         list(io.scan(path, seq_col="seq"))
     assert (caught.value.path, caught.value.line, caught.value.column) == (str(path), 3, 1)
-    with pytest.raises(errors.FastaError, match=r"bad.csv:1:1: no column 'sequence'; .* names: id, seq"):
+    with pytest.raises(errors.FastaError, match=r"bad.csv:1:1: no column 'sequence'; .* names 'id', 'seq'"):
         list(io.scan(path, seq_col="sequence"))
     with pytest.raises(errors.FastaError, match="looks like a CSV or TSV table; name its column of sequences"):
         list(io.scan(path))

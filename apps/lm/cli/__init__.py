@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -84,7 +85,9 @@ def _completed() -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("--help", "-h", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    if not words or words[0] in ("--help", "-h"):
         listed = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
         print(_HELP.format(commands=listed), end="")
         return 0
@@ -137,6 +140,7 @@ def _run_typer(name: str, module: ModuleType, words: list[str]) -> int:
     import typer
     from typer.exceptions import TyperException
 
+    from protperf.errors import ConfigError
     from protperf.lm.cli.help import page
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -148,6 +152,8 @@ def _run_typer(name: str, module: ModuleType, words: list[str]) -> int:
         # Not `main`, which would take an interruption for an ordinary end.
         with command.make_context(f"protperf {name}", list(words)) as context:
             return int(command.invoke(context) or 0)
+    except ConfigError as error:
+        raise ConfigError(_with_options(str(error), command)) from error
     except TyperException as error:
         return _fail(f"{_usage(error, command)} (see protperf {name} --help)", EXIT_USAGE)
     except typer.Exit as error:
@@ -161,7 +167,19 @@ def _usage(error: Exception, command: Any) -> str:
         hint = _closest(word, known)
         return f"unknown option {word}{f'; {hint}' if hint else ''}"
     text = str(error.format_message() if hasattr(error, "format_message") else error).rstrip(".")
+    spelt = getattr(getattr(error, "param", None), "opts", None)
+    for kind, wanted in (("integer", "a whole number"), ("number", "a number")):
+        if spelt and f"Input should be a valid {kind}" in text:
+            return f"{spelt[-1]} must be {wanted}"
     return text[:1].lower() + text[1:]
+
+
+def _with_options(text: str, command: Any) -> str:
+    """An error of the Python interface in the words of the command line: `--batch-tokens` for `batch_tokens`."""
+    for parameter in command.params:
+        if "_" in parameter.name:
+            text = re.sub(rf"(?<![\w./'-]){parameter.name}(?![\w./'-])", parameter.opts[-1], text)
+    return text
 
 
 def _closest(word: str, known: list[str]) -> str | None:

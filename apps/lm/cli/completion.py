@@ -31,8 +31,8 @@ input:
   -h, --help              Show this message
 
 examples:
-  protperf completion bash > ~/.local/share/bash-completion/completions/protperf
-  protperf completion zsh > ~/.zfunc/_protperf    # with fpath+=~/.zfunc before compinit
+  source <(protperf completion bash)              # in ~/.bashrc
+  protperf completion zsh > ~/.zfunc/_protperf    # fpath+=~/.zfunc in ~/.zshrc
   protperf completion fish > ~/.config/fish/completions/protperf.fish
 """
 
@@ -47,6 +47,9 @@ def main(words: list[str]) -> int:
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     print(get_completion_script(prog_name="protperf", complete_var=ASKED, shell=words[0]))
+    if words[0] == "zsh":
+        # zsh reads the file at the first TAB, as the body of this function.
+        print('\n[[ ${funcstack[1]} = _protperf ]] && _protperf_completion "$@"')
     return 0
 
 

@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
         print(json.dumps(facts, indent=1))
         return 0
     for name, value in facts.items():
-        print(f"{name:<15} {value}")
+        print(f"{name:<20} {value}")
     return 0
 
 
@@ -72,6 +72,8 @@ def _facts(model: str) -> dict[str, Any]:
         **config.to_mapping(),
         "model_sha256": step.manifest["files"]["model.safetensors"]["sha256"],
         "data_sha256": facts["data_sha256"],
+        "validation_sha256": facts["validation_sha256"],
+        "best_validation_loss": progress.to_mapping()["best_loss"],
         "trained_tokens": progress.tokens,
         **{name: facts[name] for name in ("version", "torch", "isa")},
     }

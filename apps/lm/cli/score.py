@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from protperf.errors import ConfigError, DataError
+from protperf.errors import ConfigError, DataError, FileError
 from protperf.lm.cli import EXIT_REJECTED
 from protperf.lm.cli.common import one_of
 from protperf.lm.device import DEVICES, DTYPES
@@ -141,9 +141,9 @@ def run(
     choices.choose_direction(direction)
     choices.check_batch_tokens(batch_tokens)
     reading: dict[str, Any] = {"residues": residues, "seq_col": seq_col, "id_col": id_col}
-    reader = io.read_tokens(fasta, **reading)
-    if not model.exists():
+    if not model.is_dir():
         checkpoint.find(model)
+    reader = io.read_tokens(fasta, **reading)
     # A mistake was told by now; from here on torch is loaded.
     from protperf.lm.cli.progress import ScoreBar, shows, waiting
     from protperf.lm.scoring.estimate import count_work, estimate_pll
@@ -257,6 +257,8 @@ def _keep_input(fasta: list[str], out: Path | None) -> None:
 
     if not is_file(out):
         return
+    if not out.resolve().parent.is_dir():
+        raise FileError(None, "there is no such directory; make it first", str(out.parent))
     for taken in written(Path(os.path.realpath(out))):
         for path in fasta:
             if taken.is_file() and os.path.exists(path) and os.path.samefile(taken, path):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from protperf.errors import ConfigError
 from protperf.lm.cli import EXIT_REJECTED
 from protperf.lm.cli.common import one_of
 from protperf.lm.device import DEVICES
@@ -18,7 +19,7 @@ _STOPPED = {2: 130, 15: 143}
 _DTYPES = ("float32",)
 
 GROUPS = {
-    "data": ("fasta", "seq_col", "validate", "residues", "allow_rejects"),
+    "data": ("files", "fasta", "seq_col", "validate", "residues", "allow_rejects"),
     "run": ("out", "resume", "force", "seed", "threads", "device", "dtype", "quiet", "verbose"),
     "length of the training, one of": ("time", "epochs", "steps"),
     "model": ("size", "objective", "attention", "num_features", "redraw_interval", "dropout"),
@@ -36,17 +37,20 @@ protperf train --fasta dms.csv --seq-col seq -o runs/dms --epochs 5
 
 def run(
     ctx: typer.Context,
-    fasta: Annotated[
-        list[str],
-        typer.Option(
-            metavar="FILE",
-            help="FASTA, or a table with --seq-col; plain or gz, xz, zst, bz2; - is standard input; repeatable.",
-        ),
-    ],
     out: Annotated[
         Path,
         typer.Option("-o", "--out", metavar="DIR", help="Run directory to make."),
     ],
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE...]", help="More files, after those of --fasta.")
+    ] = None,
+    fasta: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="FASTA, or a table with --seq-col; plain or gz, xz, zst, bz2; - is standard input; repeatable.",
+        ),
+    ] = None,
     seq_col: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The input is CSV or TSV, with its sequences in this column."),
@@ -121,6 +125,9 @@ def run(
     from protperf.lm.cli.common import check_voice, set_threads, spent, surroundings, tell
     from protperf.lm.device import check_device, check_dtype
 
+    inputs = [*(fasta or []), *(files or [])]
+    if not inputs:
+        raise ConfigError("there are no sequences to train on; name a file with --fasta")
     check_voice(quiet, verbose)
     check_device(device)
     check_dtype(dtype, _DTYPES)
@@ -134,7 +141,7 @@ def run(
         tell(surroundings(num_threads, dtype))
     with TrainBar(quiet, options.time_s) as bar:
         outcome = train_run(
-            fasta,
+            inputs,
             out,
             config,
             options,

@@ -156,6 +156,8 @@ def find(path: str | os.PathLike[str]) -> Step:
         if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise CheckpointError(error.errno, error.strerror or str(error), os.fspath(path)) from error
         raise MissingFileError(errno.ENOENT, "no such run directory", os.fspath(path)) from error
+    if not place.is_dir():
+        raise CheckpointError(None, "is a file and no model; name the run directory, before any other file", str(place))
     if named:
         return verify(place)
     numbers = steps(place)

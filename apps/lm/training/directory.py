@@ -60,6 +60,14 @@ def holds_run(run: Path) -> bool:
     return bool(checkpoint.steps(run)) or any(os.path.lexists(run / name) for name in (CONFIG, METRICS))
 
 
+def stranger(run: Path) -> Path | None:
+    """A visible entry of a directory that holds no run; None where there is none."""
+    if not run.is_dir():
+        return None
+    with durable.named(run):
+        return next((path for path in sorted(run.iterdir()) if not path.name.startswith(".")), None)
+
+
 def recover(run: Path) -> list[str]:
     """Put in order what an interrupted save or removal left; returns warnings, never raises.
 

@@ -70,7 +70,8 @@ class TrainOptions:
         # NaN is in no range.
         if not good or not least <= value <= most:
             kind = "an integer" if whole else "a number"
-            raise ConfigError(f"{name} is {value!r}; it must be {kind} from {least:g} to {most:g}")
+            extent = f"from {least:g} to {most:g}" if most < 2**31 else f"of at least {least:g}"
+            raise ConfigError(f"{name} is {value!r}; it must be {kind} {extent}")
 
     @classmethod
     def from_mapping(cls, values: Any) -> TrainOptions:

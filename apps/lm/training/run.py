@@ -119,12 +119,18 @@ def train_run(
 
 
 def _extent(store: TokenStore) -> str:
-    return f"{len(store):,} sequences ({len(store.tokens):,} residues)"
+    return f"{len(store):,} sequence{'s' * (len(store) != 1)} ({len(store.tokens):,} residues)"
 
 
 def _refuse_second_run(run: Path, allowed: bool) -> None:
-    if not allowed and directory.holds_run(run):
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run}: is a file; name a directory to make")
+    if allowed:
+        return
+    if directory.holds_run(run):
         raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
+    if (stranger := directory.stranger(run)) is not None:
+        raise ConfigError(f"{run}: holds {stranger.name} and no run; name a directory of its own, or give --force")
 
 
 def _nothing_to_resume(run: Path) -> CheckpointError:

@@ -149,18 +149,20 @@ impl fmt::Display for FastaErrorKind {
                     "not FASTA: this looks like {TABLE}; name its column of sequences (--seq-col, in Python seq_col)"
                 )
             }
-            Self::OtherFormat { name } => write!(f, "not FASTA: this looks like {name}; convert it to FASTA first"),
+            Self::OtherFormat { name } => {
+                write!(f, "not FASTA: this looks like {name}; {}", remedy(name, "convert it to FASTA first"))
+            }
             Self::NotTable { name: "FASTA" } => {
                 f.write_str("not a table: this looks like FASTA; leave out --seq-col (in Python seq_col)")
             }
             Self::NotTable { name } => {
-                write!(f, "not a table: this looks like {name}; convert it to CSV or TSV first")
+                write!(f, "not a table: this looks like {name}; {}", remedy(name, "convert it to CSV or TSV first"))
             }
             Self::NoColumn { name, found } if found.is_empty() => {
                 write!(f, "no column '{name}': nothing but blank lines; the first row of a table names its columns")
             }
             Self::NoColumn { name, found } => {
-                write!(f, "no column '{name}'; the first row of the table names: {found}")
+                write!(f, "no column '{name}'; the first row must name the columns, and it names {found}")
             }
             Self::RepeatedColumn { name } => write!(f, "two columns are named '{name}'; rename one"),
             Self::FieldCount { found, expected } => write!(
@@ -182,6 +184,17 @@ impl fmt::Display for FastaErrorKind {
             Self::HeaderControl { byte } => write!(f, "control byte 0x{byte:02x} in the header; remove it"),
             Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes more of this record"),
         }
+    }
+}
+
+/// What mends a file of that format.
+fn remedy(name: &str, usual: &'static str) -> &'static str {
+    match name {
+        "UTF-16 text" => "save it as UTF-8, as with iconv -f UTF-16 -t UTF-8",
+        "UTF-32 text" => "save it as UTF-8, as with iconv -f UTF-32 -t UTF-8",
+        "a tar archive" => "unpack it first",
+        "HTML" => "fetch the file again, this is a page about it or an error",
+        _ => usual,
     }
 }
 

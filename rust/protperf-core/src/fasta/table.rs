@@ -359,9 +359,12 @@ impl Rows {
     fn found(&self) -> String {
         const SHOWN: usize = 12;
         const LONGEST: usize = 40;
+        if self.names.iter().all(Vec::is_empty) {
+            return String::new();
+        }
         let is_sequence = |name: &[u8]| name.len() > SHOWN_LETTERS && name.iter().all(u8::is_ascii_alphabetic);
         let shown = |name: &Vec<u8>| match name.len() {
-            ..=LONGEST if !is_sequence(name) => shown_id(name),
+            ..=LONGEST if !is_sequence(name) => format!("'{}'", shown_id(name)),
             len => format!("({len} characters)"),
         };
         let mut names: Vec<String> = self.names.iter().take(SHOWN).map(shown).collect();

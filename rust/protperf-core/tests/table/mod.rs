@@ -115,11 +115,20 @@ fn without_a_column_of_ids_a_record_is_called_by_its_place() {
 fn faults_of_a_table_are_named_with_their_place_and_what_mends_them() {
     let id = columns(Some("name"));
     for (data, columns, expected) in [
-        ("a,b\nMK,1\n", columns(None), "1:1: no column 'seq'; the first row of the table names: a, b"),
-        ("seq,b\nMK,1\n", id.clone(), "1:1: no column 'name'; the first row of the table names: seq, b"),
+        (
+            "a,b\nMK,1\n",
+            columns(None),
+            "1:1: no column 'seq'; the first row must name the columns, and it names 'a', 'b'",
+        ),
+        (
+            "seq,b\nMK,1\n",
+            id.clone(),
+            "1:1: no column 'name'; the first row must name the columns, and it names 'seq', 'b'",
+        ),
         ("\n\n", columns(None), "1:1: no column 'seq': nothing but blank lines; the first row"),
         (">a\nMKV\n", columns(None), "1:1: not a table: this looks like FASTA; leave out --seq-col"),
         ("@r1\nACGT\n+\n", columns(None), "1:1: not a table: this looks like FASTQ; convert it"),
+        ("<!DOCTYPE html><html>", columns(None), "1:1: not a table: this looks like HTML; fetch the file again"),
         ("\u{1}\0\0", columns(None), "1:1: not a table: this looks like binary data; convert it"),
         ("seq,x,seq\n", columns(None), "1:1: two columns are named 'seq'; rename one"),
         ("seq,x\nMK\n", columns(None), "2:1: 1 fields in a table of 2 columns"),
@@ -148,9 +157,9 @@ fn a_stray_quote_swallows_no_row_unseen() {
 fn no_error_repeats_a_sequence_that_stands_where_names_should() {
     let sequence = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV";
     let found = fault(format!("P1,{sequence}\nP2,{sequence}\n").as_bytes(), &columns(None));
-    assert!(found.contains("names: P1, (70 characters)") && !found.contains("MKTAY"), "{found}");
+    assert!(found.contains("names 'P1', (70 characters)") && !found.contains("MKTAY"), "{found}");
     let found = fault(b"P1\tGIVEQCCTSICSLYQLENYCN\n", &columns(None));
-    assert!(found.ends_with("names: P1, (21 characters)"), "{found}");
+    assert!(found.ends_with("names 'P1', (21 characters)"), "{found}");
 }
 
 #[test]
