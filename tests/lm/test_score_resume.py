@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from commands import COMMAND, environment, error_line, protperf, table, write_fasta
+from commands import COMMAND, environment, error_line, in_process, protperf, table, write_fasta
 from conftest import LETTERS
 from pyarrow import parquet
 from tracer import KILL, Call, Trace, trace
@@ -165,19 +165,19 @@ def test_a_finished_table_is_left_as_it_is_and_that_of_other_records_is_kept(
     other = write_fasta(tmp_path / "other.fa", {"a": "MKV"})
     for name in ("t.tsv", "t.parquet"):
         out = tmp_path / name
-        assert protperf("score", runs["both"], one, "-o", out).returncode == 0
+        assert in_process("score", runs["both"], one, "-o", out).returncode == 0
         files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("t.*")}
-        again = protperf("score", runs["both"], one, "-o", out, "--resume")
+        again = in_process("score", runs["both"], one, "-o", out, "--resume")
         assert again.returncode == 0
         assert f"note: {out}: was finished before, nothing was done" in again.stderr.decode()
-        refused = protperf("score", runs["both"], other, "-o", out, "--resume")
+        refused = in_process("score", runs["both"], other, "-o", out, "--resume")
         assert refused.returncode == 2
         assert error_line(refused).startswith(f"{out}: is a finished table of another input sha256; choose another -o")
         assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("t.*")} == files
     for text, code in ((one.read_bytes(), 0), (other.read_bytes(), 2)):
         words = ["score", "-q", runs["both"], "-", "-o", tmp_path / "piped.tsv"]
         assert protperf(*words, *(["--resume"] if code else []), stdin=text).returncode == code
-    assert protperf("score", "-q", runs["both"], other, "-o", tmp_path / "t.tsv").returncode == 0
+    assert in_process("score", "-q", runs["both"], other, "-o", tmp_path / "t.tsv").returncode == 0
     assert len(table((tmp_path / "t.tsv").read_bytes())) == 1
 
 
@@ -367,7 +367,7 @@ def test_a_new_table_has_the_permissions_of_a_plain_file(score: Score, tmp_path:
 def test_a_folder_in_the_way_is_told_and_stays(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / ".tmp-x.tsv.meta.json").mkdir()
     path = write_fasta(tmp_path / "x.fa", {"a": "MKV"})
-    result = protperf("score", runs["both"], path, "-o", tmp_path / "x.tsv")
+    result = in_process("score", runs["both"], path, "-o", tmp_path / "x.tsv")
     assert result.returncode == 3
     assert ".tmp-x.tsv.meta.json" in error_line(result)
     assert (tmp_path / ".tmp-x.tsv.meta.json").is_dir()
