@@ -137,28 +137,8 @@ class Summary:
 class Reader(Iterator[Batch]):
     """Iterates over the batches of its inputs, in their order; `read_tokens` makes one."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        *,
-        residues: str = "map",
-        seq_col: str | None = None,
-        id_col: str | None = None,
-        first_n: int = 0,
-        batch_bytes: int = BATCH_BYTES,
-        memory_map: bool = False,
-    ):
-        check_columns(seq_col, id_col)
-        single = isinstance(paths, (str, os.PathLike))
-        listed = [paths] if single else list(paths)  # type: ignore[arg-type]
-        self._reader = _native.FastaReader(
-            [os.fspath(path) for path in listed],  # type: ignore[arg-type]
-            columns=None if seq_col is None else (seq_col, id_col),
-            residues=residues,
-            first_n=first_n,
-            batch_bytes=batch_bytes,
-            memory_map=memory_map,
-        )
+    def __init__(self, native: _native.FastaReader) -> None:
+        self._reader = native
         self._first_rejected = ""
 
     def __next__(self) -> Batch:
@@ -234,15 +214,18 @@ def read_tokens(
         ConfigError: an unknown policy, names of columns that cannot be, or standard input named twice.
         DtypeError: a name that is no text.
     """
-    return Reader(
-        paths,
+    check_columns(seq_col, id_col)
+    single = isinstance(paths, (str, os.PathLike))
+    listed = [paths] if single else list(paths)  # type: ignore[arg-type]
+    native = _native.FastaReader(
+        [os.fspath(path) for path in listed],  # type: ignore[arg-type]
+        columns=None if seq_col is None else (seq_col, id_col),
         residues=residues,
-        seq_col=seq_col,
-        id_col=id_col,
         first_n=first_n,
         batch_bytes=batch_bytes,
         memory_map=memory_map,
     )
+    return Reader(native)
 
 
 def check_columns(seq_col: str | None, id_col: str | None) -> None:

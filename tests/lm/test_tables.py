@@ -100,7 +100,7 @@ def test_a_resumed_table_of_other_columns_is_refused(runs: dict[str, Path], csv:
     assert in_process(*words, "--id-col", "mutant").returncode == 0
     facts = json.loads(out.with_name("scores.tsv.meta.json").read_text())
     assert (facts["seq_col"], facts["id_col"], facts["format"]) == ("seq", "mutant", "tsv")
-    told_at_the_end = ("command", "model", "input", "rejected", "rows", "records_sha256")
+    told_at_the_end = ("command", "model", "input", "rejected", "rows", "bytes", "records_sha256")
     begun = {name: value for name, value in facts.items() if name not in told_at_the_end}
     output.FileSink(out, Encoder(COLUMNS, "tsv"), begun, resume=False).interrupt()
     result = in_process(*words, "--resume")

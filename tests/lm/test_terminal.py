@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from commands import COMMAND, environment, error_line, in_process, protperf, table, write_fasta
 
+from protperf.lm.cli import progress
 from protperf.lm.cli.common import plain
 
 COLUMNS = 80
@@ -111,6 +113,31 @@ def test_an_error_moves_no_cursor_and_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 3
     assert error_line(result).startswith(r"a\x1b[2Jb\nc\x9b\u202ed\x07: ")
     assert result.stderr.decode().rstrip("\n").isprintable()
+
+
+def test_steps_measure_a_run_of_a_given_time_once_their_number_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine became busy: the time given is over, and a quarter of the steps is left."""
+    monkeypatch.setattr(progress, "shows", lambda quiet: True)
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    with progress.TrainBar(False, 150.0) as bar:
+        bar.report({"step": 10, "loss": 2.0, "tokens_per_s": 5.0, "wall_s": 4.5, "total_steps": None})
+        bar.report({"step": 300, "loss": 2.0, "tokens_per_s": 5.0, "wall_s": 151.5, "total_steps": 400})
+    before, after = [part for part in said.getvalue().split("\r") if "step " in part][:2]
+    assert "02:25 left" in before
+    assert " 75%" in after
+    assert "step 300/400, 00:50 left" in after
+
+
+def test_a_training_that_is_refused_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "shows", lambda quiet: True)
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    with progress.TrainBar(False, None):
+        pass
+    assert "first steps" in said.getvalue()
+    assert said.getvalue().endswith("\r")
+    assert said.getvalue().split("\r")[-2].strip() == ""
 
 
 @pytest.mark.parametrize("text", ["plain", "é 蛋白質", "a b"])

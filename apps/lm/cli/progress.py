@@ -78,8 +78,9 @@ class ScoreBar:
 class TrainBar:
     """Step, loss, tokens a second, validation and time left.
 
-    The clock measures a run of a given time, steps measure any other. Reports come every few steps, which may take
-    minutes in a large model, so a thread moves the clock between them.
+    Steps measure a run, and until their number is known, the clock one of a given time: on a machine that became busy
+    its steps take longer than they were given. Reports come every few steps, which may take minutes in a large model,
+    so a thread moves the clock between them.
     """
 
     def __init__(self, quiet: bool, time_s: float | None) -> None:
@@ -111,6 +112,8 @@ class TrainBar:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         with self._lock:
+            # Of what ended before its first step there is nothing to show.
+            self._bar.leave = bool(self._line)
             self._bar.close()
 
     def warn(self, text: str) -> None:
@@ -126,19 +129,17 @@ class TrainBar:
 
     def _estimate(self) -> float | None:
         line = self._line
-        if self._time_s is not None:
-            return max(0.0, self._time_s - line["wall_s"])
-        if "total_steps" not in line or not line["step"]:
-            return None
-        return max(0, line["total_steps"] - line["step"]) * line["wall_s"] / line["step"]
+        if "total_steps" in line and line["step"]:
+            return max(0, line["total_steps"] - line["step"]) * line["wall_s"] / line["step"]
+        return None if self._time_s is None else max(0.0, self._time_s - line["wall_s"])
 
     def _draw(self) -> None:
         since = time.monotonic() - self._heard
         line, left = self._line, None if self._left_s is None else max(0.0, self._left_s - since)
-        if self._time_s is not None and left is not None:
-            self._bar.n = self._time_s - left
-        elif "total_steps" in line:
+        if "total_steps" in line:
             self._bar.total, self._bar.n = line["total_steps"], line["step"]
+        elif self._time_s is not None and left is not None:
+            self._bar.n = self._time_s - left
         known = self._bar.total is not None
         self._bar.bar_format = "{percentage:3.0f}%|{bar:6}| {desc}" if known else "{desc}"
         self._bar.set_description_str(", ".join(_facts(line, left)))

@@ -33,10 +33,7 @@ protperf score runs/mine dms.csv --seq-col sequence -o dms.parquet
 
 
 def run(
-    model: Annotated[
-        Path,
-        typer.Argument(metavar="MODEL", help="Run directory, or one step of it."),
-    ],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run directory, or one step of it.")],
     fasta: Annotated[
         list[str],
         typer.Argument(
@@ -125,7 +122,7 @@ def run(
     from protperf.lm.cli.common import check_threads, check_voice, set_threads, surroundings, tell, unwind
     from protperf.lm.device import check_device, check_dtype
     from protperf.lm.scoring import choices
-    from protperf.lm.scoring.formats import Encoder, choose_format
+    from protperf.lm.scoring.formats import Encoder, choose_format, is_file
     from protperf.lm.scoring.output import file_digest, open_sink
     from protperf.lm.training import checkpoint
 
@@ -165,7 +162,7 @@ def run(
     packing: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
     options = {**reading, "method": chosen, "direction": direction, **packing, "dtype": dtype}
     with waiting("checksum", "B", quiet) as seen:
-        digests = [] if out is None else [file_digest(path, seen.update) for path in fasta]
+        digests = [file_digest(path, seen.update) for path in fasta] if is_file(out) else []
     fingerprint = _fingerprint(loaded.step, digests, options, num_threads)
     unwind()
     with ScoreBar(None if work is None else work.tokens, quiet) as bar:

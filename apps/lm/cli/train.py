@@ -37,10 +37,7 @@ protperf train --fasta dms.csv --seq-col seq -o runs/dms --epochs 5
 
 def run(
     ctx: typer.Context,
-    out: Annotated[
-        Path,
-        typer.Option("-o", "--out", metavar="DIR", help="Run directory to make."),
-    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Run directory to make.")],
     files: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE...]", help="More files, after those of --fasta.")
     ] = None,

@@ -33,9 +33,8 @@ class Work:
 def count_work(paths: list[str], method: str, progress: Progress = nobody, **reading: Any) -> Work | None:
     """Read the sequences once without scoring; None for what can be read but once, such as a pipe.
 
-    `reading` are the options of `protperf.io.read_tokens`; `progress` is told of the residues read.
-
-    Up to the first fault of the input, which is told when the scores reach it.
+    Up to the first fault of the input, which is told when the scores reach it. `progress` is told of the residues
+    read; `reading` are the options of `protperf.io.read_tokens`.
     """
     if not all(os.path.isfile(path) for path in paths):
         return None

@@ -36,41 +36,50 @@ SYNC_S = 1.0
 """Seconds of work that a kill may cost."""
 
 
-class StreamSink:
-    """Rows to standard output, or to something that cannot be replaced, such as a pipe or a device."""
+class _Sink:
+    """Where rows go that leave nothing behind to continue."""
 
-    kept = 0
+    @property
+    def kept(self) -> int:
+        """Rows that a resumed run will not compute again."""
+        return 0
+
+    def replay(self, records: Iterator[Record]) -> None:
+        """Read the records whose rows are there already."""
+
+    def write(self, records: list[Record], rows: Iterable[object]) -> None:
+        """Take the rows of one batch."""
+
+    def finish(self, provenance: Mapping[str, Any]) -> str | None:
+        """All rows were written; answers what deserves to be told."""
+        return None
+
+    def interrupt(self) -> None:
+        """No more rows come: keep what can be continued."""
+
+    def discard(self) -> None:
+        """The input is at fault: keep nothing."""
+
+
+class StreamSink(_Sink):
+    """Rows to standard output, or to something that cannot be replaced, such as a pipe or a device."""
 
     def __init__(self, emit: Callable[[str], None], encoder: Encoder) -> None:
         self._emit, self._encoder = emit, encoder
         emit(encoder.header())
 
-    def replay(self, records: Iterator[Record]) -> None:
-        """No row is there yet."""
-
     def write(self, records: list[Record], rows: Iterable[object]) -> None:
         self._emit("".join(map(self._encoder.row, rows)))
 
-    def finish(self, provenance: Mapping[str, Any]) -> str | None:
-        """Nothing is left to do: every batch was handed over."""
-        return None
 
-    def interrupt(self) -> None:
-        """What was handed over is gone."""
-
-    discard = interrupt
-
-
-class FinishedTable:
+class FinishedTable(_Sink):
     """A table that is whole already: it is held against the records, and stays as it is."""
-
-    kept = 0
 
     def __init__(self, out: Path, facts: Mapping[str, Any]) -> None:
         self._out, self._facts = out, facts
 
     def replay(self, records: Iterator[Record]) -> None:
-        """Read all records.
+        """Read all records, so that none is left to bring a row.
 
         Raises:
             ConfigError: they are not those of the table.
@@ -82,17 +91,8 @@ class FinishedTable:
         if (rows, digest.hexdigest()) != (self._facts["rows"], self._facts["records_sha256"]):
             raise ConfigError(f"{self._out}: is the finished table of other records; {_REPLACE}")
 
-    def write(self, records: list[Record], rows: Iterable[object]) -> None:
-        """No record is left to bring a row."""
-
     def finish(self, provenance: Mapping[str, Any]) -> str | None:
-        """Nothing is left to do."""
         return f"{self._out}: was finished before, nothing was done"
-
-    def interrupt(self) -> None:
-        """Nothing was begun."""
-
-    discard = interrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class _Border:
         return {"rows": self.rows, "bytes": self.size, **digests}
 
 
-class FileSink:
+class FileSink(_Sink):
     """Rows to a partial file with a journal; `finish` puts it in the place of `out`."""
 
     def __init__(
@@ -196,6 +196,7 @@ class FileSink:
         facts = {**self._fingerprint, **provenance, "rows": self._border.rows}
         facts["records_sha256"] = self._border.records.hexdigest()
         finished = self._encoder.finished(self._part, self.out)
+        facts["bytes"] = finished.stat().st_size
         staged = durable.stage_file(self._meta, (json.dumps(facts, indent=1) + "\n").encode())
         with durable.named(self.out):
             with contextlib.suppress(FileNotFoundError):
@@ -351,7 +352,7 @@ def _count(digest: Any, record: Record) -> None:
 
 def open_sink(
     out: Path | None, encoder: Encoder, fingerprint: Mapping[str, Any], resume: bool, force: bool = False
-) -> StreamSink | FileSink | FinishedTable:
+) -> _Sink:
     """Where rows go: standard output for None, a device or pipe as it is, a file by way of a partial one.
 
     Raises:
@@ -380,11 +381,13 @@ def _finished(out: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | Non
         facts = json.loads(meta.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(facts, dict) or "records_sha256" not in facts or "rows" not in facts:
+    if not isinstance(facts, dict) or not {"rows", "bytes", "records_sha256"} <= set(facts):
         return None
     for name in fingerprint:
         if facts.get(name) != fingerprint[name]:
             raise ConfigError(f"{out}: is a finished table of another {name.replace('_', ' ')}; {_REPLACE}")
+    if real.stat().st_size != facts["bytes"]:
+        raise ConfigError(f"{out}: was changed after it was finished; {_REPLACE}")
     return facts
 
 

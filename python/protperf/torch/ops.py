@@ -1,6 +1,6 @@
 """The operators of the native core: `torch.ops.protperf.favor` and its backward, with fakes and a gradient rule.
 
-Each is defined with `torch.library.Library` and a Python body that calls the binding, so that MemoryError, TypeError
+Each is defined with torch's `Library` and a Python body that calls the binding, so that MemoryError, TypeError
 and KeyboardInterrupt pass unchanged. Bodies hand NumPy views of the tensors to the binding: no copies.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import library
 
 from protperf import _arguments, _native
 from protperf.torch import reference
 from protperf.torch.memory import tells_memory
 
 _OPTIONS = "str feature_map, bool causal, float kernel_epsilon, Tensor? cu_seqlens, Tensor? key_padding_mask"
-_library = torch.library.Library("protperf", "DEF")
+_library = library.Library("protperf", "DEF")
 _library.define(f"favor(Tensor q, Tensor k, Tensor v, Tensor? omega, {_OPTIONS}) -> (Tensor, Tensor)")
 _library.define(
     "favor_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? omega, Tensor out, Tensor den, bool with_omega, "
@@ -179,9 +180,9 @@ def _favor_state_fake(
 _library.impl("favor", _favor, "CPU")
 _library.impl("favor_backward", _favor_backward, "CPU")
 _library.impl("favor_state", _favor_state, "CPU")
-torch.library.register_fake("protperf::favor", _favor_fake, lib=_library)
-torch.library.register_fake("protperf::favor_backward", _favor_backward_fake, lib=_library)
-torch.library.register_fake("protperf::favor_state", _favor_state_fake, lib=_library)
+library.register_fake("protperf::favor", _favor_fake, lib=_library)
+library.register_fake("protperf::favor_backward", _favor_backward_fake, lib=_library)
+library.register_fake("protperf::favor_state", _favor_state_fake, lib=_library)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -212,7 +213,7 @@ def _no_second_gradient(ctx: Any, *_: Any) -> tuple[Any, ...]:
     )
 
 
-torch.library.register_autograd("protperf::favor", _gradient, setup_context=_setup, lib=_library)
-torch.library.register_autograd(
+library.register_autograd("protperf::favor", _gradient, setup_context=_setup, lib=_library)
+library.register_autograd(
     "protperf::favor_backward", _no_second_gradient, setup_context=lambda ctx, inputs, output: None, lib=_library
 )
