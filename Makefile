@@ -25,7 +25,7 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: help setup demo test test-rust test-python lint format bench fuzz soak wheel wheel-check lock clean distclean
+.PHONY: help setup demo test test-rust test-python lint format pin bench fuzz soak wheel wheel-check lock clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ format: $(INSTALLED) ## reformat Rust and Python
 	cargo fmt --all
 	ruff check --fix .
 	ruff format .
+
+pin: setup ## hash what kernels and models compute; PIN='--write FILE' keeps it, PIN='--against FILE' compares
+	python tests/pin/run.py $(PIN)
 
 bench: setup ## time attention against its bound and against torch
 	python benches/attention.py
