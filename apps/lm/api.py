@@ -13,12 +13,13 @@ import numpy as np
 from protperf import io
 from protperf.errors import ConfigError, MissingPackageError
 from protperf.lm.device import check_device, check_dtype
+from protperf.lm.loading import LoadedModel, load_run
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.scoring.choices import BATCH_TOKENS, COLUMNS, choose_method
 from protperf.lm.scoring.score import Row, score_records
 from protperf.lm.source import Source
 from protperf.lm.training.options import parse_duration
-from protperf.lm.training.run import LoadedModel, load_run, new_choices, stored_choices, train_run
+from protperf.lm.training.run import new_choices, stored_choices, train_run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

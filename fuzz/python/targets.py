@@ -22,8 +22,10 @@ from protperf.errors import CheckpointError, ConfigError, DataError
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.scoring.formats import Encoder
 from protperf.lm.scoring.output import FileSink, beside
-from protperf.lm.training import checkpoint, plain_file, stored, tensor_file
+from protperf.lm.storage import checkpoint, plain_file, tensor_file
+from protperf.lm.storage import manifest as stored
 from protperf.lm.training.options import TrainOptions
+from protperf.lm.training.state import Progress, read_options, read_progress
 
 PATIENCE_S = 1.0
 LONGEST_MESSAGE = 600
@@ -72,9 +74,9 @@ def manifest(data: bytes) -> None:
         except RecursionError:
             return
         step = checkpoint.Step(FOLDER, 3, plain_file.read_sealed(path))
-        facts, options = stored.read_facts(step), stored.read_options(step)
-        progress = stored.read_progress(step)
-        _expect(stored.Progress.from_mapping(progress.to_mapping()) == progress, "progress does not survive a save")
+        facts, options = stored.read_facts(step), read_options(step)
+        progress = read_progress(step)
+        _expect(Progress.from_mapping(progress.to_mapping()) == progress, "progress does not survive a save")
         _expect(TrainOptions.from_mapping(dataclasses.asdict(options)) == options, "options do not survive a save")
         _expect(len(facts["data_sha256"]) == 64, "a digest of another length was believed")
 

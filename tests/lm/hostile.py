@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.training import checkpoint, plain_file
+from protperf.lm.storage import checkpoint, plain_file
 
 Change = Callable[[Path], None]
 CASES: dict[str, tuple[Change, bool]] = {}

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from protperf.lm.training.run import load_run, stored_choices, train_run
+from protperf.lm.loading import load_run
+from protperf.lm.training.run import stored_choices, train_run
 
 
 def memory(field: str) -> int:

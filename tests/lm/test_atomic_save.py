@@ -19,7 +19,7 @@ from tracer import KILL, SHORT, Trace, mark, trace
 from training import small_options, synthetic, trainer
 
 from protperf.errors import CheckpointError
-from protperf.lm.training import checkpoint, directory, durable
+from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.training.run import _newest
 
 NEW = 4
@@ -31,7 +31,7 @@ SCENES = {"first": [], "one": [3], "two": [2, 3], "three": [1, 2, 3], "leftovers
 def save(run: Path, step: int, flavour: str = "old") -> None:
     model = {"weight": torch.full((40,), float(step)), "bias": torch.arange(step + 1.0)}
     trainer = {"weight.exp_avg": torch.full((40,), step + 0.5)}
-    checkpoint.save(run, step, {"model_dim": step}, model, trainer, {"flavour": flavour})
+    checkpoint.save(run, step, {"model_dim": step}, model, trainer, lambda: {"flavour": flavour})
 
 
 def save_and_prune(run: Path) -> list[str]:

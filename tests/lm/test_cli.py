@@ -109,7 +109,7 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["score", "RUN", "missing.fa"], 3, "missing.fa: "),
         (["score", "missing-run", "GOOD"], 3, "missing-run: "),
         (["score", "RUN", "."], 3, ".: "),
-        (["score", "GOOD", "RUN"], 3, "good.fa: is a file and no model; name the run directory, before any other file"),
+        (["score", "GOOD", "RUN"], 3, "good.fa: is a file, not a model; name the run directory before any other file"),
         (["score", "RUN", "GOOD", "-j", "many"], 2, "--threads must be a whole number"),
         (["train", "-o", "r", "--steps", "1"], 2, "name a file with --fasta"),
         (["train", "--fasta", "GOOD", "-o", "GOOD", "--steps", "1"], 2, "good.fa: is a file; name a directory"),

@@ -18,8 +18,9 @@ from training import final_digests, small_options, synthetic, trainer
 from warm import Warm
 
 from protperf.errors import CheckpointError, ConfigError
-from protperf.lm.training import checkpoint, directory, plain_file, tensor_file
-from protperf.lm.training.run import load_run, train_run
+from protperf.lm.loading import load_run
+from protperf.lm.storage import checkpoint, directory, plain_file, tensor_file
+from protperf.lm.training.run import train_run
 
 FLIPS = 1000
 FILES = (*checkpoint.FILES, checkpoint.MANIFEST)

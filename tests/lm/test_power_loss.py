@@ -15,7 +15,7 @@ from power_loss import possible_states, snapshot
 from test_atomic_save import NEW, contents, faults, save, save_and_prune
 from tracer import mark, trace
 
-from protperf.lm.training import checkpoint, directory, durable
+from protperf.lm.storage import checkpoint, directory, durable
 
 real_fsync, real_publish = os.fsync, checkpoint._publish
 
@@ -48,9 +48,9 @@ def renamed_before_synced(run: Path) -> None:
 def in_place(run: Path) -> None:
     """Written where it belongs, over the newest step, each file synced: what many tools do."""
 
-    def publish(final: Path, partial: Path, data: dict[str, bytes]) -> None:
+    def publish(final: Path, partial: Path, data: dict[str, bytes], manifest: Callable[[], bytes]) -> None:
         target = final.with_name("step-3")
-        for name, part in data.items():
+        for name, part in {**data, checkpoint.MANIFEST: manifest()}.items():
             with open(target / name, "wb", 0) as stream:
                 stream.write(part)
                 os.fsync(stream.fileno())

@@ -22,7 +22,7 @@ from warm import Warm
 
 from protperf.lm.data import batches
 from protperf.lm.data.store import read_store, split
-from protperf.lm.training import checkpoint
+from protperf.lm.storage import checkpoint
 from protperf.lm.training.options import TrainOptions
 
 KILLS = 5

@@ -15,7 +15,7 @@ from warm import Warm
 
 from protperf.errors import CheckpointError, ConfigError
 from protperf.lm import train
-from protperf.lm.training import checkpoint
+from protperf.lm.storage import checkpoint
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.run import new_choices, stored_choices, train_run
 

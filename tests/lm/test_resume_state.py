@@ -12,10 +12,10 @@ import pytest
 import torch
 from training import small_options, synthetic, trainer
 
-from protperf.lm.training import checkpoint
+from protperf.lm.storage import checkpoint
 from protperf.lm.training.options import ENDS, TrainOptions
 from protperf.lm.training.resume import RHYTHM
-from protperf.lm.training.stored import Progress
+from protperf.lm.training.state import Progress
 from protperf.lm.training.trainer import Trainer
 
 CUT, LEFT = 6, 2

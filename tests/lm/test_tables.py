@@ -16,7 +16,7 @@ from protperf.errors import ConfigError, DtypeError
 from protperf.lm.scoring import output
 from protperf.lm.scoring.choices import COLUMNS
 from protperf.lm.scoring.formats import Encoder
-from protperf.lm.training import checkpoint
+from protperf.lm.storage import checkpoint
 
 SEQUENCES = {f"A{i}G": LETTERS[i:] + LETTERS[: i + 3] for i in range(12)}
 

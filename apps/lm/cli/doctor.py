@@ -28,7 +28,7 @@ def run(
 ) -> int:
     """Compare the kernels with each other and with float64, a model's scores with each other; print the verdict."""
     if model is not None and not model.exists():
-        from protperf.lm.training import checkpoint
+        from protperf.lm.storage import checkpoint
 
         checkpoint.find(model)
     import torch
@@ -61,8 +61,8 @@ def _checks(model: Path | None) -> Iterator[dict[str, Any]]:
     yield from isa_parity()
     yield thread_parity()
     if model is not None:
+        from protperf.lm.loading import load_run
         from protperf.lm.scoring.selfcheck import model_checks
-        from protperf.lm.training.run import load_run
 
         loaded = load_run(model)
         yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}

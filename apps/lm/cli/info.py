@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from protperf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from protperf.lm.storage.checkpoint import Step
 
 _HELP = """\
 usage: protperf info [OPTIONS] MODEL
@@ -59,10 +62,16 @@ def main(words: list[str]) -> int:
 
 
 def _facts(model: str) -> dict[str, Any]:
-    from protperf.lm.training import checkpoint, stored, tensor_file
+    from protperf.lm.storage import checkpoint
 
-    step = checkpoint.find(model)
-    config, facts, progress = stored.read_config(step), stored.read_facts(step), stored.read_progress(step)
+    return checkpoint.read(model, _facts_of_step)
+
+
+def _facts_of_step(step: Step) -> dict[str, Any]:
+    from protperf.lm.storage import manifest, tensor_file
+    from protperf.lm.training.state import read_progress
+
+    config, facts, progress = manifest.read_config(step), manifest.read_facts(step), read_progress(step)
     header = tensor_file.read_layout(step.path / "model.safetensors")
     parameters = sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(".omega"))
     return {

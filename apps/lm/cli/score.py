@@ -124,7 +124,7 @@ def run(
     from protperf.lm.scoring import choices
     from protperf.lm.scoring.formats import Encoder, choose_format, is_file
     from protperf.lm.scoring.output import file_digest, open_sink
-    from protperf.lm.training import checkpoint
+    from protperf.lm.storage import checkpoint
 
     started = time.monotonic()
     out = None if out is not None and str(out) == "-" else out
@@ -143,9 +143,9 @@ def run(
     reader = io.read_tokens(fasta, **reading)
     # A mistake was told by now; from here on torch is loaded.
     from protperf.lm.cli.progress import ScoreBar, shows, waiting
+    from protperf.lm.loading import load_run
     from protperf.lm.scoring.estimate import count_work, estimate_pll
     from protperf.lm.scoring.score import score_batches
-    from protperf.lm.training.run import load_run
 
     num_threads = set_threads(threads)
     loaded = load_run(model, dtype)

@@ -14,7 +14,7 @@ from typing import TypeGuard
 from protperf.errors import ConfigError
 from protperf.lm.scoring import parquet
 from protperf.lm.scoring.choices import FORMATS
-from protperf.lm.training import durable
+from protperf.lm.storage import durable
 
 _OTHER = ("gz", "xz", "zst", "bz2", "zip", "json", "pq", "xlsx")
 """Suffixes of what is not written here, and what TSV would be mistaken for."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from protperf.errors import CheckpointError, ConfigError, DataError
 from protperf.lm.scoring.choices import Progress, nobody
 from protperf.lm.scoring.formats import Encoder, descriptor_of, is_file
-from protperf.lm.training import durable, plain_file
+from protperf.lm.storage import durable, plain_file
 
 if TYPE_CHECKING:
     from protperf.io import Record

@@ -9,10 +9,11 @@ from typing import Any
 
 from protperf.errors import ConfigError
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.training import checkpoint
+from protperf.lm.storage import checkpoint
+from protperf.lm.storage.manifest import read_config
+from protperf.lm.storage.plain_file import short
 from protperf.lm.training.options import ENDS, TrainOptions
-from protperf.lm.training.plain_file import short
-from protperf.lm.training.stored import Progress, read_config, read_options
+from protperf.lm.training.state import Progress, read_options
 
 RHYTHM = ("checkpoint_every", "log_every")
 """Options that change what is written, not what is computed."""

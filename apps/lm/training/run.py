@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from protperf.errors import CheckpointError, ConfigError, DataError
 from protperf.lm.data.store import TokenStore, listed, read_store, split
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.model.network import Network
-from protperf.lm.training import checkpoint, directory, durable, stored, tensor_file
+from protperf.lm.storage import checkpoint, directory, durable
+from protperf.lm.storage.expected import check_tensors
 from protperf.lm.training import resume as resuming
-from protperf.lm.training.implied import Layouts, check_layouts
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.trainer import Trainer
 
@@ -38,14 +35,6 @@ class Outcome:
     figures: dict[str, float]
     signal: int | None
     rejected: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A network from a verified step, ready to score."""
-
-    network: Network
-    step: checkpoint.Step
 
 
 def train_run(
@@ -104,7 +93,7 @@ def train_run(
         if start is not None:
             # Before the network takes its memory: what is stored is this configuration, and fits it.
             resuming.agree(start, config, options)
-            check_layouts(start, config)
+            check_tensors(start, config)
         trainer = Trainer(run, config, options, train, held, warn, detail)
         if start is None:
             directory.clear(run)
@@ -129,8 +118,8 @@ def _refuse_second_run(run: Path, allowed: bool) -> None:
         return
     if directory.holds_run(run):
         raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
-    if (stranger := directory.stranger(run)) is not None:
-        raise ConfigError(f"{run}: holds {stranger.name} and no run; name a directory of its own, or give --force")
+    if (entry := directory.foreign_entry(run)) is not None:
+        raise ConfigError(f"{run}: holds {entry.name} and no run; name a directory of its own, or give --force")
 
 
 def _nothing_to_resume(run: Path) -> CheckpointError:
@@ -158,22 +147,6 @@ def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> tup
     config, options = resuming.continued(step, given)
     resuming.agree(step, config, options)
     return config, options
-
-
-def load_run(path: str | os.PathLike[str], dtype: str = "float32") -> LoadedModel:
-    """Load the best step by validation of a run directory, or a step named, to compute in `dtype`.
-
-    Raises:
-        MissingFileError: no such directory; CheckpointError: a damaged file, named.
-    """
-    step = checkpoint.find(path)
-    config = stored.read_config(step)
-    for check in (stored.read_facts, stored.read_options, stored.read_progress):
-        check(step)
-    tensors = tensor_file.read_tensors(step.path / "model.safetensors", Layouts(config).network)
-    network = Network(config)
-    network.load_state_dict(tensors)
-    return LoadedModel(network.to(getattr(torch, dtype)).eval(), step)
 
 
 def _newest(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:

@@ -27,12 +27,13 @@ from protperf.lm.data import batches
 from protperf.lm.data.store import TokenStore
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import CAUSAL, MASKED, Network
-from protperf.lm.training import checkpoint, directory, durable, resume, stored, tensor_file
+from protperf.lm.storage import checkpoint, directory, durable, manifest, tensor_file
+from protperf.lm.storage.expected import OPTIMIZER_STATE, ExpectedTensors
+from protperf.lm.storage.plain_file import broken
+from protperf.lm.training import resume
 from protperf.lm.training.evaluate import validate
-from protperf.lm.training.implied import OPTIMIZER_STATE, Layouts
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.plain_file import broken
-from protperf.lm.training.stored import Progress
+from protperf.lm.training.state import Progress, read_options, read_progress
 
 _CALIBRATION = 0.08
 """Fraction of `--time` after which the number of steps is estimated, once."""
@@ -249,9 +250,8 @@ class Trainer:
         metrics = self.run / directory.METRICS
         if metrics.exists():
             durable.sync_file(metrics)
-        checkpoint.save(
-            self.run, p.step, self.config.to_mapping(), self.network.state_dict(), self._optimizer_tensors(), facts
-        )
+        model, trainer = self.network.state_dict(), self._optimizer_tensors()
+        checkpoint.save(self.run, p.step, self.config.to_mapping(), model, trainer, lambda: facts)
         # A later step that is there was found damaged when this run was resumed.
         newest = [number for number in checkpoint.steps(self.run) if number <= p.step][:2]
         for text in directory.prune(self.run, {*newest, p.best_step}):
@@ -271,12 +271,12 @@ class Trainer:
             ConfigError: other data, or options that contradict the run; CheckpointError: a file that does not fit.
         """
         resume.agree(step, self.config, self.options)
-        facts, progress = stored.read_facts(step), stored.read_progress(step)
+        facts, progress = manifest.read_facts(step), read_progress(step)
         self._refuse_other_data(facts)
         if progress.batch >= len(self._batches_of(progress.epoch)):
             raise broken(step.path / checkpoint.MANIFEST, f"has no batch {progress.batch} in epoch {progress.epoch}")
-        note = resume.new_end(self.run, progress, stored.read_options(step), self.options)
-        layouts = Layouts(self.config)
+        note = resume.new_end(self.run, progress, read_options(step), self.options)
+        layouts = ExpectedTensors(self.config)
         path = step.path / "trainer.safetensors"
         moments = tensor_file.read_tensors(path, layouts.trainer)
         self.network.load_state_dict(tensor_file.read_tensors(step.path / "model.safetensors", layouts.network))

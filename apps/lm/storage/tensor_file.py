@@ -1,7 +1,7 @@
-"""Tensor files (safetensors), read only after every byte of them is accounted for.
+"""Tensor files (safetensors) from untrusted sources.
 
-The header is checked in full, and against what is expected, before any memory is asked for: names, types, shapes, and
-offsets that fill the file exactly. Then each tensor is read into its own memory, from the same open file.
+The whole header is checked, also against the tensors that are expected, before any memory is allocated: names, types,
+shapes, and offsets that fill the file exactly. Then each tensor is read into its own memory from the same open file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf.lm.training.plain_file import broken, opened, parse_table, short
+from protperf.lm.storage.plain_file import broken, opened, parse_table, short
 
 if TYPE_CHECKING:
     import torch
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type and shape of each tensor by name."""
 
-_MOST_HEADER, _MOST_TENSORS, _MOST_AXES = 8 << 20, 20_000, 8
+_MAX_HEADER_BYTES, _MAX_TENSORS, _MAX_AXES = 8 << 20, 20_000, 8
 _ITEM_SIZES = {"F64": 8, "F32": 4, "I64": 8}
 _NAME = re.compile(r"[A-Za-z0-9._]{1,256}\Z")
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """What a tensor file calls a type of torch."""
+    """The name of a torch type in tensor files."""
     import torch
 
     return {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}[dtype]
 
 
 def read_layout(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of each tensor of a file. Its data is not read.
+    """Type and shape of each tensor of a file. The data is not read.
 
     Raises:
         CheckpointError: naming the file; its header is too large, malformed, or does not account for every byte.
@@ -46,10 +46,10 @@ def read_layout(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def read_tensors(path: Path, expected: Layout | None) -> dict[str, torch.Tensor]:
-    """Tensors of a file that holds just what is expected; None takes what there is.
+    """The tensors of a file, which must be exactly those expected; None accepts any.
 
     Raises:
-        CheckpointError: naming the file; as `read_layout`, or a tensor is missing, of another type or shape, or extra.
+        CheckpointError: as for `read_layout`; or a tensor is missing, has another type or shape, or is not expected.
     """
     import torch
 
@@ -68,10 +68,10 @@ def read_tensors(path: Path, expected: Layout | None) -> dict[str, torch.Tensor]
 
 
 def check_layout(path: Path, expected: Layout) -> None:
-    """Refuse a file that does not hold just what is expected, from its header alone.
+    """Check from the header alone that a file holds exactly the tensors expected.
 
     Raises:
-        CheckpointError: as `read_tensors`.
+        CheckpointError: as for `read_tensors`.
     """
     _compare(path, read_layout(path), expected)
 
@@ -79,9 +79,9 @@ def check_layout(path: Path, expected: Layout) -> None:
 def _compare(path: Path, found: Layout, expected: Layout) -> None:
     for name in sorted(set(expected) ^ set(found)):
         raise broken(path, f"tensor {name} is {'missing' if name in expected else 'not expected'}")
-    for name, want in expected.items():
-        if found[name] != want:
-            raise broken(path, f"tensor {name} is {_text(found[name])}, the configuration needs {_text(want)}")
+    for name, entry in expected.items():
+        if found[name] != entry:
+            raise broken(path, f"tensor {name} is {_text(found[name])}, the configuration needs {_text(entry)}")
 
 
 def _text(entry: tuple[str, tuple[int, ...]]) -> str:
@@ -89,13 +89,13 @@ def _text(entry: tuple[str, tuple[int, ...]]) -> str:
 
 
 def _read_header(path: Path, stream: BufferedReader) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], int]:
-    """Type, shape, begin and end of each tensor, and where the data starts."""
+    """Type, shape, begin and end of each tensor, and the position of the data."""
     total = os.fstat(stream.fileno()).st_size
     prefix = stream.read(8)
     if len(prefix) < 8:
         raise broken(path, "is too short for a tensor file")
     (length,) = struct.unpack("<Q", prefix)
-    if length > min(_MOST_HEADER, total - 8):
+    if length > min(_MAX_HEADER_BYTES, total - 8):
         raise broken(path, f"announces a header of {length} bytes in a file of {total}")
     header = _parse(path, stream.read(length))
     entries = {name: _entry(path, name, entry) for name, entry in header.items()}
@@ -110,16 +110,16 @@ def _read_header(path: Path, stream: BufferedReader) -> tuple[dict[str, tuple[st
 
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
-    # Counted before they are parsed: an empty list takes two bytes here and some seventy in memory.
+    # Counted before parsing: an empty list takes two bytes in the file and about seventy in memory.
     tables, values = data.count(b"{"), data.count(b",") + data.count(b"[")
-    if not data.isascii() or tables > _MOST_TENSORS + 2 or values > 16 * (_MOST_TENSORS + 2):
-        raise broken(path, f"has a header that is not of at most {_MOST_TENSORS} tensors")
+    if not data.isascii() or tables > _MAX_TENSORS + 2 or values > 16 * (_MAX_TENSORS + 2):
+        raise broken(path, f"has a header that is not one of at most {_MAX_TENSORS} tensors")
     header = parse_table(path, data)
     notes = header.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
         raise broken(path, "has malformed metadata")
-    if len(header) > _MOST_TENSORS:
-        raise broken(path, f"announces {len(header)} tensors, more than {_MOST_TENSORS}")
+    if len(header) > _MAX_TENSORS:
+        raise broken(path, f"announces {len(header)} tensors, more than {_MAX_TENSORS}")
     return header
 
 
@@ -131,11 +131,11 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in _ITEM_SIZES:
         raise broken(path, f"tensor {name} is of type {short(kind)}, which checkpoints do not use")
-    if not _whole(shape) or len(shape) > _MOST_AXES:
+    if not _whole(shape) or len(shape) > _MAX_AXES:
         raise broken(path, f"tensor {name} has a malformed shape {short(shape)}")
     if not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise broken(path, f"tensor {name} has malformed offsets {short(offsets)}")
-    # Exact whatever the sizes: a product of integers does not wrap here.
+    # Exact for any sizes: integers of Python do not overflow.
     size = _ITEM_SIZES[kind]
     for axis in shape:
         size *= axis
@@ -145,5 +145,5 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
 
 
 def _whole(values: Any) -> bool:
-    """Whether it is a list of sizes."""
+    """Whether the value is a list of sizes."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**62 for value in values)

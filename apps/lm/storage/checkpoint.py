@@ -1,9 +1,9 @@
-"""Checkpoints that survive kills, full disks and power loss, and that are verified before they are believed.
+"""Checkpoints that survive kills, full disks and power loss, and that are verified before they are used.
 
-A step is a directory `step-<N>` of `model.safetensors`, `trainer.safetensors`, `config.json` and `manifest.json` (size
-and SHA-256 of each other file). It is written inside of `.tmp-<N>`, which nobody else can enter, every file and the
-directory synced, then renamed to where it belongs, then the run directory synced: at any moment a run directory holds
-whole steps only. There is no "latest" file to go stale.
+A step is a directory `step-<N>` with `model.safetensors`, `trainer.safetensors`, `config.json` and `manifest.json`
+(size and SHA-256 of each other file). It is written inside `.tmp-<N>`, which no other user can enter; each file and the
+directory are synced; then it is renamed to its place and the run directory is synced. So a run directory holds only
+whole steps at any moment. There is no "latest" file that could be out of date.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from protperf.errors import CheckpointError, MissingFileError
-from protperf.lm.training import durable
-from protperf.lm.training.plain_file import broken, opened, read_sealed, seal, short, to_json
+from protperf.lm.storage import durable
+from protperf.lm.storage.plain_file import broken, opened, read_sealed, seal, short, to_json
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FILES = ("config.json", "model.safetensors", "trainer.safetensors")
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
+_MAX_ATTEMPTS = 20
+"""How often a reader looks for another step where the one that it was reading has been pruned."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,16 @@ def save(
     config: Mapping[str, Any],
     model: Mapping[str, torch.Tensor],
     trainer: Mapping[str, torch.Tensor],
-    facts: Mapping[str, Any],
+    facts: Callable[[], Mapping[str, Any]],
 ) -> Path:
-    """Write step `number`; returns its directory. An error leaves every earlier step as it was.
+    """Write step `number` and return its directory. After an error every earlier step is as it was.
+
+    Args:
+        facts: gives what the manifest says besides the digests. It is called once the tensors are on disk, so that it
+            can account for the time that the save took.
 
     Raises:
-        CheckpointError: naming the file and the system's reason.
+        CheckpointError: names the file and the reason that the system gave.
     """
     from safetensors.torch import save as tensors_to_bytes
 
@@ -60,10 +68,9 @@ def save(
         "trainer.safetensors": tensors_to_bytes({k: v.contiguous() for k, v in trainer.items()}),
     }
     files = {n: {"size": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in contents.items()}
-    contents[MANIFEST] = seal({**facts, "step": number, "files": files})
     final, partial = run / f"step-{number}", run / f".tmp-{number}"
     try:
-        _publish(final, partial, contents)
+        _publish(final, partial, contents, lambda: seal({**facts(), "step": number, "files": files}))
     except OSError as error:
         with contextlib.suppress(OSError):
             durable.remove(partial)
@@ -72,16 +79,17 @@ def save(
     return final
 
 
-def _publish(final: Path, partial: Path, contents: Mapping[str, bytes]) -> None:
-    """Put a directory of files in its place, whole or not at all."""
+def _publish(final: Path, partial: Path, contents: Mapping[str, bytes], manifest: Callable[[], bytes]) -> None:
+    """Put a directory of files and their manifest in its place, as a whole or not at all."""
     durable.remove(partial)
     with durable.named(partial):
         partial.mkdir(mode=0o700)
-        # Made as any directory is, so that umask, inherited group and access lists are what the user expects.
+        # Created like any directory, so that umask, inherited group and access lists apply as the user expects.
         whole = partial / final.name
         whole.mkdir()
     for name, data in contents.items():
         durable.write_file(whole / name, data)
+    durable.write_file(whole / MANIFEST, manifest())
     durable.sync_directory(whole)
     replaced = final.with_name(final.name.replace("step", ".old", 1))
     with durable.named(final):
@@ -95,14 +103,14 @@ def _publish(final: Path, partial: Path, contents: Mapping[str, bytes]) -> None:
                 os.rename(replaced, final)
             raise
     durable.sync_directory(final.parent)
-    # What is left over costs space and no more; the next start removes it too.
+    # What remains only costs space, and the next start removes it as well.
     for leftover in (partial, replaced):
         with contextlib.suppress(OSError):
             durable.remove(leftover)
 
 
 def steps(run: Path) -> list[int]:
-    """Numbers of the steps of a run directory, newest first, unverified."""
+    """Numbers of the steps in a run directory, newest first, not verified."""
     try:
         names = os.listdir(run)
     except OSError as error:
@@ -111,10 +119,10 @@ def steps(run: Path) -> list[int]:
 
 
 def verify(path: Path) -> Step:
-    """Check every file of a step against its manifest, and the manifest against itself.
+    """Check every file of a step against its manifest, and the manifest against its own seal.
 
     Raises:
-        CheckpointError: naming the file that is missing, cut, changed or hostile.
+        CheckpointError: names the file that is missing, truncated, changed or malformed.
     """
     match = _STEP.match(path.name)
     manifest = read_sealed(path / MANIFEST)
@@ -143,27 +151,67 @@ def _verify_file(path: Path, entry: Any) -> None:
 
 
 def find(path: str | os.PathLike[str]) -> Step:
-    """The verified step that reading commands take: the best by validation of a run, or the step named.
+    """The verified step that reading commands take: the best by validation of a run, or the step that is named.
+
+    Raises:
+        MissingFileError: no such directory; CheckpointError: a damaged file, named.
+    """
+    return read(path, lambda step: step)
+
+
+def read(path: str | os.PathLike[str], use: Callable[[Step], T]) -> T:
+    """What `use` makes of the verified step that reading commands take.
+
+    A training may be pruning the run at the same time. If the step disappears while it is verified or used, the run is
+    looked at again, and `use` is called with the step that is the best by then.
 
     Raises:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
     """
     place = Path(path)
+    if _is_step(place):
+        return use(verify(place))
+    for _ in range(_MAX_ATTEMPTS - 1):
+        chosen: list[Path] = []
+        try:
+            return use(_best(place, chosen))
+        except CheckpointError:
+            # A step is renamed before its files are removed: one that is still there was not being pruned.
+            if not chosen or os.path.lexists(chosen[-1]):
+                raise
+    return use(_best(place, []))
+
+
+def _is_step(place: Path) -> bool:
+    """Whether a step is named rather than a run.
+
+    Raises:
+        MissingFileError: there is neither; CheckpointError: it cannot be read, or is a file.
+    """
     try:
         os.stat(place)
         named = _STEP.match(place.name) is not None or os.path.lexists(place / MANIFEST)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise CheckpointError(error.errno, error.strerror or str(error), os.fspath(path)) from error
-        raise MissingFileError(errno.ENOENT, "no such run directory", os.fspath(path)) from error
+            raise CheckpointError(error.errno, error.strerror or str(error), os.fspath(place)) from error
+        raise MissingFileError(errno.ENOENT, "no such run directory", os.fspath(place)) from error
     if not place.is_dir():
-        raise CheckpointError(None, "is a file and no model; name the run directory, before any other file", str(place))
-    if named:
-        return verify(place)
-    numbers = steps(place)
+        raise CheckpointError(
+            None, "is a file, not a model; name the run directory before any other file", os.fspath(place)
+        )
+    return named
+
+
+def _best(run: Path, chosen: list[Path]) -> Step:
+    """The best step of a run by validation, verified; the steps that are looked at are added to `chosen`."""
+    numbers = steps(run)
     if not numbers:
-        raise CheckpointError(None, "holds no checkpoint; train one with protperf train", os.fspath(path))
-    newest = verify(place / f"step-{numbers[0]}")
+        raise CheckpointError(None, "holds no checkpoint; train one with protperf train", os.fspath(run))
+    chosen.append(run / f"step-{numbers[0]}")
+    newest = verify(chosen[-1])
     progress = newest.manifest.get("progress")
     best = progress.get("best_step") if isinstance(progress, dict) else None
-    return verify(place / f"step-{best}") if type(best) is int and best in numbers[1:] else newest
+    if type(best) is not int or best not in numbers[1:]:
+        return newest
+    chosen.append(run / f"step-{best}")
+    return verify(chosen[-1])

@@ -1,4 +1,4 @@
-"""The tensors that a configuration implies, worked out before memory is asked for any of them."""
+"""The tensors that a configuration implies, found before any of their memory is allocated."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch.overrides import TorchFunctionMode
 
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
-from protperf.lm.training.checkpoint import Step
-from protperf.lm.training.tensor_file import check_layout, type_name
+from protperf.lm.storage.checkpoint import Step
+from protperf.lm.storage.tensor_file import check_layout, type_name
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
-"""What the optimizer keeps for each parameter: the number of its steps, and both moments in the parameter's shape."""
+"""What the optimizer stores for each parameter: its number of steps, and two moments of the parameter's shape."""
 
 
-class Layouts:
-    """Type and shape by name: of the network's file, and of the trainer's."""
+class ExpectedTensors:
+    """Type and shape by name of the tensors in the network's file and in the trainer's file."""
 
     def __init__(self, config: ModelConfig) -> None:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), _WithoutInitialization():
             network = Network(config)
         self.network = {name: (type_name(t.dtype), tuple(t.shape)) for name, t in network.state_dict().items()}
         self.trainer: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -31,19 +31,19 @@ class Layouts:
                 self.trainer[f"{name}.{key}"] = layout
 
 
-def check_layouts(step: Step, config: ModelConfig) -> None:
-    """Refuse a step whose tensors are not those of its configuration.
+def check_tensors(step: Step, config: ModelConfig) -> None:
+    """Check that the tensors of a step are those of its configuration.
 
     Raises:
         CheckpointError: naming the file.
     """
-    layouts = Layouts(config)
-    check_layout(step.path / "model.safetensors", layouts.network)
-    check_layout(step.path / "trainer.safetensors", layouts.trainer)
+    expected = ExpectedTensors(config)
+    check_layout(step.path / "model.safetensors", expected.network)
+    check_layout(step.path / "trainer.safetensors", expected.trainer)
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves out initial values: torch would import its compiler to make random ones on the meta device."""
+class _WithoutInitialization(TorchFunctionMode):
+    """Skips initial values: drawing random ones on the meta device would make torch import its compiler."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -1,8 +1,8 @@
-"""What belongs to a run directory, who may write to it, and what is removed from it: never what someone else put there.
+"""What belongs to a run directory, which process may write to it, and what is removed: never a file of the user.
 
-A run owns `config.toml` and `metrics.jsonl` that look like its own, `.lock`, whole steps `step-<N>`, and three kinds of
-leftovers: `.tmp-*` is half written, `.del-<N>` half removed, and `.old-<N>` was whole when a newer `step-<N>` was about
-to take its place.
+A run owns `config.toml` and `metrics.jsonl` if they look like those of a run, `.lock`, whole steps `step-<N>`, and
+three kinds of leftovers: `.tmp-*` was being written, `.del-<N>` was being removed, and `.old-<N>` was a whole step that
+a new `step-<N>` was about to replace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from protperf.errors import ConfigError, FileError
-from protperf.lm.training import checkpoint, durable
+from protperf.lm.storage import checkpoint, durable
 
 CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", ".lock"
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
@@ -26,10 +26,10 @@ _LEFTOVER = re.compile(r"\.(?:tmp-(?:config\.toml|metrics\.jsonl)|(tmp|del|old)-
 
 @contextlib.contextmanager
 def locked(run: Path, warn: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Hold a run directory, made where it is not there, for one writer.
+    """Lock a run directory, created if it is missing, for one writer.
 
     Raises:
-        ConfigError: another process holds it; FileError: it cannot be made or written to.
+        ConfigError: another process has locked it; FileError: it cannot be created or written to.
     """
     durable.make_directory(run)
     with durable.named(run / LOCK):
@@ -43,14 +43,14 @@ def locked(run: Path, warn: Callable[[str], None] = lambda text: None) -> Iterat
         except OSError as error:
             if error.errno not in durable.NO_LOCKS:
                 raise FileError(error.errno, error.strerror, os.fspath(run / LOCK)) from error
-            warn(f"warning: {run}: this file system has no locks; do not train here twice at once")
+            warn(f"warning: {run}: this file system has no locks; do not start a second training here")
         yield
     finally:
         os.close(descriptor)
 
 
 def holds_run(run: Path) -> bool:
-    """Whether a run was begun here; other files do not count.
+    """Whether a run was started here; other files do not count.
 
     Raises:
         CheckpointError: the directory cannot be read.
@@ -60,8 +60,8 @@ def holds_run(run: Path) -> bool:
     return bool(checkpoint.steps(run)) or any(os.path.lexists(run / name) for name in (CONFIG, METRICS))
 
 
-def stranger(run: Path) -> Path | None:
-    """A visible entry of a directory that holds no run; None where there is none."""
+def foreign_entry(run: Path) -> Path | None:
+    """The first visible entry of a directory without a run; None if there is none."""
     if not run.is_dir():
         return None
     with durable.named(run):
@@ -69,9 +69,9 @@ def stranger(run: Path) -> Path | None:
 
 
 def recover(run: Path) -> list[str]:
-    """Put in order what an interrupted save or removal left; returns warnings, never raises.
+    """Clean up after an interrupted save or removal; returns warnings, never raises.
 
-    A step that was moved aside comes back if its successor never took its place.
+    A step that had been moved aside comes back if its replacement never arrived.
     """
 
     def tidy(path: Path) -> None:
@@ -89,9 +89,9 @@ def recover(run: Path) -> list[str]:
 
 
 def prune(run: Path, keep: set[int]) -> list[str]:
-    """Remove whole steps that are not kept, and leftovers; returns warnings, never raises.
+    """Remove leftovers and whole steps that are not in `keep`; returns warnings, never raises.
 
-    A step to which someone added a file stays.
+    A step to which someone added a file is kept.
     """
 
     def drop(path: Path) -> None:
@@ -103,7 +103,7 @@ def prune(run: Path, keep: set[int]) -> list[str]:
 
 
 def _drop(step: Path) -> None:
-    """Remove a step: no longer one at once, then file by file."""
+    """Remove a step: renamed first, so that it stops being a step at once, then file by file."""
     hidden = step.with_name(step.name.replace("step", ".del", 1))
     durable.remove(hidden)
     with durable.named(step):
@@ -112,17 +112,17 @@ def _drop(step: Path) -> None:
 
 
 def clear(run: Path) -> None:
-    """Remove what an earlier run left: its steps, metrics and configuration.
+    """Remove an earlier run: its steps, metrics and configuration.
 
     Raises:
-        ConfigError: something of the same name that no run made, before anything is removed; FileError.
+        ConfigError: an entry with such a name was not made by a run; nothing has been removed. FileError.
     """
     steps = [run / f"step-{number}" for number in checkpoint.steps(run)]
-    strangers = [path for path in steps if not _is_ours(path)]
-    strangers += [run / name for name, ours in ((CONFIG, _is_config), (METRICS, _is_metrics)) if not ours(run / name)]
-    if strangers:
-        raise ConfigError(f"{strangers[0]}: is not of a run alone and is not removed; choose another directory")
-    # The newest goes last: whenever this is interrupted, what is left is a run that can be continued.
+    foreign = [path for path in steps if not _is_ours(path)]
+    foreign += [run / name for name, ours in ((CONFIG, _is_config), (METRICS, _is_metrics)) if not ours(run / name)]
+    if foreign:
+        raise ConfigError(f"{foreign[0]}: holds more than a run writes and is not removed; choose another directory")
+    # The newest goes last: if this is interrupted, the rest is a run that can be resumed.
     for path in reversed(steps):
         _drop(path)
     for name in (METRICS, CONFIG):
@@ -130,23 +130,23 @@ def clear(run: Path) -> None:
 
 
 def _each(run: Path, act: Callable[[Path], None]) -> list[str]:
-    """Do something to each entry; a failure is a warning that names it."""
+    """Call `act` for each entry; a failure becomes a warning that names the entry."""
     warnings = []
     try:
         entries = sorted(run.iterdir())
     except OSError as error:
-        return [f"warning: {run}: could not look for old steps: {error.strerror or error}"]
+        return [f"warning: {run}: cannot look for old steps: {error.strerror or error}"]
     for path in entries:
         try:
             act(path)
         except OSError as error:
             named = error.filename if error.filename is not None else path
-            warnings.append(f"warning: {os.fspath(named)}: could not remove an old step: {error.strerror or error}")
+            warnings.append(f"warning: {os.fspath(named)}: cannot remove an old step: {error.strerror or error}")
     return warnings
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a directory, a step or what is left of one, holds files of a step and nothing else."""
+    """Whether a directory, a step or the remains of one, holds files of a step and nothing else."""
     ours = {*checkpoint.FILES, checkpoint.MANIFEST, path.name.replace(".tmp", "step", 1)}
     return path.is_dir() and not path.is_symlink() and set(os.listdir(path)) <= ours
 
@@ -161,7 +161,7 @@ def _is_config(path: Path) -> bool:
 
 
 def _is_metrics(path: Path) -> bool:
-    """Whether the first line is one of ours; a file cut short by a loss of power may have lost it."""
+    """Whether the first line is a line of metrics; a loss of power may have emptied it."""
     try:
         with path.open("rb") as stream:
             line = stream.readline(4096)

@@ -1,6 +1,6 @@
-"""Reading files that anyone may have made: plain files only, JSON of bounded size, every fault under the file's name.
+"""Reading files from untrusted sources: plain files only, JSON of bounded size, and errors that name the file.
 
-Nothing here follows a link, waits for a pipe or believes a number before the size of the file bears it out.
+Nothing here follows a link, waits for a pipe, or trusts a number that the size of the file does not confirm.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from typing import Any
 
 from protperf.errors import CheckpointError
 
-MOST_JSON = 1 << 18
-"""Bytes of a JSON file: parsed values may take thirty times as much memory."""
+MAX_JSON_BYTES = 1 << 18
+"""Largest JSON file: its parsed values can take thirty times as much memory."""
 _SEAL = "sha256"
 
 
 def broken(path: Path, what: str) -> CheckpointError:
-    """The error for a file that is there and wrong."""
+    """The error for a file that exists and is wrong."""
     return CheckpointError(None, what, os.fspath(path))
 
 
 def short(value: object) -> str:
-    """A value of a file, for a message: one line, a few dozen printable ASCII characters at most."""
+    """A value from a file as it appears in a message: one short line of printable ASCII."""
     return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """A plain file, open for reading.
+    """Open a plain file for reading.
 
     Raises:
-        CheckpointError: it is missing, may not be read, or is a link, a pipe, a device or a directory.
+        CheckpointError: it is missing, is not readable, or is a link, a pipe, a device or a directory.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        # Without O_NONBLOCK, opening a pipe would wait until something writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         reason = "is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
         raise CheckpointError(error.errno, reason, os.fspath(path)) from error
-    # Before Python opens it: that fails for a directory, without its name, and leaves the descriptor open.
+    # Checked before Python opens it: for a directory that fails with a nameless error and leaks the descriptor.
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise broken(path, "is not a plain file")
@@ -61,11 +61,11 @@ def opened(path: Path) -> Iterator[BufferedReader]:
             raise CheckpointError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
-def read_bytes(path: Path, most: int = MOST_JSON) -> bytes:
+def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
     """The contents of a plain file of at most `most` bytes.
 
     Raises:
-        CheckpointError: as `opened`, or the file is larger.
+        CheckpointError: as for `opened`, or the file is larger.
     """
     with opened(path) as stream:
         data = stream.read(most + 1)
@@ -74,17 +74,17 @@ def read_bytes(path: Path, most: int = MOST_JSON) -> bytes:
     return data
 
 
-def read_table(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
-    """A JSON file that holds one table.
+def read_table(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The table in a JSON file.
 
     Raises:
-        CheckpointError: as `read_bytes`, or it is no such JSON.
+        CheckpointError: as for `read_bytes`, or the file is not the JSON of one table.
     """
     return parse_table(path, read_bytes(path, most))
 
 
 def parse_table(path: Path, data: bytes) -> dict[str, Any]:
-    """A table from the JSON text of a file: each key once, only finite numbers, no integer written as -0.
+    """The table in the JSON text of a file: unique keys, finite numbers, no integer written as -0.
 
     Raises:
         CheckpointError: naming the file.
@@ -93,7 +93,7 @@ def parse_table(path: Path, data: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
-            raise ValueError("a key stands twice")
+            raise ValueError("a key appears twice")
         return table
 
     def finite(text: str) -> float:
@@ -118,26 +118,26 @@ def parse_table(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def to_json(table: Mapping[str, Any]) -> bytes:
-    """A table as the text of a file, the same for equal tables."""
+    """A table as the text of a file. Equal tables give equal bytes."""
     return (json.dumps(table, indent=1, sort_keys=True) + "\n").encode()
 
 
 def seal(table: Mapping[str, Any]) -> bytes:
-    """The text of a table with the SHA-256 of all the rest of it, as `sha256`."""
+    """The text of a table with one more key, `sha256`: the SHA-256 of the text without it."""
     digest = hashlib.sha256(to_json(table)).hexdigest()
     return to_json({**table, _SEAL: digest})
 
 
-def read_sealed(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
-    """The table that was sealed into a file, without the seal.
+def read_sealed(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The table of a sealed file, without the seal.
 
     Raises:
-        CheckpointError: as `read_table`, or it does not have the contents that were sealed.
+        CheckpointError: as for `read_table`, or the contents are not those that were sealed.
     """
     data = read_bytes(path, most)
     table = parse_table(path, data)
     table.pop(_SEAL, None)
-    # Byte for byte: a change that leaves the same values, such as 1e-05 to 1E-05, is a change.
+    # Compared as bytes: a change that keeps the values, such as 1e-05 to 1E-05, counts as a change.
     try:
         changed = seal(table) != data
     except RecursionError as error:

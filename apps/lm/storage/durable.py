@@ -1,8 +1,8 @@
-"""Writes that survive a kill, a full disk and a power loss: what a file is called and holds is decided elsewhere.
+"""Writes that survive a kill, a full disk and a power loss. What the files are called and hold is decided elsewhere.
 
-A name is safe once the directory that holds it was synced, and contents once the file was; so contents are written
-beside, synced, renamed, and the directory synced last. Every failure is a `FileError` that names the path: the system's
-own names none for a write or a sync that fails.
+A name is safe once its directory has been synced, contents once the file has been. So new contents are written to a
+temporary file in the same directory and synced, the file is renamed, and the directory is synced last. Every failure is
+a `FileError` that names the path: the system's own error names none when a write or a sync fails.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import BinaryIO
 
 from protperf.errors import FileError
 
-_AT_ONCE = 1 << 24
-"""Bytes handed to one write; the system takes no more than 2 GiB."""
+_MAX_WRITE_BYTES = 1 << 24
+"""Bytes passed to one write call; the system takes at most 2 GiB."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""What file systems without locks answer, such as Lustre mounted without them."""
+"""Error numbers of file systems without locks, such as Lustre mounted without them."""
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems answer that have nothing to sync in a directory."""
+"""Error numbers of file systems that do not sync directories."""
 
 
 @contextlib.contextmanager
 def named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the system's errors into a `FileError` that names a path."""
+    """Turn errors of the system into a `FileError` that names the path."""
     try:
         yield
     except FileError:
@@ -37,9 +37,9 @@ def named(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old contents or the new, never a part.
+    """Write a file so that a reader finds either the old contents or the new, never a part of them.
 
-    The caller is the only writer: what an interrupted call left beside is removed.
+    The caller must be the only writer: the temporary file of an interrupted call is removed.
     """
     partial = stage_file(path, data)
     with named(path):
@@ -53,7 +53,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def stage_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> Path:
-    """Write and sync what `path` will hold, or what writes it, as `.tmp-NAME` beside it; the caller renames it."""
+    """Write and sync the future contents of `path` as `.tmp-NAME` in its directory; the caller renames it.
+
+    `data` is the contents, or a function that writes them to a stream.
+    """
     partial = staging_name(path)
     try:
         with named(partial):
@@ -67,12 +70,12 @@ def stage_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> Path:
 
 
 def staging_name(path: Path) -> Path:
-    """Where `stage_file` writes."""
+    """The temporary path that `stage_file` writes to."""
     return path.with_name(f".tmp-{path.name}")
 
 
 def write_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
-    """Write and sync a file that must not exist; it gets the permissions that any new file gets."""
+    """Write and sync a file that must not exist yet; it gets the permissions of any new file."""
     with named(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -87,22 +90,22 @@ def write_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
 
 
 def write_at(descriptor: int, data: bytes, position: int) -> None:
-    """Write all of `data` at a position in bytes; the system may take it in parts."""
+    """Write all of `data` at a position in bytes; the system may accept it in parts."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(descriptor, view[:_AT_ONCE], position)
+        written = os.pwrite(descriptor, view[:_MAX_WRITE_BYTES], position)
         position, view = position + written, view[written:]
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data` where the descriptor stands."""
+    """Write all of `data` at the current position of the descriptor."""
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view[:_AT_ONCE]) :]
+        view = view[os.write(descriptor, view[:_MAX_WRITE_BYTES]) :]
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file, which is made where it is not there; not synced."""
+    """Append to a file, which is created if it is missing. Not synced."""
     with named(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
@@ -112,7 +115,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the contents of a file safe."""
+    """Make the contents of a file durable."""
     with named(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -122,7 +125,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make safe which names a directory holds."""
+    """Make the entries of a directory durable."""
     with named(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -135,7 +138,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, each safe in the one that holds it."""
+    """Create a directory and its missing parents; each is durable before the next is created."""
     missing = []
     place = Path(os.path.abspath(path))
     while not place.exists():
@@ -148,7 +151,7 @@ def make_directory(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole directory, if it is there."""
+    """Remove a file, a link or a whole directory, if it exists."""
     with named(path):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
