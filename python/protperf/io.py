@@ -1,8 +1,9 @@
 """Read protein sequences: FASTA and tables, plain or compressed, into token arrays.
 
-The scanner is Rust (`protperf._native`); here its bytes become NumPy arrays and its records Python objects. Memory
-stays bounded by the batch size and the longest record. A file is read exactly or refused with the line and column of
-its first fault; whatever the residue policy mends is flagged. NumPy is imported when the first batch is made.
+The scanner is Rust (`protperf._native`); this module turns its bytes into NumPy arrays and its records into Python
+objects. Memory is bounded by the batch size and the longest record. A file is read exactly, or refused with the line
+and column of its first fault; every record that the residue policy mends has a flag. NumPy is imported when the first
+batch is made.
 """
 
 from __future__ import annotations
@@ -42,16 +43,27 @@ VOCABULARY: tuple[str, ...] = _native.vocabulary()
 """How each token is written, by id. Ids never change: checkpoints store them."""
 
 FLAGS: dict[str, int] = _native.fasta_flags()
-"""Bit of each peculiarity that a record may have, by name, in bit order."""
+"""Bit of each flag that a record may have, by name, in bit order.
+
+- `trailing_stop`: one or more `*` at the end were dropped.
+- `internal_stop`: a `*` with residues after it became X.
+- `gaps`: `-` or `.` were dropped.
+- `lower_case`: lower-case letters were upper-cased.
+- `ambiguous`: B, Z, J or X, or a stop that became X.
+- `empty`: no residues.
+- `no_id`: the header has no first word.
+- `nucleotides`: over 50 residues, all of them ACGTUN.
+- `latin1_header`: the header is not UTF-8 and was decoded as Latin-1.
+"""
 
 BATCH_BYTES = 4 << 20
-"""A batch is handed out once its records hold this many bytes (residues and headers)."""
+"""Default size of a batch: it is returned once its records hold this many bytes (residues and headers)."""
 
 _LETTERS = bytes(ord(name) if len(name) == 1 else 0 for name in VOCABULARY).ljust(256, b"\0")
 
 
 class Rejection(NamedTuple):
-    """A record that `residues="skip"` left out: place among all records, id, position of the fault, and its kind."""
+    """A record that `residues="skip"` left out: place among all records, id, position of the fault, and the reason."""
 
     n: int
     id: str
@@ -64,13 +76,13 @@ class Rejection(NamedTuple):
 class Batch:
     """Consecutive records of one input.
 
-    Shapes, for R records with T residues in all: `tokens` [T] uint8, indices into `VOCABULARY`; `offsets` [R+1] int64,
-    where record r holds `tokens[offsets[r]:offsets[r + 1]]`; `lengths` [R] int64; `ordinals` [R] int64, the place of
-    each record among all records of all inputs, rejected ones included; `lines` [R] int64, the line of its header;
-    `flags` [R] uint16, bits of `FLAGS`. The arrays are read-only.
+    Shapes, for R records with T residues in total: `tokens` [T] uint8, indices into `VOCABULARY`; `offsets` [R+1]
+    int64, where record r holds `tokens[offsets[r]:offsets[r + 1]]`; `lengths` [R] int64; `ordinals` [R] int64, the
+    place of each record among all records of all inputs, rejected ones included; `lines` [R] int64, the line of its
+    header; `flags` [R] uint16, bits of `FLAGS`. The arrays are read-only.
 
     `ids` are the first words of the headers and need not be distinct; `descriptions` are the rest. `rejected` lists
-    what `residues="skip"` left out between these records.
+    the records that `residues="skip"` left out between these records.
     """
 
     path: str
@@ -121,8 +133,9 @@ class Record:
 class Summary:
     """Counts over the inputs that were read to their end.
 
-    `flagged` counts records by flag name; `notes` are remarks without weight (a byte order mark, comment lines),
-    `warnings` those that deserve an eye (nucleotides, an empty file). Each names its path.
+    `flagged` counts records by flag name. `notes` say what was dropped as being no part of a sequence (a byte order
+    mark, comment lines, the first line and the annotation of an A3M file), `warnings` what may be a mistake
+    (nucleotides, an empty file). Each names its path.
     """
 
     records: int
@@ -135,7 +148,7 @@ class Summary:
 
 
 class Reader(Iterator[Batch]):
-    """Iterates over the batches of its inputs, in their order; `read_tokens` makes one."""
+    """Iterates over the batches of its inputs, in their order; `read_tokens` returns one."""
 
     def __init__(self, native: _native.FastaReader) -> None:
         self._reader = native
@@ -172,7 +185,7 @@ class Reader(Iterator[Batch]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The summary's warnings, and a line that counts what `residues="skip"` left out so far and names the first."""
+        """The summary's warnings, and a line that counts the records left out so far and names the first."""
         summary = self.summary
         if not self._first_rejected:
             return summary.warnings
@@ -194,25 +207,28 @@ def read_tokens(
     """Read sequence files into packed token arrays, batch by batch.
 
     Args:
-        paths: one path or several; `-` is standard input. FASTA, plain or compressed by gzip, zstd, xz or bzip2, told
-            by content; all members of a compressed file are read. A2M and A3M count as FASTA with gaps.
-        residues: `map` mends and flags what can be mended without guessing and raises at the rest; `strict` takes the
-            twenty, U, O and X only; `skip` leaves out records that it would have to mend, and counts them.
+        paths: one path or several; `-` is standard input. FASTA, plain or compressed by gzip, zstd, xz or bzip2, which
+            is recognised by content; all members of a compressed file are read. A2M and A3M are read as FASTA with
+            gaps: a first line that starts with `#`, and records that annotate the alignment (`ss_dssp`, `ss_pred`,
+            `ss_conf`, `sa_dssp`), are left out and noted.
+        residues: `map` mends and flags what can be mended without guessing, and raises an error for the rest; `strict`
+            accepts the twenty, U, O and X only, and headers in UTF-8; `skip` leaves out records that it would have to
+            mend, and counts them. Spaces and tabs in sequence lines are dropped under each.
         seq_col: the files are tables (CSV or TSV, whose first row names the columns) with their sequences in this
             column. The separator is a tab where the first row has one, else a comma, else a semicolon.
-        id_col: the column of ids, read as the header of a FASTA record is; default: the column `id`, and where there
-            is none, the record's `n`.
-        first_n: `n` of the first record, for inputs that go on where others ended.
-        batch_bytes: a batch is handed out once its records hold this many bytes; a record is never divided.
-        memory_map: map plain files instead of reading them. If another process shortens such a file meanwhile, this
-            one is ended by the system.
+        id_col: the column of ids, read like the header of a FASTA record; default: the column `id`, or the record's
+            `n` where there is no such column.
+        first_n: `n` of the first record, for inputs that continue others.
+        batch_bytes: a batch is returned once its records hold this many bytes; a record is never divided.
+        memory_map: map plain files instead of reading them. If another process shortens such a file in the meantime,
+            the system kills this process (SIGBUS).
 
     Raises:
-        FastaError: not FASTA or no such table, a fault under the policy, or compressed data that is cut short or
-            corrupt; the message begins with path, line and column. Records before the fault are handed out first.
+        FastaError: neither FASTA nor such a table, a fault under the policy, or compressed data that is cut short or
+            corrupt; the message starts with path, line and column. Records before the fault are returned first.
         FileError: missing (also a `FileNotFoundError`), unreadable, a directory, or changed while it was read.
-        ConfigError: an unknown policy, names of columns that cannot be, or standard input named twice.
-        DtypeError: a name that is no text.
+        ConfigError: an unknown policy, impossible names of columns, or standard input named twice.
+        DtypeError: a column's name that is not text.
     """
     check_columns(seq_col, id_col)
     single = isinstance(paths, (str, os.PathLike))
@@ -232,8 +248,8 @@ def check_columns(seq_col: str | None, id_col: str | None) -> None:
     """Check the names of a table's columns.
 
     Raises:
-        ConfigError: ids without sequences or the same column for both, or a name that is no UTF-8.
-        DtypeError: a name that is no text.
+        ConfigError: a column of ids without one of sequences, the same column for both, or a name that is not UTF-8.
+        DtypeError: a name that is not text.
     """
     for argument, name in (("seq_col", seq_col), ("id_col", id_col)):
         if name is None:
@@ -241,7 +257,7 @@ def check_columns(seq_col: str | None, id_col: str | None) -> None:
         if not isinstance(name, str):
             raise DtypeError(f"{argument} is a {type(name).__name__}; give the name of a column as text")
         if not name.isascii() and name.encode(errors="replace").decode() != name:
-            raise ConfigError(f"{argument} is {name!r}, which is no UTF-8; no column has such a name")
+            raise ConfigError(f"{argument} is {name!r}, which is not UTF-8; no column has such a name")
     if id_col is not None and seq_col is None:
         raise ConfigError(f"id_col is {id_col!r} but seq_col is missing; it names the table's column of sequences")
     if id_col is not None and id_col == seq_col:
@@ -260,20 +276,20 @@ def encode(sequence: str, *, residues: str = "map", name: str = "<sequence>") ->
     """Tokens [L] uint8 and flags of one sequence without header, under the policy that files are read with.
 
     Args:
-        name: what an error calls the sequence, in the place of a path.
+        name: the name of the sequence in an error, in the place of a path.
 
     Raises:
-        FastaError: a fault under the policy, `skip` included: there is no other record to go on with. The column
-            counts bytes from 1; the sequence itself stays out of the message.
-        OutOfMemory: no room for a copy of the sequence.
+        FastaError: a fault under the policy, also under `skip`: there is no other record to continue with. The column
+            counts bytes from 1; the message does not show the sequence.
+        OutOfMemory: not enough memory for a copy of the sequence.
     """
     import numpy as np
 
     try:
-        # A lone surrogate has no place in UTF-8; so it is a byte at fault like any other.
+        # UTF-8 has no lone surrogates; passed on as bytes, they are faults like any other byte.
         data = str.encode(sequence, "utf-8", "surrogatepass")
     except MemoryError as error:
-        raise OutOfMemory(f"the interpreter has no room for the {len(sequence)} letters of a sequence") from error
+        raise OutOfMemory(f"not enough memory for the {len(sequence)} letters of a sequence") from error
     tokens, flags = _native.scan_sequence(data, residues=residues, name=name)
     return np.frombuffer(tokens, dtype=np.uint8), flags
 
@@ -282,12 +298,12 @@ def decode(tokens: NDArray[np.uint8] | bytes) -> str:
     """The letters of residue tokens.
 
     Raises:
-        ValueError: a token that is no residue, such as mask.
+        ValueError: a token that is not a residue, such as mask.
     """
     letters = bytes(tokens).translate(_LETTERS)
     if b"\0" in letters:
         index = letters.index(b"\0")
-        raise ValueError(f"token {bytes(tokens)[index]} at index {index} is no residue; decode takes 3 to 28")
+        raise ValueError(f"token {bytes(tokens)[index]} at index {index} is not a residue; decode takes 3 to 28")
     return letters.decode("ascii")
 
 

@@ -18,7 +18,7 @@ UNIT = "ACDEFGHIKLMNPQRSTVWY"
 
 
 def cut(kind: str) -> tuple[Row, ...]:
-    """A fault of the data, before which the records may come out as far as the decoder got."""
+    """A fault of the data; the records before it may come out as far as the decoder got."""
     return (*BOTH, broken(kind))
 
 
@@ -43,7 +43,7 @@ def member(data: bytes, flags: int, fields: bytes) -> bytes:
 
 
 def bgzf(data: bytes) -> bytes:
-    """A block as bgzip writes it: a member that tells its own length in an extra field."""
+    """A block as bgzip writes it: a member that states its own length in an extra field."""
     length = len(member(data, 4, b"\x06\x00BC\x02\x00\x00\x00")) - 1
     return member(data, 4, struct.pack("<HccHH", 6, b"B", b"C", 2, length))
 

@@ -1,4 +1,4 @@
-"""What is no FASTA, or nothing."""
+"""Files that are not FASTA, or empty."""
 
 import struct
 
@@ -24,11 +24,11 @@ BEFORE = [
     other("text_second_line.fasta", b"\n  my proteins\n>a\nMKTAYIAKQR\n", TEXT, 2, 3),
     other("text_after_comment.fasta", b";x\nMK\n>a\nMKTAYIAKQR\n", TEXT, 2),
     other("space_before_mark.fasta", b" >a\nMKTAYIAKQR\n", TEXT, 1, 2),
-    other("tab_before_mark.fasta", b"\t>a\nMKTAYIAKQR\n", TEXT),
+    other("tab_before_mark.fasta", b"\t>a\nMKTAYIAKQR\n", TEXT, 1, 2),
+    other("tab_before_table.fasta", b"\tid\tseq\n1\ta\tMK\n", "format:a CSV or TSV table", 1, 2),
     other("raw_sequence.fasta", b"MKTAYIAKQR\nGSHWLEDVNC\n", TEXT),
     other("raw_sequence_no_newline.fasta", b"M", TEXT),
     other("prose_with_commas.fasta", b"Proteins, mostly small, of today\n>a\nMK\n", TEXT),
-    other("hash_line.fasta", b"#101\t1\n>a\nMK\n", TEXT),
     other("one_number.fasta", b"  12 \n>a\nMK\n", TEXT, column=3),
     other("quoted_mark.fasta", b'">a"\n"MK"\n', TEXT),
     other("long_text.fasta", b"x" * 70000, TEXT),

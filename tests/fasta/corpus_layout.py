@@ -1,4 +1,4 @@
-"""Lines, headers, blanks and comments."""
+"""Lines, headers, blanks, comments, and what alignments hold in addition to their rows."""
 
 from corpus_case import Case, err, mended, rec, refused, reject, same
 
@@ -13,6 +13,13 @@ def empty(
     row = rec(who, "", *flags, about=about)
     strict = (*rows, err(line, 1, "empty"))
     return mended(name, content, *rows, row, strict=strict, skip=(*rows, reject(who, line, 1, "empty")))
+
+
+def latin1(name: str, header: bytes, who: str, *flags: str, about: str = "", at: int) -> Case:
+    """A header that is not UTF-8: `map` decodes it."""
+    row = rec(who, "MK", *flags, "latin1_header", about=about)
+    refusal = (reject(who, 1, at, "header_encoding"),)
+    return mended(name, header + b"MK\n", row, strict=(err(1, at, "header_encoding"),), skip=refusal)
 
 
 LINES = [
@@ -48,6 +55,12 @@ LINES = [
     same("spaces_line.fasta", b">a\nMKTAY\n    \nIAKQR\n", rec("a", A)),
     same("leading_space.fasta", b">a\n  MKTAY\n IAKQR\n", rec("a", A)),
     same("trailing_space.fasta", b">a\nMKTAY  \nIAKQR \n", rec("a", A)),
+    same("tabs_first.fasta", b"\t\n \t\n>a\nMKTAYIAKQR\n", rec("a", A)),
+    same("tabs_line.fasta", b">a\nMKTAY\n\t\t\nIAKQR\n", rec("a", A)),
+    same("leading_tab.fasta", b">a\n\tMKTAY\n \tIAKQR\n", rec("a", A)),
+    same("trailing_tab.fasta", b">a\nMKTAY\t\nIAKQR\t\t", rec("a", A)),
+    same("trailing_tab_crlf.fasta", b">a\r\nMKTAY\t\r\nIAKQR\t\r\n>b\t\r\nGSHWLEDVNC\r\n", rec("a", A), rec("b", B)),
+    same("tab_inside.fasta", b">a\nMKTAY\tIAKQR\n", rec("a", A)),
     same("grouped_by_five.fasta", b">a\nMKTAY IAKQR\n", rec("a", A)),
 ]
 
@@ -115,14 +128,30 @@ HEADERS = [
     same("line_separator_in_header.fasta", ">a one\u2028two\nMKTAYIAKQR\n".encode(), rec("a", A, about="one\u2028two")),
     same("next_line_in_header.fasta", ">a one\u0085two\nMKTAYIAKQR\n".encode(), rec("a", A, about="one\u0085two")),
     same("no_break_space_in_id.fasta", ">a\u00a0b c\nMKTAYIAKQR\n".encode(), rec("a\u00a0b", A, about="c")),
-    refused(
+    mended(
         "latin1_header.fasta",
         b">ok\nMK\n>bad caf\xe9\nMK\n>c\nML\n",
-        err(3, 9, "header_encoding"),
-        before=(rec("ok", "MK"),),
-        after=(rec("c", "ML"),),
+        rec("ok", "MK"),
+        rec("bad", "MK", "latin1_header", about="caf\u00e9"),
+        rec("c", "ML"),
+        strict=(rec("ok", "MK"), err(3, 9, "header_encoding")),
+        skip=(rec("ok", "MK"), reject("bad", 3, 9, "header_encoding"), rec("c", "ML")),
     ),
-    refused("cut_utf8_header.fasta", b">bad \xc3\nMK\n", err(1, 6, "header_encoding")),
+    latin1("latin1_id.fasta", b">\xc5ngstr\xf6m\n", "\u00c5ngstr\u00f6m", at=2),
+    latin1("latin1_no_id.fasta", b"> \x01\xe9\n", "", "no_id", about="\x01\u00e9", at=4),
+    latin1("latin1_c1_control.fasta", b">bad a\x85b\x80\n", "bad", about="a\x85b\x80", at=7),
+    latin1("latin1_no_break_space.fasta", b">bad\xa0a b\n", "bad\u00a0a", about="b", at=5),
+    latin1("cut_utf8_header.fasta", b">bad \xc3\n", "bad", about="\u00c3", at=6),
+    latin1("utf8_and_latin1_header.fasta", b">bad \xc3\xa9 \xe9\n", "bad", about="\u00c3\u00a9 \u00e9", at=9),
+    latin1("overlong_utf8_header.fasta", b">bad \xc0\xaf\n", "bad", about="\u00c0\u00af", at=6),
+    latin1("surrogate_header.fasta", b">bad \xed\xa0\x80\n", "bad", about="\u00ed\u00a0\x80", at=6),
+    Case(
+        "latin1_and_control_header.fasta",
+        b">bad \x1b\xe9\nMK\n",
+        (err(1, 6, "header_control"),),
+        (err(1, 7, "header_encoding"),),
+        (reject("bad", 1, 7, "header_encoding"),),
+    ),
     refused("nul_in_header.fasta", b">bad o\x00ne\nMK\n>c\nML\n", err(1, 7, "header_control"), after=(rec("c", "ML"),)),
     refused("escape_in_header.fasta", b">bad \x1b[31mred\nMK\n", err(1, 6, "header_control")),
     refused("delete_in_header.fasta", b">bad x\x7f\nMK\n", err(1, 7, "header_control")),
@@ -153,8 +182,58 @@ MARKS = [
     same("bom_only.fasta", BOM, err(1, 1, "no_record")),
     same("bom_twice.fasta", BOM + BOM + b">a\nMK\n", err(1, 1, "text_before_header")),
     same("bom_cut.fasta", BOM[:2], err(1, 1, "text_before_header")),
-    refused("bom_then_fault.fasta", BOM + b">bad \xe9\nMK\n", err(1, 6, "header_encoding")),
+    refused("bom_then_fault.fasta", BOM + b">bad \x1b\nMK\n", err(1, 6, "header_control")),
+    latin1("bom_then_latin1.fasta", BOM + b">bad \xe9\n", "bad", about="\u00e9", at=6),
     refused("bom_of_second_file.fasta", b">bad\nMK\n" + BOM + b">b\nML\n", err(3, 1, "invalid_byte")),
 ]
 
-CASES = [*LINES, *HEADERS, *COMMENTS, *MARKS]
+A3M = b">a\nMK-v\n"
+ROW = rec("a", "MKV", "gaps", "lower_case")
+FAULT = (err(3, 3, "gap"),)
+LEFT_OUT = (reject("a", 3, 3, "gap"),)
+ALIKE = (rec("ss_predicted", "MK"), rec("ss_", "ML"), rec("SS_PRED", "MN"))
+ANNOTATION = b">ss_pred PSIPRED\nCCHHE\n>ss_conf\n98765\n"
+
+ALIGNMENTS = [
+    mended("a3m_line.a3m", b"#A3M#\n" + A3M, ROW, strict=FAULT, skip=LEFT_OUT),
+    mended("colabfold.a3m", b"#101,98\t1,2\n" + A3M, ROW, strict=FAULT, skip=LEFT_OUT),
+    same("hh_suite_name.a3m", b"#cl|A0A|1 Some cluster\r\n>a\r\nMK\r\n", rec("a", "MK")),
+    same("hash_alone.a3m", b"#\n>a\nMK\n", rec("a", "MK")),
+    same("hash_and_tab.fasta", b"#a\tb\n>a\nMK\n", rec("a", "MK")),
+    same("hash_after_blank.a3m", b"\n  \n;x\n#A3M#\n>a\nMK\n", rec("a", "MK")),
+    same("hash_after_mark.a3m", BOM + b"#A3M#\n>a\nMK\n", rec("a", "MK")),
+    same("hash_long.a3m", b"#" + b"12,34;" * 2000 + b"\t1,1\n>a\nMK\n", rec("a", "MK")),
+    same("hash_twice.a3m", b"#A3M#\n#more\n>a\nMK\n", err(2, 1, "text_before_header")),
+    same("hash_then_text.a3m", b"#A3M#\nMK\n>a\nMK\n", err(2, 1, "text_before_header")),
+    same("hash_indented.a3m", b" #A3M#\n>a\nMK\n", err(1, 2, "text_before_header")),
+    same("hash_only.a3m", b"#A3M#\n", err(1, 1, "no_record")),
+    same("hash_binary.a3m", b"#A3M#\x00\n>a\nMK\n", err(1, 1, "format:binary data")),
+    refused("hash_later.a3m", b">bad\nMK\n#A3M#\n>b\nML\n", err(3, 1, "invalid_byte"), after=(rec("b", "ML"),)),
+    same(
+        "annotation_first.a3m", b">ss_dssp\nC-HE\n" + ANNOTATION + b">a\nMK\n>b\nML\n", rec("a", "MK"), rec("b", "ML")
+    ),
+    same(
+        "annotation_between.a3m",
+        b">a\nMK\n" + ANNOTATION + b">sa_dssp\nABCDE\n>b\nML\n",
+        rec("a", "MK"),
+        rec("b", "ML"),
+    ),
+    same("annotation_last.a3m", b">a\nMK\n>ss_conf\n0123", rec("a", "MK")),
+    same("annotation_empty.a3m", b">ss_pred\n>a\nMK\n", rec("a", "MK")),
+    same("annotation_only.a3m", b">ss_pred\nHHH\n"),
+    same("annotation_any_bytes.a3m", b">ss_pred\n\x00\xff>x\n;y\n\n>a\nMK\n", rec("a", "MK")),
+    same("annotation_after_space.a3m", b"> \tss_pred x\nHHH\n>a\nMK\n", rec("a", "MK")),
+    same("annotation_crlf.a3m", b">ss_pred\r\nHHH\r\n>a\r\nMK\r\n", rec("a", "MK")),
+    same("annotation_alike.a3m", b">ss_predicted\nMK\n>ss_\nML\n>SS_PRED\nMN\n", *ALIKE),
+    refused("annotation_then_fault.a3m", ANNOTATION + b">bad\nM1\n", err(6, 2, "invalid_byte")),
+    mended(
+        "annotation_latin1.a3m",
+        b">ok\nMK\n>ss_pred \xe9\nHHH\n",
+        rec("ok", "MK"),
+        strict=(rec("ok", "MK"), err(3, 10, "header_encoding")),
+        skip=(rec("ok", "MK"), reject("ss_pred", 3, 10, "header_encoding")),
+    ),
+    refused("colabfold_nul.a3m", b"#5\t1\n>bad\nMKTAY\n\x00", err(4, 1, "invalid_byte")),
+]
+
+CASES = [*LINES, *HEADERS, *COMMENTS, *MARKS, *ALIGNMENTS]

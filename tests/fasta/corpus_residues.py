@@ -30,7 +30,7 @@ STOPS = [
     same("trailing_stop_no_newline.fasta", b">a\nMKTAYIAKQR*", rec("a", A, "trailing_stop")),
     same("two_trailing_stops.fasta", b">a\nMKTAYIAKQR**\n", rec("a", A, "trailing_stop")),
     same("stop_on_own_line.fasta", b">a\nMKTAYIAKQR\n*\n>b\nMK\n", rec("a", A, "trailing_stop"), rec("b", "MK")),
-    same("stop_then_blanks.fasta", b">a\nMKTAYIAKQR*  \n\n  \n", rec("a", A, "trailing_stop")),
+    same("stop_then_blanks.fasta", b">a\nMKTAYIAKQR*  \n\n \t\n", rec("a", A, "trailing_stop")),
     same("stop_then_comment.fasta", b">a\nMKTAYIAKQR*\n;x\n", rec("a", A, "trailing_stop")),
     narrow(
         "internal_stop.fasta",
@@ -125,10 +125,10 @@ def bad(name: str, what: bytes, kind: str = "invalid_byte") -> Case:
 
 BYTES = [
     bad("digit.fasta", b"7"),
+    refused("fault_after_tab.fasta", b">bad\n\tMKT\t?\n", err(2, 6, "invalid_byte")),
     refused("numbered_lines.fasta", b">bad\n        1 MKTAY IAKQR\n       61 GSHW\n", err(2, 9, "invalid_byte")),
     bad("nul.fasta", b"\x00"),
     bad("escape.fasta", b"\x1b"),
-    bad("tab.fasta", b"\t"),
     bad("form_feed.fasta", b"\x0c"),
     bad("vertical_tab.fasta", b"\x0b"),
     bad("delete.fasta", b"\x7f"),

@@ -1,9 +1,9 @@
 """Write the FASTA corpus: small synthetic files and the outcome that each must have.
 
-    python tests/fasta/make_corpus.py            # writes files/ and cases.tsv beside this script
+    python tests/fasta/make_corpus.py            # writes files/ and cases.tsv next to this script
 
 Outcomes are written by hand from the residue policy and the verdicts on formats, never by running a reader.
-`cases.tsv` has one line a record, rejection or error: file, policy, what, and
+`cases.tsv` has one line per record, rejection or error: file, policy, what, and
 
     record  id  description  sequence  flags
     reject  id  line:column  kind
@@ -11,9 +11,9 @@ Outcomes are written by hand from the residue policy and the verdicts on formats
     end
 
 Fields escape backslash, tab, newline and control bytes as \\xHH. A field `UNIT*COUNT` stands for a repetition, and so
-does `record*COUNT`; in `reject*COUNT` each is one line below the one before. An error with `-` for its place is one of
-the compressed data: of the records above it as many come out as the decoder reached.
-Needs the zstd tool for the few files of that format.
+does `record*COUNT`; in `reject*COUNT` each rejection is one line below the one before. An error with `-` as its
+place is a fault of the compressed data: the records above it come out as far as the decoder got.
+The script needs the zstd tool for the few files of that format.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HERE = pathlib.Path(__file__).parent
 def all_cases() -> list[Case]:
     cases = [*corpus_layout.CASES, *corpus_formats.CASES, *corpus_residues.CASES, *corpus_archives.cases(zstd)]
     names = [case.name for case in cases]
-    assert len(names) == len(set(names)), "two files have one name"
+    assert len(names) == len(set(names)), "two files have the same name"
     return cases
 
 

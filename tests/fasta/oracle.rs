@@ -1,9 +1,9 @@
-//! The scanner's verdict in plain terms, and a reader to compare it with: all of the input in memory, nothing fast.
+//! The scanner's verdict in plain terms, and a naive reader to compare it with, which holds the whole input in memory.
 
 use protperf_core::alphabet::letter_of;
 use protperf_core::fasta::{Batch, FastaError, ResiduePolicy, Scanner, flag};
 
-/// What an input comes to: per record (or rejection) a header or place, the letters, and the flags.
+/// What is read from an input: records with their letters and flags, rejections and an error with their places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     Record { ordinal: u64, header: String, letters: String, flags: u16 },
@@ -11,12 +11,12 @@ pub enum Item {
     Error { line: u64, column: u64 },
 }
 
-/// What the scanner makes of the input when it is cut at these places (modulo its length).
+/// What the scanner reads when the input is cut at these places (modulo its length).
 pub fn scanned(data: &[u8], policy: ResiduePolicy, cuts: &[usize]) -> Vec<Item> {
     scanned_by(Scanner::new(policy), data, cuts)
 }
 
-/// What a scanner makes of the input when it is cut at these places.
+/// What a given scanner reads when the input is cut at these places.
 pub fn scanned_by(mut scanner: Scanner, data: &[u8], cuts: &[usize]) -> Vec<Item> {
     let mut items = Vec::new();
     let outcome = pieces(data, cuts).try_for_each(|piece| {
@@ -62,33 +62,38 @@ pub fn items_of(batch: Batch) -> impl Iterator<Item = Item> {
 /// Lines with their numbers.
 type Lines = Vec<(usize, String)>;
 
-/// The reader that anyone would write with all of the input in memory: lines first, then records, then residues.
+/// The reader that anyone would write with the whole input in memory: lines first, then records, then residues.
 pub fn naive(data: &[u8], policy: ResiduePolicy) -> Vec<Item> {
     let content = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
     let text: String = content.iter().map(|&byte| byte as char).collect();
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut records: Vec<(usize, String, Lines)> = Vec::new();
+    let mut has_alignment_line = false;
     for (index, line) in text.split('\n').enumerate().filter(|(_, line)| !line.starts_with(';')) {
         match (line.strip_prefix('>'), records.last_mut()) {
             (Some(header), _) => records.push((index + 1, header.into(), Vec::new())),
             (None, Some((.., lines))) => lines.push((index + 1, line.into())),
-            (None, None) => match line.find(|c| c != ' ') {
+            (None, None) if line.starts_with('#') && !has_alignment_line => has_alignment_line = true,
+            (None, None) => match line.find(|c| c != ' ' && c != '\t') {
                 None => {}
                 Some(at) => return vec![Item::Error { line: index as u64 + 1, column: at as u64 + 1 }],
             },
         }
     }
     let mut items = Vec::new();
-    for (ordinal, (line, header, lines)) in records.iter().enumerate() {
-        let ordinal = ordinal as u64;
-        items.push(match naive_record(*line, header, lines, policy) {
-            Ok((letters, flags)) => {
-                let header = String::from_utf8(header.chars().map(|c| c as u8).collect()).unwrap();
-                let words = header.trim_matches([' ', '\t']);
-                let has_id = !words.is_empty() && !words.starts_with('\x01');
-                let flags = if has_id { flags } else { flags | flag::NO_ID };
-                Item::Record { ordinal, header, letters, flags }
-            }
+    for (line, header, lines) in &records {
+        let ordinal = items.len() as u64;
+        let bytes: Vec<u8> = header.chars().map(|c| c as u8).collect();
+        let header = naive_header(&bytes, policy).map_err(|at| (*line, at + 2));
+        if header.as_ref().is_ok_and(|(header, _)| is_annotation(header)) {
+            continue;
+        }
+        let record = header.and_then(|(header, header_flags)| {
+            let (letters, flags) = naive_record(*line, lines, policy)?;
+            Ok(Item::Record { ordinal, header, letters, flags: flags | header_flags })
+        });
+        items.push(match record {
+            Ok(record) => record,
             Err((line, column)) if policy == ResiduePolicy::Skip => {
                 Item::Rejected { ordinal, line: line as u64, column: column as u64 }
             }
@@ -98,10 +103,34 @@ pub fn naive(data: &[u8], policy: ResiduePolicy) -> Vec<Item> {
             }
         });
     }
-    match (items.is_empty(), data.is_empty()) {
+    match (records.is_empty(), data.is_empty()) {
         (true, false) => vec![Item::Error { line: 1, column: 1 }],
         _ => items,
     }
+}
+
+/// A header as text and its flags, or the index of the byte at fault.
+pub fn naive_header(bytes: &[u8], policy: ResiduePolicy) -> Result<(String, u16), usize> {
+    let utf8 = String::from_utf8(bytes.to_vec());
+    let flags = if utf8.is_ok() { 0 } else { flag::LATIN1_HEADER };
+    let header = match utf8 {
+        Ok(text) => text,
+        Err(_) if policy == ResiduePolicy::Map => bytes.iter().map(|&byte| byte as char).collect(),
+        Err(error) => return Err(error.utf8_error().valid_up_to()),
+    };
+    if let Some(at) = bytes.iter().position(|&byte| (byte < 32 && byte != 1 && byte != b'\t') || byte == 127) {
+        return Err(at);
+    }
+    let words = header.trim_matches([' ', '\t']);
+    let has_id = !words.is_empty() && !words.starts_with('\x01');
+    Ok((header, if has_id { flags } else { flags | flag::NO_ID }))
+}
+
+/// Whether HH-suite writes annotation of an alignment under this header.
+fn is_annotation(header: &str) -> bool {
+    let id = header.split([' ', '\t', '\x01']).find(|word| !word.is_empty());
+    let starts_with_id = id.is_some_and(|id| header.trim_start_matches([' ', '\t']).starts_with(id));
+    starts_with_id && ["ss_dssp", "ss_pred", "ss_conf", "sa_dssp"].contains(&id.unwrap())
 }
 
 /// The same for one sequence without header, where no line is a header or a comment: letters and flags, or line and
@@ -110,10 +139,10 @@ pub fn naive_sequence(data: &[u8], policy: ResiduePolicy) -> Result<(String, u16
     let text: String = data.iter().map(|&byte| byte as char).collect();
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let lines: Lines = text.split('\n').enumerate().map(|(index, line)| (index + 1, line.into())).collect();
-    naive_record(1, "", &lines, policy)
+    naive_record(1, &lines, policy)
 }
 
-/// What a scanner makes of one sequence without header that is cut at these places.
+/// What a scanner reads of one sequence without header that is cut at these places.
 pub fn scanned_sequence(data: &[u8], policy: ResiduePolicy, cuts: &[usize]) -> Result<(String, u16), (usize, usize)> {
     let mut scanner = Scanner::of_sequence(policy);
     let outcome = pieces(data, cuts).try_for_each(|piece| scanner.push(piece)).and_then(|()| scanner.finish());
@@ -132,18 +161,10 @@ pub fn scanned_sequence(data: &[u8], policy: ResiduePolicy, cuts: &[usize]) -> R
 /// Letters and flags of one record, or line and column of its first fault.
 pub(super) fn naive_record(
     line: usize,
-    header: &str,
     lines: &[(usize, String)],
     policy: ResiduePolicy,
 ) -> Result<(String, u16), (usize, usize)> {
     let maps = policy == ResiduePolicy::Map;
-    let bytes: Vec<u8> = header.chars().map(|c| c as u8).collect();
-    if let Err(error) = std::str::from_utf8(&bytes) {
-        return Err((line, error.valid_up_to() + 2));
-    }
-    if let Some(at) = bytes.iter().position(|&b| (b < 32 && b != 1 && b != b'\t') || b == 127) {
-        return Err((line, at + 2));
-    }
     let mut letters = String::new();
     let places = lines.iter().flat_map(|(line, text)| text.chars().enumerate().map(move |(at, c)| (*line, at + 1, c)));
     let places: Vec<(usize, usize, char)> = places.collect();
@@ -153,7 +174,7 @@ pub(super) fn naive_record(
     for (index, &(line, column, c)) in places.iter().enumerate() {
         let upper = c.to_ascii_uppercase();
         let refused = match c {
-            ' ' => continue,
+            ' ' | '\t' => continue,
             '*' if last.is_none_or(|last| index > last) => continue,
             '*' => {
                 first_stop.get_or_insert((line, column));

@@ -1,8 +1,8 @@
-//! The reader of tables that anyone would write with all of the input in memory: rows first, then records.
+//! The reader of tables that anyone would write with the whole input in memory: rows first, then records.
 
-use protperf_core::fasta::{Columns, ResiduePolicy, flag};
+use protperf_core::fasta::{Columns, ResiduePolicy};
 
-use super::oracle::{Item, naive_record};
+use super::oracle::{Item, naive_header, naive_record};
 
 type Place = (usize, usize);
 
@@ -77,33 +77,28 @@ fn record_of(
     ordinal: u64,
     policy: ResiduePolicy,
 ) -> Result<Item, Place> {
-    let mut header = ordinal.to_string();
-    if let Some(field) = id {
-        let (line, column) = inside(field);
-        header =
-            String::from_utf8(field.text.clone()).map_err(|error| (line, column + error.utf8_error().valid_up_to()))?;
-        let control = |byte: u8| (byte < 32 && byte != 1 && byte != b'\t') || byte == 127;
-        if let Some(at) = header.bytes().position(control) {
-            return Err((line, column + at));
+    let (header, header_flags) = match id {
+        None => (ordinal.to_string(), 0),
+        Some(field) => {
+            let (line, column) = inside(field);
+            naive_header(&field.text, policy).map_err(|at| (line, column + at))?
         }
-    }
+    };
     let (first, column) = inside(sequence);
     let word = String::from_utf8_lossy(&sequence.text).to_lowercase();
     let word = word.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
     if ["na", "nan", "none", "null"].contains(&word.strip_prefix('-').unwrap_or(word)) {
         return Err((first, column));
     }
-    // Spaces are nothing, so they stand for what is before the cell in its line.
+    // Spaces have no effect, so they take the place of what is before the cell in its line.
     let text: String = sequence.text.iter().map(|&byte| byte as char).collect();
     let text = " ".repeat(column - 1) + &text.replace("\r\n", "\n").replace('\r', "\n");
     let lines: Vec<(usize, String)> = (first..).zip(text.split('\n').map(String::from)).collect();
-    let (letters, flags) = naive_record(line, "", &lines, policy)?;
-    let words = header.trim_matches([' ', '\t']);
-    let has_id = !words.is_empty() && !words.starts_with('\x01');
-    Ok(Item::Record { ordinal, header, letters, flags: if has_id { flags } else { flags | flag::NO_ID } })
+    let (letters, flags) = naive_record(line, &lines, policy)?;
+    Ok(Item::Record { ordinal, header, letters, flags: flags | header_flags })
 }
 
-/// Where the text of a field begins.
+/// Where the text of a field starts.
 fn inside(field: &Field) -> Place {
     (field.place.0, field.place.1 + usize::from(field.is_quoted))
 }
@@ -141,7 +136,7 @@ fn rows_of(data: &[u8]) -> Vec<Row> {
     rows
 }
 
-/// The field that begins here, and where the separator or line end behind it stands.
+/// The field that starts here, and the index of the separator or line end after it.
 fn field_at(data: &[u8], start: usize, separator: u8, place: Place) -> (Field, usize) {
     let is_over = |at: usize| at >= data.len() || data[at] == separator || matches!(data[at], b'\n' | b'\r');
     let mut field = Field { place, text: Vec::new(), is_quoted: data.get(start) == Some(&b'"'), is_faulty: false };

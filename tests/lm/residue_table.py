@@ -1,7 +1,7 @@
-"""The residue table as it is documented: what one byte in a sequence line comes to, by policy.
+"""The residue table as it is documented: what one byte in a sequence line becomes, by policy.
 
-Written by hand from the policy, and never from the reader: a letter is what stands in the sequence afterwards, `drop`
-leaves nothing, `fault` is an error under `map` and `strict` and a rejected record under `skip`.
+Written by hand from the policy, never from the reader: a letter is what the sequence then contains, `drop` leaves
+nothing, `fault` is an error under `map` and `strict` and a rejected record under `skip`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TABLE = (
     (b"bzj", "upper", "fault", "lower_case,ambiguous"),
     (b"*", "X", "fault", "internal_stop,ambiguous"),
     (b"-.", "drop", "fault", "gaps"),
-    (b" \r\n", "drop", "drop", ""),
+    (b" \t\r\n", "drop", "drop", ""),
     (b"0123456789", "fault", "fault", ""),
     (b"!\"#$%&'()+,/:;<=>?@[\\]^_`{|}~", "fault", "fault", ""),
-    (bytes(range(9)) + b"\t\x0b\x0c" + bytes(range(14, 32)) + b"\x7f", "fault", "fault", ""),
+    (bytes(range(9)) + b"\x0b\x0c" + bytes(range(14, 32)) + b"\x7f", "fault", "fault", ""),
     (bytes(range(128, 256)), "fault", "fault", ""),
 )
 
@@ -37,7 +37,7 @@ class Expected:
 
 
 def expected(byte: int, policy: str, before: str, after: str) -> Expected:
-    """What `before`, the byte and `after`, in one line of plain residues, come to."""
+    """What `before`, the byte and `after`, in one line of plain residues, become."""
     (row,) = (row for row in TABLE if byte in row[0])
     what = row[1] if policy == "map" else row[2]
     if what == "fault":

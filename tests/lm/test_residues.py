@@ -122,9 +122,7 @@ def check_fault(error: errors.FastaError, byte: int, name: str, line: int) -> No
 
 
 def names_byte(text: str, byte: int) -> bool:
-    """The byte itself where it prints, else its number (of UTF-8's first byte where a string was given) or its name."""
-    if byte == ord("\t"):
-        return "tab" in text
+    """The byte itself where it can be printed, else its number (of UTF-8's first byte where a string was given)."""
     if 32 < byte < 127:
         return f"'{chr(byte)}'" in text
     return f"0x{byte:02x}" in text or f"0x{chr(byte).encode()[0]:02x}" in text
@@ -211,6 +209,9 @@ ODD = {
     "nucleotides": (b">a\n" + b"ACGT" * 20 + b"\n>b\nMKVL\n>c\nMWCD\n", ("warn", "fault", "reject"), "1:1"),
     "empty record": (b">a\n>b\nMKVL\n>c\nMWCD\n", ("empty", "fault", "reject"), "1:1"),
     "trailing stop": (b">a\nMKVW*\n>b\nMKVL\n>c\nMWCD\n", ("take", "take", "take"), ""),
+    "tab at the end of a line": (b">a\nMKVW\t\n>b\nMKVL\n>c\nMWCD\n", ("take", "take", "take"), ""),
+    "header in Latin-1": (b">a \xe9\nMKVW\n>b\nMKVL\n>c\nMWCD\n", ("take", "fault", "reject"), "1:4"),
+    "line of A3M": (b"#A3M#\n>ss_pred\nHHHC\n>a\nMKVW\n>b\nMKVL\n>c\nMWCD\n", ("take", "take", "take"), ""),
     "no header": (b"MKVL\nMWCD\n", ("fault", "fault", "fault"), "1:1"),
     "empty file": (b"", ("nothing", "nothing", "nothing"), ""),
 }

@@ -51,7 +51,7 @@ def test_records_come_one_by_one_with_their_place(fasta):
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 100, 1 << 20])
-def test_rows_out_are_records_in_whatever_the_batch_size(tmp_path, batch_bytes):
+def test_records_are_the_same_at_any_batch_size(tmp_path, batch_bytes):
     path = tmp_path / "many.fasta.gz"
     path.write_bytes(gzip.compress(b"".join(b">r%d\n%s\n" % (i, b"MKTAYIAKQR" * (i % 97)) for i in range(5000))))
     reader = io.read_tokens(path, batch_bytes=batch_bytes)
@@ -136,7 +136,7 @@ def test_empty_file_warns_and_gives_nothing(tmp_path):
     assert reader.summary.warnings == (f"{path}: the file is empty",)
 
 
-def test_marks_comments_and_nucleotides_are_told(tmp_path):
+def test_marks_comments_and_nucleotides_are_reported(tmp_path):
     path = tmp_path / "odd.fasta"
     path.write_bytes(b"\xef\xbb\xbf;by hand\n>a\n" + b"ACGT" * 20 + b"\n>b\nMK\n")
     reader = io.read_tokens(path)
@@ -147,6 +147,24 @@ def test_marks_comments_and_nucleotides_are_told(tmp_path):
     (warning,) = reader.summary.warnings
     assert "1 of 2 records look like nucleotides" in warning
     assert reader.summary.flagged["nucleotides"] == 1
+
+
+def test_what_an_alignment_holds_besides_its_rows_is_noted(tmp_path):
+    path = tmp_path / "rows.a3m"
+    path.write_bytes(b"#101\t1\n>ss_pred x\nHHC\n>ss_conf\n987\n>101\nMK-V\t\n>caf\xe9 \xc5\nMKv\n")
+    reader = io.read_tokens(path)
+    (batch,) = reader
+    assert (batch.ids, batch.descriptions, batch.ordinals.tolist()) == (["101", "café"], ["", "Å"], [0, 1])
+    assert [io.flag_names(int(flags)) for flags in batch.flags] == [("gaps",), ("lower_case", "latin1_header")]
+    line, annotation = reader.summary.notes
+    assert line == f"{path}: line that starts with '#' dropped before the first header"
+    assert annotation.startswith(f"{path}: 2 records left out that annotate an alignment (ss_dssp")
+    assert (reader.summary.records, reader.summary.rejected, reader.summary.flagged["latin1_header"]) == (2, 0, 1)
+
+
+def test_every_flag_is_documented():
+    documented = (pathlib.Path(io.__file__).read_text().split("FLAGS: dict")[1]).split('"""')[1]
+    assert [line.split("`")[1] for line in documented.splitlines() if line.startswith("- ")] == list(io.FLAGS)
 
 
 def test_memory_map_gives_the_same(fasta):

@@ -1,4 +1,4 @@
-//! The scanner: one verdict however the input is cut, the naive reader's verdict, and what is written is read back.
+//! The scanner: the same verdict however the input is cut, the naive reader's verdict, and written records read back.
 
 use protperf_core::fasta::{FastaError, FastaErrorKind, ResiduePolicy, Scanner, flag};
 
@@ -9,7 +9,7 @@ use crate::random::{Random, digest};
 pub const TARGET: Target =
     Target { name: "fasta", limit: 1024, quick: 2000, head: 0, words: &WORDS, uses_fasta_files: true, run };
 
-pub(super) const WORDS: [&[u8]; 36] = [
+pub(super) const WORDS: [&[u8]; 44] = [
     b">",
     b"\n>",
     b"\r\n>",
@@ -44,6 +44,14 @@ pub(super) const WORDS: [&[u8]; 36] = [
     b"\xff\xfe",
     b"@",
     b"# STOCKHOLM",
+    b"#A3M#\n",
+    b"#101,98\t1,2\n",
+    b"\n>ss_pred x\n",
+    b"\n>ss_dssp\n",
+    b"ss_conf",
+    b"\xe9",
+    b"\xc3\xa9",
+    b"\t\n",
     b">P1;",
     b"0123456789",
 ];
@@ -67,7 +75,7 @@ fn run(input: &[u8]) -> Result<Verdict, String> {
     Ok(verdict)
 }
 
-/// Note the traits; answers whether the input is refused by the name of its format, which the naive reader lacks.
+/// Note the traits; returns whether the input is refused by the name of its format, which the naive reader lacks.
 fn behaviour(input: &[u8], policy: ResiduePolicy, verdict: &mut Verdict) -> bool {
     let mut scanner = Scanner::new(policy);
     let outcome = scanner.push(input).and_then(|()| scanner.finish());
@@ -81,7 +89,10 @@ fn behaviour(input: &[u8], policy: ResiduePolicy, verdict: &mut Verdict) -> bool
     }
     let end = outcome.as_ref().map_or_else(|error| kind_number(&error.kind), |()| 0);
     note([3, policy as u64, end]);
-    note([4, (batch.len().min(3) * 4 + batch.rejected.len().min(3)) as u64, scanner.summary().comment_lines.min(1)]);
+    let summary = scanner.summary();
+    let dropped = [summary.comment_lines, summary.has_alignment_line.into(), summary.annotation_records];
+    let dropped = dropped.iter().fold(0, |bits, &count| 2 * bits + count.min(1));
+    note([4, (batch.len().min(3) * 4 + batch.rejected.len().min(3)) as u64, dropped]);
     matches!(outcome, Err(FastaError { kind: FastaErrorKind::OtherFormat { .. }, .. }))
 }
 
@@ -104,11 +115,11 @@ fn read_back(items: &[Item], policy: ResiduePolicy) -> Result<(), String> {
         if let Item::Record { header, letters, flags, .. } = item {
             text += &format!(">{header}\n{letters}\n");
             let (ordinal, header, letters) = (expected.len() as u64, header.clone(), letters.clone());
-            // What was mended is no longer to be seen.
+            // The other flags mark what is mended in the written text.
             let flags = flags & (flag::AMBIGUOUS | flag::EMPTY | flag::NO_ID | flag::NUCLEOTIDES);
             expected.push(Item::Record { ordinal, header, letters, flags });
         }
     }
-    // Stops that became X make letters that the narrower policies take as well.
+    // Stops that became X are letters that the other policies accept as well.
     equal("written and read back", &scanned(text.as_bytes(), policy, &[]), &expected)
 }

@@ -10,7 +10,7 @@ use crate::random::{Random, digest};
 pub const TARGET: Target =
     Target { name: "table", limit: 512, quick: 2000, head: 0, words: &WORDS, uses_fasta_files: false, run };
 
-const WORDS: [&[u8]; 26] = [
+const WORDS: [&[u8]; 28] = [
     b"id,seq\n",
     b"seq\tid\r\n",
     b"x;seq;id\r",
@@ -29,6 +29,8 @@ const WORDS: [&[u8]; 26] = [
     b"a b,MKV\n",
     b"\"c\td\"\tMK\n",
     b"\"MK\nV\"",
+    b"\"M\tK\"",
+    b"\xe9",
     b"MX*",
     b"ac-d",
     b"NA",

@@ -1,9 +1,9 @@
 //! A push scanner for FASTA and for tables of sequences: bytes in, tokens in packed arrays out.
 //!
-//! No file is opened here; whoever reads calls [`Scanner::push`] with slices of any size and [`Scanner::finish`] at
+//! No file is opened here: the caller passes slices of any size to [`Scanner::push`] and calls [`Scanner::finish`] at
 //! the end. The verdict (records, flags, or the position and kind of the first fault) is a function of the bytes
-//! alone: it does not depend on how they were cut into slices, so every decision that needs more than one byte keeps
-//! what it needs in the scanner. An input is read exactly or refused; nothing is changed without a flag.
+//! alone. It does not depend on how they were cut into slices, so whatever a decision needs beyond one byte is kept in
+//! the scanner. An input is read exactly or refused; every change leaves a flag or a count in the summary.
 
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -29,9 +29,9 @@ pub const NUCLEOTIDE_LENGTH: u64 = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Fasta,
-    /// One sequence without header, where `>` and `;` begin nothing.
+    /// One sequence without header, where `>` and `;` have no meaning at the start of a line.
     Sequence,
-    /// Rows; each brings such a sequence.
+    /// Rows of fields; each row has such a sequence.
     Table,
 }
 
@@ -42,21 +42,21 @@ enum Line {
     Fresh,
     Header,
     Residues,
-    /// A `;` line, or a line of a record that was refused.
+    /// A comment, or a line of a record that is left out.
     Ignored,
-    /// Text where no text may stand; collected to tell its format.
+    /// Text before the first header, collected to recognise its format.
     Foreign,
 }
 
-/// Where the current line stands.
+/// Which part of the input the current line belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Section {
     /// The first four bytes decide on the encoding.
     Start,
     BeforeRecords,
     Record,
-    /// A record that `skip` left out, up to the next header.
-    Refused,
+    /// A record that is left out, up to the next header: refused under `skip`, or annotation.
+    LeftOut,
     Finished,
 }
 
@@ -68,9 +68,16 @@ struct Current {
     /// Traits of its residues, joined by or: the high bits of the table's entries.
     traits: u16,
     flags: u16,
-    /// Stops that are trailing unless a residue follows, and where the first of them stands.
+    /// Stops that are trailing unless a residue follows, and the place of the first of them.
     pending_stops: u64,
     first_stop: (u64, u64),
+}
+
+impl Current {
+    /// The header after it was judged, which made it UTF-8.
+    fn header_text(&self) -> &str {
+        std::str::from_utf8(&self.header).unwrap_or_default()
+    }
 }
 
 /// The scanner. See the module's text for its contract.
@@ -93,7 +100,7 @@ pub struct Scanner {
     policy: ResiduePolicy,
     table: &'static Table,
     form: Form,
-    /// Of a table.
+    /// The state of a table; `None` for other forms.
     rows: Option<Box<Rows>>,
     section: Section,
     line: Line,
@@ -102,11 +109,11 @@ pub struct Scanner {
     line_start: u64,
     position: u64,
     after_carriage_return: bool,
-    /// First bytes of the input, or of the foreign text.
+    /// First bytes of the input, or of text before the first header.
     head: Vec<u8>,
     foreign_at: (u64, u64),
     current: Current,
-    /// Complete records, and behind them the tokens of the current one.
+    /// Complete records, followed by the tokens of the current one.
     batch: Batch,
     next_ordinal: u64,
     summary: Summary,
@@ -114,7 +121,7 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner at the beginning of an input.
+    /// A scanner at the start of an input.
     pub fn new(policy: ResiduePolicy) -> Self {
         Self {
             policy,
@@ -137,8 +144,8 @@ impl Scanner {
         }
     }
 
-    /// A scanner for one sequence without header, such as a string in memory: the same residue policy, and a `>` or
-    /// `;` anywhere is a fault. It gives exactly one record, or under `skip` one rejection.
+    /// A scanner for one sequence without header, such as a string in memory, under the same residue policy; a `>` or
+    /// `;` anywhere is a fault. The result is exactly one record, or one rejection under `skip`.
     pub fn of_sequence(policy: ResiduePolicy) -> Self {
         let mut scanner = Self::new(policy);
         scanner.form = Form::Sequence;
@@ -147,17 +154,17 @@ impl Scanner {
         scanner
     }
 
-    /// Count the records from `ordinal` on: so many were in the inputs before this one.
+    /// Start the ordinals at `ordinal`, the number of records in the inputs before this one.
     pub fn counted_from(mut self, ordinal: u64) -> Self {
         self.next_ordinal = ordinal;
         self
     }
 
-    /// Take the next bytes of the input.
+    /// Scan the next bytes of the input.
     ///
     /// # Errors
-    /// The first fault of the input; from then on every call returns it again. Complete records before it stay in
-    /// the batch.
+    /// The first fault of the input, which every later call returns again. The batch keeps the complete records before
+    /// it.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), FastaError> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
@@ -176,10 +183,10 @@ impl Scanner {
         self.keep_failure(outcome)
     }
 
-    /// Say that the input has ended; what is pushed later is ignored.
+    /// End the input; what is pushed later is ignored.
     ///
     /// # Errors
-    /// As [`Self::push`]; here also what only the end can tell, such as text without any header.
+    /// As [`Self::push`]; also the faults that only the end of the input shows, such as no header at all.
     pub fn finish(&mut self) -> Result<(), FastaError> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
@@ -198,7 +205,7 @@ impl Scanner {
         std::mem::replace(&mut self.batch, unfinished)
     }
 
-    /// The complete records so far, without taking them. The tokens of a record in progress stand behind them.
+    /// The complete records so far, without taking them; the tokens of a record in progress follow theirs.
     pub fn peek(&self) -> &Batch {
         &self.batch
     }
@@ -242,7 +249,7 @@ impl Scanner {
         }
     }
 
-    /// Cut into lines, and give each part of a line to whatever the line is.
+    /// Cut the bytes into lines, and pass each part of a line on according to what the line is.
     fn scan(&mut self, bytes: &[u8]) -> Result<(), FastaError> {
         self.reserve(bytes.len())?;
         let mut rest = bytes;
@@ -274,14 +281,14 @@ impl Scanner {
         Ok(())
     }
 
-    /// Whatever these bytes make of themselves fits afterwards: one residue a byte at most, and the stops that wait.
+    /// Make room for all that these bytes can add: at most one residue per byte, and an X for each pending stop.
     fn reserve(&mut self, bytes: usize) -> Result<(), FastaError> {
         let needed = bytes.saturating_add(usize::try_from(self.current.pending_stops).unwrap_or(usize::MAX));
         let tokens = self.batch.tokens.try_reserve(needed);
         tokens.map_err(|_| self.fault_here(FastaErrorKind::OutOfMemory { bytes: needed }))
     }
 
-    /// Decide what a line is by its first byte; answers whether that byte is thereby used up.
+    /// Decide what a line is by its first byte; returns whether that consumes the byte.
     fn begin_line(&mut self, first: u8) -> Result<bool, FastaError> {
         match first {
             b'\n' | b'\r' => Ok(false),
@@ -298,7 +305,7 @@ impl Scanner {
             }
             _ => {
                 self.line = match self.section {
-                    Section::Refused => Line::Ignored,
+                    Section::LeftOut => Line::Ignored,
                     _ => Line::Residues,
                 };
                 Ok(false)
@@ -313,8 +320,8 @@ impl Scanner {
             Line::Foreign => self.extend_foreign(part),
             Line::Residues => match self.section {
                 Section::BeforeRecords => self.before_records(part),
-                // The line was refused in an earlier piece of input.
-                Section::Refused => Ok(()),
+                // The record was refused in an earlier part of this line.
+                Section::LeftOut => Ok(()),
                 _ => self.residues(part),
             },
         }
@@ -323,7 +330,7 @@ impl Scanner {
     fn end_line(&mut self) -> Result<(), FastaError> {
         match std::mem::replace(&mut self.line, Line::Fresh) {
             Line::Header => self.finish_header(),
-            Line::Foreign => Err(self.foreign()),
+            Line::Foreign => self.judge_foreign(),
             Line::Fresh | Line::Residues | Line::Ignored => Ok(()),
         }
     }
@@ -341,9 +348,9 @@ impl Scanner {
         Ok(())
     }
 
-    /// Blanks may stand before the first header, and nothing else.
+    /// Before the first header only blank lines, comments and one line that starts with `#` are allowed.
     fn before_records(&mut self, part: &[u8]) -> Result<(), FastaError> {
-        let Some(text) = part.iter().position(|&byte| byte != b' ') else {
+        let Some(text) = part.iter().position(|byte| !matches!(byte, b' ' | b'\t')) else {
             return Ok(());
         };
         self.line = Line::Foreign;
@@ -356,18 +363,28 @@ impl Scanner {
     fn extend_foreign(&mut self, text: &[u8]) -> Result<(), FastaError> {
         let missing = format::SNIFFED - self.head.len();
         self.head.extend(text.iter().take(missing));
-        if self.head.len() < format::SNIFFED { Ok(()) } else { Err(self.foreign()) }
+        if self.head.len() < format::SNIFFED { Ok(()) } else { self.judge_foreign() }
     }
 
-    fn foreign(&self) -> FastaError {
+    /// Refuse a line of text before the first header by the name of its format. One line that starts with `#` and
+    /// belongs to no known format is dropped: alignments in A3M have one (`#A3M#`, or the lengths that ColabFold writes).
+    fn judge_foreign(&mut self) -> Result<(), FastaError> {
         let kind = match format::name_of_text(&self.head) {
             Some(name) => FastaErrorKind::OtherFormat { name },
+            None if self.head.first() == Some(&b'#') && self.foreign_at.1 == 1 && !self.summary.has_alignment_line => {
+                self.summary.has_alignment_line = true;
+                // Where the line goes on, the rest of it is dropped as well; where it has ended, the next one is fresh.
+                if self.line == Line::Foreign {
+                    self.line = Line::Ignored;
+                }
+                return Ok(());
+            }
             None => FastaErrorKind::TextBeforeHeader,
         };
-        FastaError { line: self.foreign_at.0, column: self.foreign_at.1, record: None, kind }
+        Err(FastaError { line: self.foreign_at.0, column: self.foreign_at.1, record: None, kind })
     }
 
-    /// Line and column of the byte `offset` bytes behind the current position.
+    /// Line and column of the byte that is `offset` bytes after the current position.
     fn place(&self, offset: usize) -> (u64, u64) {
         (self.line_number, self.position + offset as u64 - self.line_start + 1)
     }

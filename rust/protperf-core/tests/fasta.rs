@@ -16,7 +16,7 @@ fn policies() -> impl Strategy<Value = ResiduePolicy> {
     prop::sample::select(ResiduePolicy::ALL.to_vec())
 }
 
-/// Inputs made of what matters to a FASTA reader, so that rare meetings (CR before LF, a stop before a comment) happen.
+/// Inputs made of what matters to a FASTA reader, so that rare pairs (CR before LF, a stop before a comment) occur.
 fn inputs() -> impl Strategy<Value = Vec<u8>> {
     let fragments: Vec<&[u8]> = vec![
         b">",
@@ -29,7 +29,12 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
         b";",
         b"\n;",
         b" ",
+        b"\t",
         b"  ",
+        b"\n#A3M#\n",
+        b"\n>ss_pred x\n",
+        b"\n>ss_dssp\n",
+        b"\n>ss_\n",
         b"MKTAY",
         b"acd",
         b"U",
@@ -44,13 +49,24 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
         b".",
         b"ACGTACGTACGTACGTACGTACGTACGT",
     ];
-    let odd: Vec<&[u8]> = vec![b"1", b"\t", b"\0", b"\x1b", b"\x01", b"\x7f", b"\xff", b"\xc3\xa9", b"(", b"@", b"<"];
+    let odd: Vec<&[u8]> = vec![b"1", b"#", b"\0", b"\x1b", b"\x01", b"\x7f", b"\xff", b"\xc3\xa9", b"(", b"@", b"<"];
     let fragment = prop_oneof![30 => prop::sample::select(fragments), 1 => prop::sample::select(odd)];
-    let starts = prop::sample::select(vec![&b">a\n"[..], b">", b"", b"\xef\xbb\xbf>", b"\n", b";x\n>b c\n"]);
+    let starts: Vec<&[u8]> = vec![
+        b">a\n",
+        b">",
+        b"",
+        b"\xef\xbb\xbf>",
+        b"\n",
+        b";x\n>b c\n",
+        b"#A3M#\n>a\n",
+        b"#101\t1\n",
+        b"\t\n>a \xe9\n",
+    ];
+    let starts = prop::sample::select(starts);
     (starts, prop::collection::vec(fragment, 0..40)).prop_map(|(start, parts)| [start, &parts.concat()].concat())
 }
 
-/// Cases that only the scanner knows by name: their place is the same, yet the naive reader would read on.
+/// Whether the scanner refuses the input by the name of another format, which the naive reader does not know.
 fn is_named(data: &[u8], policy: ResiduePolicy) -> bool {
     let mut scanner = Scanner::new(policy);
     let outcome = scanner.push(data).and_then(|()| scanner.finish());
@@ -113,12 +129,12 @@ proptest! {
     }
 }
 
-/// Outcome of one byte between residues, by policy, as the residue table of the documentation has it.
+/// Outcome of one byte between residues, by policy, as in the residue table of the documentation.
 fn expected_outcome(byte: u8, policy: ResiduePolicy) -> Option<(String, u16)> {
     let maps = policy == ResiduePolicy::Map;
     let upper = byte.to_ascii_uppercase();
     match byte {
-        b'\n' | b'\r' | b' ' => Some(("MK".into(), 0)),
+        b'\n' | b'\r' | b' ' | b'\t' => Some(("MK".into(), 0)),
         b'*' if maps => Some(("MXK".into(), flag::INTERNAL_STOP | flag::AMBIGUOUS)),
         b'-' | b'.' if maps => Some(("MK".into(), flag::GAPS)),
         b'B' | b'Z' | b'J' | b'b' | b'z' | b'j' if !maps => None,
@@ -158,22 +174,59 @@ fn every_byte_meets_its_row_of_the_residue_table() {
 }
 
 #[test]
-fn every_byte_of_a_header_is_kept_or_refused() {
+fn every_byte_of_a_header_is_kept_decoded_or_refused() {
     for byte in 0..=255_u8 {
-        let items = scanned(&[b'>', b'i', b'd', b' ', byte, b'\n', b'M'], ResiduePolicy::Map, &[]);
-        let kept = match byte {
-            b'\n' | b'\r' => Some("id ".to_string()),
-            1 | b'\t' | b' '..=b'~' => Some(format!("id {}", byte as char)),
-            _ => None,
-        };
-        assert_eq!(
-            items[0],
-            match kept {
-                Some(header) => Item::Record { ordinal: 0, header, letters: "M".into(), flags: 0 },
-                None => Item::Error { line: 1, column: 5 },
+        let input = [b'>', b'i', b'd', b' ', byte, b'\n', b'M'];
+        let record = |header: String, flags| Item::Record { ordinal: 0, header, letters: "M".into(), flags };
+        let error = Item::Error { line: 1, column: 5 };
+        let latin1 = || record(format!("id {}", byte as char), flag::LATIN1_HEADER);
+        let (map, strict) = match byte {
+            b'\n' | b'\r' => (record("id ".into(), 0), record("id ".into(), 0)),
+            1 | b'\t' | b' '..=b'~' => {
+                (record(format!("id {}", byte as char), 0), record(format!("id {}", byte as char), 0))
             }
-        );
+            0x80.. => (latin1(), error),
+            _ => (error.clone(), error),
+        };
+        assert_eq!(scanned(&input, ResiduePolicy::Map, &[])[0], map, "byte {byte}");
+        assert_eq!(scanned(&input, ResiduePolicy::Strict, &[])[0], strict, "byte {byte}");
     }
+}
+
+/// What is dropped is counted, so that the reader can say it, and takes no place among the records.
+#[test]
+fn lines_and_records_that_annotate_an_alignment_are_dropped_and_counted() {
+    let text = b"#A3M#\n>ss_dssp\nCHE\n>ss_pred p\nHHC\n>ss_conf\n987\n>a\nMK-v\n>ss_predicted\nMK\n";
+    for policy in [ResiduePolicy::Map, ResiduePolicy::Strict] {
+        let mut scanner = Scanner::new(policy);
+        let outcome = scanner.push(text).and_then(|()| scanner.finish());
+        assert_eq!(outcome.is_ok(), policy == ResiduePolicy::Map);
+        assert_eq!((scanner.summary().has_alignment_line, scanner.summary().annotation_records), (true, 3));
+    }
+    let record = |ordinal, header: &str, letters: &str, flags| Item::Record {
+        ordinal,
+        header: header.into(),
+        letters: letters.into(),
+        flags,
+    };
+    let flags = flag::GAPS | flag::LOWER_CASE;
+    let expected = vec![record(0, "a", "MKV", flags), record(1, "ss_predicted", "MK", 0)];
+    assert_eq!(scanned(text, ResiduePolicy::Map, &[]), expected);
+}
+
+#[test]
+fn only_one_line_with_a_hash_and_only_at_the_start_is_dropped() {
+    let place = |text: &str| match scanned(text.as_bytes(), ResiduePolicy::Map, &[])[..] {
+        [Item::Error { line, column }] => Some((line, column)),
+        _ => None,
+    };
+    assert_eq!(place("#101\t1\n>a\nMK\n"), None);
+    assert_eq!(place(&format!("\n;x\n#{}\n>a\nMK\n", "x".repeat(100_000))), None);
+    assert_eq!(place("#one\n#two\n>a\nMK\n"), Some((2, 1)));
+    assert_eq!(place(" #one\n>a\nMK\n"), Some((1, 2)));
+    assert_eq!(place("# STOCKHOLM 1.0\n>a\nMK\n"), Some((1, 1)));
+    assert_eq!(place(&format!("#{}\0\n>a\nMK\n", "x".repeat(200))), Some((1, 1)));
+    assert_eq!(place("#A3M#\n"), Some((1, 1)));
 }
 
 #[test]

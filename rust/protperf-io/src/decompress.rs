@@ -1,4 +1,4 @@
-//! Compression told by the first bytes, and decoders that read every member and check every checksum.
+//! Recognises a compression by the first bytes, and decodes it: every member is read and every checksum verified.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,11 +11,11 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::CompressionFault;
 
-/// Largest window a decoder may allocate, in bytes: what the zstd tool accepts without further flags, and twice
-/// what xz uses at its highest level.
+/// Largest window that a decoder may allocate, in bytes: the limit of the zstd tool without further flags, and twice
+/// the window of xz at its highest level.
 pub const WINDOW_LIMIT: u64 = 128 << 20;
 
-/// Bytes of the beginning that tell the compression.
+/// How many of the first bytes decide on the compression.
 pub(crate) const MAGIC_LEN: usize = 8;
 
 /// How a file is compressed.
@@ -34,7 +34,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Name for people.
+    /// Name for messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -45,7 +45,7 @@ impl Compression {
         }
     }
 
-    /// The compression whose files begin like this; plain where none does.
+    /// The compression whose files start with these bytes; plain where none does.
     pub fn of(head: &[u8]) -> Self {
         match head {
             [0x1f, 0x8b, ..] => Self::Gzip,
@@ -57,7 +57,7 @@ impl Compression {
     }
 }
 
-/// Name of an archive or compression that begins like this and is not read here.
+/// Name of an archive or compression that starts with these bytes and is not supported.
 pub(crate) fn unsupported(head: &[u8]) -> Option<&'static str> {
     match head {
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some("a zip archive or Office document"),
@@ -71,10 +71,10 @@ pub(crate) fn unsupported(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A reader of the decompressed bytes of `source`, which begins with the compressed ones.
+/// A reader of the decompressed bytes of `source`, which starts at the first compressed byte.
 ///
 /// # Errors
-/// The reader's errors are [`io::Error`]s; [`fault_of`] reads them.
+/// The reader's errors are [`io::Error`]s, which [`fault_of`] translates.
 pub fn decompress<'a>(source: impl Read + Send + 'a, compression: Compression) -> Box<dyn Read + Send + 'a> {
     let buffered = |source| BufReader::with_capacity(1 << 17, source);
     match compression {
@@ -89,7 +89,7 @@ pub fn decompress<'a>(source: impl Read + Send + 'a, compression: Compression) -
     }
 }
 
-/// What a decoder's error says about the data.
+/// What a decoder's error means for the data.
 pub(crate) fn fault_of(error: &io::Error) -> CompressionFault {
     if let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<Fault>()) {
         return fault.0.clone();
@@ -102,7 +102,7 @@ pub(crate) fn fault_of(error: &io::Error) -> CompressionFault {
         if link.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
             return CompressionFault::Truncated;
         }
-        // An I/O error's `source` steps over the error it wraps.
+        // `source` of an I/O error skips the error that it wraps.
         cause = match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(wrapped) => Some(wrapped),
             None => link.source(),
@@ -111,7 +111,7 @@ pub(crate) fn fault_of(error: &io::Error) -> CompressionFault {
     CompressionFault::Corrupt(error.to_string())
 }
 
-/// A fault of our own finding on its way through [`io::Error`].
+/// A fault found in this file, wrapped in an [`io::Error`].
 #[derive(Debug)]
 struct Fault(CompressionFault);
 
@@ -127,12 +127,12 @@ fn fault(fault: CompressionFault) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, Fault(fault))
 }
 
-/// A decoder of one member that can give its source back.
+/// A decoder of one member that can return its source.
 trait Member: Read {
     type Source: BufRead;
     /// First byte of a member.
     const FIRST: u8;
-    /// Whether zeros may pad the end, as tapes and block devices leave them.
+    /// Whether zeros may follow the last member, as tapes and block devices leave them.
     const PADDED: bool;
     fn begin(source: Self::Source) -> Self;
     fn into_source(self) -> Self::Source;
@@ -219,7 +219,7 @@ impl<R: BufRead> Frames<R> {
         Self { source, decoder, in_frame: false, given: 0 }
     }
 
-    /// Go to the next frame with content; answers false at the end of the file.
+    /// Go to the next frame with content; returns false at the end of the file.
     fn next_frame(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {
@@ -247,7 +247,7 @@ impl<R: BufRead> Frames<R> {
         Ok(false)
     }
 
-    /// The frame's own size and checksum must agree with what was decoded.
+    /// Compare the size and checksum that the frame states with those of the decoded bytes.
     fn end_frame(&mut self) -> io::Result<()> {
         self.in_frame = false;
         let stored = self.decoder.get_checksum_from_data();

@@ -1,4 +1,4 @@
-//! What can go wrong between a path and a record: the machine's fault, or the data's.
+//! What can go wrong between a path and a record: faults of the system and of the data.
 
 use std::{error, fmt, io};
 
@@ -10,14 +10,14 @@ use crate::Compression;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The operating system refused: missing, no permission, a directory, a failing disk.
+    /// The operating system refused: a missing file, no permission, a directory, a failing disk.
     Io {
         /// The path as given, `<stdin>` for standard input.
         path: String,
         /// The system's error.
         source: io::Error,
     },
-    /// The file's size or time changed between opening it and reaching its end.
+    /// The size or the modification time of the file changed between opening it and reaching its end.
     Changed {
         /// The path as given.
         path: String,
@@ -28,12 +28,12 @@ pub enum ReadError {
     Compressed {
         /// The path as given.
         path: String,
-        /// The compression its first bytes tell.
+        /// The compression that its first bytes show.
         compression: Compression,
         /// What is wrong.
         fault: CompressionFault,
     },
-    /// An archive or compression that is not read here.
+    /// An archive or compression that is not supported.
     Unsupported {
         /// The path as given.
         path: String,
@@ -47,7 +47,7 @@ pub enum ReadError {
         /// The fault and its position.
         error: FastaError,
     },
-    /// The caller's [`crate::Interrupt`] asked to stop.
+    /// The caller's [`crate::Interrupt`] decided to stop.
     Interrupted,
 }
 
@@ -56,16 +56,16 @@ pub enum ReadError {
 pub enum CompressionFault {
     /// The data ends before its end mark.
     Truncated,
-    /// A checksum or a code is wrong; in the decoder's words.
+    /// A checksum or a code is wrong; the text is the decoder's.
     Corrupt(String),
-    /// Bytes behind the last member that begin no other.
+    /// Bytes after the last member that do not start another.
     TrailingData,
     /// Decompression would need a larger window than [`crate::WINDOW_LIMIT`].
     Window,
 }
 
 impl ReadError {
-    /// The input's path as given; `None` where no one input is at fault.
+    /// The input's path as given; `None` where the fault is not one input's.
     pub fn path(&self) -> Option<&str> {
         match self {
             Self::Io { path, .. }
@@ -83,7 +83,7 @@ impl fmt::Display for CompressionFault {
         match self {
             Self::Truncated => f.write_str("data ends too early; the file is cut short, fetch it again"),
             Self::Corrupt(detail) => write!(f, "data is corrupt ({detail}); fetch the file again"),
-            Self::TrailingData => f.write_str("data is followed by bytes that are none; fetch the file again"),
+            Self::TrailingData => f.write_str("data is followed by other bytes; fetch the file again"),
             Self::Window => write!(
                 f,
                 "data needs a window of more than {} MiB; compress it again without --long or --ultra",
@@ -102,7 +102,7 @@ impl fmt::Display for ReadError {
             }
             Self::RepeatedStdin => f.write_str("standard input ('-') can be read only once; name it once"),
             Self::Compressed { path, compression, fault } => write!(f, "{path}: {} {fault}", compression.name()),
-            Self::Unsupported { path, name } => write!(f, "{path}: {name} is not read; unpack it first"),
+            Self::Unsupported { path, name } => write!(f, "{path}: {name} is not supported; unpack it first"),
             Self::Fasta { path, error } => write!(f, "{path}:{error}"),
             Self::Interrupted => f.write_str("interrupted"),
         }

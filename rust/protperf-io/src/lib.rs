@@ -1,9 +1,9 @@
 //! Opens what the scanner of `protperf-core` reads: files, standard input, compressed or not.
 //!
-//! The compression is told by content and never by name, all members of a compressed file are read, and whatever is
-//! cut short or corrupt is an error that names the file. Memory stays bounded by the batch size, the longest record
-//! and a decompression window of at most [`WINDOW_LIMIT`] bytes. Invariant: the verdict on an input depends on its
-//! bytes alone, not on how they arrive.
+//! The compression is recognised by content and never by name, all members of a compressed file are read, and a file
+//! that is cut short or corrupt is an error that names it. Memory is bounded by the batch size, the longest record and
+//! a decompression window of at most [`WINDOW_LIMIT`] bytes. Invariant: the verdict on an input depends on its bytes
+//! alone, not on how they arrive.
 
 #![deny(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -14,12 +14,12 @@ impl Mapping {
     /// Map the whole file for reading.
     ///
     /// # Errors
-    /// The system's, such as for a pipe.
+    /// The system's, for example for a pipe.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
-        // SAFETY: the map is private and read-only, and lives no longer than the value that owns it. What no process
-        // can rule out is another one that changes the file meanwhile: a change shows as other bytes, which the
-        // scanner takes for data and judges one by one, never trusting a byte it has seen to stay; a truncation
-        // ends the process with SIGBUS. So mapping is not the default, and its option states this.
+        // SAFETY: the map is private and read-only, and does not outlive the value that owns it. No process can keep
+        // another one from changing the file in the meantime. A changed byte is data like any other: the scanner
+        // judges each byte when it reads it and never relies on one that it has read before. A file that is shortened
+        // ends the process with SIGBUS, so mapping is not the default, and the documentation of its option says this.
         let map = unsafe { Mmap::map(file)? };
         Ok(Self(map))
     }

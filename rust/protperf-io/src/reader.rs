@@ -11,18 +11,18 @@ use crate::source::{Input, Interrupt, Source};
 /// How to read.
 #[derive(Clone)]
 pub struct ReadOptions {
-    /// What to do with letters outside of the plain residues.
+    /// What to do with letters other than the plain residues.
     pub policy: ResiduePolicy,
-    /// The inputs are tables with these columns; `None` where they are FASTA.
+    /// The columns to read where the inputs are tables; `None` where they are FASTA.
     pub columns: Option<Columns>,
     /// Ordinal of the first record.
     pub first_ordinal: u64,
-    /// A batch is given out once its records hold this many bytes; one record is never divided.
+    /// A batch is returned once its records hold this many bytes; a record is never divided.
     pub batch_bytes: usize,
-    /// Map plain files into memory instead of reading them. A file that another process shortens meanwhile then ends
-    /// this one with SIGBUS, so it is off by default.
+    /// Map plain files into memory instead of reading them. If another process shortens a mapped file, this process
+    /// dies of SIGBUS, so the default is off.
     pub memory_map: bool,
-    /// Asked when a signal interrupts a read that waits; answers whether to stop.
+    /// Called when a signal interrupts a read that waits; returns whether to stop.
     pub interrupt: Interrupt,
 }
 
@@ -48,7 +48,7 @@ pub struct FileBatch {
     pub batch: Batch,
 }
 
-/// What a [`Reader::step`] has brought.
+/// The result of [`Reader::step`].
 #[derive(Debug)]
 pub enum Step {
     /// Nothing yet: call again.
@@ -59,22 +59,23 @@ pub enum Step {
     Done,
 }
 
-/// Counts over all inputs, and what is worth telling.
+/// Counts and remarks over all inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Records given out.
+    /// Records returned.
     pub records: u64,
-    /// Records that `skip` left out.
+    /// Records that the policy `skip` left out.
     pub rejected: u64,
-    /// Residues given out.
+    /// Residues returned.
     pub residues: u64,
     /// Bytes after decompression.
     pub bytes: u64,
     /// For each of [`flag::NAMES`] the number of records that carry it.
     pub flagged: [u64; flag::NAMES.len()],
-    /// Remarks without weight, each with its path: a byte order mark, comment lines.
+    /// What was dropped as being no part of a sequence, each with its path: a byte order mark, comment lines, the first
+    /// line and the annotation of an A3M file.
     pub notes: Vec<String>,
-    /// Remarks that deserve an eye, each with its path: nucleotides, empty files.
+    /// What may be a mistake, each with its path: nucleotides, empty files.
     pub warnings: Vec<String>,
 }
 
@@ -91,7 +92,16 @@ impl Summary {
             self.notes.push(format!("{path}: byte order mark dropped"));
         }
         if file.comment_lines > 0 {
-            self.notes.push(format!("{path}: {} lines that begin with ';' dropped as comments", file.comment_lines));
+            self.notes.push(format!("{path}: {} lines that start with ';' dropped as comments", file.comment_lines));
+        }
+        if file.has_alignment_line {
+            self.notes.push(format!("{path}: line that starts with '#' dropped before the first header"));
+        }
+        if file.annotation_records > 0 {
+            self.notes.push(format!(
+                "{path}: {} records left out that annotate an alignment (ss_dssp, ss_pred, ss_conf, sa_dssp)",
+                file.annotation_records
+            ));
         }
         if file.bytes == 0 {
             self.warnings.push(format!("{path}: the file is empty"));
@@ -115,12 +125,12 @@ pub struct Reader {
     /// Ordinal of the current input's first record.
     base: u64,
     summary: Summary,
-    /// An error that waits until the records before it are given out.
+    /// An error that is due once the records before it are returned.
     failure: Option<ReadError>,
 }
 
 impl Reader {
-    /// Prepare to read the inputs in their order.
+    /// Prepare to read the inputs in the given order.
     ///
     /// # Errors
     /// Before anything is read: a path that is missing or a directory, or standard input named twice.
@@ -143,7 +153,7 @@ impl Reader {
     /// The next records; `None` after the last.
     ///
     /// # Errors
-    /// The first fault, after all records before it were given out. Reading is over then.
+    /// The first fault, after all records before it were returned. Reading ends there.
     pub fn next_batch(&mut self) -> Result<Option<FileBatch>, ReadError> {
         loop {
             match self.step()? {
@@ -154,7 +164,7 @@ impl Reader {
         }
     }
 
-    /// Go on by one piece of input (128 KiB after decompression), so that a caller can look up in between.
+    /// Read one more piece of input (128 KiB after decompression), so that the caller can check for signals in between.
     ///
     /// # Errors
     /// As [`Self::next_batch`].
@@ -197,7 +207,7 @@ impl Reader {
         }
     }
 
-    /// Read no further: the next step finds no more input.
+    /// Stop reading: the next step finds no more input.
     pub fn stop(&mut self) {
         self.inputs.clear();
         self.current = None;
@@ -226,7 +236,7 @@ fn give(source: &Source, scanner: &mut Scanner) -> Step {
     }
 }
 
-/// Answers whether there may be more.
+/// Scan one piece; returns whether there may be more.
 fn scan_piece(source: &mut Source, scanner: &mut Scanner) -> Result<bool, ReadError> {
     let path = source.label().clone();
     let refused = |error| ReadError::Fasta { path: path.to_string(), error };

@@ -1,4 +1,4 @@
-//! One input: opened, its compression told, its bytes handed out in pieces.
+//! One input: it opens the file, recognises the compression and returns the bytes in pieces.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -11,10 +11,10 @@ use crate::ReadError;
 use crate::decompress::{Compression, MAGIC_LEN, decompress, fault_of, unsupported};
 use crate::map::Mapping;
 
-/// Bytes handed out at once: large enough that a call is nothing, small enough for the cache.
+/// Bytes returned at once: large enough that the cost of a call vanishes, small enough for the cache.
 pub(crate) const PIECE: usize = 1 << 17;
 
-/// Where bytes come from.
+/// Where the bytes come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A file, a named pipe or a device.
@@ -37,7 +37,7 @@ impl From<&str> for Input {
 }
 
 impl Input {
-    /// How messages name it.
+    /// How messages name the input.
     pub fn label(&self) -> String {
         match self {
             Self::Path(path) => path.to_string_lossy().into_owned(),
@@ -45,11 +45,11 @@ impl Input {
         }
     }
 
-    /// Fail early where the path is missing or a directory.
+    /// Fail early if the path is missing or a directory.
     pub(crate) fn check(&self) -> Result<(), ReadError> {
         let Self::Path(path) = self else { return Ok(()) };
         let refused = |source| ReadError::Io { path: self.label(), source };
-        // The system's own error, so that it carries the number that callers look at.
+        // The system's own error, so that it has the number that callers look at.
         const EISDIR: i32 = 21;
         match std::fs::metadata(path) {
             Err(error) => Err(refused(error)),
@@ -59,10 +59,10 @@ impl Input {
     }
 }
 
-/// Asked when a signal interrupts a read that waits; answers whether to stop.
+/// Called when a signal interrupts a read that waits; returns whether to stop.
 pub type Interrupt = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// The system's error behind a decoder's, which decoders may wrap or lose.
+/// The system's error that caused an error of a decoder, since decoders may wrap or lose it.
 type Slot = Arc<Mutex<Option<io::Error>>>;
 
 /// An opened input.
@@ -71,7 +71,7 @@ pub(crate) struct Source {
     compression: Compression,
     bytes: Bytes,
     slot: Slot,
-    /// The file and what it was when opened, where both can be asked again.
+    /// The file and its metadata when it was opened; `None` for what is not a regular file.
     opened: Option<(File, Metadata)>,
 }
 
@@ -138,7 +138,7 @@ impl Source {
 fn open_file(input: &Input) -> io::Result<(File, Option<(File, Metadata)>)> {
     let file = match input {
         Input::Path(path) => File::open(path)?,
-        // A descriptor of our own: std's handle would buffer once more.
+        // A descriptor of our own, since std's handle would add a buffer.
         Input::Stdin => File::from(io::stdin().as_fd().try_clone_to_owned()?),
     };
     let metadata = file.metadata()?;
@@ -149,10 +149,10 @@ fn open_file(input: &Input) -> io::Result<(File, Option<(File, Metadata)>)> {
     Ok((file, opened))
 }
 
-/// A file that grew, shrank or was rewritten meanwhile may have given a mixture.
+/// Refuse a file that grew, shrank or was rewritten while it was read: the records may be a mixture.
 fn check_unchanged(label: &str, opened: Option<&(File, Metadata)>) -> Result<(), ReadError> {
     let Some((file, before)) = opened else { return Ok(()) };
-    // Files of size 0 with content, as in /proc, have times that mean nothing.
+    // Files in /proc have content but size 0, and their times mean nothing.
     if before.len() == 0 {
         return Ok(());
     }
@@ -177,14 +177,14 @@ fn take_system_error(slot: &Slot, label: &str) -> Option<ReadError> {
     })
 }
 
-/// The first bytes, however few a pipe gives at a time.
+/// The first bytes, even if a pipe gives one at a time.
 fn read_head(raw: &mut Raw) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(MAGIC_LEN);
     raw.take(MAGIC_LEN as u64).read_to_end(&mut head)?;
     Ok(head)
 }
 
-/// The file itself. Its errors are kept aside, and a signal is answered here since decoders would not.
+/// The file itself. It stores the system's errors in the slot, and handles signals, which decoders would not.
 struct Raw {
     file: File,
     slot: Slot,

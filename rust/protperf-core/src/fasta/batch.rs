@@ -1,4 +1,4 @@
-//! What the scanner gives: records as packed arrays, and the counts of a whole input.
+//! What the scanner returns: records as packed arrays, and the counts of a whole input.
 
 use super::FastaError;
 
@@ -20,9 +20,11 @@ pub mod flag {
     pub const NO_ID: u16 = 64;
     /// Over 50 residues, all of them ACGTUN.
     pub const NUCLEOTIDES: u16 = 128;
+    /// The header is not UTF-8 and was decoded as Latin-1.
+    pub const LATIN1_HEADER: u16 = 256;
 
     /// Each flag's name as it stands in tables, in bit order.
-    pub const NAMES: [(&str, u16); 8] = [
+    pub const NAMES: [(&str, u16); 9] = [
         ("trailing_stop", TRAILING_STOP),
         ("internal_stop", INTERNAL_STOP),
         ("gaps", GAPS),
@@ -31,31 +33,33 @@ pub mod flag {
         ("empty", EMPTY),
         ("no_id", NO_ID),
         ("nucleotides", NUCLEOTIDES),
+        ("latin1_header", LATIN1_HEADER),
     ];
 }
 
-/// Complete records in the order of the input; all vectors but the ends have one entry a record.
+/// Complete records in the order of the input. Every vector but `tokens` and `rejected` has one entry per record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Residue tokens of all records, one after another ([`crate::alphabet`]).
     pub tokens: Vec<u8>,
     /// Where each record ends in `tokens`.
     pub token_ends: Vec<u64>,
-    /// Header lines without `>` and line end, one after another, otherwise exactly as in the input.
+    /// Header lines without `>` and line end, one after another, otherwise as in the input; in UTF-8.
     pub headers: String,
     /// Where each record ends in `headers`.
     pub header_ends: Vec<usize>,
-    /// Place among all records, rejected ones included: from 0, or from what the scanner was told.
+    /// Place among all records, rejected ones included: from 0, or from the number given to
+    /// [`Scanner::counted_from`](super::Scanner::counted_from).
     pub ordinals: Vec<u64>,
     /// Line of the header, from 1.
     pub lines: Vec<u64>,
     /// Bits of [`flag`].
     pub flags: Vec<u16>,
-    /// Records that `skip` left out.
+    /// Records that the policy `skip` left out.
     pub rejected: Vec<Rejection>,
 }
 
-/// A record that `skip` left out, and why.
+/// A record that the policy `skip` left out, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// Place among all records, as in [`Batch::ordinals`].
@@ -75,7 +79,7 @@ impl Batch {
         self.flags.is_empty() && self.rejected.is_empty()
     }
 
-    /// Bytes that records and rejections hold, for callers that bound memory.
+    /// Bytes that records and rejections hold, for callers that limit memory.
     pub fn size(&self) -> usize {
         self.num_tokens() + self.headers.len() + 48 * self.len() + 128 * self.rejected.len()
     }
@@ -120,19 +124,23 @@ pub fn split_header(header: &str) -> (&str, &str) {
 /// Counts of a whole input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Records given out.
+    /// Records returned.
     pub records: u64,
-    /// Records that `skip` left out.
+    /// Records that the policy `skip` left out.
     pub rejected: u64,
-    /// Residues given out.
+    /// Residues returned.
     pub residues: u64,
     /// Bytes read, after decompression.
     pub bytes: u64,
     /// Whether a UTF-8 byte order mark was stripped.
     pub has_byte_order_mark: bool,
-    /// Lines that began with `;` and were dropped.
+    /// Lines that started with `;` and were dropped.
     pub comment_lines: u64,
-    /// For each of [`flag::NAMES`] the number of records that carry it.
+    /// Whether a line that starts with `#` was dropped before the first header, as A3M files have one.
+    pub has_alignment_line: bool,
+    /// Records of HH-suite that hold secondary structure or accessibility instead of residues, and were left out.
+    pub annotation_records: u64,
+    /// For each of [`flag::NAMES`], the number of records that carry it.
     pub flagged: [u64; flag::NAMES.len()],
 }
 

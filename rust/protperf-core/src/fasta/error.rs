@@ -20,18 +20,18 @@ pub struct FastaError {
     pub kind: FastaErrorKind,
 }
 
-/// What is wrong at the position.
+/// What is wrong at that position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FastaErrorKind {
-    /// A byte that no policy takes for a residue.
+    /// A byte that is not a residue under any policy.
     InvalidByte {
         /// The byte.
         byte: u8,
     },
     /// A `>` that is not the first byte of its line.
     HeaderInsideLine,
-    /// A `*` with residues behind it, where the policy refuses it.
+    /// A `*` with residues after it, where the policy refuses it.
     InternalStop,
     /// `-` or `.`, where the policy refuses it.
     Gap {
@@ -57,7 +57,7 @@ pub enum FastaErrorKind {
         /// The format.
         name: &'static str,
     },
-    /// No table, but another format, by its name.
+    /// Not a table but another format, by its name.
     NotTable {
         /// The format.
         name: &'static str,
@@ -74,20 +74,20 @@ pub enum FastaErrorKind {
         /// The column.
         name: String,
     },
-    /// A row with another number of fields than the first.
+    /// A row whose number of fields differs from that of the first row.
     FieldCount {
         /// Fields of the row.
         found: usize,
         /// Columns of the table.
         expected: usize,
     },
-    /// A quoted field that is not closed, or goes on behind its closing quote.
+    /// A quoted field that is not closed, or has text after its closing quote.
     Quote,
-    /// A sequence that is how tables write a missing value.
+    /// A sequence that tables write for a missing value, such as `NA`.
     MissingValue,
-    /// Bytes, but neither a header nor other text: blank or comment lines only.
+    /// Blank or comment lines only: neither a header nor other text.
     NoRecord,
-    /// A header that is not UTF-8.
+    /// A header that is not UTF-8, where the policy refuses it.
     HeaderEncoding {
         /// The first byte at fault.
         byte: u8,
@@ -141,7 +141,7 @@ impl fmt::Display for FastaErrorKind {
             ),
             Self::EmptySequence => f.write_str("record without residues; remove it, or use residues=map"),
             Self::TextBeforeHeader => {
-                f.write_str("not FASTA: text before the first header; a header begins with '>' in column 1")
+                f.write_str("not FASTA: text before the first header; a header starts with '>' in column 1")
             }
             Self::OtherFormat { name: TABLE } => {
                 write!(
@@ -159,7 +159,7 @@ impl fmt::Display for FastaErrorKind {
                 write!(f, "not a table: this looks like {name}; {}", remedy(name, "convert it to CSV or TSV first"))
             }
             Self::NoColumn { name, found } if found.is_empty() => {
-                write!(f, "no column '{name}': nothing but blank lines; the first row of a table names its columns")
+                write!(f, "no column '{name}': only blank lines; the first row of a table names its columns")
             }
             Self::NoColumn { name, found } => {
                 write!(f, "no column '{name}'; the first row must name the columns, and it names {found}")
@@ -171,23 +171,22 @@ impl fmt::Display for FastaErrorKind {
                  is quoted with \""
             ),
             Self::Quote => f.write_str(
-                "quoted field is not closed, or goes on behind its closing quote; a quote inside is written twice",
+                "quoted field is not closed, or has text after its closing quote; write a quote inside a field twice",
             ),
             Self::MissingValue => f.write_str(
                 "the sequence is a table's word for a missing value; remove the row, or leave the field empty",
             ),
             Self::NoRecord => f.write_str("not FASTA: blank or comment lines only, no header ('>') anywhere"),
-            Self::HeaderEncoding { byte } => write!(
-                f,
-                "byte 0x{byte:02x} in the header is not UTF-8; convert the file, as with iconv -f latin1 -t utf-8"
-            ),
+            Self::HeaderEncoding { byte } => {
+                write!(f, "byte 0x{byte:02x} in the header is not UTF-8; residues=map reads the header as Latin-1")
+            }
             Self::HeaderControl { byte } => write!(f, "control byte 0x{byte:02x} in the header; remove it"),
-            Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes more of this record"),
+            Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} more bytes of this record"),
         }
     }
 }
 
-/// What mends a file of that format.
+/// What to do with a file of that format.
 fn remedy(name: &str, usual: &'static str) -> &'static str {
     match name {
         "UTF-16 text" => "save it as UTF-8, as with iconv -f UTF-16 -t UTF-8",
@@ -203,8 +202,7 @@ fn invalid_byte(byte: u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         b'0'..=b'9' => {
             write!(f, "digit '{}' in the sequence; remove position numbers", char::from(byte))
         }
-        b'\t' => f.write_str("tab in the sequence; remove it"),
-        0x21..=0x7e => write!(f, "character '{}' in the sequence is no residue", char::from(byte)),
+        0x21..=0x7e => write!(f, "character '{}' in the sequence is not a residue", char::from(byte)),
         0x80.. => write!(f, "byte 0x{byte:02x} in the sequence is not ASCII"),
         _ => write!(f, "control byte 0x{byte:02x} in the sequence"),
     }
@@ -223,12 +221,14 @@ impl fmt::Display for FastaError {
 
 impl std::error::Error for FastaError {}
 
-/// An id for people: at most 80 characters, nothing that could steer a terminal.
+/// An id for messages: at most 80 characters, without any that control a terminal.
 pub(super) fn shown_id(id: &[u8]) -> String {
-    // Four bytes a character at most, so the rest of a long id need not be decoded.
-    let head = id.get(..SHOWN_ID * 4).unwrap_or(id);
-    let steers =
+    let controls =
         |c: char| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let printable = |c: char| if c.is_control() || steers(c) { char::REPLACEMENT_CHARACTER } else { c };
-    String::from_utf8_lossy(head).chars().take(SHOWN_ID).map(printable).collect()
+    let printable = |c: char| if c.is_control() || controls(c) { char::REPLACEMENT_CHARACTER } else { c };
+    match std::str::from_utf8(id) {
+        Ok(text) => text.chars().take(SHOWN_ID).map(printable).collect(),
+        // Read as Latin-1, as the header of a record is.
+        Err(_) => id.iter().take(SHOWN_ID).map(|&byte| printable(char::from(byte))).collect(),
+    }
 }

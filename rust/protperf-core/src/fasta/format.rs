@@ -1,9 +1,9 @@
-//! Names for what is not FASTA.
+//! Names of the formats that are not FASTA, and what the scanner recognises of FASTA's relatives.
 
-/// Bytes of the first line of text that are looked at: enough to reach the mark of a tar archive.
+/// How many bytes of the first line of text decide: enough to reach the magic of a tar archive.
 pub(super) const SNIFFED: usize = 264;
 
-/// What rows of fields are called.
+/// How messages name a file of rows and fields.
 pub(super) const TABLE: &str = "a CSV or TSV table";
 
 /// First words of other formats, in upper case. Order matters: the first match names the format.
@@ -68,7 +68,7 @@ const BEGINNINGS: [(&[u8], &str); 54] = [
 pub(super) fn name_of_text(text: &[u8]) -> Option<&'static str> {
     let begins =
         |beginning: &[u8]| text.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning));
-    // First, since its first byte, part of a number, may be any letter: 64 bytes of header begin with '@'.
+    // Checked first: its first byte is part of a number and may be any letter ('@' for a header of 64 bytes).
     if is_safetensors(text) {
         return Some("safetensors");
     }
@@ -87,31 +87,32 @@ pub(super) fn name_of_text(text: &[u8]) -> Option<&'static str> {
     is_table(text).then_some(TABLE)
 }
 
-/// Eight bytes of a length, little-endian and far below 2^32, then a JSON object. A first byte that is a blank is not
-/// part of the text.
+/// Eight bytes of a length, little-endian and far below 2^32, then a JSON object. `text` lacks a first byte that is a
+/// blank.
 fn is_safetensors(text: &[u8]) -> bool {
     let beginning = text.get(..10).unwrap_or(text);
     beginning.windows(6).any(|window| window == b"\0\0\0\0{\"")
 }
 
-/// Two numbers alone in the line: of sequences and of columns.
+/// A line of two numbers: of sequences and of columns.
 fn is_phylip(text: &[u8]) -> bool {
     let mut fields = text.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
     let mut is_number = || fields.next().is_some_and(|field| field.iter().all(u8::is_ascii_digit));
     is_number() && is_number() && fields.next().is_none()
 }
 
-/// Fields with a tab or a comma between them, and not the commas of prose. A line of `#` is a comment to some programs.
+/// Fields with a tab or a comma between them, unlike the commas of prose. Some programs write comments that start with
+/// `#`.
 fn is_table(text: &[u8]) -> bool {
     let joins = |pair: &[u8]| match pair {
         [before, b'\t', ..] => *before != b'\t',
         [_, b',', after] => *after != b' ',
         _ => false,
     };
-    !text.starts_with(b"#") && !text.starts_with(b"\t") && text.windows(3).any(joins)
+    !text.starts_with(b"#") && text.windows(3).any(joins)
 }
 
-/// The encoding, where the first four bytes of the input tell that it is none that FASTA uses.
+/// The encoding, where the first four bytes of the input show one that FASTA does not use.
 pub(super) fn name_of_encoding(head: &[u8]) -> Option<&'static str> {
     match head {
         [0xff, 0xfe, 0, 0] | [0, 0, 0xfe, 0xff] | [b'>', 0, 0, 0] | [0, 0, 0, b'>'] => Some("UTF-32 text"),
@@ -120,8 +121,14 @@ pub(super) fn name_of_encoding(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Whether the header is one of NBRF/PIR, whose next line is a title and would be read as residues.
+/// Whether the header is one of NBRF/PIR, where the next line is a title and would be read as residues.
 pub(super) fn is_pir_header(header: &[u8]) -> bool {
     const CODES: [&[u8]; 9] = [b"P1;", b"F1;", b"DL;", b"DC;", b"RL;", b"RC;", b"N3;", b"N1;", b"XX;"];
     CODES.iter().any(|code| header.starts_with(code))
+}
+
+/// Whether a record of this id holds annotation in letters that would pass for residues: HH-suite's secondary structure
+/// (observed, predicted, and the confidence of the prediction) and solvent accessibility.
+pub(super) fn is_annotation(id: &str) -> bool {
+    matches!(id, "ss_dssp" | "ss_pred" | "ss_conf" | "sa_dssp")
 }

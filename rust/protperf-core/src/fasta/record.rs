@@ -1,7 +1,7 @@
-//! The scanner's part that makes records: headers judged, residues turned into tokens, faults refused.
+//! How the scanner makes records: it checks headers, turns residues into tokens and refuses faults.
 //!
-//! Invariant: tokens of the record in progress stand behind the complete ones in the batch, and nothing else of that
-//! record does, so that leaving it out means cutting them off.
+//! Invariant: the batch holds the tokens of the record in progress after those of the complete records, and nothing
+//! else of that record, so that leaving it out means cutting these tokens off.
 
 use super::residues::{self, ResiduePolicy};
 use super::{
@@ -26,32 +26,54 @@ impl Scanner {
             return Err(self.fault_at((self.current.line, 1), kind));
         }
         // Column 1 holds the '>'.
-        self.judge_header((self.current.line, 2))
+        self.judge_header((self.current.line, 2))?;
+        if self.section == Section::Record && format::is_annotation(split_header(self.current.header_text()).0) {
+            self.section = Section::LeftOut;
+            self.summary.annotation_records += 1;
+        }
+        Ok(())
     }
 
-    /// Refuse a header that is no text; `place` is where its first byte stands.
-    pub(super) fn judge_header(&mut self, (line, column): (u64, u64)) -> Result<(), FastaError> {
+    /// Refuse a header that is not text, or decode it where the policy allows that; `place` is the place of its first
+    /// byte. A header that was not refused is UTF-8 from here on.
+    pub(super) fn judge_header(&mut self, place: (u64, u64)) -> Result<(), FastaError> {
         let header = &self.current.header;
         let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | 1);
-        let (at, kind) = match std::str::from_utf8(header) {
-            Err(error) => {
-                let at = error.valid_up_to();
+        match std::str::from_utf8(header).map_err(|error| error.valid_up_to()) {
+            Err(at) if self.policy != ResiduePolicy::Map => {
                 let byte = header.get(at).copied().unwrap_or_default();
-                (at, FastaErrorKind::HeaderEncoding { byte })
+                self.refuse_header(place, at, FastaErrorKind::HeaderEncoding { byte })
             }
-            Ok(_) => match header.iter().position(control) {
-                None => return Ok(()),
-                Some(at) => {
+            encoding => {
+                if let Some(at) = header.iter().position(control) {
                     let byte = header.get(at).copied().unwrap_or_default();
-                    (at, FastaErrorKind::HeaderControl { byte })
+                    return self.refuse_header(place, at, FastaErrorKind::HeaderControl { byte });
                 }
-            },
-        };
-        let fault = self.fault_at((line, column + at as u64), kind);
+                if encoding.is_err() { self.decode_latin1() } else { Ok(()) }
+            }
+        }
+    }
+
+    fn refuse_header(&mut self, place: (u64, u64), at: usize, kind: FastaErrorKind) -> Result<(), FastaError> {
+        let fault = self.fault_at((place.0, place.1 + at as u64), kind);
         self.refuse(fault)
     }
 
-    /// Take a part of a sequence line: in one sweep where it holds plain residues only, else byte by byte.
+    /// Latin-1 is the first 256 code points of Unicode, so every header has a reading, and the flag marks the guess.
+    fn decode_latin1(&mut self) -> Result<(), FastaError> {
+        let latin1 = &self.current.header;
+        let bytes = latin1.len() + latin1.iter().filter(|byte| !byte.is_ascii()).count();
+        let mut text = String::new();
+        if text.try_reserve_exact(bytes).is_err() {
+            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes }));
+        }
+        text.extend(latin1.iter().map(|&byte| char::from(byte)));
+        self.current.header = text.into_bytes();
+        self.current.flags |= flag::LATIN1_HEADER;
+        Ok(())
+    }
+
+    /// Take a part of a sequence line: in one pass where it holds plain residues only, else byte by byte.
     pub(super) fn residues(&mut self, part: &[u8]) -> Result<(), FastaError> {
         if self.current.pending_stops == 0 && self.plain_residues(part) {
             return Ok(());
@@ -60,14 +82,14 @@ impl Scanner {
         while let Some((&byte, _)) = part.get(done..).and_then(<[u8]>::split_first) {
             if self.table.is_special(byte) {
                 self.special(byte, done)?;
-                if self.section == Section::Refused {
+                if self.section == Section::LeftOut {
                     return Ok(());
                 }
                 done += 1;
                 continue;
             }
             self.stops_are_internal()?;
-            if self.section == Section::Refused {
+            if self.section == Section::LeftOut {
                 return Ok(());
             }
             let rest = part.get(done..).unwrap_or_default();
@@ -78,7 +100,8 @@ impl Scanner {
         Ok(())
     }
 
-    /// Append the tokens of `part`; where a byte is no plain residue, append nothing and answer false.
+    /// Append the tokens of `part` and return true; where a byte is not a plain residue, append nothing and return
+    /// false.
     fn plain_residues(&mut self, part: &[u8]) -> bool {
         let before = self.batch.tokens.len();
         let mut traits = 0;
@@ -97,7 +120,7 @@ impl Scanner {
 
     fn special(&mut self, byte: u8, offset: usize) -> Result<(), FastaError> {
         let kind = match self.table.get(byte) as u8 {
-            residues::SPACE => return Ok(()),
+            residues::BLANK => return Ok(()),
             residues::STOP => {
                 if self.current.pending_stops == 0 {
                     self.current.first_stop = self.place(offset);
@@ -110,7 +133,7 @@ impl Scanner {
                 return Ok(());
             }
             residues::GAP => FastaErrorKind::Gap { byte },
-            // It is a residue for all that, so a stop before it is the earlier fault.
+            // It is still a residue, so a stop before it is the earlier fault.
             residues::AMBIGUOUS_REFUSED if self.current.pending_stops > 0 => return self.stops_are_internal(),
             residues::AMBIGUOUS_REFUSED => FastaErrorKind::AmbiguousResidue { byte },
             _ if byte == b'>' => FastaErrorKind::HeaderInsideLine,
@@ -120,7 +143,7 @@ impl Scanner {
         self.refuse(fault)
     }
 
-    /// A residue follows: the stops that waited were internal.
+    /// A residue follows, so the pending stops were internal.
     fn stops_are_internal(&mut self) -> Result<(), FastaError> {
         if self.current.pending_stops == 0 {
             return Ok(());
@@ -137,7 +160,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// Make an error of the fault, or under `skip` leave the record out.
+    /// Return the fault as an error, or leave the record out under `skip`.
     pub(super) fn refuse(&mut self, fault: FastaError) -> Result<(), FastaError> {
         if self.policy != ResiduePolicy::Skip || !fault.kind.is_of_record() {
             return Err(fault);
@@ -149,7 +172,7 @@ impl Scanner {
         self.batch.rejected.push(Rejection { ordinal: self.next_ordinal, error: fault });
         self.next_ordinal += 1;
         self.summary.rejected += 1;
-        self.section = Section::Refused;
+        self.section = Section::LeftOut;
         Ok(())
     }
 
@@ -178,20 +201,19 @@ impl Scanner {
     fn final_flags(&self, len: u64) -> u16 {
         let current = &self.current;
         let bit = |condition: bool, flag: u16| if condition { flag } else { 0 };
-        let header = std::str::from_utf8(&current.header).unwrap_or_default();
         let is_nucleotides = len > NUCLEOTIDE_LENGTH && current.traits & residues::NOT_NUCLEOTIDE == 0;
         current.flags
             | bit(current.pending_stops > 0, flag::TRAILING_STOP)
             | bit(current.traits & residues::LOWER != 0, flag::LOWER_CASE)
             | bit(current.traits & residues::AMBIGUOUS != 0, flag::AMBIGUOUS)
             | bit(len == 0, flag::EMPTY)
-            | bit(split_header(header).0.is_empty() && self.form != Form::Sequence, flag::NO_ID)
+            | bit(split_header(current.header_text()).0.is_empty() && self.form != Form::Sequence, flag::NO_ID)
             | bit(is_nucleotides, flag::NUCLEOTIDES)
     }
 
     fn append_record(&mut self, flags: u16, len: u64) -> Result<(), FastaError> {
         let batch = &mut self.batch;
-        let header = std::str::from_utf8(&self.current.header).unwrap_or_default();
+        let header = self.current.header_text();
         let reserved = batch.headers.try_reserve(header.len()).is_ok()
             && batch.header_ends.try_reserve(1).is_ok()
             && batch.token_ends.try_reserve(1).is_ok()

@@ -1,4 +1,4 @@
-//! The residue table: what each of the 256 byte values means in a sequence line, one table a policy.
+//! The residue table: what each of the 256 byte values means in a sequence line, one table per policy.
 
 use crate::alphabet::{FIRST_AMBIGUOUS, token_of};
 
@@ -10,7 +10,7 @@ pub enum ResiduePolicy {
     Map,
     /// Take the twenty, U, O and X; anything else is an error.
     Strict,
-    /// Mend only case, spaces and a final `*`; leave a record with anything else out, and count it.
+    /// Mend only case, spaces, tabs and a final `*`; leave out a record with anything else, and count it.
     Skip,
 }
 
@@ -37,13 +37,14 @@ impl ResiduePolicy {
 pub(super) const LOWER: u16 = 0x0100;
 /// B, Z, J or X.
 pub(super) const AMBIGUOUS: u16 = 0x0200;
-/// A residue that is none of ACGTUN.
+/// A residue other than ACGTUN.
 pub(super) const NOT_NUCLEOTIDE: u16 = 0x0400;
-/// No plain residue: the low byte is one of the codes below and not a token.
+/// Not a plain residue: the low byte is one of the codes below instead of a token.
 pub(super) const SPECIAL: u16 = 0x8000;
 
 /// Low bytes of special entries.
-pub(super) const SPACE: u8 = 0;
+/// A space or a tab: no part of the sequence.
+pub(super) const BLANK: u8 = 0;
 pub(super) const STOP: u8 = 1;
 pub(super) const GAP: u8 = 2;
 pub(super) const AMBIGUOUS_REFUSED: u8 = 3;
@@ -67,7 +68,7 @@ impl Table {
     pub(super) const fn of(policy: ResiduePolicy) -> &'static Self {
         match policy {
             ResiduePolicy::Map => &MAP,
-            // They refuse the same bytes and differ in what refusing means.
+            // Both refuse the same bytes; one then stops, the other leaves the record out.
             ResiduePolicy::Strict | ResiduePolicy::Skip => &NARROW,
         }
     }
@@ -92,7 +93,7 @@ const fn entry(byte: u8, takes_ambiguous: bool) -> u16 {
     let Some(token) = token_of(letter) else {
         return SPECIAL
             | match byte {
-                b' ' => SPACE,
+                b' ' | b'\t' => BLANK,
                 b'*' => STOP,
                 b'-' | b'.' => GAP,
                 _ => INVALID,

@@ -1,7 +1,8 @@
-//! The scanner's part for tables: CSV and TSV whose first row names the columns, one record a row.
+//! How the scanner reads tables: CSV and TSV whose first row names the columns, one record per row.
 //!
-//! `csv-core` splits rows into fields and takes the quotes off. It forgives what here is a fault, since a stray quote
-//! would swallow rows: a quoted field must end with its quote, and every row has as many fields as the first.
+//! `csv-core` splits rows into fields and removes the quotes. It is more lenient than this scanner, which a stray quote
+//! would lead to swallow rows: here a quoted field must end with its quote, and every row must have as many fields as
+//! the first.
 
 use csv_core::{ReadFieldResult, Reader, ReaderBuilder};
 use memchr::{memchr2, memchr2_iter};
@@ -9,16 +10,16 @@ use memchr::{memchr2, memchr2_iter};
 use super::error::shown_id;
 use super::{Current, FastaError, FastaErrorKind, Form, Line, ResiduePolicy, Scanner, Section, format};
 
-/// Bytes of a first row: no table has more, and what is no table may have no line end at all.
+/// Longest first row in bytes: no table has a longer one, and a file that is not a table may have no line end at all.
 const FIRST_ROW: usize = 1 << 20;
 
-/// What a table holds in the place of a value that is missing, in any case; the letters of each are residues too.
+/// How tables write a missing value, in upper or lower case; the letters of each are also residues.
 const MISSING: [&[u8]; 4] = [b"na", b"nan", b"none", b"null"];
 
 /// UTF-8's byte order mark.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Letters of a name that are shown: a cell that stands where names should may be a sequence.
+/// Longest name of letters alone that a message shows: a cell in the place of a name may be a sequence.
 const SHOWN_LETTERS: usize = 12;
 
 /// The columns of a table that make a record, by the names in its first row.
@@ -26,26 +27,26 @@ const SHOWN_LETTERS: usize = 12;
 pub struct Columns {
     /// The column of sequences.
     pub sequence: String,
-    /// The column of ids, read as the header of a FASTA record is. `None` takes the column `id`, and where there is
-    /// none, the place of the record.
+    /// The column of ids, read like the header of a FASTA record. `None` takes the column `id`, or the ordinal of the
+    /// record where there is no such column.
     pub id: Option<String>,
 }
 
-/// Where a byte stands: line and column, from 1.
+/// Line and column of a byte, from 1.
 type Place = (u64, u64);
 
-/// A row in progress, and what the first row told.
+/// A row in progress, and what the first row says.
 #[derive(Debug)]
 pub(super) struct Rows {
     columns: Columns,
-    /// Whether the first bytes were seen to be a mark or none.
-    has_begun: bool,
-    /// The first line with text, until it is complete; then its beginning, for the words of an error.
+    /// Whether the byte order mark was looked for.
+    has_started: bool,
+    /// The first line with text, until it is complete; then its start, which an error needs to name the format.
     head: Vec<u8>,
     parser: Option<Box<Reader>>,
     /// Names of the columns while the first row is read.
     names: Vec<Vec<u8>>,
-    /// Bytes of these names.
+    /// Bytes of these names together.
     names_len: usize,
     chosen: Option<Chosen>,
     sequence: Cell,
@@ -54,7 +55,7 @@ pub(super) struct Rows {
     num_fields: usize,
     /// Line of the row's first byte.
     row_line: u64,
-    here: Position,
+    next: Position,
 }
 
 /// Which fields of a row make the record.
@@ -72,11 +73,11 @@ struct Cell {
     place: Place,
 }
 
-/// The field in progress as it stands in the input.
+/// The field in progress, as the input holds it.
 #[derive(Debug, Default)]
 struct Field {
     place: Place,
-    /// Bytes of input, and of text that they gave.
+    /// Bytes of input, and of the text that the parser made of them.
     len: u64,
     written: u64,
     /// Quotes in the text.
@@ -94,7 +95,7 @@ struct Position {
 }
 
 impl Scanner {
-    /// A scanner for a table, CSV or TSV, whose first row names the columns: one record a row. The separator is a tab
+    /// A scanner for a table, CSV or TSV, whose first row names the columns: one record per row. The separator is a tab
     /// where the first line has one, else a comma where it has one, else a semicolon.
     pub fn of_table(policy: ResiduePolicy, columns: Columns) -> Self {
         let mut scanner = Self::new(policy);
@@ -110,7 +111,7 @@ impl Scanner {
         self.reserve_for(&mut rows.head, bytes.len())?;
         let searched = rows.head.len();
         rows.head.extend_from_slice(bytes);
-        if !rows.has_begun && rows.head.len() < MARK.len() && MARK.starts_with(&rows.head) {
+        if !rows.has_started && rows.head.len() < MARK.len() && MARK.starts_with(&rows.head) {
             return Ok(());
         }
         let dropped = self.drop_blank(rows);
@@ -119,7 +120,7 @@ impl Scanner {
         match end.map_or(rows.head.len(), |end| new + end) {
             FIRST_ROW.. => {
                 rows.names = vec![rows.head.get(..FIRST_ROW).unwrap_or_default().to_vec()];
-                rows.row_line = rows.here.line;
+                rows.row_line = rows.next.line;
                 Err(rows.no_column(&rows.columns.sequence))
             }
             _ if end.is_some() => self.begin_rows(rows),
@@ -127,14 +128,14 @@ impl Scanner {
         }
     }
 
-    /// Drop the mark and the blank lines before the first row; answers how many bytes that were.
+    /// Drop the byte order mark and the blank lines before the first row; returns the number of bytes dropped.
     fn drop_blank(&mut self, rows: &mut Rows) -> usize {
-        let has_mark = !std::mem::replace(&mut rows.has_begun, true) && rows.head.starts_with(MARK);
+        let has_mark = !std::mem::replace(&mut rows.has_started, true) && rows.head.starts_with(MARK);
         self.summary.has_byte_order_mark |= has_mark;
         let mark = if has_mark { MARK.len() } else { 0 };
         let text = rows.head.get(mark..).unwrap_or_default();
         let blank = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
-        rows.here.pass(text.get(..blank).unwrap_or_default());
+        rows.next.pass(text.get(..blank).unwrap_or_default());
         rows.head.drain(..mark + blank);
         mark + blank
     }
@@ -143,7 +144,7 @@ impl Scanner {
         if rows.parser.is_none() {
             self.begin_rows(rows)?;
         }
-        // Ends the last row where no line end did.
+        // Ends the last row where a line end is missing.
         self.scan_field(rows, &[])?;
         if rows.chosen.is_none() && self.summary.bytes > 0 {
             rows.row_line = 1;
@@ -159,7 +160,7 @@ impl Scanner {
         let line = head.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
         let delimiter = [b'\t', b','].into_iter().find(|byte| line.contains(byte)).unwrap_or(b';');
         let mut parser = Box::new(ReaderBuilder::new().delimiter(delimiter).build());
-        // It would drop a mark of its own accord, unless it has read before.
+        // The parser would drop a byte order mark by itself, unless it has read something before.
         parser.read_field(b"\n", &mut [0]);
         rows.parser = Some(parser);
         rows.head = line.get(..format::SNIFFED).unwrap_or(line).to_vec();
@@ -171,7 +172,7 @@ impl Scanner {
         while let Some(&first) = rest.first() {
             let is_between_rows = rows.num_fields == 0 && rows.field.len == 0;
             let used = if is_between_rows && matches!(first, b'\n' | b'\r') {
-                rows.here.pass(&[first]);
+                rows.next.pass(&[first]);
                 1
             } else {
                 self.scan_field(rows, rest)?
@@ -181,20 +182,20 @@ impl Scanner {
         Ok(())
     }
 
-    /// Go on with a field; answers how many bytes that took. Without bytes, the input has ended.
+    /// Continue a field; returns the number of bytes it used. No bytes mean the end of the input.
     fn scan_field(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<usize, FastaError> {
         let Some(parser) = &mut rows.parser else { return Ok(0) };
         let mut text = [0; 512];
         let (result, used, written) = parser.read_field(bytes, &mut text);
         let (raw, text) = (bytes.get(..used).unwrap_or_default(), text.get(..written).unwrap_or_default());
         if rows.field.len == 0 {
-            rows.field.place = rows.here.place();
+            rows.field.place = rows.next.place();
             if rows.num_fields == 0 {
-                rows.row_line = rows.here.line;
+                rows.row_line = rows.next.line;
             }
         }
         rows.field.add(raw, text);
-        rows.here.pass(raw);
+        rows.next.pass(raw);
         rows.bound_names(text.len())?;
         if let Some(cell) = rows.cell() {
             self.reserve_for(cell, text.len())?;
@@ -234,7 +235,7 @@ impl Scanner {
         self.close_record()
     }
 
-    /// Take the sequence of a row as if it were one in memory.
+    /// Scan the sequence of a row like a sequence in memory.
     fn take_cell(&mut self, Cell { text, place: (line, column) }: &Cell) -> Result<(), FastaError> {
         self.line_number = *line;
         self.line_start = 0;
@@ -253,7 +254,7 @@ impl Scanner {
     }
 }
 
-/// Whether a cell is one of [`MISSING`], with the blanks around it and the sign that some write.
+/// Whether a cell is one of [`MISSING`], with blanks around it or the sign that some programs write.
 fn is_missing(text: &[u8]) -> bool {
     let word = text.trim_ascii();
     let word = word.strip_prefix(b"-").unwrap_or(word);
@@ -264,7 +265,7 @@ impl Rows {
     fn new(columns: Columns) -> Self {
         Self {
             columns,
-            has_begun: false,
+            has_started: false,
             head: Vec::new(),
             parser: None,
             names: Vec::new(),
@@ -275,11 +276,11 @@ impl Rows {
             field: Field::default(),
             num_fields: 0,
             row_line: 1,
-            here: Position { line: 1, column: 1, after_carriage_return: false },
+            next: Position { line: 1, column: 1, after_carriage_return: false },
         }
     }
 
-    /// Where the text of the field in progress goes; `None` where nobody reads it.
+    /// The buffer for the text of the field in progress; `None` for a column that is not read.
     fn cell(&mut self) -> Option<&mut Vec<u8>> {
         let Some(chosen) = self.chosen else {
             if self.names.len() == self.num_fields {
@@ -299,7 +300,7 @@ impl Rows {
         Some(&mut cell.text)
     }
 
-    /// Refuse a first row that does not end: a quote in it is not closed.
+    /// Refuse a first row that does not end because a quote is not closed.
     fn bound_names(&mut self, more: usize) -> Result<(), FastaError> {
         if self.chosen.is_some() {
             return Ok(());
@@ -355,7 +356,7 @@ impl Rows {
         FastaError { line: self.row_line, column: 1, record: None, kind }
     }
 
-    /// The first names of columns for people; what is long or might be a sequence is shown by its length.
+    /// The first names of columns, for a message; a name that is long or may be a sequence is shown by its length.
     fn found(&self) -> String {
         const SHOWN: usize = 12;
         const LONGEST: usize = 40;
@@ -396,8 +397,9 @@ impl Field {
         self.len > 0 && self.first == b'"'
     }
 
-    /// Whether a quoted field ends with its quote: it then has two quotes more than its text, and one more for each
-    /// quote in it. Text behind the closing quote would have to hold a quote to end with one, and fall short by it.
+    /// Whether a quoted field ends with its quote: the input then has two quotes more than the text, and one more for
+    /// each quote in it. Text after the closing quote must contain a quote to end with one, which then is missing from
+    /// that count.
     fn is_well_quoted(&self, is_terminated: bool) -> bool {
         let [before, last] = self.last_two;
         let (len, end) = if is_terminated { (self.len - 1, before) } else { (self.len, last) };
@@ -410,7 +412,7 @@ impl Position {
         (self.line, self.column)
     }
 
-    /// Go past these bytes.
+    /// Move past these bytes.
     fn pass(&mut self, bytes: &[u8]) {
         let mut start = 0;
         for end in memchr2_iter(b'\n', b'\r', bytes) {

@@ -1,4 +1,4 @@
-//! Tables against a naive reader, over quotes, separators, line ends, policies and ways to cut an input.
+//! Tables against a naive reader: quotes, separators, line ends, policies and ways to cut an input.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -40,6 +40,7 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
         b"x;seq;y\r",
         b"\xef\xbb\xbfseq,id\n",
         b"\n\r\n\"seq\",\"i\"\"d\"\n",
+        b"id,seq\n\xc5 \xe9,\"M\tK\"\n",
         b"",
     ];
     let fragments: Vec<&[u8]> = vec![
@@ -92,7 +93,7 @@ proptest! {
 }
 
 #[test]
-fn rows_are_records_whatever_the_separator_and_the_line_end() {
+fn rows_are_records_with_any_separator_and_line_end() {
     let expected = [("a x", "MKV"), ("b", "ACD")].map(|(id, letters)| (id.to_string(), letters.to_string()));
     for separator in [",", "\t", ";"] {
         for end in ["\n", "\r\n", "\r"] {
@@ -103,7 +104,7 @@ fn rows_are_records_whatever_the_separator_and_the_line_end() {
 }
 
 #[test]
-fn without_a_column_of_ids_a_record_is_called_by_its_place() {
+fn without_a_column_of_ids_a_record_is_named_by_its_ordinal() {
     assert_eq!(records(b"seq\nMKV\nACD\n"), [("0".into(), "MKV".into()), ("1".into(), "ACD".into())]);
     let mut scanner = Scanner::of_table(ResiduePolicy::Map, columns(None)).counted_from(7);
     scanner.push(b"seq\nMKV\n").and_then(|()| scanner.finish()).unwrap();
@@ -112,7 +113,7 @@ fn without_a_column_of_ids_a_record_is_called_by_its_place() {
 }
 
 #[test]
-fn faults_of_a_table_are_named_with_their_place_and_what_mends_them() {
+fn faults_of_a_table_have_a_place_and_a_remedy() {
     let id = columns(Some("name"));
     for (data, columns, expected) in [
         (
@@ -125,7 +126,7 @@ fn faults_of_a_table_are_named_with_their_place_and_what_mends_them() {
             id.clone(),
             "1:1: no column 'name'; the first row must name the columns, and it names 'seq', 'b'",
         ),
-        ("\n\n", columns(None), "1:1: no column 'seq': nothing but blank lines; the first row"),
+        ("\n\n", columns(None), "1:1: no column 'seq': only blank lines; the first row"),
         (">a\nMKV\n", columns(None), "1:1: not a table: this looks like FASTA; leave out --seq-col"),
         ("@r1\nACGT\n+\n", columns(None), "1:1: not a table: this looks like FASTQ; convert it"),
         ("<!DOCTYPE html><html>", columns(None), "1:1: not a table: this looks like HTML; fetch the file again"),
@@ -134,9 +135,9 @@ fn faults_of_a_table_are_named_with_their_place_and_what_mends_them() {
         ("seq,x\nMK\n", columns(None), "2:1: 1 fields in a table of 2 columns"),
         ("x,seq\n\n1,MK\n2,M,K\n", columns(None), "4:1: 3 fields in a table of 2 columns"),
         ("x,seq\n\"1,MK\n", columns(None), "2:1: quoted field is not closed"),
-        ("x,seq\n1,\"MK\"V\n", columns(None), "2:3: quoted field is not closed, or goes on"),
+        ("x,seq\n1,\"MK\"V\n", columns(None), "2:3: quoted field is not closed, or has text after"),
         ("x,seq\n1,\"MK1\"\n", columns(None), "2:6: digit '1' in the sequence; remove position numbers (record '0')"),
-        ("name,seq\nP1 x,MK!\n", id.clone(), "2:8: character '!' in the sequence is no residue (record 'P1')"),
+        ("name,seq\nP1 x,MK!\n", id.clone(), "2:8: character '!' in the sequence is not a residue (record 'P1')"),
         ("name,seq\n\"P\n1\",MK\n", id, "2:3: control byte 0x0a in the header; remove it"),
         ("id,seq,id\n", columns(None), "1:1: two columns are named 'id'; rename one"),
         ("seq\nMK\nNA\n", columns(None), "3:1: the sequence is a table's word for a missing value"),
@@ -147,14 +148,14 @@ fn faults_of_a_table_are_named_with_their_place_and_what_mends_them() {
 }
 
 #[test]
-fn a_stray_quote_swallows_no_row_unseen() {
-    // Readers that forgive give one record here, and lose the rows between the quotes.
+fn a_stray_quote_is_a_fault_and_hides_no_row() {
+    // Lenient readers return one record here, and lose the rows between the quotes.
     let data = b"seq\tnote\nMKV\t\"5 prime\nACD\t-\nEFG\t\"3 prime\n";
-    assert!(fault(data, &columns(None)).starts_with("2:5: quoted field is not closed, or goes on behind"));
+    assert!(fault(data, &columns(None)).starts_with("2:5: quoted field is not closed, or has text after"));
 }
 
 #[test]
-fn no_error_repeats_a_sequence_that_stands_where_names_should() {
+fn no_error_repeats_a_sequence_in_the_place_of_a_name() {
     let sequence = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV";
     let found = fault(format!("P1,{sequence}\nP2,{sequence}\n").as_bytes(), &columns(None));
     assert!(found.contains("names 'P1', (70 characters)") && !found.contains("MKTAY"), "{found}");
@@ -163,7 +164,7 @@ fn no_error_repeats_a_sequence_that_stands_where_names_should() {
 }
 
 #[test]
-fn words_for_a_missing_value_are_no_sequences() {
+fn words_for_a_missing_value_are_refused() {
     for word in ["NA", "na", " NA ", "NaN", "-NaN", "None", "none", "NULL", "\"null\n\""] {
         let found = fault(format!("seq\n{word}\n").as_bytes(), &columns(None));
         assert!(found.contains("word for a missing value"), "{word}: {found}");
@@ -172,7 +173,7 @@ fn words_for_a_missing_value_are_no_sequences() {
 }
 
 #[test]
-fn a_column_of_sequences_called_id_is_no_column_of_ids() {
+fn a_column_of_sequences_called_id_is_not_taken_for_ids() {
     let id = Columns { sequence: "id".into(), id: None };
     let expected = Item::Record { ordinal: 0, header: "0".into(), letters: "MKV".into(), flags: 0 };
     assert_eq!(scanned(b"id,x\nMKV,1\n", ResiduePolicy::Map, &id, &[]), [expected]);
