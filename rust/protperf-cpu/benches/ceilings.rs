@@ -18,7 +18,7 @@ const ROUNDS: usize = 15;
 /// # Safety
 /// The ISA of S.
 #[inline(always)]
-unsafe fn multiply_add<S: Simd<E = f32>>(steps: usize) -> f64 {
+unsafe fn multiply_add<S: Simd<T = f32>>(steps: usize) -> f64 {
     // SAFETY: the caller guarantees the ISA; the store fits the buffer.
     unsafe {
         let (a, b) = (S::splat(black_box(0.999_999)), S::splat(black_box(1e-6)));
@@ -42,7 +42,7 @@ unsafe fn multiply_add<S: Simd<E = f32>>(steps: usize) -> f64 {
 /// # Safety
 /// The ISA of S.
 #[inline(always)]
-unsafe fn exponential<S: Simd<E = f32>>(steps: usize) -> f64 {
+unsafe fn exponential<S: Simd<T = f32>>(steps: usize) -> f64 {
     const UNROLL: usize = 4;
     let input: Vec<f32> = (0..BLOCK).map(|i| -20.0 + 20.0 * i as f32 / BLOCK as f32).collect();
     let mut output = vec![0.0f32; BLOCK];
@@ -50,9 +50,10 @@ unsafe fn exponential<S: Simd<E = f32>>(steps: usize) -> f64 {
         for start in (0..BLOCK).step_by(UNROLL * S::LANES) {
             // SAFETY: UNROLL * LANES divides BLOCK, the caller guarantees the ISA.
             unsafe {
-                let x: [S::V; UNROLL] = std::array::from_fn(|i| S::load(input.as_ptr().add(start + i * S::LANES)));
+                let x: [S::Register; UNROLL] =
+                    std::array::from_fn(|i| S::load(input.as_ptr().add(start + i * S::LANES)));
                 let whole = x.map(|x| S::round(x));
-                let fraction: [S::V; UNROLL] = std::array::from_fn(|i| S::sub(x[i], whole[i]));
+                let fraction: [S::Register; UNROLL] = std::array::from_fn(|i| S::sub(x[i], whole[i]));
                 let mut sum = [S::splat(f32::EXP2[f32::EXP2.len() - 1]); UNROLL];
                 for &coefficient in f32::EXP2.iter().rev().skip(1) {
                     for i in 0..UNROLL {

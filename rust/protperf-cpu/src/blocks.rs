@@ -1,21 +1,18 @@
 //! Where a long sequence is cut into blocks, so that several threads can share one head of it.
 //!
-//! A block's writers are summed into a state of their own, states are merged in the order of the blocks, and the
-//! readers of a block start from the merged state. The cuts change the order of sums, so they depend on the shape
+//! A block's keys are summed into a state of their own, states are merged in the order of the blocks, and the
+//! queries of a block start from the merged state. The cuts change the order of sums, so they depend on the shape
 //! alone: the length of the segment, the number of heads, causal or not. Never on threads, caches or the ISA.
 
-use crate::workspace::CHUNK;
+use crate::layout::{BLOCK, CHUNK};
 use std::ops::Range;
 
-/// Positions of a block: some milliseconds of work against some microseconds for its state.
-pub const BLOCK: usize = 1024;
-const _: () = assert!(BLOCK.is_multiple_of(CHUNK));
-/// Blocks of all heads together that a noncausal call is cut into at most: enough for that many threads, and no more
-/// states than that have to be kept.
-pub const MOST_BLOCKS: usize = 32;
-/// A causal call with fewer heads than this is cut, from a length of two blocks on. The states cost it 1.4 times the
+/// A noncausal call is cut into at most this many blocks, those of all heads together: enough for as many threads, and
+/// no more states than that have to be kept.
+pub const MAX_BLOCKS: usize = 32;
+/// A causal call with fewer heads than this is cut from a length of two blocks on. The states make it 1.4 times the
 /// work, which pays only where threads would have nothing to do.
-const FEW_LINES: usize = 4;
+const FEW_HEADS: usize = 4;
 
 /// One segment's positions, cut into blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +22,14 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// The blocks of `len` positions of a call with `lines` heads, all batch entries together.
-    pub fn new(len: usize, lines: usize, causal: bool) -> Self {
-        let most = match causal {
-            true if lines < FEW_LINES && len >= 2 * BLOCK => usize::MAX,
+    /// The blocks of `len` positions of a call with `heads` heads, all batch entries together.
+    pub fn new(len: usize, heads: usize, causal: bool) -> Self {
+        let max_count = match causal {
+            true if heads < FEW_HEADS && len >= 2 * BLOCK => usize::MAX,
             true => 1,
-            false => MOST_BLOCKS / lines.max(1),
+            false => MAX_BLOCKS / heads.max(1),
         };
-        let count = len.div_ceil(BLOCK).min(most).max(1);
+        let count = len.div_ceil(BLOCK).min(max_count).max(1);
         Blocks { len, step: len.div_ceil(count).next_multiple_of(if causal { BLOCK } else { CHUNK }).max(1) }
     }
 
@@ -41,7 +38,7 @@ impl Blocks {
         self.len.div_ceil(self.step).max(1)
     }
 
-    /// Positions of a block but the last.
+    /// Positions of every block except the last.
     pub fn step(&self) -> usize {
         self.step
     }
@@ -67,11 +64,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_cover_every_position_once_and_begin_on_chunks() {
+    fn blocks_cover_every_position_once_and_start_on_chunks() {
         for causal in [false, true] {
-            for lines in [1, 2, 3, 4, 8, 31, 32, 33, 1000] {
+            for heads in [1, 2, 3, 4, 8, 31, 32, 33, 1000] {
                 for len in [0, 1, 63, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 10_000, 65_537] {
-                    let blocks = Blocks::new(len, lines, causal);
+                    let blocks = Blocks::new(len, heads, causal);
                     let mut end = 0;
                     for range in blocks.ranges() {
                         assert_eq!(range.start, end, "{blocks:?}");
@@ -79,7 +76,7 @@ mod tests {
                         end = range.end;
                     }
                     assert_eq!(end, len, "{blocks:?}");
-                    assert!(causal || lines * blocks.count() <= MOST_BLOCKS.max(lines));
+                    assert!(causal || heads * blocks.count() <= MAX_BLOCKS.max(heads));
                 }
             }
         }

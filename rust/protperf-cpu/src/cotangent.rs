@@ -1,99 +1,119 @@
-//! What arrives at the outputs of some queries, as the backward sweeps read and sum it.
+//! What arrives at the outputs of some queries, as the backward passes read it and add it up: `docs/algorithm.md`,
+//! section 7.
 
-use crate::call::{Call, Line};
-use crate::load::Rows;
-use crate::ops::{CpuElement, Ops};
-use crate::weights::Widths;
-use crate::workspace::{Side, try_filled};
+use crate::call::Call;
+use crate::chunk::Loaded;
+use crate::load::RowView;
+use crate::memory::try_filled;
+use crate::ops::CpuElement;
+use crate::plan::HeadSegment;
+use crate::rows::ChunkRows;
 use protperf_core::{Result, TensorRef};
 use std::ops::Range;
 
-/// What the backward pass reads beside the arguments of the forward pass.
-pub struct Saved<'a, E> {
+/// What the backward pass reads besides the arguments of the forward pass.
+pub struct Saved<'a, T> {
     /// Output of the forward pass `[B,H,L,E]`.
-    pub out: &'a TensorRef<'a, E>,
+    pub out: &'a TensorRef<'a, T>,
     /// Denominators of the forward pass `[B,H,L,2]`.
-    pub den: &'a [E],
+    pub den: &'a [T],
     /// Gradient of the output `[B,H,L,E]`.
-    pub grad: &'a TensorRef<'a, E>,
+    pub grad: &'a TensorRef<'a, T>,
 }
 
+/// What a query contributes to the gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Row {
-    /// No gradient arrives, or no key is seen: contributes nothing, whatever its output.
-    Dead,
-    Active,
-    /// A gradient arrives and something the row saw is not finite.
-    Bad,
+pub enum Contribution {
+    /// Nothing, whatever its output: no gradient arrives, or it sees no key.
+    Nothing,
+    /// Its cotangent.
+    Cotangent,
+    /// NaN: a gradient arrives, and it is not finite or meets something that is not.
+    NotFinite,
 }
 
-/// Some queries of a line with the cotangents of their sums.
-pub(crate) struct Cotangents<'a, E> {
-    pub queries: Rows<'a, E>,
-    pub kinds: Vec<Row>,
-    /// The last bad row, counted from the line's first.
-    pub last_bad: Option<usize>,
-    out: Rows<'a, E>,
-    grad: Rows<'a, E>,
-    den: &'a [E],
+/// Some queries of a head segment with the cotangents of their sums.
+pub struct Cotangents<'a, T> {
+    queries: RowView<'a, T>,
+    pub contributions: Vec<Contribution>,
+    /// The last row that makes NaN, counted from the first row of the segment.
+    pub last_not_finite: Option<usize>,
+    out: RowView<'a, T>,
+    grad: RowView<'a, T>,
+    den: &'a [T],
 }
 
-impl<'a, E: CpuElement> Cotangents<'a, E> {
-    /// The queries `range` of a line; `bad_key` is the first key of the line that is not finite.
+impl<'a, T: CpuElement> Cotangents<'a, T> {
+    /// The queries `range` of a segment; `bad_key` is the first key of the segment that is not finite.
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
     pub fn new(
-        call: &'a Call<'a, E>,
-        saved: &'a Saved<'a, E>,
-        line: &Line,
+        call: &'a Call<'a, T>,
+        saved: &'a Saved<'a, T>,
+        part: &HeadSegment,
         range: Range<usize>,
         bad_key: Option<usize>,
     ) -> Result<Self> {
-        let rows = |tensor| call.queries(tensor, line).part(range.clone(), false);
+        let rows = |tensor| call.queries(tensor, part).part(range.clone(), false);
         let (queries, out, grad) = (rows(&call.args.q), rows(saved.out), rows(saved.grad));
-        let first = call.first_query(line) + range.start;
+        let first = call.plan.first_query(part) + range.start;
         let den = &saved.den[first * 2..(first + range.len()) * 2];
-        let mut kinds = try_filled(range.len(), Row::Dead)?;
-        for (i, kind) in kinds.iter_mut().enumerate() {
-            call.stop_at(i)?;
-            let (most, finite) = grad.largest(call.ops, i);
-            if most == E::ZERO && finite {
+        let mut contributions = try_filled(range.len(), Contribution::Nothing)?;
+        for (i, contribution) in contributions.iter_mut().enumerate() {
+            call.workers.check_at(i)?;
+            let (largest, finite) = grad.largest(call.loader.ops, i);
+            if largest == T::ZERO && finite {
                 continue;
             }
-            let sees_bad = bad_key.is_some_and(|at| !call.args.causal || range.start + i >= at);
-            if sees_bad || !finite || !queries.largest(call.ops, i).1 {
-                *kind = Row::Bad;
-            } else if den[2 * i + 1] != E::ZERO {
-                *kind = Row::Active;
+            let sees_bad_key = bad_key.is_some_and(|at| !call.args.causal || range.start + i >= at);
+            if sees_bad_key || !finite || !queries.largest(call.loader.ops, i).1 {
+                *contribution = Contribution::NotFinite;
+            } else if den[2 * i + 1] != T::ZERO {
+                *contribution = Contribution::Cotangent;
             }
         }
-        let last_bad = kinds.iter().rposition(|&kind| kind == Row::Bad).map(|at| range.start + at);
-        Ok(Cotangents { queries, kinds, last_bad, out, grad, den })
+        let last = contributions.iter().rposition(|&kind| kind == Contribution::NotFinite);
+        let last_not_finite = last.map(|at| range.start + at);
+        Ok(Cotangents { queries, contributions, last_not_finite, out, grad, den })
     }
 
-    /// Queries with what they carry: cotangents `[g, -g.out] / p` and row exponents T. Rows that are not active carry
-    /// zeros and are not live.
-    pub fn load(&self, call: &Call<'_, E>, side: &mut Side<E>, low: usize, n: usize, reversed: bool) {
-        let queries = Rows { reversed, ..self.queries };
-        call.load_queries(side, &queries, low, n);
-        for r in 0..n {
-            let i = if reversed { self.kinds.len() - 1 - (low + r) } else { low + r };
-            if self.kinds[i] == Row::Active {
-                self.load_row(call.ops, &call.widths, side, r, i);
+    /// How many queries there are.
+    pub fn len(&self) -> usize {
+        self.contributions.len()
+    }
+
+    /// Loads queries with what they carry: cotangents `[g, -g.out] / p` and exponents T. Rows that contribute no
+    /// cotangent carry zeros and are not visible.
+    pub fn load<'b>(
+        &self,
+        call: &Call<'_, T>,
+        rows: &'b mut ChunkRows<T>,
+        low: usize,
+        count: usize,
+        reversed: bool,
+    ) -> Loaded<'b, T> {
+        let queries = self.queries.part(0..self.len(), reversed);
+        let loaded = call.loader.load_queries(rows, &queries, low, count);
+        for row in 0..count {
+            let i = queries.index(low + row);
+            if self.contributions[i] == Contribution::Cotangent {
+                self.load_cotangent(call, loaded.rows, row, i);
             } else {
-                side.drop_row(&call.widths, r);
+                loaded.rows.drop_row(&call.layout, row);
             }
         }
+        loaded
     }
 
-    fn load_row(&self, ops: &Ops<E>, widths: &Widths, side: &mut Side<E>, r: usize, i: usize) {
-        let row = &mut side.payload[r * widths.payload_row()..][..widths.payload_row()];
-        side.shift[r] = self.den[2 * i];
-        let inverse = E::ONE / self.den[2 * i + 1];
-        let (of_grad, of_out) = side.gathered.split_at_mut(widths.padded_value());
+    fn load_cotangent(&self, call: &Call<'_, T>, rows: &mut ChunkRows<T>, row: usize, i: usize) {
+        let layout = &call.layout;
+        let to = &mut rows.values_and_one[row * layout.value_row()..][..layout.value_row()];
+        rows.shift[row] = self.den[2 * i];
+        let inverse = T::ONE / self.den[2 * i + 1];
+        let (of_grad, of_out) = rows.gathered.split_at_mut(layout.padded_value());
         let (grad, out) = (self.grad.adjacent(i, of_grad), self.out.adjacent(i, of_out));
-        let dot = ops.load_cotangent(grad, out, inverse, row);
-        row[widths.padded_value()] = -dot * inverse;
+        let dot = call.loader.ops.load_cotangent(grad, out, inverse, to);
+        to[layout.padded_value()] = -dot * inverse;
     }
 }

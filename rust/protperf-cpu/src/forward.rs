@@ -1,22 +1,27 @@
-//! The forward pass: keys add to a state, queries read it.
+//! The forward pass: keys add to a state, queries read it. `docs/algorithm.md`, section 1.
 //!
-//! A line (one head of one batch entry in one segment) is one task, or, where the shape says so (`blocks`), a task for
-//! each of its blocks: first every block's keys alone, then, with those states merged in order, its queries.
+//! A head's segment is one task or, where the shape says so (`blocks.rs`), a task for each of its blocks: first every
+//! block's keys alone, then, with those states merged in order, its queries.
 
-use crate::call::{Call, Context, Facts, Keys, Line, SharedOut, check_len, tasks};
-use crate::load::Rows;
+use crate::call::{Call, Context};
+use crate::chunk::{Answers, ReadOptions};
+use crate::layout::CHUNK;
+use crate::load::{KeyView, RowView};
+use crate::memory::check_len;
 use crate::ops::CpuElement;
+use crate::plan::HeadSegment;
+use crate::scan::KeyScan;
+use crate::shared_out::SharedOut;
 use crate::state::State;
-use crate::sweep::{Sweep, Want};
-use crate::workspace::CHUNK;
+use crate::workspace::Workspace;
 use protperf_core::{Error, FavorArgs, Result};
 use std::ops::Range;
 
 /// Linear attention on the CPU.
 ///
-/// Working memory beside inputs and outputs is the scratch of each thread, whatever the length: 0.9 MB at f32, D = E =
+/// Working memory besides inputs and outputs is the scratch of each thread, whatever the length: 0.9 MB at f32, D = E =
 /// 64 and M = 256. A long sequence of few heads is worked on in blocks of at least 1024 positions; then there is also
-/// one state `[F,2+E]` a head, and in the causal form one a block.
+/// one state `[F,2+E]` per head, and in the causal form one per block.
 ///
 /// # Shapes
 /// out `[B,H,L,E]`; den `[B,H,L,2]`, for each row T and p with the denominator `p 2^T` and p in [1/2, 1) (0 where the
@@ -24,19 +29,19 @@ use std::ops::Range;
 ///
 /// # Errors
 /// As [`FavorArgs::validate`]; `OutOfMemory`; `Interrupted`.
-pub fn favor_forward<E: CpuElement>(
-    args: &FavorArgs<'_, E>,
-    state_in: Option<&[E]>,
-    out: &mut [E],
-    den: &mut [E],
-    state_out: Option<&mut [E]>,
+pub fn favor_forward<T: CpuElement>(
+    args: &FavorArgs<'_, T>,
+    state_in: Option<&[T]>,
+    out: &mut [T],
+    den: &mut [T],
+    state_out: Option<&mut [T]>,
     ctx: &Context<'_>,
 ) -> Result<()> {
     let call = Call::new(args, ctx)?;
-    let s = &call.shape;
+    let s = &call.plan.shape;
     let [rows, state] = [s.batch * s.heads * s.q_len, s.state().iter().product()];
     let wants_state = state_in.is_some() || state_out.is_some();
-    if wants_state && (!args.causal || call.args.cu_seqlens.is_some()) {
+    if wants_state && (!args.causal || args.cu_seqlens.is_some()) {
         return Err(Error::InvalidOption {
             argument: "state",
             detail: "continues one causal sequence; it needs causal and no cu_seqlens".into(),
@@ -50,7 +55,7 @@ pub fn favor_forward<E: CpuElement>(
     if let Some(state_out) = &state_out {
         check_len("state", state_out.len(), state)?;
     }
-    let (cut, whole) = call.lines()?;
+    let (cut, whole) = call.plan.head_segments()?;
     let pass = Forward {
         call: &call,
         out: SharedOut::new(out),
@@ -58,63 +63,79 @@ pub fn favor_forward<E: CpuElement>(
         state_in,
         state_out: state_out.map(SharedOut::new),
     };
-    pass.cut(&cut)?;
-    call.run(whole.len(), |at| pass.whole(&whole[at]))
+    pass.run_cut(&cut)?;
+    call.workers.run(whole.len(), |at| pass.run_whole(&whole[at]))
 }
 
-struct Forward<'a, E: CpuElement> {
-    call: &'a Call<'a, E>,
-    out: SharedOut<E>,
-    den: SharedOut<E>,
-    state_in: Option<&'a [E]>,
-    state_out: Option<SharedOut<E>>,
+struct Forward<'a, T: CpuElement> {
+    call: &'a Call<'a, T>,
+    out: SharedOut<T>,
+    den: SharedOut<T>,
+    state_in: Option<&'a [T]>,
+    state_out: Option<SharedOut<T>>,
 }
 
-impl<'a, E: CpuElement> Forward<'a, E> {
-    /// A line as one task.
-    fn whole(&self, line: &Line) -> Result<()> {
-        let (call, keys) = (self.call, self.call.keys(line));
-        let facts = call.facts(&keys, 0..keys.keys.len)?;
-        call.with_sweep(line.head, |sweep| {
-            self.begin(line, &facts, &mut sweep.buffers.state);
-            if !call.args.causal && self.end(line, &facts, keys.keys.len) > 0 {
-                call.absorb_keys(sweep, &keys, E::exp2_int(-facts.power()))?;
+impl<'a, T: CpuElement> Forward<'a, T> {
+    /// A head's segment as one task.
+    fn run_whole(&self, part: &HeadSegment) -> Result<()> {
+        let (call, keys) = (self.call, self.call.keys(part));
+        let scan = call.scan(part)?;
+        call.with_workspace(part.head, |workspace| {
+            self.first_state(part, &scan, workspace.chunk.state);
+            if !call.args.causal && self.num_usable(part, &scan, keys.len()) > 0 {
+                call.add_keys(workspace, &keys, T::exp2_int(-scan.value_power()))?;
             }
-            self.rows(sweep, line, &facts, call.query_blocks(line).range(0))
+            self.answer_queries(workspace, part, &scan, call.plan.query_blocks(part).range(0))
         })
     }
 
-    /// Lines as one task a block.
-    fn cut(&self, lines: &[Line]) -> Result<()> {
+    /// Head segments as one task per block.
+    fn run_cut(&self, parts: &[HeadSegment]) -> Result<()> {
         let call = self.call;
-        let facts = call.facts_of(lines)?;
-        // What the queries of each block, or of all blocks, start from.
-        let mut states: Vec<Vec<State<E>>> = Vec::new();
-        for (line, facts) in lines.iter().zip(&facts) {
-            let mut first = State::new(&call.widths)?;
-            self.begin(line, facts, &mut first);
+        let scans = call.scan_blocks(parts)?;
+        let states = self.block_states(parts, &scans)?;
+        let tasks = call.plan.query_tasks(parts)?;
+        call.workers.run(tasks.len(), |task| {
+            let (at, range) = &tasks[task];
+            let block = if call.args.causal { range.start / call.plan.query_blocks(&parts[*at]).step() } else { 0 };
+            call.with_workspace(parts[*at].head, |workspace| {
+                workspace.chunk.state.copy_from(&states[*at][block]);
+                self.answer_queries(workspace, &parts[*at], &scans[*at], range.clone())
+            })
+        })
+    }
+
+    /// For each head segment the states that the queries of each block start from; one state, of all keys, where the
+    /// call is not causal.
+    fn block_states(&self, parts: &[HeadSegment], scans: &[KeyScan<T>]) -> Result<Vec<Vec<State<T>>>> {
+        let call = self.call;
+        let mut states: Vec<Vec<State<T>>> = Vec::new();
+        for (part, scan) in parts.iter().zip(scans) {
+            let mut first = State::new(&call.layout)?;
+            self.first_state(part, scan, &mut first);
             states.push(vec![first]);
         }
-        let mut blocks = tasks(lines, |line| call.key_blocks(line))?;
+        let mut tasks = call.plan.key_tasks(parts)?;
         if call.args.causal {
-            // Nobody reads after the last block.
-            blocks.retain(|(at, range)| range.end < call.key_blocks(&lines[*at]).len());
+            // No query comes after the last block.
+            tasks.retain(|(at, range)| range.end < call.plan.key_blocks(&parts[*at]).len());
         }
-        call.fold(
-            blocks.len(),
+        call.workers.fold(
+            tasks.len(),
             |task| {
-                let (at, range) = &blocks[task];
-                let keys = call.keys(&lines[*at]);
-                let range = range.start..range.end.min(self.end(&lines[*at], &facts[*at], keys.keys.len));
-                call.with_sweep(lines[*at].head, |sweep| {
+                let (at, range) = &tasks[task];
+                let keys = call.keys(&parts[*at]);
+                let range = range.start..range.end.min(self.num_usable(&parts[*at], &scans[*at], keys.len()));
+                call.with_workspace(parts[*at].head, |workspace| {
                     if !range.is_empty() {
-                        call.absorb_keys(sweep, &keys.part(range, false), E::exp2_int(-facts[*at].power()))?;
+                        let scale = T::exp2_int(-scans[*at].value_power());
+                        call.add_keys(workspace, &keys.part(range, false), scale)?;
                     }
-                    sweep.buffers.state.try_clone()
+                    workspace.chunk.state.try_clone()
                 })
             },
             |task, mut state| {
-                let states = &mut states[blocks[task].0];
+                let states = &mut states[tasks[task].0];
                 if call.args.causal {
                     state.merge(&states[states.len() - 1]);
                     states.push(state);
@@ -124,148 +145,167 @@ impl<'a, E: CpuElement> Forward<'a, E> {
                 Ok(())
             },
         )?;
-        let blocks = tasks(lines, |line| call.query_blocks(line))?;
-        call.run(blocks.len(), |task| {
-            let (at, range) = &blocks[task];
-            let block = if call.args.causal { range.start / call.query_blocks(&lines[*at]).step() } else { 0 };
-            call.with_sweep(lines[*at].head, |sweep| {
-                sweep.buffers.state.copy_from(&states[*at][block]);
-                self.rows(sweep, &lines[*at], &facts[*at], range.clone())
-            })
-        })
+        Ok(states)
     }
 
-    fn own_state<'b>(&self, all: &'b [E], line: &Line) -> &'b [E] {
-        let s = &self.call.shape;
-        let size = s.feature_dim * (s.value_dim + 2);
-        &all[(line.batch * s.heads + line.head) * size..][..size]
+    fn own_state(&self, all: &'a [T], part: &HeadSegment) -> &'a [T] {
+        &all[self.call.plan.state_range(part)]
     }
 
-    /// The state before the line's first key.
-    fn begin(&self, line: &Line, facts: &Facts<E>, state: &mut State<E>) {
+    /// The state before the segment's first key.
+    fn first_state(&self, part: &HeadSegment, scan: &KeyScan<T>, state: &mut State<T>) {
         if let Some(all) = self.state_in {
-            state.import(&self.call.widths, self.own_state(all, line));
-            state.scale_values(E::exp2_int(-facts.power()));
+            state.import(&self.call.layout, self.own_state(all, part));
+            state.scale_values(T::exp2_int(-scan.value_power()));
         }
     }
 
-    /// Rows from here on see something that is not finite.
-    fn end(&self, line: &Line, facts: &Facts<E>, len: usize) -> usize {
-        let poisoned = self.state_in.is_some_and(|all| self.own_state(all, line).iter().any(|x| !x.is_finite()));
-        match facts.bad {
-            _ if poisoned => 0,
+    /// How many rows, from the first on, see finite numbers alone.
+    fn num_usable(&self, part: &HeadSegment, scan: &KeyScan<T>, len: usize) -> usize {
+        let is_poisoned = self.state_in.is_some_and(|all| self.own_state(all, part).iter().any(|x| !x.is_finite()));
+        match scan.first_not_finite {
+            _ if is_poisoned => 0,
             Some(at) if self.call.args.causal => at,
             Some(_) => 0,
             None => len,
         }
     }
 
-    /// Outputs of some queries from the state before them, or of all keys.
-    fn rows(&self, sweep: &mut Sweep<'_, E>, line: &Line, facts: &Facts<E>, range: Range<usize>) -> Result<()> {
-        let (call, e) = (self.call, self.call.shape.value_dim);
-        let all = call.queries(&call.args.q, line);
-        let row = call.first_query(line) + range.start;
-        // SAFETY: this task alone has the rows of this line and block.
+    /// Outputs of some queries, from the state before them or of all keys.
+    fn answer_queries(
+        &self,
+        workspace: &mut Workspace<'_, T>,
+        part: &HeadSegment,
+        scan: &KeyScan<T>,
+        range: Range<usize>,
+    ) -> Result<()> {
+        let (call, e) = (self.call, self.call.layout.value_dim);
+        let all = call.queries(&call.args.q, part);
+        let row = call.plan.first_query(part) + range.start;
+        // SAFETY: this task alone has the query rows of this head, segment and block.
         let (out, den) =
             unsafe { (self.out.range(row * e, range.len() * e), self.den.range(row * 2, range.len() * 2)) };
-        let end = self.end(line, facts, all.len);
-        let usable = end.clamp(range.start, range.end) - range.start;
-        let last = range.end == all.len;
-        let mut block = Block { call, queries: all.part(range.clone(), false), power: facts.power(), out, den };
+        let num_usable = self.num_usable(part, scan, all.len);
+        let usable = num_usable.clamp(range.start, range.end) - range.start;
+        let is_last = range.end == all.len;
+        let mut outputs =
+            QueryOutputs { call, queries: all.part(range.clone(), false), value_power: scan.value_power(), out, den };
         if call.args.causal {
-            let keys = call.keys(line).part(range, false);
-            block.causal(sweep, &keys, usable, last && self.state_out.is_some())?;
+            let keys = call.keys(part).part(range, false);
+            outputs.causal(workspace, &keys, usable, is_last && self.state_out.is_some())?;
         } else {
-            call.chunks(usable, |low, n| block.read(sweep, low, n, false))?;
+            outputs.noncausal(workspace, usable)?;
         }
-        block.poison(usable);
-        if let Some(state_out) = self.state_out.as_ref().filter(|_| last) {
-            let size = call.shape.feature_dim * (e + 2);
-            // SAFETY: one task has the last rows of a line, and there is one segment.
-            let to = unsafe { state_out.range((line.batch * call.shape.heads + line.head) * size, size) };
-            sweep.buffers.state.scale_values(E::exp2_int(facts.power()));
-            sweep.buffers.state.export(&call.widths, to);
-            if end < all.len || facts.bad.is_some() {
-                to.fill(E::from_f64(f64::NAN));
-            }
+        outputs.fill_with_nan(usable);
+        if is_last {
+            let is_finite = num_usable == all.len && scan.first_not_finite.is_none();
+            self.store_state(workspace.chunk.state, part, scan, is_finite);
         }
         Ok(())
     }
+
+    fn store_state(&self, state: &mut State<T>, part: &HeadSegment, scan: &KeyScan<T>, is_finite: bool) {
+        let Some(state_out) = &self.state_out else { return };
+        let range = self.call.plan.state_range(part);
+        // SAFETY: one task has the last rows of a head, and there is one segment.
+        let to = unsafe { state_out.range(range.start, range.len()) };
+        state.scale_values(T::exp2_int(scan.value_power()));
+        state.export(&self.call.layout, to);
+        if !is_finite {
+            to.fill(T::from_f64(f64::NAN));
+        }
+    }
 }
 
-/// Some queries of a line, and where their outputs go.
-struct Block<'a, E: CpuElement> {
-    call: &'a Call<'a, E>,
-    queries: Rows<'a, E>,
-    power: E,
-    out: &'a mut [E],
-    den: &'a mut [E],
+/// Some queries of a head segment, and where their outputs go.
+struct QueryOutputs<'a, T: CpuElement> {
+    call: &'a Call<'a, T>,
+    queries: RowView<'a, T>,
+    value_power: T,
+    out: &'a mut [T],
+    den: &'a mut [T],
 }
 
-impl<E: CpuElement> Block<'_, E> {
-    /// The first `usable` rows, each of which sees the state and the keys up to its own.
-    fn causal(&mut self, sweep: &mut Sweep<'_, E>, keys: &Keys<'_, E>, usable: usize, keep: bool) -> Result<()> {
-        let scale = E::exp2_int(-self.power);
-        self.call.chunks(usable, |low, n| {
-            self.call.load_keys(&mut sweep.buffers.writer, keys, low, n, scale);
-            sweep.absorb(n, true);
-            self.read(sweep, low, n, true);
-            if keep || low + CHUNK < usable {
-                sweep.commit(n);
+const FORWARD: ReadOptions = ReadOptions { sums: true, gradient: false, directions: false, normalize: true };
+
+impl<T: CpuElement> QueryOutputs<'_, T> {
+    /// The first `usable` rows, each of which sees the state and the keys up to its own. The last chunk's keys are
+    /// added only where the state is wanted after them.
+    fn causal(
+        &mut self,
+        workspace: &mut Workspace<'_, T>,
+        keys: &KeyView<'_, T>,
+        usable: usize,
+        wants_state: bool,
+    ) -> Result<()> {
+        let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
+        let (call, scale) = (self.call, T::exp2_int(-self.value_power));
+        call.workers.for_each_chunk(usable, |low, count| {
+            let keys = chunk.project_keys(call.loader.load_keys(key_rows, keys, low, count, scale), features);
+            let queries = call.loader.load_queries(query_rows, &self.queries, low, count);
+            let queries = chunk.project_queries(queries);
+            self.store(&chunk.read(Some(&keys), &queries, FORWARD), low, count);
+            if wants_state || low + CHUNK < usable {
+                chunk.update_state(keys);
             }
         })
     }
 
-    fn read(&mut self, sweep: &mut Sweep<'_, E>, low: usize, n: usize, local: bool) {
-        self.call.load_queries(&mut sweep.buffers.reader, &self.queries, low, n);
-        sweep.read(n, Want { sums: true, normalize: true, local, ..Want::default() });
-        self.store(sweep, low, n);
+    /// The first `usable` rows, each of which sees the state.
+    fn noncausal(&mut self, workspace: &mut Workspace<'_, T>, usable: usize) -> Result<()> {
+        let Workspace { chunk, queries: query_rows, .. } = workspace;
+        let call = self.call;
+        call.workers.for_each_chunk(usable, |low, count| {
+            let queries = call.loader.load_queries(query_rows, &self.queries, low, count);
+            let queries = chunk.project_queries(queries);
+            self.store(&chunk.read(None, &queries, FORWARD), low, count);
+        })
     }
 
-    fn store(&mut self, sweep: &Sweep<'_, E>, low: usize, n: usize) {
-        let (e, b) = (self.call.shape.value_dim, &*sweep.buffers);
-        let payload_row = self.call.widths.payload_row();
-        let back = E::exp2_int(self.power);
-        for r in 0..n {
-            let (to, den) = (&mut self.out[(low + r) * e..][..e], &mut self.den[(low + r) * 2..][..2]);
-            let denominator = b.denominator[r];
-            if !b.reader.finite[r] {
-                to.fill(E::from_f64(f64::NAN));
-                den.copy_from_slice(&[E::ZERO, E::from_f64(f64::NAN)]);
+    /// Quotients, and denominators as a mantissa and an exponent.
+    fn store(&mut self, answers: &Answers<'_, T>, low: usize, count: usize) {
+        let (e, value_row) = (self.call.layout.value_dim, self.call.layout.value_row());
+        let back = T::exp2_int(self.value_power);
+        for row in 0..count {
+            let (to, den) = (&mut self.out[(low + row) * e..][..e], &mut self.den[(low + row) * 2..][..2]);
+            let denominator = answers.denominator[row];
+            if !answers.rows.finite[row] {
+                to.fill(T::from_f64(f64::NAN));
+                den.copy_from_slice(&[T::ZERO, T::from_f64(f64::NAN)]);
                 continue;
             }
-            if denominator == E::ZERO {
-                to.fill(E::ZERO);
-                den.fill(E::ZERO);
+            if denominator == T::ZERO {
+                to.fill(T::ZERO);
+                den.fill(T::ZERO);
                 continue;
             }
-            for (to, &numerator) in to.iter_mut().zip(&b.numerator[r * payload_row..]) {
+            for (to, &numerator) in to.iter_mut().zip(&answers.numerator[row * value_row..]) {
                 *to = numerator / denominator;
             }
-            if self.power != E::ZERO {
+            if self.value_power != T::ZERO {
                 to.iter_mut().for_each(|x| *x = limited(*x * back));
             }
             let (exponent, mantissa) = denominator.frexp();
-            den.copy_from_slice(&[b.exponent[r] + exponent, mantissa]);
+            den.copy_from_slice(&[answers.exponent[row] + exponent, mantissa]);
         }
     }
 
-    /// Rows from `usable` on see something that is not finite.
-    fn poison(&mut self, usable: usize) {
-        let nan = E::from_f64(f64::NAN);
-        self.out[usable * self.call.shape.value_dim..].fill(nan);
+    /// Rows from `usable` on see a number that is not finite.
+    fn fill_with_nan(&mut self, usable: usize) {
+        let nan = T::from_f64(f64::NAN);
+        self.out[usable * self.call.layout.value_dim..].fill(nan);
         for row in self.den[usable * 2..].chunks_exact_mut(2) {
-            row.copy_from_slice(&[E::ZERO, nan]);
+            row.copy_from_slice(&[T::ZERO, nan]);
         }
     }
 }
 
-/// The nearest finite value.
-fn limited<E: CpuElement>(x: E) -> E {
-    if x > E::MOST {
-        E::MOST
-    } else if x < -E::MOST {
-        -E::MOST
+/// The nearest finite value: scaling back may round the largest values up to infinity.
+fn limited<T: CpuElement>(x: T) -> T {
+    if x > T::MAX {
+        T::MAX
+    } else if x < -T::MAX {
+        -T::MAX
     } else {
         x
     }

@@ -1,9 +1,18 @@
 //! The CPU backend: what protperf-core defines, made fast.
 //!
-//! Generic loops over [`simd::Simd`] lanes are compiled for every ISA and chosen at run time; features live in
-//! registers and L1 and never reach memory; rayon runs one task for each batch entry, head and segment, or, where those
-//! are few and long, for each of their blocks, whose states are merged in order. How work is cut depends on the shape
-//! alone, so threads change no bit. `unsafe` is allowed here, each block with the facts that make it sound.
+//! Generic loops over [`simd::Simd`] lanes are compiled for every instruction set and chosen at run time; features live
+//! in registers and L1 and never reach memory; rayon runs one task for each batch entry, head and segment, or, where
+//! those are few and long, for each of their blocks, whose states are merged in order. How work is cut depends on the
+//! shape alone, so threads change no bit. `docs/algorithm.md` has the algorithm; each file names its section.
+//!
+//! Imports follow this order, each file importing files to its left alone:
+//!
+//! ```text
+//! dispatch, layout < simd < ops < packed_omega, state, rows < features < chunk < workspace, load < call
+//! blocks < plan < load < scan < call < cotangent < forward, backward
+//! ```
+//!
+//! `unsafe` is allowed here: each block states the facts that make it sound.
 
 // Coefficients are written as they were computed, for f64 and f32 alike.
 #![allow(clippy::excessive_precision)]
@@ -11,18 +20,23 @@
 mod backward;
 mod blocks;
 mod call;
+mod chunk;
 mod cotangent;
 mod dispatch;
+mod features;
 mod forward;
-mod gradient;
+mod layout;
 mod load;
-pub mod ops;
+mod memory;
+mod ops;
+mod packed_omega;
 mod parallel;
-mod redo;
+mod plan;
+mod rows;
+mod scan;
+mod shared_out;
 pub mod simd;
 mod state;
-mod sweep;
-mod weights;
 mod workspace;
 
 pub use backward::{Gradients, favor_backward};
@@ -32,4 +46,25 @@ pub use dispatch::Isa;
 pub use forward::favor_forward;
 pub use ops::CpuElement;
 pub use parallel::{default_num_threads, rehearse_panic};
-pub use state::{empty_state, merge_states};
+pub use state::empty_state;
+
+use protperf_core::Result;
+use std::sync::atomic::AtomicBool;
+
+/// Adds state b to state a: the state of both sets of keys.
+///
+/// # Shapes
+/// All `[.., 2 + value_dim]`, one row per feature: reference, `k_state`, `kv_state`.
+///
+/// # Errors
+/// `ShapeMismatch` where the lengths differ; `Interrupted`.
+pub fn merge_states<T: CpuElement>(
+    a: &[T],
+    b: &[T],
+    value_dim: usize,
+    out: &mut [T],
+    cancel: &AtomicBool,
+) -> Result<()> {
+    let workers = parallel::Workers { num_threads: 1, cancel };
+    state::merge_states(a, b, value_dim, out, || workers.check())
+}

@@ -2,6 +2,7 @@
 //!
 //! Work is always split by shape and combined in index order, so the number of threads changes no bit.
 
+use crate::layout::CHUNK;
 use protperf_core::{Error, Result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -49,73 +50,109 @@ fn pool(num_threads: usize) -> Result<Arc<rayon::ThreadPool>> {
     Ok(built)
 }
 
-/// Runs `task(i)` for every i below `num_tasks`; stops early where a task fails or `cancel` is raised.
-///
-/// # Errors
-/// A failure of one of the tasks, or [`Error::Interrupted`].
-pub fn run(
-    num_tasks: usize,
-    num_threads: usize,
-    cancel: &AtomicBool,
-    task: impl Fn(usize) -> Result<()> + Sync,
-) -> Result<()> {
-    fold(num_tasks, num_threads, cancel, task, |_, ()| Ok(()))
+/// The threads of one call, and the flag that stops it.
+#[derive(Clone, Copy, Debug)]
+pub struct Workers<'a> {
+    /// Threads of the pool.
+    pub num_threads: usize,
+    /// Raised by the caller to stop the call.
+    pub cancel: &'a AtomicBool,
 }
 
-/// As [`run`], and hands the results to `fold` in the order of the indices, whichever thread is done first.
-///
-/// Threads take tasks in order, so what runs ahead and has to wait for its turn is about one result a thread.
-///
-/// # Errors
-/// As [`run`], or a failure of `fold`.
-pub fn fold<T: Send>(
-    num_tasks: usize,
-    num_threads: usize,
-    cancel: &AtomicBool,
-    task: impl Fn(usize) -> Result<T> + Sync,
-    fold: impl FnMut(usize, T) -> Result<()> + Send,
-) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Ordered { next: 0, waiting: BTreeMap::new(), fold, failure: None });
-    let worker = || {
-        let _mode = FloatMode::standard();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= num_tasks {
-                return;
-            }
-            let found = check(cancel).and_then(|()| task(index));
-            if !results.lock().unwrap_or_else(PoisonError::into_inner).accept(index, found) {
-                next.store(num_tasks, Ordering::Relaxed);
-            }
-        }
-    };
-    let helpers = num_threads.min(num_tasks).saturating_sub(1);
-    if helpers == 0 {
-        worker();
-    } else {
-        // A helper that no thread has taken up by the end finds nothing to do: nobody waits for a busy core.
-        pool(num_threads)?.install(|| {
-            rayon::scope(|scope| {
-                (0..helpers).for_each(|_| scope.spawn(|_| worker()));
-                worker();
-            });
-        });
+/// Rows between two checks of the cancel flag in scans that do little with a row.
+const ROWS_BETWEEN_CHECKS: usize = 1024;
+
+impl Workers<'_> {
+    /// Stops where the caller asked for it.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn check(&self) -> Result<()> {
+        check(self.cancel)
     }
-    results.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
+
+    /// Called at every row of a scan over a whole sequence; checks the flag now and then.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn check_at(&self, row: usize) -> Result<()> {
+        if row.is_multiple_of(ROWS_BETWEEN_CHECKS) { self.check() } else { Ok(()) }
+    }
+
+    /// Calls `chunk` with the first row and the number of rows of every chunk of some rows.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn for_each_chunk(&self, len: usize, mut chunk: impl FnMut(usize, usize)) -> Result<()> {
+        for low in (0..len).step_by(CHUNK) {
+            self.check()?;
+            chunk(low, CHUNK.min(len - low));
+        }
+        Ok(())
+    }
+
+    /// Runs `task(i)` for every i below `num_tasks`; stops early where a task fails or the flag is raised.
+    ///
+    /// # Errors
+    /// A failure of one of the tasks, or [`Error::Interrupted`].
+    pub fn run(&self, num_tasks: usize, task: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+        self.fold(num_tasks, task, |_, ()| Ok(()))
+    }
+
+    /// As [`Workers::run`], and hands the results to `fold` in the order of the indices, whichever thread is done first.
+    ///
+    /// Threads take tasks in order, so about one result per thread runs ahead and has to wait for its turn.
+    ///
+    /// # Errors
+    /// As [`Workers::run`], or a failure of `fold`.
+    pub fn fold<R: Send>(
+        &self,
+        num_tasks: usize,
+        task: impl Fn(usize) -> Result<R> + Sync,
+        fold: impl FnMut(usize, R) -> Result<()> + Send,
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Ordered { next: 0, waiting: BTreeMap::new(), fold, failure: None });
+        let worker = || {
+            let _mode = FloatMode::standard();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= num_tasks {
+                    return;
+                }
+                let found = self.check().and_then(|()| task(index));
+                if !results.lock().unwrap_or_else(PoisonError::into_inner).accept(index, found) {
+                    next.store(num_tasks, Ordering::Relaxed);
+                }
+            }
+        };
+        let helpers = self.num_threads.min(num_tasks).saturating_sub(1);
+        if helpers == 0 {
+            worker();
+        } else {
+            // A helper that no thread has started by the end finds no task left: the call does not wait for a busy core.
+            pool(self.num_threads)?.install(|| {
+                rayon::scope(|scope| {
+                    (0..helpers).for_each(|_| scope.spawn(|_| worker()));
+                    worker();
+                });
+            });
+        }
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
+    }
 }
 
 /// Results that are folded in order.
-struct Ordered<T, F> {
+struct Ordered<R, F> {
     next: usize,
-    waiting: BTreeMap<usize, T>,
+    waiting: BTreeMap<usize, R>,
     fold: F,
     failure: Option<Error>,
 }
 
-impl<T, F: FnMut(usize, T) -> Result<()>> Ordered<T, F> {
+impl<R, F: FnMut(usize, R) -> Result<()>> Ordered<R, F> {
     /// False: something failed and no more tasks need to run.
-    fn accept(&mut self, index: usize, found: Result<T>) -> bool {
+    fn accept(&mut self, index: usize, found: Result<R>) -> bool {
         let folded = found.and_then(|value| {
             self.waiting.insert(index, value);
             while let Some(value) = self.waiting.remove(&self.next) {
@@ -131,11 +168,11 @@ impl<T, F: FnMut(usize, T) -> Result<()>> Ordered<T, F> {
     }
 }
 
-/// Asked between chunks of work, at most 20 ms apart.
+/// Called between chunks of work, at most 20 ms apart.
 ///
 /// # Errors
 /// [`Error::Interrupted`] once the caller's flag is raised.
-pub fn check(cancel: &AtomicBool) -> Result<()> {
+fn check(cancel: &AtomicBool) -> Result<()> {
     if REHEARSED.load(Ordering::Relaxed) != 0 {
         let last = REHEARSED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         assert!(last != Ok(1), "rehearsed");
@@ -143,11 +180,11 @@ pub fn check(cancel: &AtomicBool) -> Result<()> {
     if cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// Checks that are left until the one that panics; 0: none does.
+/// Checks that are left until the one that panics; 0: none panics.
 static REHEARSED: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes the `checks`-th [`check`] from now panic, once, in whichever thread meets it: for tests of what a panic in
-/// the middle of a kernel leaves behind. 0 takes it back.
+/// Makes the `checks`-th [`check`] from now panic, once, in whichever thread reaches it: for tests of what a panic in
+/// the middle of a call leaves behind. 0 cancels it.
 #[doc(hidden)]
 pub fn rehearse_panic(checks: usize) {
     REHEARSED.store(checks, Ordering::Relaxed);

@@ -1,42 +1,47 @@
-//! Running sums over writers: what a chunk hands to the next, a block to the next, and a caller to a later call.
+//! The running state: sums over the keys seen so far. `docs/algorithm.md`, section 5.
+//!
+//! ```text
+//! S_m = sum_j 2^(b_jm - n_m) [v_j, 1]
+//! merge:  n = max(n', n''),  S = 2^(n' - n) S' + 2^(n'' - n) S''
+//! ```
+//!
+//! One chunk hands it to the next, one block to the next, and one call to a later one. References are integers, so
+//! that raising one scales its sums by an exact power of two.
 
-use crate::call::{SCAN, check_len};
-use crate::ops::{CpuElement, PANEL};
-use crate::parallel;
-use crate::weights::Widths;
-use crate::workspace::{try_filled, try_reserved};
+use crate::layout::{Layout, PANEL};
+use crate::memory::{check_len, try_copied, try_filled};
+use crate::ops::{CpuElement, Ops};
 use protperf_core::{FavorShape, Result};
-use std::sync::atomic::AtomicBool;
 
-/// Running sums over the writers seen so far, relative to `2^reference` of each feature.
-pub struct State<E> {
-    /// `[panels * PANEL]`.
-    pub reference: Vec<E>,
-    /// `k_state`, `[panels * PANEL]`.
-    pub sums: Vec<E>,
-    /// `kv_state`, `[panels * PANEL][padded_value]`.
-    pub values: Vec<E>,
+/// Sums over the keys seen so far, relative to `2^reference` of each feature.
+pub struct State<T> {
+    /// `[feature_panels * PANEL]`; [`crate::simd::Real::NIL`] where a feature has seen no key.
+    pub reference: Vec<T>,
+    /// `k_state`, `[feature_panels * PANEL]`.
+    pub sums: Vec<T>,
+    /// `kv_state`, `[feature_panels * PANEL][padded_value]`.
+    pub values: Vec<T>,
 }
 
-impl<E: CpuElement> State<E> {
-    /// A state that has seen no writer.
+impl<T: CpuElement> State<T> {
+    /// A state that has seen no key.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn new(widths: &Widths) -> Result<Self> {
-        let features = widths.panels() * PANEL;
+    pub fn new(layout: &Layout) -> Result<Self> {
+        let features = layout.feature_panels() * PANEL;
         Ok(State {
-            reference: try_filled(features, E::NIL)?,
-            sums: try_filled(features, E::ZERO)?,
-            values: try_filled(features * widths.padded_value(), E::ZERO)?,
+            reference: try_filled(features, T::NIL)?,
+            sums: try_filled(features, T::ZERO)?,
+            values: try_filled(features * layout.padded_value(), T::ZERO)?,
         })
     }
 
-    /// Forgets every writer.
+    /// Forgets every key.
     pub fn clear(&mut self) {
-        self.reference.fill(E::NIL);
-        self.sums.fill(E::ZERO);
-        self.values.fill(E::ZERO);
+        self.reference.fill(T::NIL);
+        self.sums.fill(T::ZERO);
+        self.values.fill(T::ZERO);
     }
 
     /// A copy.
@@ -45,26 +50,24 @@ impl<E: CpuElement> State<E> {
     /// `OutOfMemory`.
     pub fn try_clone(&self) -> Result<Self> {
         Ok(State {
-            reference: try_copy(&self.reference)?,
-            sums: try_copy(&self.sums)?,
-            values: try_copy(&self.values)?,
+            reference: try_copied(&self.reference)?,
+            sums: try_copied(&self.sums)?,
+            values: try_copied(&self.values)?,
         })
     }
 
     /// Makes this a copy of another state of the same sizes.
-    pub fn copy_from(&mut self, other: &State<E>) {
+    pub fn copy_from(&mut self, other: &State<T>) {
         self.reference.copy_from_slice(&other.reference);
         self.sums.copy_from_slice(&other.sums);
         self.values.copy_from_slice(&other.values);
     }
 
-    /// Adds the writers of another block.
-    pub fn merge(&mut self, other: &State<E>) {
+    /// Adds the keys of another state.
+    pub fn merge(&mut self, other: &State<T>) {
         let width = if self.sums.is_empty() { 0 } else { self.values.len() / self.sums.len() };
         for m in 0..self.sums.len() {
-            let (before, after) = (self.reference[m], other.reference[m]);
-            let top = if before > after { before } else { after };
-            let (left, right) = (E::exp2_int(before - top), E::exp2_int(after - top));
+            let (top, left, right) = joined(self.reference[m], other.reference[m]);
             self.reference[m] = top;
             self.sums[m] = self.sums[m] * left + other.sums[m] * right;
             let (values, added) = (&mut self.values[m * width..][..width], &other.values[m * width..][..width]);
@@ -72,60 +75,77 @@ impl<E: CpuElement> State<E> {
         }
     }
 
+    /// Multiplies the sums of feature m by `2^power[m]`, a power of 0 or less.
+    pub fn rescale(&mut self, ops: &Ops<T>, layout: &Layout, power: &[T]) {
+        let width = layout.padded_value();
+        ops.rescale_rows(&mut self.values, width, width, power);
+        for (sum, &power) in self.sums.iter_mut().zip(power) {
+            *sum *= T::exp2_int(power);
+        }
+    }
+
     /// Multiplies `kv_state`.
-    pub fn scale_values(&mut self, scale: E) {
-        if scale != E::ONE {
+    pub fn scale_values(&mut self, scale: T) {
+        if scale != T::ONE {
             self.values.iter_mut().for_each(|x| *x *= scale);
         }
     }
 
     /// Reads a public state `[F, 2 + E]`.
-    pub fn import(&mut self, widths: &Widths, state: &[E]) {
+    pub fn import(&mut self, layout: &Layout, state: &[T]) {
         self.clear();
-        let e = widths.value_dim;
+        let e = layout.value_dim;
         for (feature, row) in state.chunks_exact(2 + e).enumerate() {
-            let at = widths.place(feature);
+            let at = layout.place(feature);
             self.reference[at] = row[0];
             self.sums[at] = row[1];
-            self.values[at * widths.padded_value()..][..e].copy_from_slice(&row[2..]);
+            self.values[at * layout.padded_value()..][..e].copy_from_slice(&row[2..]);
         }
     }
 
     /// Writes a public state `[F, 2 + E]`.
-    pub fn export(&self, widths: &Widths, state: &mut [E]) {
-        let e = widths.value_dim;
+    pub fn export(&self, layout: &Layout, state: &mut [T]) {
+        let e = layout.value_dim;
         for (feature, row) in state.chunks_exact_mut(2 + e).enumerate() {
-            let at = widths.place(feature);
+            let at = layout.place(feature);
             row[0] = self.reference[at];
             row[1] = self.sums[at];
-            row[2..].copy_from_slice(&self.values[at * widths.padded_value()..][..e]);
+            row[2..].copy_from_slice(&self.values[at * layout.padded_value()..][..e]);
         }
     }
 }
 
+/// The common reference of two features, and the powers of two that bring the sums of each to it.
+fn joined<T: CpuElement>(left: T, right: T) -> (T, T, T) {
+    let top = if left > right { left } else { right };
+    (top, T::exp2_int(left - top), T::exp2_int(right - top))
+}
+
+/// Rows of [`merge_states`] between two checks of `stop`.
+const ROWS_BETWEEN_CHECKS: usize = 1024;
+
 /// Adds state b to state a: the state of both sets of keys.
 ///
 /// # Shapes
-/// All `[.., 2 + value_dim]` rows, one a feature: reference, `k_state`, `kv_state`.
+/// All `[.., 2 + value_dim]`, one row per feature: reference, `k_state`, `kv_state`.
 ///
 /// # Errors
-/// `ShapeMismatch` where the lengths differ; `Interrupted`.
-pub fn merge_states<E: CpuElement>(
-    a: &[E],
-    b: &[E],
+/// `ShapeMismatch` where the lengths differ; what `stop` answers.
+pub fn merge_states<T: CpuElement>(
+    a: &[T],
+    b: &[T],
     value_dim: usize,
-    out: &mut [E],
-    cancel: &AtomicBool,
+    out: &mut [T],
+    stop: impl Fn() -> Result<()>,
 ) -> Result<()> {
     check_len("b", b.len(), a.len())?;
     check_len("out", out.len(), a.len())?;
     let rows = a.chunks_exact(2 + value_dim).zip(b.chunks_exact(2 + value_dim));
     for (row, ((a, b), out)) in rows.zip(out.chunks_exact_mut(2 + value_dim)).enumerate() {
-        if row.is_multiple_of(SCAN) {
-            parallel::check(cancel)?;
+        if row.is_multiple_of(ROWS_BETWEEN_CHECKS) {
+            stop()?;
         }
-        let top = if a[0] > b[0] { a[0] } else { b[0] };
-        let (left, right) = (E::exp2_int(a[0] - top), E::exp2_int(b[0] - top));
+        let (top, left, right) = joined(a[0], b[0]);
         out[0] = top;
         for ((out, &a), &b) in out[1..].iter_mut().zip(&a[1..]).zip(&b[1..]) {
             *out = a * left + b * right;
@@ -138,14 +158,8 @@ pub fn merge_states<E: CpuElement>(
 ///
 /// # Errors
 /// `OutOfMemory`.
-pub fn empty_state<E: CpuElement>(shape: &FavorShape) -> Result<Vec<E>> {
-    let mut state = try_filled(shape.state().iter().product(), E::ZERO)?;
-    state.chunks_exact_mut(2 + shape.value_dim).for_each(|row| row[0] = E::NIL);
+pub fn empty_state<T: CpuElement>(shape: &FavorShape) -> Result<Vec<T>> {
+    let mut state = try_filled(shape.state().iter().product(), T::ZERO)?;
+    state.chunks_exact_mut(2 + shape.value_dim).for_each(|row| row[0] = T::NIL);
     Ok(state)
-}
-
-fn try_copy<E: CpuElement>(from: &[E]) -> Result<Vec<E>> {
-    let mut copy = try_reserved(from.len())?;
-    copy.extend_from_slice(from);
-    Ok(copy)
 }

@@ -1,194 +1,268 @@
-//! One block of the backward pass: gradients of its queries, or of its keys.
+//! Gradients of one block: of its queries, or of its keys. `docs/algorithm.md`, section 7.
 
-use super::{Backward, Part};
-use crate::call::{Call, Facts, Keys, Line};
-use crate::cotangent::{Cotangents, Row};
+use super::omega_gradient::DirectionGradient;
+use crate::call::Call;
+use crate::chunk::{Answers, Chunk, ReadOptions};
+use crate::cotangent::{Contribution, Cotangents, Saved};
+use crate::layout::{CHUNK, PANEL};
+use crate::load::KeyView;
+use crate::memory::try_filled;
 use crate::ops::CpuElement;
+use crate::plan::HeadSegment;
+use crate::scan::KeyScan;
+use crate::shared_out::SharedOut;
 use crate::state::State;
-use crate::sweep::{Sweep, Want};
-use crate::workspace::CHUNK;
+use crate::workspace::Workspace;
 use protperf_core::Result;
 use std::ops::Range;
 
-impl<'a, E: CpuElement> Backward<'a, E> {
-    /// dq of some queries from the state of all keys; `buffers.other` is the state of their cotangents after it.
-    pub(super) fn noncausal_queries(
+/// What every block of a backward pass shares.
+pub struct Backward<'a, T: CpuElement> {
+    pub call: &'a Call<'a, T>,
+    pub saved: &'a Saved<'a, T>,
+    /// Whether the gradient of the directions is wanted.
+    pub directions: bool,
+    pub dq: SharedOut<T>,
+    pub dk: SharedOut<T>,
+    pub dv: SharedOut<T>,
+}
+
+impl<'a, T: CpuElement> Backward<'a, T> {
+    /// The cotangents of some queries of a head segment.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Interrupted`.
+    pub fn cotangents(&self, part: &HeadSegment, scan: &KeyScan<T>, range: Range<usize>) -> Result<Cotangents<'a, T>> {
+        Cotangents::new(self.call, self.saved, part, range, scan.first_not_finite)
+    }
+
+    /// dq of some queries from the state of all keys; the workspace's other state becomes that of their cotangents.
+    /// Returns the last row that makes NaN.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Interrupted`.
+    pub fn noncausal_queries(
         &self,
-        sweep: &mut Sweep<'_, E>,
-        line: &Line,
-        facts: &Facts<E>,
+        workspace: &mut Workspace<'_, T>,
+        part: &HeadSegment,
+        scan: &KeyScan<T>,
         range: Range<usize>,
     ) -> Result<Option<usize>> {
-        let rows = Cotangents::new(self.call, self.saved, line, range.clone(), facts.bad)?;
-        let dq = self.dq_of(line, range);
-        let want = Want { gradient: true, directions: self.directions, ..Want::default() };
-        sweep.buffers.other.clear();
-        if facts.bad.is_none() {
-            self.call.chunks(rows.kinds.len(), |low, n| {
-                rows.load(self.call, &mut sweep.buffers.reader, low, n, false);
-                sweep.read(n, want);
-                self.store(sweep, low, n, dq);
-                sweep.commit_readers(n);
+        let Workspace { chunk, queries: rows, features, other, .. } = workspace;
+        let cotangents = self.cotangents(part, scan, range.clone())?;
+        let dq = self.dq_of(part, range);
+        other.clear();
+        if scan.first_not_finite.is_none() {
+            self.call.workers.for_each_chunk(cotangents.len(), |low, count| {
+                let queries = chunk.project_queries(cotangents.load(self.call, rows, low, count, false));
+                self.store_dq(&chunk.read(None, &queries, self.of_queries()), low, count, dq);
+                chunk.add_queries(queries, features, other);
             })?;
         }
-        self.poison(&rows, dq);
-        Ok(rows.last_bad)
+        self.fill_dq_with_nan(&cotangents, dq);
+        Ok(cotangents.last_not_finite)
     }
 
     /// dq of some queries, each of which sees the state before them and the keys up to its own.
-    pub(super) fn causal_queries(
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Interrupted`.
+    pub fn causal_queries(
         &self,
-        line: &Line,
-        facts: &Facts<E>,
+        part: &HeadSegment,
+        scan: &KeyScan<T>,
         range: Range<usize>,
-        before: Option<&State<E>>,
-    ) -> Result<Part<E>> {
+        before: Option<&State<T>>,
+    ) -> Result<DirectionGradient<T>> {
         let call = self.call;
-        let rows = Cotangents::new(call, self.saved, line, range.clone(), facts.bad)?;
-        let keys = call.keys(line).part(range.clone(), false);
-        let usable = facts.usable(&range);
-        let dq = self.dq_of(line, range);
-        let want = Want { gradient: true, local: true, directions: self.directions, ..Want::default() };
-        call.with_sweep(line.head, |sweep| {
-            self.begin(sweep)?;
+        let cotangents = self.cotangents(part, scan, range.clone())?;
+        let keys = call.keys(part).part(range.clone(), false);
+        let usable = scan.usable(&range);
+        let dq = self.dq_of(part, range);
+        call.with_workspace(part.head, |workspace| {
+            self.clear_directions(&mut workspace.chunk)?;
+            let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
             if let Some(before) = before {
-                sweep.buffers.state.copy_from(before);
+                chunk.state.copy_from(before);
             }
-            call.chunks(usable, |low, n| {
-                call.load_keys(&mut sweep.buffers.writer, &keys, low, n, E::ONE);
-                sweep.absorb(n, true);
-                rows.load(call, &mut sweep.buffers.reader, low, n, false);
-                sweep.read(n, want);
-                self.store(sweep, low, n, dq);
+            call.workers.for_each_chunk(usable, |low, count| {
+                let keys = chunk.project_keys(call.loader.load_keys(key_rows, &keys, low, count, T::ONE), features);
+                let queries = chunk.project_queries(cotangents.load(call, query_rows, low, count, false));
+                self.store_dq(&chunk.read(Some(&keys), &queries, self.of_queries()), low, count, dq);
                 if low + CHUNK < usable {
-                    sweep.commit(n);
+                    chunk.update_state(keys);
                 }
             })?;
-            self.poison(&rows, dq);
-            self.taken(line, sweep, rows.last_bad.is_some())
+            self.fill_dq_with_nan(&cotangents, dq);
+            self.directions(part, chunk, cotangents.last_not_finite.is_some())
         })
+    }
+
+    fn of_queries(&self) -> ReadOptions {
+        ReadOptions { sums: false, gradient: true, directions: self.directions, normalize: false }
     }
 
     /// Zeros for the gradient of some queries.
     #[allow(clippy::mut_from_ref)]
-    fn dq_of(&self, line: &Line, range: Range<usize>) -> &mut [E] {
-        let d = self.call.shape.head_dim;
-        // SAFETY: one task asks for the queries of a line and block.
-        let dq = unsafe { self.dq.range((self.call.first_query(line) + range.start) * d, range.len() * d) };
-        dq.fill(E::ZERO);
+    fn dq_of(&self, part: &HeadSegment, range: Range<usize>) -> &mut [T] {
+        let d = self.call.layout.head_dim;
+        // SAFETY: one task asks for the query rows of a head, segment and block.
+        let dq = unsafe { self.dq.range((self.call.plan.first_query(part) + range.start) * d, range.len() * d) };
+        dq.fill(T::ZERO);
         dq
     }
 
-    fn store(&self, sweep: &Sweep<'_, E>, low: usize, n: usize, dq: &mut [E]) {
-        let (d, padded) = (self.call.shape.head_dim, self.call.widths.padded_head());
-        for (to, from) in dq[low * d..][..n * d].chunks_exact_mut(d).zip(sweep.buffers.input_gradient.chunks(padded)) {
-            to.copy_from_slice(&from[..d]);
+    fn store_dq(&self, answers: &Answers<'_, T>, low: usize, count: usize, dq: &mut [T]) {
+        let (d, padded) = (self.call.layout.head_dim, self.call.layout.padded_head());
+        let rows = dq[low * d..][..count * d].chunks_exact_mut(d).zip(answers.input_gradient.chunks(padded));
+        rows.for_each(|(to, from)| to.copy_from_slice(&from[..d]));
+    }
+
+    fn fill_dq_with_nan(&self, cotangents: &Cotangents<'_, T>, dq: &mut [T]) {
+        let rows = dq.chunks_exact_mut(self.call.layout.head_dim).zip(&cotangents.contributions);
+        for (row, _) in rows.filter(|(_, kind)| **kind == Contribution::NotFinite) {
+            row.fill(T::from_f64(f64::NAN));
         }
     }
 
-    fn poison(&self, rows: &Cotangents<'_, E>, dq: &mut [E]) {
-        for (row, _) in dq.chunks_exact_mut(self.call.shape.head_dim).zip(&rows.kinds).filter(|(_, k)| **k == Row::Bad)
-        {
-            row.fill(E::from_f64(f64::NAN));
-        }
-    }
-
-    /// Some keys of a line's key head, and zeros for their gradients.
-    pub(super) fn key_block(&self, line: &Line, facts: &Facts<E>, range: Range<usize>) -> KeyBlock<'_, E> {
-        let (call, s) = (self.call, &self.call.shape);
-        let keys = call.keys(line).part(range.clone(), false);
-        let first = (line.batch * s.kv_heads + line.head / s.group()) * s.kv_len + keys.keys.start;
-        // SAFETY: one task asks for the keys of a key head and block.
+    /// Some keys of a head segment's key head, and zeros for their gradients.
+    pub fn key_gradients(&self, part: &HeadSegment, scan: &KeyScan<T>, range: Range<usize>) -> KeyGradients<'_, T> {
+        let (call, layout) = (self.call, &self.call.layout);
+        let first = call.plan.first_key(part) + range.start;
+        // SAFETY: one task asks for the key rows of a key head, segment and block, for all heads that share them.
         let (dk, dv) = unsafe {
             (
-                self.dk.range(first * s.head_dim, range.len() * s.head_dim),
-                self.dv.range(first * s.value_dim, range.len() * s.value_dim),
+                self.dk.range(first * layout.head_dim, range.len() * layout.head_dim),
+                self.dv.range(first * layout.value_dim, range.len() * layout.value_dim),
             )
         };
-        dk.fill(E::ZERO);
-        dv.fill(E::ZERO);
-        let usable = if call.args.causal || facts.bad.is_none() { facts.usable(&range) } else { 0 };
-        KeyBlock { call, keys, first: range.start, usable, dk, dv }
+        dk.fill(T::ZERO);
+        dv.fill(T::ZERO);
+        let usable = if call.args.causal || scan.first_not_finite.is_none() { scan.usable(&range) } else { 0 };
+        KeyGradients { call, keys: call.keys(part).part(range.clone(), false), first: range.start, usable, dk, dv }
+    }
+
+    /// Makes a chunk ready to sum gradients of the directions.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn clear_directions(&self, chunk: &mut Chunk<'_, T>) -> Result<()> {
+        if self.directions {
+            let len = self.call.layout.projection_panels() * PANEL * self.call.layout.padded_head();
+            let directions = &mut chunk.buffers.gradients.directions;
+            if directions.len() != len {
+                *directions = try_filled(len, T::ZERO)?;
+            }
+            directions.fill(T::ZERO);
+        }
+        Ok(())
+    }
+
+    /// The gradient of the directions that a chunk has summed.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn directions(&self, part: &HeadSegment, chunk: &Chunk<'_, T>, is_nan: bool) -> Result<DirectionGradient<T>> {
+        if !self.directions {
+            return Ok(None);
+        }
+        let found = &chunk.buffers.gradients.directions;
+        let mut gradient = try_filled(found.len(), T::from_f64(f64::NAN))?;
+        if !is_nan {
+            gradient.copy_from_slice(found);
+        }
+        Ok(Some((part.head, gradient)))
     }
 }
 
 /// Some keys and their gradients, summed over the query heads that share them.
-pub(super) struct KeyBlock<'a, E: CpuElement> {
-    call: &'a Call<'a, E>,
-    keys: Keys<'a, E>,
-    /// Where the block begins in the line.
+pub struct KeyGradients<'a, T: CpuElement> {
+    call: &'a Call<'a, T>,
+    keys: KeyView<'a, T>,
+    /// Where the block starts in the segment.
     first: usize,
-    /// Keys from here on may hold what is not finite, and are seen by no row with a gradient that is.
+    /// Keys from here on may hold numbers that are not finite, and are seen by no row with a finite gradient.
     usable: usize,
-    dk: &'a mut [E],
-    dv: &'a mut [E],
+    dk: &'a mut [T],
+    dv: &'a mut [T],
 }
 
-const WANT: Want = Want { sums: true, gradient: true, norm: true, directions: false, normalize: false, local: false };
-
-impl<E: CpuElement> KeyBlock<'_, E> {
+impl<T: CpuElement> KeyGradients<'_, T> {
     /// Gradients from the state of all cotangents.
-    pub fn noncausal(&mut self, sweep: &mut Sweep<'_, E>, directions: bool) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Interrupted`.
+    pub fn noncausal(&mut self, workspace: &mut Workspace<'_, T>, directions: bool) -> Result<()> {
+        let Workspace { chunk, queries: rows, .. } = workspace;
         let (call, keys) = (self.call, self.keys);
-        let want = Want { directions, ..WANT };
-        call.chunks(self.usable, |low, n| self.read(sweep, &keys, low, n, want))
-    }
-
-    /// Gradients from the state of the cotangents after the block and from those in it, in reversed time.
-    pub fn causal(
-        &mut self,
-        pass: &Backward<'_, E>,
-        line: &Line,
-        rows: &Cotangents<'_, E>,
-        after: Option<&State<E>>,
-    ) -> Result<Part<E>> {
-        let (call, len) = (self.call, rows.kinds.len());
-        let want = Want { local: true, directions: pass.directions, ..WANT };
-        let keys = self.keys.part(0..len, true);
-        call.with_sweep(line.head, |sweep| {
-            pass.begin(sweep)?;
-            if let Some(after) = after {
-                sweep.buffers.state.copy_from(after);
-            }
-            let visible = if self.usable > 0 { len } else { 0 };
-            call.chunks(visible, |low, n| {
-                rows.load(call, &mut sweep.buffers.writer, low, n, true);
-                sweep.absorb(n, false);
-                self.read(sweep, &keys, low, n, want);
-                if low + CHUNK < len {
-                    sweep.commit(n);
-                }
-            })?;
-            pass.taken(line, sweep, rows.last_bad.is_some())
+        call.workers.for_each_chunk(self.usable, |low, count| {
+            let loaded = call.loader.load_keys(rows, &keys, low, count, T::ONE);
+            let reading = chunk.project_queries(loaded);
+            self.add(&chunk.read(None, &reading, of_keys(directions)), &keys, low, count);
         })
     }
 
-    fn read(&mut self, sweep: &mut Sweep<'_, E>, keys: &Keys<'_, E>, low: usize, n: usize, want: Want) {
-        let (call, widths) = (self.call, &self.call.widths);
-        call.load_keys(&mut sweep.buffers.reader, keys, low, n, E::ONE);
-        let index = |r: usize| keys.keys.position(low + r) - keys.keys.start;
-        for r in (0..n).filter(|&r| index(r) >= self.usable) {
-            sweep.buffers.reader.drop_row(widths, r);
-        }
-        sweep.read(n, want);
-        let (d, e, b) = (widths.head_dim, widths.value_dim, &*sweep.buffers);
-        for r in (0..n).filter(|&r| b.reader.live[r]) {
-            let from = &b.input_gradient[r * widths.padded_head()..][..d];
-            self.dk[index(r) * d..][..d].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
-            let from = &b.numerator[r * widths.payload_row()..][..e];
-            self.dv[index(r) * e..][..e].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
+    /// Gradients from the state of the cotangents after the block and from those in it, in reversed time.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Interrupted`.
+    pub fn causal(
+        &mut self,
+        pass: &Backward<'_, T>,
+        part: &HeadSegment,
+        cotangents: &Cotangents<'_, T>,
+        after: Option<&State<T>>,
+    ) -> Result<DirectionGradient<T>> {
+        let (call, len) = (self.call, cotangents.len());
+        let keys = self.keys.part(0..len, true);
+        call.with_workspace(part.head, |workspace| {
+            pass.clear_directions(&mut workspace.chunk)?;
+            let Workspace { chunk, keys: adding_rows, queries: reading_rows, features, .. } = workspace;
+            if let Some(after) = after {
+                chunk.state.copy_from(after);
+            }
+            let seen = if self.usable > 0 { len } else { 0 };
+            call.workers.for_each_chunk(seen, |low, count| {
+                let adding = chunk.project_keys(cotangents.load(call, adding_rows, low, count, true), features);
+                let loaded = call.loader.load_keys(reading_rows, &keys, low, count, T::ONE);
+                for row in (0..count).filter(|&row| keys.keys.index(low + row) >= self.usable) {
+                    loaded.rows.drop_row(&call.layout, row);
+                }
+                let reading = chunk.project_queries(loaded);
+                self.add(&chunk.read(Some(&adding), &reading, of_keys(pass.directions)), &keys, low, count);
+                if low + CHUNK < len {
+                    chunk.update_state(adding);
+                }
+            })?;
+            pass.directions(part, chunk, cotangents.last_not_finite.is_some())
+        })
+    }
+
+    fn add(&mut self, answers: &Answers<'_, T>, keys: &KeyView<'_, T>, low: usize, count: usize) {
+        let layout = &self.call.layout;
+        let (d, e) = (layout.head_dim, layout.value_dim);
+        for row in (0..count).filter(|&row| answers.rows.visible[row]) {
+            let at = keys.keys.index(low + row);
+            let from = &answers.input_gradient[row * layout.padded_head()..][..d];
+            self.dk[at * d..][..d].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
+            let from = &answers.numerator[row * layout.value_row()..][..e];
+            self.dv[at * e..][..e].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
         }
     }
 
-    /// NaN for the keys that a bad row saw, the last of which is `last_bad`.
-    pub fn poison(&mut self, last_bad: Option<usize>) {
-        let Some(last) = last_bad else { return };
-        let (d, e, nan) = (self.call.shape.head_dim, self.call.shape.value_dim, E::from_f64(f64::NAN));
+    /// NaN for the keys that a row which makes NaN saw; the last such row is `last`.
+    pub fn fill_with_nan(&mut self, last: Option<usize>) {
+        let Some(last) = last else { return };
+        let (d, e, nan) = (self.call.layout.head_dim, self.call.layout.value_dim, T::from_f64(f64::NAN));
         let seen = if self.call.args.causal { (last + 1).saturating_sub(self.first) } else { usize::MAX };
-        let keys = self.keys.keys;
-        for j in (0..keys.len.min(seen)).filter(|&j| !self.call.is_padding(keys.batch, keys.position(j))) {
+        for j in (0..self.keys.len().min(seen)).filter(|&j| !self.keys.is_padding(j)) {
             self.dk[j * d..][..d].fill(nan);
             self.dv[j * e..][..e].fill(nan);
         }
     }
+}
+
+/// Keys read the gradients of their values as sums, and of their inputs.
+fn of_keys(directions: bool) -> ReadOptions {
+    ReadOptions { sums: true, gradient: true, directions, normalize: false }
 }

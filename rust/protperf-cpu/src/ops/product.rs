@@ -17,11 +17,11 @@ pub enum Mode {
     Continue,
 }
 
-/// Which part of a product is wanted.
+/// Which triangle of a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All of it.
-    Full,
+pub enum Triangle {
+    /// The whole product.
+    Whole,
     /// Columns up to the row index (and the rest of the tile they fall in).
     LowerColumns,
     /// A is lower triangular: depth up to the row index, the rest of the tile's depth being zeros in A.
@@ -30,15 +30,15 @@ pub enum Part {
 
 /// One product; strides in elements.
 #[derive(Clone, Copy, Debug)]
-pub struct Product<'a, E> {
+pub struct Product<'a, T> {
     /// Left operand.
-    pub a: &'a [E],
+    pub a: &'a [T],
     /// Step from one row of A to the next.
     pub a_row: usize,
     /// Step along the depth of A.
     pub a_depth: usize,
     /// Right operand, rows contiguous.
-    pub b: &'a [E],
+    pub b: &'a [T],
     /// Step from one row of B to the next.
     pub b_row: usize,
     /// Rows of A and C.
@@ -49,13 +49,13 @@ pub struct Product<'a, E> {
     pub depth: usize,
     /// What happens to the sum.
     pub mode: Mode,
-    /// Which part is wanted.
-    pub part: Part,
+    /// Which triangle is computed.
+    pub triangle: Triangle,
 }
 
-impl<E> Product<'_, E> {
+impl<T> Product<'_, T> {
     /// Panics unless every element that will be touched lies inside its slice.
-    pub fn check(&self, c_len: usize, c_row: usize) {
+    fn check(&self, c_len: usize, c_row: usize) {
         if self.rows == 0 || self.cols == 0 {
             return;
         }
@@ -68,34 +68,38 @@ impl<E> Product<'_, E> {
     }
 }
 
-struct Tile<E> {
-    a: *const E,
+/// Pointers to the first elements of one tile, and its strides.
+struct Tile<T> {
+    a: *const T,
     a_row: usize,
     a_depth: usize,
-    b: *const E,
+    b: *const T,
     b_row: usize,
-    c: *mut E,
+    c: *mut T,
     c_row: usize,
     depth: usize,
     mode: Mode,
 }
 
+/// Computes `p` into c, whose rows are `c_row` apart.
+///
 /// # Safety
-/// The ISA of S; `p.check(c.len(), c_row)` has passed.
+/// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn product<S: Simd, const R: usize, const N: usize>(p: &Product<'_, S::E>, c: &mut [S::E], c_row: usize) {
+pub unsafe fn product<S: Simd>(p: &Product<'_, S::T>, c: &mut [S::T], c_row: usize) {
+    p.check(c.len(), c_row);
     let mut row = 0;
     while row < p.rows {
-        let rows = R.min(p.rows - row);
-        let cols = match p.part {
-            Part::LowerColumns => p.cols.min((row + rows).next_multiple_of(S::LANES)),
+        let rows = S::TILE_ROWS.min(p.rows - row);
+        let cols = match p.triangle {
+            Triangle::LowerColumns => p.cols.min((row + rows).next_multiple_of(S::LANES)),
             _ => p.cols,
         };
-        let depth = if p.part == Part::LowerDepth { p.depth.min(row + rows) } else { p.depth };
+        let depth = if p.triangle == Triangle::LowerDepth { p.depth.min(row + rows) } else { p.depth };
         let mut col = 0;
         while col < cols {
-            let registers = N.min((cols - col) / S::LANES);
-            // SAFETY: `check` bounds every row, column and depth index used here.
+            let registers = S::TILE_REGISTERS.min((cols - col) / S::LANES);
+            // SAFETY: `check` has bounded every row, column and depth index that is used here.
             unsafe {
                 let tile = Tile {
                     a: p.a.as_ptr().add(row * p.a_row),
@@ -109,7 +113,7 @@ pub unsafe fn product<S: Simd, const R: usize, const N: usize>(p: &Product<'_, S
                     mode: p.mode,
                 };
                 match rows {
-                    6.. => columns::<S, R>(&tile, registers),
+                    6.. => columns::<S, 6>(&tile, registers),
                     5 => columns::<S, 5>(&tile, registers),
                     4 => columns::<S, 4>(&tile, registers),
                     3 => columns::<S, 3>(&tile, registers),
@@ -123,9 +127,13 @@ pub unsafe fn product<S: Simd, const R: usize, const N: usize>(p: &Product<'_, S
     }
 }
 
+/// One tile of R rows and some registers of columns.
+///
+/// # Safety
+/// The processor must have the instruction set of S, and every element of the tile must lie in its slice.
 #[inline(always)]
-unsafe fn columns<S: Simd, const R: usize>(tile: &Tile<S::E>, registers: usize) {
-    // SAFETY: the caller's.
+unsafe fn columns<S: Simd, const R: usize>(tile: &Tile<S::T>, registers: usize) {
+    // SAFETY: passed on from the caller.
     unsafe {
         match registers {
             4.. => fixed::<S, R, 4>(tile),
@@ -136,11 +144,15 @@ unsafe fn columns<S: Simd, const R: usize>(tile: &Tile<S::E>, registers: usize) 
     }
 }
 
+/// One tile of R rows and N registers of columns, its accumulators in registers throughout.
+///
+/// # Safety
+/// The processor must have the instruction set of S, and every element of the tile must lie in its slice.
 #[inline(always)]
-unsafe fn fixed<S: Simd, const R: usize, const N: usize>(tile: &Tile<S::E>) {
-    // SAFETY: the caller's; loops stay below R, N and depth.
+unsafe fn fixed<S: Simd, const R: usize, const N: usize>(tile: &Tile<S::T>) {
+    // SAFETY: the caller guarantees the instruction set and the elements of the tile; the loops stay inside it.
     unsafe {
-        let mut sums = [[S::splat(S::E::ZERO); N]; R];
+        let mut sums = [[S::splat(S::T::ZERO); N]; R];
         if tile.mode == Mode::Continue {
             for (r, row) in sums.iter_mut().enumerate() {
                 for (n, sum) in row.iter_mut().enumerate() {
@@ -150,7 +162,7 @@ unsafe fn fixed<S: Simd, const R: usize, const N: usize>(tile: &Tile<S::E>) {
         }
         let (mut a, mut b) = (tile.a, tile.b);
         for _ in 0..tile.depth {
-            let mut right = [S::splat(S::E::ZERO); N];
+            let mut right = [S::splat(S::T::ZERO); N];
             for (n, register) in right.iter_mut().enumerate() {
                 *register = S::load(b.add(n * S::LANES));
             }

@@ -1,22 +1,28 @@
 //! From the caller's memory into scratch: passes over one row of any length.
 
-use super::PAD;
+use crate::layout::PAD;
 use crate::simd::{Real, Simd};
 
 /// The lanes of registers in order, the rest zero.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
 #[inline(always)]
-unsafe fn lanes<S: Simd>(register: S::V) -> [S::E; PAD] {
-    let mut all = [S::E::ZERO; PAD];
-    // SAFETY: PAD is at least LANES; the caller guarantees the ISA.
+unsafe fn lanes<S: Simd>(register: S::Register) -> [S::T; PAD] {
+    let mut all = [S::T::ZERO; PAD];
+    // SAFETY: PAD is at least LANES; the caller guarantees the instruction set.
     unsafe { S::store(all.as_mut_ptr(), register) };
     all
 }
 
 /// Runs `body` over the registers of a row, the last one filled up with zeros.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
 #[inline(always)]
-unsafe fn for_each_register<S: Simd>(row: &[S::E], mut body: impl FnMut(usize, S::V)) {
+unsafe fn for_each_register<S: Simd>(row: &[S::T], mut body: impl FnMut(usize, S::Register)) {
     let whole = row.len() / S::LANES * S::LANES;
-    // SAFETY: whole registers lie in the row; the caller guarantees the ISA.
+    // SAFETY: whole registers lie in the row; the caller guarantees the instruction set.
     unsafe {
         for col in (0..whole).step_by(S::LANES) {
             body(col, S::load(row.as_ptr().add(col)));
@@ -28,71 +34,74 @@ unsafe fn for_each_register<S: Simd>(row: &[S::E], mut body: impl FnMut(usize, S
 }
 
 /// The last register of a row that no whole number of registers fills, with zeros.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
 #[inline(always)]
-unsafe fn last<S: Simd>(row: &[S::E]) -> S::V {
-    let mut last = [S::E::ZERO; PAD];
+unsafe fn last<S: Simd>(row: &[S::T]) -> S::Register {
+    let mut last = [S::T::ZERO; PAD];
     let rest = row.len() % S::LANES;
     last[..rest].copy_from_slice(&row[row.len() - rest..]);
-    // SAFETY: PAD is at least LANES; the caller guarantees the ISA.
+    // SAFETY: PAD is at least LANES; the caller guarantees the instruction set.
     unsafe { S::load(last.as_ptr()) }
 }
 
 /// `to = from`, limited to +-limit and followed by zeros; the sum of its squares, and whether all of `from` is finite.
 ///
 /// # Safety
-/// The ISA of S.
+/// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn load_row<S: Simd>(from: &[S::E], limit: S::E, to: &mut [S::E]) -> (S::E, bool) {
+pub unsafe fn load_row<S: Simd>(from: &[S::T], limit: S::T, to: &mut [S::T]) -> (S::T, bool) {
     let padded = from.len().next_multiple_of(PAD);
     assert!(to.len() >= padded);
     // SAFETY: a register of `from` begins below its length, so it ends below `padded`.
     unsafe {
-        let (zero, high, low) = (S::splat(S::E::ZERO), S::splat(limit), S::splat(-limit));
+        let (zero, high, low) = (S::splat(S::T::ZERO), S::splat(limit), S::splat(-limit));
         let (mut squares, mut bad) = (zero, zero);
-        to[from.len().saturating_sub(1) / PAD * PAD..padded].fill(S::E::ZERO);
+        to[from.len().saturating_sub(1) / PAD * PAD..padded].fill(S::T::ZERO);
         for_each_register::<S>(from, |col, x| {
-            // A sum of x * 0 is 0 exactly where every x is finite.
+            // A sum of x * 0 is 0 if and only if every x is finite, and costs one multiply-add.
             bad = S::fma(x, zero, bad);
             let x = S::max(S::min(x, high), low);
             squares = S::fma(x, x, squares);
             S::store(to.as_mut_ptr().add(col), x);
         });
-        (sum_of(&lanes::<S>(squares)), lanes::<S>(bad) == [S::E::ZERO; PAD])
+        (sum_of(&lanes::<S>(squares)), lanes::<S>(bad) == [S::T::ZERO; PAD])
     }
 }
 
 /// The largest magnitude in a row (NaN counts as nothing), and whether all of it is finite.
 ///
 /// # Safety
-/// The ISA of S.
+/// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn largest<S: Simd>(row: &[S::E]) -> (S::E, bool) {
-    // SAFETY: the caller guarantees the ISA.
+pub unsafe fn largest<S: Simd>(row: &[S::T]) -> (S::T, bool) {
+    // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        let zero = S::splat(S::E::ZERO);
+        let zero = S::splat(S::T::ZERO);
         let (mut top, mut bad) = (zero, zero);
         for_each_register::<S>(row, |_, x| {
             bad = S::fma(x, zero, bad);
             // The second operand is what a comparison with NaN gives.
             top = S::max(S::max(x, S::sub(zero, x)), top);
         });
-        let most = lanes::<S>(top).into_iter().fold(S::E::ZERO, |most, x| if x > most { x } else { most });
-        (most, lanes::<S>(bad) == [S::E::ZERO; PAD])
+        let most = lanes::<S>(top).into_iter().fold(S::T::ZERO, |most, x| if x > most { x } else { most });
+        (most, lanes::<S>(bad) == [S::T::ZERO; PAD])
     }
 }
 
 /// `to = grad * inverse`, followed by zeros; the product of `grad` and `out`.
 ///
 /// # Safety
-/// The ISA of S.
+/// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn load_cotangent<S: Simd>(grad: &[S::E], out: &[S::E], inverse: S::E, to: &mut [S::E]) -> S::E {
+pub unsafe fn load_cotangent<S: Simd>(grad: &[S::T], out: &[S::T], inverse: S::T, to: &mut [S::T]) -> S::T {
     let padded = grad.len().next_multiple_of(PAD);
     assert!(grad.len() == out.len() && to.len() >= padded);
-    to[grad.len().saturating_sub(1) / PAD * PAD..].fill(S::E::ZERO);
-    // SAFETY: a register of `grad` begins below its length, so it ends below `padded`; the caller guarantees the ISA.
+    to[grad.len().saturating_sub(1) / PAD * PAD..].fill(S::T::ZERO);
+    // SAFETY: a register of `grad` begins below its length, so it ends below `padded`; the caller guarantees the instruction set.
     unsafe {
-        let (by, mut dot) = (S::splat(inverse), S::splat(S::E::ZERO));
+        let (by, mut dot) = (S::splat(inverse), S::splat(S::T::ZERO));
         for_each_register::<S>(grad, |col, g| {
             S::store(to.as_mut_ptr().add(col), S::mul(g, by));
         });
@@ -104,9 +113,10 @@ pub unsafe fn load_cotangent<S: Simd>(grad: &[S::E], out: &[S::E], inverse: S::E
     }
 }
 
-/// The sum of some lanes, halved again and again.
-pub fn sum_of<E: Real>(lanes: &[E]) -> E {
-    let mut sums = [E::ZERO; PAD];
+/// The sum of some lanes: the upper half is added to the lower half until one lane is left. Registers of every length
+/// hold PAD lanes of partial sums in the end, so the order is the same for each.
+pub fn sum_of<T: Real>(lanes: &[T]) -> T {
+    let mut sums = [T::ZERO; PAD];
     sums.copy_from_slice(lanes);
     let mut width = PAD / 2;
     while width > 0 {

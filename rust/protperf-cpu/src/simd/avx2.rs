@@ -15,7 +15,7 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 /// 2^k of integers k in [FLUSH, TOP], built in the exponent field.
 #[inline(always)]
 unsafe fn power_f32(k: __m256) -> __m256 {
-    // SAFETY: the caller guarantees AVX2.
+    // SAFETY: the caller guarantees AVX2; the intrinsics touch no memory.
     unsafe {
         let biased = _mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127));
         _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
@@ -24,7 +24,7 @@ unsafe fn power_f32(k: __m256) -> __m256 {
 
 #[inline(always)]
 unsafe fn power_f64(k: __m256d) -> __m256d {
-    // SAFETY: the caller guarantees AVX2.
+    // SAFETY: the caller guarantees AVX2; the intrinsics touch no memory.
     unsafe {
         let biased = _mm_add_epi32(_mm256_cvtpd_epi32(k), _mm_set1_epi32(1023));
         _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_cvtepi32_epi64(biased)))
@@ -35,67 +35,43 @@ macro_rules! avx2 {
     ($name:ty, $t:ty, $v:ty, $lanes:expr, $power:ident, $set1:ident, $load:ident, $store:ident, $add:ident, $sub:ident,
      $mul:ident, $max:ident, $min:ident, $fma:ident, $round:ident, $and:ident, $cmp:ident, $blend:ident,
      $low:ident, $high:ident, $halves:ident) => {
-        // SAFETY: each method is a few intrinsics; the caller of a trait method guarantees the ISA and the pointers.
+        // SAFETY: every method is a few intrinsics of AVX2 and FMA, and accesses memory only through the pointer it is given.
         unsafe impl Simd for $name {
-            type E = $t;
-            type V = $v;
+            type T = $t;
+            type Register = $v;
             const LANES: usize = $lanes;
-            const TILE: (usize, usize) = (6, 2);
-            #[inline(always)]
-            unsafe fn splat(x: $t) -> $v {
-                unsafe { $set1(x) }
-            }
-            #[inline(always)]
-            unsafe fn load(p: *const $t) -> $v {
-                unsafe { $load(p) }
-            }
-            #[inline(always)]
-            unsafe fn store(p: *mut $t, v: $v) {
-                unsafe { $store(p, v) }
-            }
-            #[inline(always)]
-            unsafe fn add(a: $v, b: $v) -> $v {
-                unsafe { $add(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn sub(a: $v, b: $v) -> $v {
-                unsafe { $sub(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn mul(a: $v, b: $v) -> $v {
-                unsafe { $mul(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn max(a: $v, b: $v) -> $v {
-                unsafe { $max(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn min(a: $v, b: $v) -> $v {
-                unsafe { $min(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn fma(a: $v, b: $v, c: $v) -> $v {
-                unsafe { $fma(a, b, c) }
-            }
-            #[inline(always)]
-            unsafe fn round(a: $v) -> $v {
-                unsafe { $round::<NEAREST>(a) }
+            const TILE_ROWS: usize = 6;
+            const TILE_REGISTERS: usize = 2;
+            intrinsics! {
+                splat(x: $t) -> $v = $set1;
+                load(p: *const $t) -> $v = $load;
+                store(p: *mut $t, v: $v) = $store;
+                add(a: $v, b: $v) -> $v = $add;
+                sub(a: $v, b: $v) -> $v = $sub;
+                mul(a: $v, b: $v) -> $v = $mul;
+                max(a: $v, b: $v) -> $v = $max;
+                min(a: $v, b: $v) -> $v = $min;
+                fma(a: $v, b: $v, c: $v) -> $v = $fma;
+                round(a: $v) -> $v = $round::<NEAREST>;
             }
             #[inline(always)]
             unsafe fn scale2(p: $v, k: $v) -> $v {
+                // SAFETY: as in `intrinsics!`: these need the instruction set alone, which the caller guarantees.
                 unsafe {
                     let flush = $set1(<$t as Real>::FLUSH);
-                    let live = $cmp::<_CMP_GE_OQ>(k, flush);
+                    let kept = $cmp::<_CMP_GE_OQ>(k, flush);
                     let inside = $min($max(k, flush), $set1(<$t as Real>::TOP));
-                    $and(live, $mul(p, $power(inside)))
+                    $and(kept, $mul(p, $power(inside)))
                 }
             }
             #[inline(always)]
             unsafe fn select_positive(x: $v, a: $v, b: $v) -> $v {
+                // SAFETY: as in `intrinsics!`: these need the instruction set alone, which the caller guarantees.
                 unsafe { $blend(b, a, $cmp::<_CMP_GT_OQ>(x, $set1(0.0))) }
             }
             #[inline(always)]
             unsafe fn zip(a: $v, b: $v) -> ($v, $v) {
+                // SAFETY: as in `intrinsics!`: these need the instruction set alone, which the caller guarantees.
                 unsafe {
                     let (low, high) = ($low(a, b), $high(a, b));
                     ($halves::<0x20>(low, high), $halves::<0x31>(low, high))

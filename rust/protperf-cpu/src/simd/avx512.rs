@@ -13,68 +13,44 @@ pub struct F64;
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 macro_rules! avx512 {
-    ($name:ty, $t:ty, $v:ty, $lanes:expr, $mask:ty, $bits:ident, $low:expr, $high:expr,
+    ($name:ty, $t:ty, $v:ty, $lanes:expr, $mask:ty, $low:expr, $high:expr,
      $set1:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $max:ident, $min:ident, $fma:ident,
      $round:ident, $scalef:ident, $cmp:ident, $blend:ident, $permute:ident, $loadi:ident) => {
-        // SAFETY: each method is one intrinsic; the caller of a trait method guarantees the ISA and the pointers.
+        // SAFETY: every method is a few intrinsics of AVX-512, and accesses memory only through the pointer it is given.
         unsafe impl Simd for $name {
-            type E = $t;
-            type V = $v;
+            type T = $t;
+            type Register = $v;
             const LANES: usize = $lanes;
-            const TILE: (usize, usize) = (6, 4);
-            #[inline(always)]
-            unsafe fn splat(x: $t) -> $v {
-                unsafe { $set1(x) }
-            }
-            #[inline(always)]
-            unsafe fn load(p: *const $t) -> $v {
-                unsafe { $load(p) }
-            }
-            #[inline(always)]
-            unsafe fn store(p: *mut $t, v: $v) {
-                unsafe { $store(p, v) }
-            }
-            #[inline(always)]
-            unsafe fn add(a: $v, b: $v) -> $v {
-                unsafe { $add(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn sub(a: $v, b: $v) -> $v {
-                unsafe { $sub(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn mul(a: $v, b: $v) -> $v {
-                unsafe { $mul(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn max(a: $v, b: $v) -> $v {
-                unsafe { $max(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn min(a: $v, b: $v) -> $v {
-                unsafe { $min(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn fma(a: $v, b: $v, c: $v) -> $v {
-                unsafe { $fma(a, b, c) }
-            }
-            #[inline(always)]
-            unsafe fn round(a: $v) -> $v {
-                unsafe { $round::<NEAREST>(a) }
+            const TILE_ROWS: usize = 6;
+            const TILE_REGISTERS: usize = 4;
+            intrinsics! {
+                splat(x: $t) -> $v = $set1;
+                load(p: *const $t) -> $v = $load;
+                store(p: *mut $t, v: $v) = $store;
+                add(a: $v, b: $v) -> $v = $add;
+                sub(a: $v, b: $v) -> $v = $sub;
+                mul(a: $v, b: $v) -> $v = $mul;
+                max(a: $v, b: $v) -> $v = $max;
+                min(a: $v, b: $v) -> $v = $min;
+                fma(a: $v, b: $v, c: $v) -> $v = $fma;
+                round(a: $v) -> $v = $round::<NEAREST>;
             }
             #[inline(always)]
             unsafe fn scale2(p: $v, k: $v) -> $v {
+                // SAFETY: as in `intrinsics!`: these need the instruction set alone, which the caller guarantees.
                 unsafe {
-                    let live: $mask = $cmp::<_CMP_GE_OQ>(k, $set1(<$t as super::Real>::FLUSH));
-                    $scalef(live, p, $min(k, $set1(<$t as super::Real>::TOP)))
+                    let kept: $mask = $cmp::<_CMP_GE_OQ>(k, $set1(<$t as super::Real>::FLUSH));
+                    $scalef(kept, p, $min(k, $set1(<$t as super::Real>::TOP)))
                 }
             }
             #[inline(always)]
             unsafe fn select_positive(x: $v, a: $v, b: $v) -> $v {
+                // SAFETY: as in `intrinsics!`: these need the instruction set alone, which the caller guarantees.
                 unsafe { $blend($cmp::<_CMP_GT_OQ>(x, $set1(0.0)), b, a) }
             }
             #[inline(always)]
             unsafe fn zip(a: $v, b: $v) -> ($v, $v) {
+                // SAFETY: as in `intrinsics!`: the caller guarantees the instruction set, and the index tables fill a register.
                 unsafe {
                     let (low, high) = ($loadi($low.as_ptr().cast()), $loadi($high.as_ptr().cast()));
                     ($permute(a, low, b), $permute(a, high, b))
@@ -95,7 +71,6 @@ avx512!(
     __m512,
     16,
     __mmask16,
-    u32,
     LOW_16,
     HIGH_16,
     _mm512_set1_ps,
@@ -120,7 +95,6 @@ avx512!(
     __m512d,
     8,
     __mmask8,
-    u64,
     LOW_8,
     HIGH_8,
     _mm512_set1_pd,

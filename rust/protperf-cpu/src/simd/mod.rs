@@ -3,12 +3,22 @@
 //! Every method is `#[inline(always)]` without a target feature of its own: it is compiled into the
 //! `#[target_feature]` entry points that `ops::table` makes, and must not be called from anywhere else.
 
-// Each unsafe block there is the intrinsic that its method names; the trait's caller guarantees ISA and pointers.
+/// Methods of [`Simd`] that are one intrinsic each.
 #[cfg(target_arch = "x86_64")]
-#[allow(clippy::undocumented_unsafe_blocks)]
+macro_rules! intrinsics {
+    ($($method:ident($($arg:ident: $arg_type:ty),*) $(-> $result:ty)? = $intrinsic:expr;)*) => {$(
+        #[inline(always)]
+        unsafe fn $method($($arg: $arg_type),*) $(-> $result)? {
+            // SAFETY: the contract of `Simd`: whoever calls a method guarantees that the processor has the
+            // instruction set, and that a pointer is valid for LANES elements; the intrinsic needs no more.
+            unsafe { $intrinsic($($arg),*) }
+        }
+    )*};
+}
+
+#[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
-#[allow(clippy::undocumented_unsafe_blocks)]
 pub mod avx512;
 pub mod scalar;
 
@@ -40,13 +50,14 @@ pub trait Real:
     /// ln 2, the rest.
     const LN2_LOW: Self;
     /// The largest finite value.
-    const MOST: Self;
+    const MAX: Self;
     /// Zero.
     const ZERO: Self;
     /// One.
     const ONE: Self;
-    /// Look-ahead in bits past which a row is computed again with references over its own past.
-    const THETA: Self;
+    /// How many bits a reference may lie above what a row can see. Past this the row's own terms could be flushed to
+    /// zero, so the row is computed again with references over its own past.
+    const MAX_LOOKAHEAD_BITS: Self;
     /// 2^k for an integer k, zero below the flush line.
     fn exp2_int(k: Self) -> Self;
     /// Absolute value.
@@ -60,7 +71,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ty, $bits:ty, $mantissa:expr, $bias:expr, $flush:expr, $theta:expr, $ln2:expr, $coefficients:expr) => {
+    ($t:ty, $bits:ty, $mantissa:expr, $bias:expr, $flush:expr, $max_lookahead_bits:expr, $ln2:expr, $coefficients:expr) => {
         impl Real for $t {
             const EXP2: &'static [Self] = &$coefficients;
             const FLUSH: Self = $flush;
@@ -69,10 +80,10 @@ macro_rules! real {
             const LIMIT: Self = 1e15;
             const LN2_HIGH: Self = $ln2.0;
             const LN2_LOW: Self = $ln2.1;
-            const MOST: Self = <$t>::MAX;
+            const MAX: Self = <$t>::MAX;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
-            const THETA: Self = $theta;
+            const MAX_LOOKAHEAD_BITS: Self = $max_lookahead_bits;
             #[inline(always)]
             fn exp2_int(k: Self) -> Self {
                 if k.is_nan() || k < Self::FLUSH {
@@ -149,37 +160,43 @@ real!(
     ]
 );
 
-/// One vector type of one ISA.
+/// One register type of one instruction set.
 ///
 /// # Safety
-/// Every method requires the ISA; pointers must be valid for `LANES` elements, aligned or not.
+/// An implementation may assume in every method that the processor has its instruction set and that each pointer is
+/// valid for `LANES` elements, aligned or not; whoever calls a method guarantees both.
 #[allow(clippy::missing_safety_doc)]
 pub unsafe trait Simd: Copy + 'static {
     /// The element.
-    type E: Real;
+    type T: Real;
     /// The register.
-    type V: Copy;
+    type Register: Copy;
     /// Elements of a register.
     const LANES: usize;
-    /// Registers of one tile of products: rows, then columns in registers.
-    const TILE: (usize, usize);
+    /// Rows of one tile of a product.
+    const TILE_ROWS: usize;
+    /// Columns of one tile of a product, in registers. Rows times columns accumulators, one row of the right operand
+    /// and one broadcast element fit the registers that the instruction set has.
+    const TILE_REGISTERS: usize;
 
-    unsafe fn splat(x: Self::E) -> Self::V;
-    unsafe fn load(p: *const Self::E) -> Self::V;
-    unsafe fn store(p: *mut Self::E, v: Self::V);
-    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
-    /// a * b + c; one rounding where the ISA has it.
-    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn splat(x: Self::T) -> Self::Register;
+    unsafe fn load(p: *const Self::T) -> Self::Register;
+    unsafe fn store(p: *mut Self::T, v: Self::Register);
+    unsafe fn add(a: Self::Register, b: Self::Register) -> Self::Register;
+    unsafe fn sub(a: Self::Register, b: Self::Register) -> Self::Register;
+    unsafe fn mul(a: Self::Register, b: Self::Register) -> Self::Register;
+    /// The larger of each pair of lanes; b where one of them is NaN.
+    unsafe fn max(a: Self::Register, b: Self::Register) -> Self::Register;
+    /// The smaller of each pair of lanes; b where one of them is NaN.
+    unsafe fn min(a: Self::Register, b: Self::Register) -> Self::Register;
+    /// a * b + c; one rounding where the instruction set has it.
+    unsafe fn fma(a: Self::Register, b: Self::Register, c: Self::Register) -> Self::Register;
     /// Nearest integer.
-    unsafe fn round(a: Self::V) -> Self::V;
+    unsafe fn round(a: Self::Register) -> Self::Register;
     /// p * 2^k for integers k, zero below [`Real::FLUSH`].
-    unsafe fn scale2(p: Self::V, k: Self::V) -> Self::V;
+    unsafe fn scale2(p: Self::Register, k: Self::Register) -> Self::Register;
     /// The lanes of a where x > 0, else those of b.
-    unsafe fn select_positive(x: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn select_positive(x: Self::Register, a: Self::Register, b: Self::Register) -> Self::Register;
     /// Interleaves two registers: the low halves, then the high halves.
-    unsafe fn zip(a: Self::V, b: Self::V) -> (Self::V, Self::V);
+    unsafe fn zip(a: Self::Register, b: Self::Register) -> (Self::Register, Self::Register);
 }

@@ -13,55 +13,56 @@ pub struct F64;
 
 macro_rules! scalar {
     ($name:ty, $t:ty, $lanes:expr) => {
-        // SAFETY: no method needs more than the baseline; pointers are the caller's promise.
+        // SAFETY: no method needs more than the baseline, and each accesses memory only through the pointer it is given.
         unsafe impl Simd for $name {
-            type E = $t;
-            type V = [$t; $lanes];
+            type T = $t;
+            type Register = [$t; $lanes];
             const LANES: usize = $lanes;
-            const TILE: (usize, usize) = (4, 2);
+            const TILE_ROWS: usize = 4;
+            const TILE_REGISTERS: usize = 2;
             #[inline(always)]
-            unsafe fn splat(x: $t) -> Self::V {
+            unsafe fn splat(x: $t) -> Self::Register {
                 [x; $lanes]
             }
             #[inline(always)]
-            unsafe fn load(p: *const $t) -> Self::V {
-                // SAFETY: the caller guarantees LANES elements; the read is unaligned.
-                unsafe { p.cast::<Self::V>().read_unaligned() }
+            unsafe fn load(p: *const $t) -> Self::Register {
+                // SAFETY: the caller guarantees that LANES elements can be read; the read may be unaligned.
+                unsafe { p.cast::<Self::Register>().read_unaligned() }
             }
             #[inline(always)]
-            unsafe fn store(p: *mut $t, v: Self::V) {
-                // SAFETY: the caller guarantees LANES elements; the write is unaligned.
-                unsafe { p.cast::<Self::V>().write_unaligned(v) }
+            unsafe fn store(p: *mut $t, v: Self::Register) {
+                // SAFETY: the caller guarantees that LANES elements can be written; the write may be unaligned.
+                unsafe { p.cast::<Self::Register>().write_unaligned(v) }
             }
             #[inline(always)]
-            unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            unsafe fn add(a: Self::Register, b: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| a[i] + b[i])
             }
             #[inline(always)]
-            unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+            unsafe fn sub(a: Self::Register, b: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| a[i] - b[i])
             }
             #[inline(always)]
-            unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            unsafe fn mul(a: Self::Register, b: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| a[i] * b[i])
             }
             #[inline(always)]
-            unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+            unsafe fn max(a: Self::Register, b: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
             }
             #[inline(always)]
-            unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+            unsafe fn min(a: Self::Register, b: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
             }
             #[inline(always)]
-            unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            unsafe fn fma(a: Self::Register, b: Self::Register, c: Self::Register) -> Self::Register {
                 #[cfg(target_arch = "aarch64")]
                 return std::array::from_fn(|i| a[i].mul_add(b[i], c[i]));
                 #[cfg(not(target_arch = "aarch64"))]
                 std::array::from_fn(|i| a[i] * b[i] + c[i])
             }
             #[inline(always)]
-            unsafe fn round(a: Self::V) -> Self::V {
+            unsafe fn round(a: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| {
                     // Adding 1.5 * 2^mantissa leaves the nearest integer; larger values are integers already.
                     let magic: $t = 1.5 / <$t>::EPSILON;
@@ -69,15 +70,15 @@ macro_rules! scalar {
                 })
             }
             #[inline(always)]
-            unsafe fn scale2(p: Self::V, k: Self::V) -> Self::V {
+            unsafe fn scale2(p: Self::Register, k: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| p[i] * <$t as Real>::exp2_int(k[i]))
             }
             #[inline(always)]
-            unsafe fn select_positive(x: Self::V, a: Self::V, b: Self::V) -> Self::V {
+            unsafe fn select_positive(x: Self::Register, a: Self::Register, b: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| if x[i] > 0.0 { a[i] } else { b[i] })
             }
             #[inline(always)]
-            unsafe fn zip(a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+            unsafe fn zip(a: Self::Register, b: Self::Register) -> (Self::Register, Self::Register) {
                 let at = |j: usize| if j.is_multiple_of(2) { a[j / 2] } else { b[j / 2] };
                 (std::array::from_fn(at), std::array::from_fn(|j| at(j + $lanes)))
             }

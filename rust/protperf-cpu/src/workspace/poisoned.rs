@@ -1,68 +1,52 @@
 //! Scratch that a thread keeps is never read before it is written: a call over scratch full of NaN has the bits of
 //! a call over fresh scratch.
 
-use super::{KEPT, Scratch, Side};
+use super::{KEPT, Scratch};
+use crate::chunk::{Buffers, GradientBuffers, References, Scores, Sums};
 use crate::ops::CpuElement;
+use crate::rows::ChunkRows;
 use crate::state::State;
 use crate::{Context, Gradients, Isa, Saved, empty_state, favor_backward, favor_forward};
 use protperf_core::rng::Stream;
 use protperf_core::{FavorArgs, FeatureMap, Omega, TensorRef};
 use std::sync::atomic::AtomicBool;
 
-/// Fills with NaN whatever a task may leave behind. A field that is added must be named here.
-fn poison<E: CpuElement>(scratch: &mut Scratch<E>) {
-    let Scratch {
-        widths: _,
-        writer,
-        reader,
-        written,
-        read,
-        turned,
-        scores,
-        score_gradient,
-        payload_turned,
-        numerator,
-        denominator,
-        exponent,
-        lanes,
-        norms,
-        tops,
-        gradient,
-        input_gradient,
-        stash,
-        stashed_norms,
-        factor,
-        state,
-        before,
-        other,
-        far,
-        spare,
-        reference,
-        power,
-        direction_gradient,
-    } = scratch;
-    let nan = E::from_f64(f64::NAN);
-    for side in [writer, reader] {
-        let Side { x, y, log, shift, live, payload, finite, gathered } = side;
-        [live, finite].into_iter().for_each(|flags| flags.fill(true));
-        [x, y, log, shift, payload, gathered].into_iter().for_each(|buffer| buffer.fill(nan));
-    }
-    for state in [state, before, other] {
-        let State { reference, sums, values } = state;
-        [reference, sums, values].into_iter().for_each(|buffer| buffer.fill(nan));
-    }
-    *far = true;
-    let buffers = [written, read, turned, scores, score_gradient, payload_turned, numerator, denominator, exponent];
-    buffers.into_iter().for_each(|buffer| buffer.fill(nan));
-    let buffers = [lanes, norms, tops, gradient, input_gradient, factor, spare, reference, power, direction_gradient];
-    buffers.into_iter().for_each(|buffer| buffer.fill(nan));
-    [stash, stashed_norms].into_iter().for_each(|buffer| buffer.fill(nan));
+/// Fills with NaN everything that a task may leave behind. Every field is named here, so that a new one cannot be
+/// forgotten.
+fn poison<T: CpuElement>(scratch: &mut Scratch<T>) {
+    let Scratch { layout: _, keys, queries, features, state, other, buffers } = scratch;
+    let Buffers { references, scores, sums, gradients } = buffers;
+    [keys, queries].into_iter().for_each(poison_rows);
+    let References { before, is_far, reference, power } = references;
+    *is_far = true;
+    [state, before, other].into_iter().for_each(poison_state);
+    let Scores { values, gradient, transposed, transposed_values, own_keys } = scores;
+    fill([features, reference, power, values, gradient, transposed, transposed_values, own_keys]);
+    let Sums { features, numerator, denominator, exponent, tops, lanes } = sums;
+    fill([features, numerator, denominator, exponent, tops, lanes]);
+    let GradientBuffers { features, inputs, norms, recomputed, recomputed_norms, directions } = gradients;
+    fill([features, inputs, norms, recomputed, recomputed_norms, directions]);
+}
+
+fn poison_rows<T: CpuElement>(rows: &mut ChunkRows<T>) {
+    let ChunkRows { x, y, log, mantissa, shift, visible, values_and_one, finite, gathered } = rows;
+    [visible, finite].into_iter().for_each(|flags| flags.fill(true));
+    fill([x, y, log, mantissa, shift, values_and_one, gathered]);
+}
+
+fn poison_state<T: CpuElement>(state: &mut State<T>) {
+    let State { reference, sums, values } = state;
+    fill([reference, sums, values]);
+}
+
+fn fill<T: CpuElement, const N: usize>(buffers: [&mut Vec<T>; N]) {
+    buffers.into_iter().for_each(|buffer| buffer.fill(T::from_f64(f64::NAN)));
 }
 
 /// Poisons what this thread keeps; returns how many scratches that were.
-fn poison_kept<E: CpuElement>() -> usize {
+fn poison_kept<T: CpuElement>() -> usize {
     KEPT.with_borrow_mut(|all| {
-        let found = all.iter_mut().filter_map(|(_, any)| any.downcast_mut::<Scratch<E>>());
+        let found = all.iter_mut().filter_map(|(_, any)| any.downcast_mut::<Scratch<T>>());
         found.map(poison).count()
     })
 }
@@ -82,13 +66,13 @@ struct Case {
 }
 
 /// Bits of out, den, the state after, dq, dk, dv, domega; on the calling thread alone.
-fn answer<E: CpuElement>(case: &Case) -> Vec<u64> {
+fn answer<T: CpuElement>(case: &Case) -> Vec<u64> {
     let (l, d, e, m) = (case.len, case.head_dim, case.value_dim, case.num_features);
     let mut stream = Stream::new(1, [0, 0, 0]);
     let mut normals = |n: usize| (0..n).map(|_| stream.normal()).collect::<Vec<f64>>();
     let (q, mut k, v, g, omega) = (normals(l * d), normals(l * d), normals(l * e), normals(l * e), normals(m * d));
     k.iter_mut().enumerate().for_each(|(at, k)| *k *= 1.0 + case.rise * (at / d) as f64 / l as f64);
-    let typed = [&q, &k, &v, &g].map(|x| x.iter().map(|&x| E::from_f64(x)).collect::<Vec<E>>());
+    let typed = [&q, &k, &v, &g].map(|x| x.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>());
     let tensor = |at: usize, width| TensorRef::contiguous("x", &typed[at], [1, 1, l, width]).unwrap();
     let mask: Vec<bool> = (0..l).map(|j| j % 3 == 1).collect();
     let args = FavorArgs {
@@ -104,12 +88,12 @@ fn answer<E: CpuElement>(case: &Case) -> Vec<u64> {
     };
     let cancel = AtomicBool::new(false);
     let ctx = Context { isa: case.isa, num_threads: 1, cancel: &cancel };
-    let (mut out, mut den) = (vec![E::ONE; l * e], vec![E::ONE; l * 2]);
-    let before: Vec<E> = empty_state(&args.validate().unwrap()).unwrap();
+    let (mut out, mut den) = (vec![T::ONE; l * e], vec![T::ONE; l * 2]);
+    let before: Vec<T> = empty_state(&args.validate().unwrap()).unwrap();
     let mut after = before.clone();
     let (from, to) = if case.causal { (Some(&before[..]), Some(&mut after[..])) } else { (None, None) };
     favor_forward(&args, from, &mut out, &mut den, to, &ctx).unwrap();
-    let (mut dq, mut dk, mut dv) = (vec![E::ONE; l * d], vec![E::ONE; l * d], vec![E::ONE; l * e]);
+    let (mut dq, mut dk, mut dv) = (vec![T::ONE; l * d], vec![T::ONE; l * d], vec![T::ONE; l * e]);
     let mut domega = vec![1.0; m * d];
     let kept = TensorRef::contiguous("out", &out, [1, 1, l, e]).unwrap();
     let saved = Saved { out: &kept, den: &den, grad: &tensor(3, e) };
@@ -119,11 +103,11 @@ fn answer<E: CpuElement>(case: &Case) -> Vec<u64> {
     narrow.iter().map(|x| x.to_f64()).chain(domega).map(f64::to_bits).collect()
 }
 
-fn assert_poison_changes_no_bit<E: CpuElement>(case: &Case) {
-    let expected = answer::<E>(case);
+fn assert_poison_changes_no_bit<T: CpuElement>(case: &Case) {
+    let expected = answer::<T>(case);
     assert!(expected.iter().all(|&bits| f64::from_bits(bits).is_finite()), "{case:?}");
-    assert!(poison_kept::<E>() > 0, "no scratch was kept: {case:?}");
-    assert!(answer::<E>(case) == expected, "{case:?}");
+    assert!(poison_kept::<T>() > 0, "no scratch was kept: {case:?}");
+    assert!(answer::<T>(case) == expected, "{case:?}");
 }
 
 #[test]

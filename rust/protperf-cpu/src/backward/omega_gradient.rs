@@ -1,0 +1,58 @@
+//! The gradient of omega: sums of what the tasks found for the directions, in the order of the tasks.
+
+use crate::call::Call;
+use crate::memory::{check_len, try_filled};
+use crate::ops::CpuElement;
+use protperf_core::Result;
+
+/// The gradient of the directions that one task has summed, with the head it belongs to.
+pub type DirectionGradient<T> = Option<(usize, Vec<T>)>;
+
+/// Sums over the tasks, in f64.
+pub struct OmegaGradient {
+    head_dim: usize,
+    padded_head: usize,
+    /// Of each matrix of omega.
+    totals: Vec<Vec<f64>>,
+}
+
+impl OmegaGradient {
+    /// Zeros, or nothing where no gradient of omega is wanted.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn new<T: CpuElement>(call: &Call<'_, T>, wanted: bool) -> Result<Self> {
+        let (head_dim, padded_head) = (call.layout.head_dim, call.layout.padded_head());
+        let count = if wanted { call.num_matrices() } else { 0 };
+        let totals = (0..count).map(|_| try_filled(call.layout.projections * head_dim, 0.0));
+        Ok(OmegaGradient { head_dim, padded_head, totals: totals.collect::<Result<_>>()? })
+    }
+
+    /// Adds what tasks have found.
+    pub fn add<T: CpuElement>(&mut self, found: impl IntoIterator<Item = (usize, Vec<T>)>) {
+        let is_shared = self.totals.len() == 1;
+        for (head, gradient) in found {
+            let total = self.totals[if is_shared { 0 } else { head }].chunks_exact_mut(self.head_dim);
+            for (total, row) in total.zip(gradient.chunks_exact(self.padded_head)) {
+                total.iter_mut().zip(row).for_each(|(total, x)| *total += x.to_f64());
+            }
+        }
+    }
+
+    /// Carries the gradient on from the directions, as the chunks use them, to omega.
+    ///
+    /// # Errors
+    /// `ShapeMismatch`.
+    pub fn store<T: CpuElement>(mut self, call: &Call<'_, T>, domega: &mut [f64]) -> Result<()> {
+        let Some(omega) = &call.args.omega else { return Ok(()) };
+        let size = omega.num_features * self.head_dim;
+        check_len("domega", domega.len(), self.totals.len() * size)?;
+        domega.fill(0.0);
+        let scale = call.layout.input_scale();
+        for ((index, total), domega) in self.totals.iter_mut().enumerate().zip(domega.chunks_exact_mut(size)) {
+            total.iter_mut().for_each(|x| *x *= scale);
+            call.args.feature_map.add_omega_gradient(omega.head(index), self.head_dim, total, domega);
+        }
+        Ok(())
+    }
+}

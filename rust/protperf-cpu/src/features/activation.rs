@@ -1,0 +1,109 @@
+//! Activation features, `phi_m(x) = f(w_m . x) + epsilon`: `docs/algorithm.md`, section 3.
+//!
+//! They need no stabiliser but for huge inputs, where sums of products of two features could overflow. Such a row lends
+//! its exponent to the one reference of all features, and its features lose that power of two; the reference of ordinary
+//! rows is 0, and nothing is scaled.
+
+use super::family::{Family, KeyPanel, Norm, QueryPanel};
+use super::projection::project_panels;
+use super::shared_reference as shared;
+use crate::layout::{CHUNK, PANEL};
+use crate::ops::CpuElement;
+use crate::packed_omega::Head;
+use crate::rows::{ChunkRows, Side};
+use protperf_core::FeatureMap;
+use std::ops::Range;
+
+/// Features above this lend their exponent to the reference.
+const HUGE: f64 = (1u64 << 30) as f64;
+
+/// One map of the family.
+pub struct Activation<T> {
+    pub map: FeatureMap,
+    pub epsilon: T,
+}
+
+impl<T: CpuElement> Family<T> for Activation<T> {
+    fn unit(&self) -> f64 {
+        1.0
+    }
+
+    fn norm(&self) -> Norm {
+        Norm { column: 0.0, log: 0.0 }
+    }
+
+    fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, _side: Side) {
+        project_panels(head, &rows.x, &mut rows.y, count, head.layout.head_dim);
+        for panel in 0..head.layout.projection_panels() {
+            let features = head.layout.extent(panel, count).features;
+            let projected = rows.y[panel * CHUNK * PANEL..].chunks_exact(PANEL);
+            for (row, log) in projected.zip(&mut rows.log).take(count) {
+                raise_log(&row[..features], log);
+            }
+        }
+    }
+
+    fn raise_reference(&self, _head: &Head<'_, T>, keys: &ChunkRows<T>, count: usize, reference: &mut [T]) {
+        shared::raise_reference(keys, count, reference);
+    }
+
+    fn key_features(&self, head: &Head<'_, T>, from: &KeyPanel<'_, T>, to: &mut [T]) {
+        let factors = shared::key_factors(from.keys, from.count, from.reference[0], |_| (T::ONE, T::ZERO));
+        let extent = head.layout.extent(from.panel, from.count);
+        head.ops.activate(from.keys.panel(from.panel), extent, self.map, self.epsilon, &factors, to);
+    }
+
+    fn row_tops(
+        &self,
+        _head: &Head<'_, T>,
+        queries: &ChunkRows<T>,
+        range: Range<usize>,
+        reference: &[T],
+        _lanes: &mut [T],
+        tops: &mut [T],
+    ) {
+        shared::row_tops(queries, range, reference, tops);
+    }
+
+    fn query_features(&self, head: &Head<'_, T>, from: &QueryPanel<'_, T>, to: &mut [T]) {
+        let extent = head.layout.extent(from.panel, from.range.len());
+        head.ops.activate(projections(from), extent, self.map, self.epsilon, &query_factors(from), to);
+    }
+
+    fn pull_back(
+        &self,
+        head: &Head<'_, T>,
+        from: &QueryPanel<'_, T>,
+        _features: &[T],
+        gradient: &mut [T],
+        _norms: &mut [T],
+    ) {
+        let extent = head.layout.extent(from.panel, from.range.len());
+        head.ops.activation_gradient(projections(from), extent, self.map, &query_factors(from), gradient);
+    }
+
+    fn looks_too_far(&self, reference: T, seen: T) -> bool {
+        shared::looks_too_far(reference, seen)
+    }
+
+    fn denominator_floor(&self) -> Option<T> {
+        None
+    }
+}
+
+fn projections<'a, T: CpuElement>(from: &QueryPanel<'a, T>) -> &'a [T] {
+    &from.queries.y[(from.panel * CHUNK + from.range.start) * PANEL..][..from.range.len() * PANEL]
+}
+
+fn query_factors<T: CpuElement>(from: &QueryPanel<'_, T>) -> [T; CHUNK] {
+    shared::query_factors(from.range, from.reference[0], from.exponent, |_| (T::ONE, T::ZERO))
+}
+
+/// Raises the log of a row to the exponent of its largest feature where that is huge.
+fn raise_log<T: CpuElement>(projected: &[T], log: &mut T) {
+    let top = projected.iter().fold(T::ZERO, |top, &y| if y > top { y } else { top });
+    if top > T::from_f64(HUGE) {
+        let (exponent, _) = (if top > T::LIMIT { T::LIMIT } else { top }).frexp();
+        *log = if exponent > *log { exponent } else { *log };
+    }
+}

@@ -1,0 +1,123 @@
+//! Passes over one panel `[rows][PANEL]` that hold for every feature map.
+
+use crate::layout::{Extent, PAD, PANEL};
+use crate::simd::{Real, Simd};
+
+/// Zeroes the lanes between the features in use and the next multiple of the padding, so that sums over whole
+/// registers may include them.
+#[inline(always)]
+pub fn clear_tail<T: Real>(panel: &mut [T], extent: Extent) {
+    if extent.features < extent.width() {
+        for row in panel.chunks_exact_mut(PANEL).take(extent.rows) {
+            row[extent.features..extent.width()].fill(T::ZERO);
+        }
+    }
+}
+
+/// `to = from * factor[row]`.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn scale_rows<S: Simd>(from: &[S::T], extent: Extent, factor: &[S::T], to: &mut [S::T]) {
+    extent.check(&[from.len(), to.len()]);
+    assert!(factor.len() >= extent.rows);
+    for (row, &factor) in factor.iter().enumerate().take(extent.rows) {
+        // SAFETY: the checks above: every index below rows * PANEL lies in each panel.
+        unsafe {
+            let by = S::splat(factor);
+            for col in (0..extent.width()).step_by(S::LANES) {
+                let at = row * PANEL + col;
+                S::store(to.as_mut_ptr().add(at), S::mul(S::load(from.as_ptr().add(at)), by));
+            }
+        }
+    }
+}
+
+/// `gradient = gradient * features`, and `sums[row]` lanes += its columns.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn times_features<S: Simd>(features: &[S::T], extent: Extent, gradient: &mut [S::T], sums: &mut [S::T]) {
+    extent.check(&[features.len(), gradient.len()]);
+    assert!(sums.len() >= extent.rows * PAD);
+    for row in 0..extent.rows {
+        // SAFETY: the checks above: every index below rows * PANEL lies in each panel, and `sums` holds PAD lanes per row.
+        unsafe {
+            let mut sum = S::load(sums.as_ptr().add(row * PAD));
+            for col in (0..extent.width()).step_by(S::LANES) {
+                let at = row * PANEL + col;
+                let g = S::mul(S::load(gradient.as_ptr().add(at)), S::load(features.as_ptr().add(at)));
+                sum = S::add(sum, g);
+                S::store(gradient.as_mut_ptr().add(at), g);
+            }
+            S::store(sums.as_mut_ptr().add(row * PAD), sum);
+        }
+    }
+}
+
+/// `sums[row]` lanes += features * column.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn dot_rows<S: Simd>(features: &[S::T], extent: Extent, column: &[S::T], sums: &mut [S::T]) {
+    extent.check(&[features.len()]);
+    assert!(column.len() >= extent.width() && sums.len() >= extent.rows * PAD);
+    for row in 0..extent.rows {
+        // SAFETY: the checks above: every index below rows * PANEL lies in each panel, and `sums` holds PAD lanes per row.
+        unsafe {
+            let mut sum = S::load(sums.as_ptr().add(row * PAD));
+            for col in (0..extent.width()).step_by(S::LANES) {
+                let f = S::load(features.as_ptr().add(row * PANEL + col));
+                sum = S::fma(f, S::load(column.as_ptr().add(col)), sum);
+            }
+            S::store(sums.as_mut_ptr().add(row * PAD), sum);
+        }
+    }
+}
+
+/// `totals[m] = totals[m] + sum over rows of features * factor[row]`, the sum starting from 0.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn add_rows<S: Simd>(features: &[S::T], extent: Extent, factor: &[S::T], step: usize, totals: &mut [S::T]) {
+    extent.check(&[features.len()]);
+    assert!(extent.rows == 0 || factor.len() > (extent.rows - 1) * step);
+    assert!(totals.len() >= extent.width());
+    for col in (0..extent.width()).step_by(S::LANES) {
+        // SAFETY: the checks above: every index below rows * PANEL lies in each panel, and the last index of `factor` was checked.
+        unsafe {
+            let mut sum = S::splat(S::T::ZERO);
+            for row in 0..extent.rows {
+                let w = S::splat(*factor.get_unchecked(row * step));
+                sum = S::fma(S::load(features.as_ptr().add(row * PANEL + col)), w, sum);
+            }
+            let at = totals.as_mut_ptr().add(col);
+            S::store(at, S::add(S::load(at), sum));
+        }
+    }
+}
+
+/// Row r of `values` (`width` wide, `step` apart) times 2^power[r].
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn rescale_rows<S: Simd>(values: &mut [S::T], step: usize, width: usize, power: &[S::T]) {
+    assert!(width.is_multiple_of(PAD) && (power.is_empty() || (power.len() - 1) * step + width <= values.len()));
+    for (row, &k) in power.iter().enumerate() {
+        if k == S::T::ZERO {
+            continue;
+        }
+        // SAFETY: the last row was checked to end inside `values`.
+        unsafe {
+            for col in (0..width).step_by(S::LANES) {
+                let at = values.as_mut_ptr().add(row * step + col);
+                S::store(at, S::scale2(S::load(at), S::splat(k)));
+            }
+        }
+    }
+}

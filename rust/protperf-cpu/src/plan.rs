@@ -1,0 +1,132 @@
+//! How one call is split: into heads and segments, and long segments into blocks. Integers only, no data.
+
+use crate::blocks::Blocks;
+use crate::memory::try_reserved;
+use protperf_core::{FavorShape, Result};
+use std::cmp::Reverse;
+use std::ops::Range;
+
+/// The unit of work: one query head of one batch entry in one segment.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadSegment {
+    pub batch: usize,
+    pub head: usize,
+    pub segment: usize,
+}
+
+/// One block of a head's segment, by the index of the head segment.
+pub type BlockTask = (usize, Range<usize>);
+
+/// Sizes of a call and the borders of its segments.
+pub struct Plan {
+    pub shape: FavorShape,
+    pub causal: bool,
+    /// Ranges of queries; one, of all of them, without packing.
+    segments: Vec<Range<usize>>,
+    is_packed: bool,
+}
+
+impl Plan {
+    /// The plan of a checked call.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn new(shape: FavorShape, causal: bool, cu_seqlens: Option<&[i64]>) -> Result<Self> {
+        let mut segments = try_reserved(cu_seqlens.map_or(1, <[i64]>::len))?;
+        match cu_seqlens {
+            Some(borders) => segments.extend(borders.windows(2).map(|w| w[0] as usize..w[1] as usize)),
+            None => segments.push(0..shape.q_len),
+        }
+        Ok(Plan { shape, causal, segments, is_packed: cu_seqlens.is_some() })
+    }
+
+    /// The head segments that are cut into blocks, and those that are not, longest first.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn head_segments(&self) -> Result<(Vec<HeadSegment>, Vec<HeadSegment>)> {
+        let heads = self.shape.batch * self.shape.heads;
+        let mut order = try_reserved(self.segments.len())?;
+        order.extend(0..self.segments.len());
+        order.sort_unstable_by_key(|&segment| (Reverse(self.segments[segment].len()), segment));
+        let (mut cut, mut whole) = (Vec::new(), try_reserved(order.len().saturating_mul(heads))?);
+        for segment in order {
+            for at in 0..heads {
+                let part = HeadSegment { batch: at / self.shape.heads, head: at % self.shape.heads, segment };
+                let is_cut = self.query_blocks(&part).count() > 1 || self.key_blocks(&part).count() > 1;
+                if is_cut { cut.push(part) } else { whole.push(part) }
+            }
+        }
+        Ok((cut, whole))
+    }
+
+    fn blocks(&self, len: usize) -> Blocks {
+        Blocks::new(len, self.shape.batch * self.shape.heads, self.causal)
+    }
+
+    /// Blocks of the queries.
+    pub fn query_blocks(&self, part: &HeadSegment) -> Blocks {
+        self.blocks(self.query_range(part).len())
+    }
+
+    /// Blocks of the keys.
+    pub fn key_blocks(&self, part: &HeadSegment) -> Blocks {
+        self.blocks(self.key_range(part).len())
+    }
+
+    /// Every query block of some head segments, in order.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn query_tasks(&self, parts: &[HeadSegment]) -> Result<Vec<BlockTask>> {
+        block_tasks(parts, |part| self.query_blocks(part))
+    }
+
+    /// Every key block of some head segments, in order.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn key_tasks(&self, parts: &[HeadSegment]) -> Result<Vec<BlockTask>> {
+        block_tasks(parts, |part| self.key_blocks(part))
+    }
+
+    /// Positions of the queries.
+    pub fn query_range(&self, part: &HeadSegment) -> Range<usize> {
+        self.segments[part.segment].clone()
+    }
+
+    /// Positions of the keys: the queries' own in a packed batch, else all.
+    pub fn key_range(&self, part: &HeadSegment) -> Range<usize> {
+        if self.is_packed { self.query_range(part) } else { 0..self.shape.kv_len }
+    }
+
+    /// The key head that a head reads.
+    pub fn key_head(&self, part: &HeadSegment) -> usize {
+        part.head / self.shape.group()
+    }
+
+    /// Index of the first query among all query rows `[B,H,L]`.
+    pub fn first_query(&self, part: &HeadSegment) -> usize {
+        (part.batch * self.shape.heads + part.head) * self.shape.q_len + self.query_range(part).start
+    }
+
+    /// Index of the first key among all key rows `[B,Hk,S]`.
+    pub fn first_key(&self, part: &HeadSegment) -> usize {
+        (part.batch * self.shape.kv_heads + self.key_head(part)) * self.shape.kv_len + self.key_range(part).start
+    }
+
+    /// Where the state of a head lies among all states `[B,H,F,2+E]`.
+    pub fn state_range(&self, part: &HeadSegment) -> Range<usize> {
+        let size = self.shape.feature_dim * (self.shape.value_dim + 2);
+        let start = (part.batch * self.shape.heads + part.head) * size;
+        start..start + size
+    }
+}
+
+fn block_tasks(parts: &[HeadSegment], blocks: impl Fn(&HeadSegment) -> Blocks) -> Result<Vec<BlockTask>> {
+    let mut tasks = try_reserved(parts.iter().map(|part| blocks(part).count()).sum())?;
+    for (at, part) in parts.iter().enumerate() {
+        tasks.extend(blocks(part).ranges().map(|range| (at, range)));
+    }
+    Ok(tasks)
+}
