@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protperf.lm.api import Model, load, score, train
+    from protperf.lm.data.store import write_tokens
     from protperf.lm.fasta import read_fasta
 
-__all__ = ["Model", "load", "read_fasta", "score", "train"]
+__all__ = ["Model", "load", "read_fasta", "score", "train", "write_tokens"]
 
-_HOMES = {"Model": "api", "load": "api", "score": "api", "train": "api", "read_fasta": "fasta"}
+_HOMES = {
+    "Model": "api",
+    "load": "api",
+    "score": "api",
+    "train": "api",
+    "read_fasta": "fasta",
+    "write_tokens": "data.store",
+}
 
 
 def __dir__() -> list[str]:

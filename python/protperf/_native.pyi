@@ -43,6 +43,9 @@ def build_info() -> dict[str, Any]:
 def scan_sequence(sequence: bytes, *, residues: str = "map", name: str = "<sequence>") -> tuple[bytes, int]:
     """Token ids of one sequence, and its flags."""
 
+def sequence_checksums(tokens: Array, offsets: Array, seed: int) -> bytes:
+    """CRC-32 of each sequence of packed uint8 tokens with int64 offsets, as uint32."""
+
 def fasta_flags() -> dict[str, int]:
     """Name and bit of each flag."""
 

@@ -32,6 +32,7 @@ __all__ = [
     "Rejection",
     "Summary",
     "check_columns",
+    "checksums",
     "decode",
     "encode",
     "flag_names",
@@ -292,6 +293,18 @@ def encode(sequence: str, *, residues: str = "map", name: str = "<sequence>") ->
         raise OutOfMemory(f"not enough memory for the {len(sequence)} letters of a sequence") from error
     tokens, flags = _native.scan_sequence(data, residues=residues, name=name)
     return np.frombuffer(tokens, dtype=np.uint8), flags
+
+
+def checksums(tokens: NDArray[np.uint8], offsets: NDArray[np.int64], seed: int = 0) -> NDArray[np.uint32]:
+    """CRC-32 of each sequence [R], as `zlib.crc32(tokens[offsets[r]:offsets[r + 1]], seed)`.
+
+    Raises:
+        ShapeError: offsets that are not in order or outside of the tokens, or arrays that are not contiguous.
+        DtypeError: arrays of other types.
+    """
+    import numpy as np
+
+    return np.frombuffer(_native.sequence_checksums(tokens, offsets, seed), np.uint32)
 
 
 def decode(tokens: NDArray[np.uint8] | bytes) -> str:

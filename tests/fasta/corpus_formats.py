@@ -80,6 +80,7 @@ NAMED = [
     other("hmm.fasta", b"HMMER3/f [3.3 | Nov 2019]\nNAME  x\n", "format:a HMMER profile"),
     other("safetensors.fasta", struct.pack("<Q", 64) + b'{"x":{"dtype":"F32"}}', "format:safetensors"),
     other("safetensors_blank.fasta", struct.pack("<Q", 32) + b'{"x":{"dtype":"F32"}}', "format:safetensors", column=2),
+    other("tokens.fasta", b"protperf tokens\n\x01\x00\x00\x00", "format:a token file of protperf"),
     other("array.fasta", b"\x93NUMPY\x01\x00v\x00{'descr'", "format:a NumPy array"),
     other("hdf5.fasta", b"\x89HDF\r\n\x1a\n\x00", "format:HDF5"),
     other("parquet.fasta", b"PAR1\x15\x04", "format:Parquet"),

@@ -1,12 +1,14 @@
 """Packed batches in an order that is a function of the seed: what step n sees never depends on how it got there.
 
-An epoch is a permutation from a counter-based generator keyed by (seed, epoch). Sequences of similar length are put
-together, up to a budget of tokens; a long sequence is cropped to a window that moves from epoch to epoch.
+The order of an epoch is a permutation from a counter-based generator keyed by (seed, epoch). Sequences of similar
+length form a batch, up to a budget of tokens. A long sequence is cropped to a window that changes with the epoch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,8 @@ from numpy.typing import NDArray
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, LAST_SCORED, MASK, NUM_STANDARD
 from protperf.lm.data.store import TokenStore
 
-_POOL = 32
-"""Batches among which lengths are sorted."""
+_POOL_BATCHES = 32
+"""About how many batches are filled from sequences that are sorted by length together."""
 MASKED_FRACTION = 0.15
 
 
@@ -32,34 +34,55 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def epoch_plan(lengths: NDArray[np.int64], budget: int, crop: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """Indices of the sequences of each batch of an epoch.
+class EpochPlan(Sequence[NDArray[np.int64]]):
+    """The batches of an epoch: item i holds the indices of the sequences of batch i."""
+
+    def __init__(self, order: NDArray[np.int64], borders: NDArray[np.int64], batches: NDArray[np.int64]) -> None:
+        """Batch i is `order[borders[batches[i]]:borders[batches[i] + 1]]`."""
+        self._order, self._borders, self._batches = order, borders, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.int64]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.int64]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        batch = self._batches[index]
+        return self._order[self._borders[batch] : self._borders[batch + 1]]
+
+
+def epoch_plan(lengths: NDArray[np.int64], budget: int, crop: int, seed: int, epoch: int) -> EpochPlan:
+    """Choose the sequences of each batch of an epoch.
 
     Args:
         lengths: residues of each sequence [R].
-        budget: tokens a batch holds at most, BOS and EOS counted; a longer single sequence is a batch by itself.
-        crop: tokens of a sequence that are used at most.
+        budget: most tokens of a batch, BOS and EOS counted; a longer sequence is a batch by itself.
+        crop: most tokens of a sequence that are used.
     """
     rng = generator(seed, 1, epoch)
     order = rng.permutation(len(lengths))
     sizes = np.minimum(lengths + 2, crop)
-    pool = max(1, int(_POOL * budget / max(1.0, sizes.mean())))
-    batches: list[NDArray[np.int64]] = []
+    pool = max(1, int(_POOL_BATCHES * budget / max(1.0, sizes.mean())))
+    borders = [0]
     for start in range(0, len(order), pool):
         part = order[start : start + pool]
-        part = part[np.argsort(sizes[part], kind="stable")]
-        total, first = 0, 0
-        for i, size in enumerate(sizes[part].tolist()):
-            if i > first and total + size > budget:
-                batches.append(part[first:i])
-                total, first = 0, i
-            total += size
-        batches.append(part[first:])
-    return [batches[i] for i in rng.permutation(len(batches))]
+        part[:] = part[np.argsort(sizes[part], kind="stable")]
+        filled = np.cumsum(sizes[part])
+        first = 0
+        while first < len(part):
+            # As many sequences as fit; the first always does.
+            limit = budget + (int(filled[first - 1]) if first else 0)
+            first = max(first + 1, int(np.searchsorted(filled, limit, side="right")))
+            borders.append(start + first)
+    return EpochPlan(order, np.array(borders), rng.permutation(len(borders) - 1))
 
 
 def build(store: TokenStore, indices: NDArray[np.int64], crop: int, seed: int, epoch: int) -> Batch:
-    """The packed tokens of some sequences, cropped for this epoch."""
+    """Pack the tokens of some sequences, cropped for this epoch."""
     parts = []
     for index in indices.tolist():
         framed = frame(store.sequence(index))
@@ -72,14 +95,14 @@ def build(store: TokenStore, indices: NDArray[np.int64], crop: int, seed: int, e
 
 
 def frame(residues: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """BOS x EOS."""
+    """A sequence between BOS and EOS."""
     framed = np.empty(len(residues) + 2, np.uint8)
     framed[0], framed[1:-1], framed[-1] = BOS, residues, EOS
     return framed
 
 
 def causal_targets(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions whose next token is predicted, and those tokens; B, Z, J and X are no targets."""
+    """Positions whose next token is predicted, and those tokens; B, Z, J and X are not predicted."""
     follows = np.ones(len(batch.tokens), bool)
     follows[batch.cu_seqlens[1:] - 1] = False
     positions = np.flatnonzero(follows)
@@ -89,9 +112,9 @@ def causal_targets(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def mask(batch: Batch, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Tokens with 15 % of the residues hidden (80 % mask, 10 % another residue, 10 % kept), the sites, their residues.
+    """Hide 15 % of the residues (80 % become mask, 10 % another residue, 10 % stay): tokens, sites, and their residues.
 
-    Every batch has at least one site where it has a residue that can be scored.
+    A batch with a residue that can be scored has at least one site.
     """
     residue = (batch.tokens >= FIRST_RESIDUE) & (batch.tokens <= LAST_SCORED)
     candidates = np.flatnonzero(residue)

@@ -1,90 +1,181 @@
-"""Sequences in memory: one flat array of residue tokens and the offsets of its sequences."""
+"""Sequences to train on: packed residue tokens, in memory or in a mapped file, and which of the sequences are used."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
-from protperf.errors import DataError
-from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.errors import ConfigError, DataError
+from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
+from protperf.lm.data.token_file import (
+    BLOCK_BYTES,
+    TokenMap,
+    TokenWriter,
+    is_token_file,
+    open_tokens,
+    write_token_file,
+)
+from protperf.lm.storage import durable
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+MAX_MEMORY_BYTES = 1 << 26
+"""Tokens of the input up to which they are kept in memory; more go to a file."""
 
 
-@dataclass(frozen=True, slots=True)
 class TokenStore:
-    """Shapes: tokens [T] uint8, offsets [R+1] int64; sequence r is `tokens[offsets[r]:offsets[r+1]]`.
+    """Sequences of residue tokens, which may be some of those in a larger array.
 
-    `rejected` counts the records that the residue policy left out of the files. `fingerprint` is the SHA-256 of tokens
-    and offsets: what a resumed run must find again.
+    Shapes: lengths [R] int64. `rejected` counts the records that the residue policy left out of the input. All that
+    looks at every token does so in blocks, so that a mapped file is never in memory as a whole.
     """
 
-    tokens: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
-    rejected: int = 0
+    def __init__(
+        self,
+        source: NDArray[np.uint8] | TokenMap,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        rejected: int = 0,
+    ) -> None:
+        """Sequence r is `source[starts[r]:starts[r] + lengths[r]]`; starts ascend and sequences do not overlap."""
+        self._source, self._starts, self.lengths, self.rejected = source, starts, lengths, rejected
+
+    @classmethod
+    def packed(cls, source: NDArray[np.uint8] | TokenMap, offsets: NDArray[np.int64], rejected: int = 0) -> TokenStore:
+        """All sequences of an array: sequence r is `source[offsets[r]:offsets[r + 1]]`."""
+        return cls(source, offsets[:-1], np.diff(offsets), rejected)
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.lengths)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return np.diff(self.offsets)
+    @cached_property
+    def num_residues(self) -> int:
+        return int(self.lengths.sum())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.offsets.astype("<i8").tobytes())
-        digest.update(self.tokens.tobytes())
+        """SHA-256 of offsets [R+1] and tokens [T], packed: what a resumed run must find again."""
+        digest = hashlib.sha256(bytes(8))
+        end = 0
+        for start in range(0, len(self), BLOCK_BYTES // 8):
+            ends = end + np.cumsum(self.lengths[start : start + BLOCK_BYTES // 8])
+            digest.update(ends.astype("<i8").data)
+            end = int(ends[-1])
+        for _, tokens in self.blocks():
+            digest.update(np.ascontiguousarray(tokens).data)
         return digest.hexdigest()
 
     def sequence(self, index: int) -> NDArray[np.uint8]:
         """Residue tokens of one sequence."""
-        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+        start = int(self._starts[index])
+        return self._read(start, start + int(self.lengths[index]))
 
     def select(self, indices: NDArray[np.int64]) -> TokenStore:
-        """The sequences of some indices, copied."""
-        lengths = self.lengths[indices]
-        parts = [self.sequence(int(i)) for i in indices]
-        tokens = np.concatenate(parts) if parts else np.empty(0, np.uint8)
-        return TokenStore(tokens, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        """The sequences of some indices, which ascend; their tokens stay where they are."""
+        return TokenStore(self._source, self._starts[indices], self.lengths[indices])
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+        """Runs of sequences, and their tokens without what lies between them; about `BLOCK_BYTES` at a time."""
+        first = 0
+        while first < len(self):
+            start = int(self._starts[first])
+            # Sequences start at most BLOCK_BYTES apart, so that a block of a sparse selection is read in one piece too.
+            last = max(first + 1, int(np.searchsorted(self._starts, start + BLOCK_BYTES)))
+            lengths = self.lengths[first:last]
+            offsets = self._starts[first:last] - start
+            tokens = self._read(start, start + int(offsets[-1] + lengths[-1]))
+            if len(tokens) != int(lengths.sum()):
+                # Runs of tokens between the sequences, and in them, in turn.
+                gaps = offsets - np.concatenate([[0], (offsets + lengths)[:-1]])
+                tokens = tokens[np.repeat(np.tile([False, True], len(lengths)), np.stack([gaps, lengths], 1).ravel())]
+            yield slice(first, last), tokens
+            first = last
+
+    def counts(self) -> NDArray[np.int64]:
+        """How often each token of the vocabulary occurs [VOCAB_SIZE]."""
+        return sum((np.bincount(block, minlength=VOCAB_SIZE) for _, block in self.blocks()), np.zeros(VOCAB_SIZE, int))
 
     def unigram(self) -> NDArray[np.float64]:
         """Frequencies of the twenty residues [20], one added to each count."""
-        counts = np.bincount(self.tokens, minlength=FIRST_RESIDUE + NUM_STANDARD).astype(np.float64)
-        counts = counts[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD] + 1
+        counts = self.counts()[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD].astype(np.float64) + 1
         return counts / counts.sum()
+
+    def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return self._source.read(start, stop) if isinstance(self._source, TokenMap) else self._source[start:stop]
 
 
 def read_store(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    paths: Paths,
     residues: str = "map",
-    tell: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
     *,
     seq_col: str | None = None,
+    folder: Path | None = None,
 ) -> TokenStore:
-    """Read every non-empty record of sequence files, or of tables with their sequences in the column `seq_col`.
+    """Read every non-empty record of sequence files, of tables with their sequences in the column `seq_col`, or a file
+    that `write_tokens` wrote.
 
     Args:
-        tell: called with each remark of the reader: notes, warnings, and the number of records left out.
+        warn: called with each remark of the reader: notes, warnings, and the number of records left out.
+        folder: if the tokens are too many for memory, they go to a temporary file in this directory, or in the nearest
+            one above it that exists; None keeps all in memory.
 
     Raises:
-        DataError: no residue at all; FastaError, FileError: as `protperf.io.read_tokens`.
+        DataError: no residue at all, or a damaged token file; ConfigError: a token file and other files together;
+        FastaError, FileError: as `protperf.io.read_tokens`.
     """
-    tokens, lengths = [], []
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    token_files = [path for path in paths if is_token_file(path)]
+    if token_files and (len(paths) > 1 or seq_col is not None):
+        raise ConfigError(f"{os.fspath(token_files[0])}: is a token file; train on it alone and without seq_col")
+    if token_files:
+        mapped = open_tokens(token_files[0])
+        store = TokenStore.packed(mapped, mapped.offsets, mapped.header.rejected)
+        store.fingerprint = mapped.header.fingerprint
+        return store
     reader = io.read_tokens(paths, residues=residues, seq_col=seq_col)
-    for batch in reader:
-        tokens.append(batch.tokens)
-        lengths.append(batch.lengths[batch.lengths > 0])
-    _tell_of(reader, tell)
-    if not tokens or not sum(len(part) for part in tokens):
+    source, offsets = _collect(reader, folder and _existing(folder))
+    _report(reader, warn)
+    if len(offsets) == 1:
         raise DataError(f"{listed(paths)}: holds no residues, there is nothing to train on")
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    return TokenStore(np.concatenate(tokens), offsets, reader.summary.rejected)
+    return TokenStore.packed(source, offsets, reader.summary.rejected)
+
+
+def write_tokens(
+    fasta: Paths,
+    out: str | os.PathLike[str],
+    *,
+    residues: str = "map",
+    seq_col: str | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Write the residues of sequence files to one file, which `train` takes in their place; returns the number of
+    sequences.
+
+    Such a file is mapped and not read into memory, so a corpus may be larger than memory. It is checked as a whole
+    before each training, holds residues alone (no ids), and applies the residue policy once, when it is written.
+
+    Args:
+        out: replaced if it exists, once all is written.
+        residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`.
+        seq_col: the files are tables (CSV or TSV) with their sequences in this column.
+        warn: called with each remark of the reader: notes, warnings, and the number of records left out.
+
+    Raises:
+        DataError: no residues; FastaError, FileError: as `protperf.io.read_tokens`, or a full disk.
+    """
+    reader = io.read_tokens(fasta, residues=residues, seq_col=seq_col)
+    header = write_token_file(reader, Path(out))
+    _report(reader, warn)
+    return header.num_sequences
 
 
 def listed(paths: Iterable[str | os.PathLike[str]]) -> str:
@@ -92,25 +183,60 @@ def listed(paths: Iterable[str | os.PathLike[str]]) -> str:
     return ", ".join(os.fspath(path) for path in paths)
 
 
-def _tell_of(reader: io.Reader, tell: Callable[[str], None]) -> None:
-    for text in reader.summary.notes:
-        tell(f"note: {text}")
-    for text in reader.warnings:
-        tell(f"warning: {text}")
-
-
 def split(store: TokenStore, fraction: float, seed: int) -> tuple[TokenStore, TokenStore]:
-    """Training and validation part: each sequence goes by a checksum of its residues, so equal ones stay together.
+    """Training and validation part, by a checksum of the residues of each sequence, so that equal ones stay together.
 
-    At least one sequence goes to each side.
+    At least one sequence goes to each part.
 
     Raises:
         DataError: fewer than two distinct sequences.
     """
-    marks = np.array([zlib.crc32(store.sequence(i).tobytes(), seed & 0xFFFFFFFF) for i in range(len(store))])
-    distinct = np.unique(marks)
-    if len(distinct) < 2:
+    marks = np.empty(len(store), np.uint32)
+    for rows, tokens in store.blocks():
+        offsets = np.concatenate([[0], np.cumsum(store.lengths[rows])])
+        marks[rows] = io.checksums(tokens, offsets, seed & 0xFFFFFFFF)
+    smallest, largest = int(marks.min(initial=0xFFFFFFFF)), int(marks.max(initial=0))
+    if smallest >= largest:
         raise DataError("has fewer than two distinct sequences, none to hold out; name a file with --validate")
-    line = min(max(round(fraction * 2**32), int(distinct[0]) + 1), int(distinct[-1]))
-    held = marks < line
+    held = marks < min(max(round(fraction * 2**32), smallest + 1), largest)
     return store.select(np.flatnonzero(~held)), store.select(np.flatnonzero(held))
+
+
+def _collect(reader: io.Reader, folder: Path | None) -> tuple[NDArray[np.uint8] | TokenMap, NDArray[np.int64]]:
+    """The tokens and offsets of a reader: in memory, or where they are many in a file without a name, which is gone
+    with the process.
+    """
+    tokens, lengths = [np.empty(0, np.uint8)], [np.empty(0, np.int64)]
+    size = 0
+    for batch in reader:
+        tokens.append(batch.tokens)
+        lengths.append(batch.lengths[batch.lengths > 0])
+        size += len(batch.tokens)
+        if folder is not None and size > MAX_MEMORY_BYTES:
+            with durable.named(folder):
+                return _collect_in_file(reader, tokens, lengths, folder)
+    return np.concatenate(tokens), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+
+
+def _collect_in_file(
+    reader: io.Reader, tokens: list[NDArray[np.uint8]], lengths: list[NDArray[np.int64]], folder: Path
+) -> tuple[TokenMap, NDArray[np.int64]]:
+    """Go on in a file, which begins with what is in memory; the lists are emptied."""
+    with tempfile.TemporaryFile(dir=folder, prefix=".tmp-") as stream, TokenWriter(stream, folder) as writer:
+        while tokens:
+            writer.append(tokens.pop(0), lengths.pop(0))
+        for batch in reader:
+            writer.append(batch.tokens, batch.lengths)
+        mapped = TokenMap(stream.fileno(), writer.finish(reader.summary.rejected))
+    return mapped, mapped.offsets
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+
+
+def _report(reader: io.Reader, warn: Callable[[str], None]) -> None:
+    for text in reader.summary.notes:
+        warn(f"note: {text}")
+    for text in reader.warnings:
+        warn(f"warning: {text}")

@@ -36,8 +36,10 @@ def named(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Write a file so that a reader finds either the old contents or the new, never a part of them.
+
+    `data` is the contents, or a function that writes them to a stream.
 
     The caller must be the only writer: the temporary file of an interrupted call is removed.
     """

@@ -72,14 +72,14 @@ def train_run(
     if options.validate is None and validate is None:
         raise ConfigError("the sequences to validate on are in a file of their own; name it with --validate")
     paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
-    store = read_store(paths, options.residues, warn, seq_col=seq_col)
+    store = read_store(paths, options.residues, warn, seq_col=seq_col, folder=run)
     if validate is None:
         try:
             train, held = split(store, options.validate or 0.0, options.seed)
         except DataError as error:
             raise DataError(f"{listed(paths)}: {error}") from error
     else:
-        train, held = store, read_store(validate, options.residues, warn, seq_col=seq_col)
+        train, held = store, read_store(validate, options.residues, warn, seq_col=seq_col, folder=run)
     detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
     rejected = store.rejected + (0 if validate is None else held.rejected)
     with directory.locked(run, warn):
@@ -108,7 +108,7 @@ def train_run(
 
 
 def _extent(store: TokenStore) -> str:
-    return f"{len(store):,} sequence{'s' * (len(store) != 1)} ({len(store.tokens):,} residues)"
+    return f"{len(store):,} sequence{'s' * (len(store) != 1)} ({store.num_residues:,} residues)"
 
 
 def _refuse_second_run(run: Path, allowed: bool) -> None:

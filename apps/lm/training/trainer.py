@@ -73,7 +73,7 @@ class Trainer:
         self.progress = Progress(total_steps=options.steps)
         self.unigram = train.unigram()
         self.stop_signal: int | None = None
-        self._plan: tuple[int, list[Any]] | None = None
+        self._plan: tuple[int, batches.EpochPlan] | None = None
         self._last: dict[str, float] = {}
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class Trainer:
             return MASKED if self.config.objective == "masked" else CAUSAL
         return int(batches.generator(self.options.seed, 4, self.progress.step).random() < 0.5)
 
-    def _batches_of(self, epoch: int) -> list[Any]:
+    def _batches_of(self, epoch: int) -> batches.EpochPlan:
         if self._plan is None or self._plan[0] != epoch:
             o = self.options
             self._plan = (epoch, batches.epoch_plan(self.train.lengths, o.batch_tokens, o.crop, o.seed, epoch))

@@ -9,12 +9,14 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![warn(missing_docs)]
 
+mod checksum;
 mod decompress;
 mod error;
 mod map;
 mod reader;
 mod source;
 
+pub use checksum::checksums;
 pub use decompress::{Compression, WINDOW_LIMIT, decompress};
 pub use error::{CompressionFault, ReadError};
 pub use reader::{FileBatch, ReadOptions, Reader, Step, Summary};

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use protperf_core::Error;
 use protperf_core::alphabet::VOCABULARY;
 use protperf_core::fasta::{Columns, FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
-use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step};
+use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step, checksums};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
+use crate::arrays::{buffer, contiguous};
 use crate::call::{SLICE, guarded};
 use crate::errors::{panicked, raise, to_python};
 
@@ -28,6 +29,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<FastaReader>()?;
     module.add_class::<FastaBatch>()?;
     module.add_function(wrap_pyfunction!(scan_sequence, module)?)?;
+    module.add_function(wrap_pyfunction!(sequence_checksums, module)?)?;
     module.add_function(wrap_pyfunction!(fasta_flags, module)?)?;
     module.add_function(wrap_pyfunction!(vocabulary, module)?)
 }
@@ -213,7 +215,27 @@ fn scan_sequence(py: Python<'_>, sequence: &[u8], residues: &str, name: &str) ->
     })
 }
 
-/// Bytes of a sequence in memory that are scanned between two looks at signals: about a millisecond.
+/// CRC-32 of each sequence of a packed array, as uint32 in a bytes object.
+#[pyfunction]
+fn sequence_checksums(
+    py: Python<'_>,
+    tokens: &Bound<'_, PyAny>,
+    offsets: &Bound<'_, PyAny>,
+    seed: u32,
+) -> PyResult<Py<PyBytes>> {
+    let (tokens, offsets) = (buffer::<u8>("tokens", tokens)?, buffer::<i64>("offsets", offsets)?);
+    let (tokens, offsets) = (contiguous(py, "tokens", &tokens)?, contiguous(py, "offsets", &offsets)?);
+    let mut found = Vec::new();
+    let len = offsets.len().saturating_sub(1);
+    found.try_reserve_exact(len).map_err(|_| to_python(py, &Error::OutOfMemory { bytes: 4 * len }))?;
+    found.resize(len, 0);
+    py.detach(|| checksums(tokens, offsets, seed, &mut found)).map_err(|index| {
+        raise(py, "ShapeError", format!("offsets[{index}] and the next are not in order in tokens"))
+    })?;
+    bytes(py, len, found.iter().map(|sum| sum.to_ne_bytes()))
+}
+
+/// Bytes of a sequence in memory that are scanned between two checks for signals: about a millisecond.
 const PIECE: usize = 1 << 20;
 
 /// Name and bit of each flag, in bit order.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::format::TABLE;
+use super::format::{TABLE, TOKENS};
 
 /// Characters of an id that an error keeps: enough to find the record, never a whole 2 MB header.
 const SHOWN_ID: usize = 80;
@@ -192,6 +192,7 @@ fn remedy(name: &str, usual: &'static str) -> &'static str {
         "UTF-16 text" => "save it as UTF-8, as with iconv -f UTF-16 -t UTF-8",
         "UTF-32 text" => "save it as UTF-8, as with iconv -f UTF-32 -t UTF-8",
         "a tar archive" => "unpack it first",
+        TOKENS => "only training reads it, as its only input",
         "HTML" => "fetch the file again, this is a page about it or an error",
         _ => usual,
     }

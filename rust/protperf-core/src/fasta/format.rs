@@ -6,8 +6,12 @@ pub(super) const SNIFFED: usize = 264;
 /// How messages name a file of rows and fields.
 pub(super) const TABLE: &str = "a CSV or TSV table";
 
+/// How messages name a file of tokens, which training reads instead of sequences.
+pub(super) const TOKENS: &str = "a token file of protperf";
+
 /// First words of other formats, in upper case. Order matters: the first match names the format.
-const BEGINNINGS: [(&[u8], &str); 54] = [
+const BEGINNINGS: [(&[u8], &str); 55] = [
+    (b"PROTPERF TOKENS", TOKENS),
     (b"# STOCKHOLM", "a Stockholm alignment"),
     (b"#NEXUS", "NEXUS"),
     (b"##GFF", "GFF"),
