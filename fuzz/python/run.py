@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FINDINGS = HERE.parent / "findings"
-LONGEST = {"manifest": 4096, "config": 1024, "size": 1024, "tensors": 4096, "journal": 2048}
+LONGEST = {"manifest": 4096, "config": 1024, "size": 1024, "tensors": 4096, "journal": 2048, "corpus": 512}
 MEMORY_MB = 1024
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -18,7 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from protperf.errors import CheckpointError, ConfigError, DataError
+from protperf.lm.data import token_file
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.scoring.formats import Encoder
 from protperf.lm.scoring.output import FileSink, beside
@@ -182,6 +186,29 @@ def _resume(out: Path, part: Path, place: Path, meta: Path, contents: bytes, for
         _expect(forged or out.read_text() == _HEADER + "".join(_ROWS), f"the table became {out.read_text()!r}")
 
 
+def corpus(data: bytes) -> None:
+    """A file of tokens as it stands, and the same bytes as tokens and offsets under a header that fits them."""
+    path = FOLDER / "proteins.tokens"
+    for contents in (data, _token_file(data)):
+        path.write_bytes(contents)
+        with judged(path, DataError):
+            mapped = token_file.open_tokens(path)
+            bounds = mapped.offsets.tolist()
+            _expect(bounds[0] == 0 and bounds[-1] == len(mapped.tokens), "offsets that do not span the tokens")
+            _expect(bounds == sorted(set(bounds)), "offsets that do not ascend")
+            _expect(set(mapped.tokens.tolist()) <= set(range(3, 29)), "tokens that are not residues")
+
+
+def _token_file(data: bytes) -> bytes:
+    """The first byte counts the tokens that follow; each byte after them is an offset, which may be negative."""
+    count = data[0] if data else 0
+    tokens = data[1 : 1 + count]
+    offsets = np.frombuffer(data[1 + count :], np.int8).astype("<i8").tobytes()
+    fingerprint = hashlib.sha256(offsets + tokens).hexdigest()
+    header = token_file.Header(max(0, len(offsets) // 8 - 1), len(tokens), 0, fingerprint)
+    return (header.to_bytes() + tokens).ljust(header.offsets_at, b"\0") + offsets
+
+
 def seeds(name: str) -> list[bytes]:
     """The corpus of a target, in a fixed order."""
     return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
@@ -193,4 +220,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "size": size,
     "tensors": tensors,
     "journal": journal,
+    "corpus": corpus,
 }
