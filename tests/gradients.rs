@@ -114,8 +114,9 @@ fn gradients_match_finite_differences() {
 
 /// A decoder for the only head of a case.
 fn decoder(case: &Case, data: &Data) -> Decoder {
-    let omega = (case.directions != Directions::Axes).then_some(data.omega.as_slice());
-    Decoder::new(HeadMap::new(case.map, omega, case.head_dim, case.epsilon), case.value_dim)
+    let typed = data.typed::<f64>();
+    let map = HeadMap::of_call(&args(case, data, &typed).map, 0, case.head_dim).unwrap();
+    Decoder::new(map, case.value_dim)
 }
 
 #[test]

@@ -11,8 +11,8 @@ use common::kernel::{How, every_isa, kernel, on_threads};
 use common::{Answer, Case, Data, Directions, PARTS};
 use guard::{Against, Guarded};
 use protperf::{
-    Context, CpuElement, FavorArgs, FeatureMap, Gradients, Isa, Omega, Saved, TensorRef, empty_state, favor_backward,
-    favor_forward,
+    Context, CpuElement, FavorArgs, FeatureMap, Gradients, Isa, MapArgs, Omega, Saved, TensorRef, empty_state,
+    favor_backward, favor_forward,
 };
 use std::sync::atomic::AtomicBool;
 
@@ -93,18 +93,21 @@ fn guarded_kernel<T: CpuElement>(case: &Case, data: &Data, how: How, layout: Lay
     let omega = Guarded::new(&data.omega, against);
     let mask = Guarded::new(&data.mask, against);
     let borders = Guarded::new(case.borders.as_deref().unwrap_or_default(), against);
+    let has_omega = case.directions != Directions::Axes;
     let args = FavorArgs {
         q: q.view("q"),
         k: k.view("k"),
         v: v.view("v"),
-        omega: (case.directions != Directions::Axes).then(|| Omega {
-            data: &omega,
-            num_heads: (case.directions == Directions::PerHead).then_some(h),
-            num_features: case.num_features,
-            head_dim: d,
-        }),
-        feature_map: case.map,
-        kernel_epsilon: case.epsilon,
+        map: MapArgs::Named {
+            map: case.map,
+            omega: has_omega.then(|| Omega {
+                data: &omega,
+                num_heads: (case.directions == Directions::PerHead).then_some(h),
+                num_features: case.num_features,
+                head_dim: d,
+            }),
+            kernel_epsilon: case.epsilon,
+        },
         causal: case.causal,
         cu_seqlens: case.borders.is_some().then_some(&borders),
         key_padding_mask: case.masked.then_some(&mask),
@@ -118,8 +121,7 @@ fn guarded_kernel<T: CpuElement>(case: &Case, data: &Data, how: How, layout: Lay
     let saved = Saved { out: &kept.view("out"), den: &den, grad: &g.view("grad") };
     let (mut dq, mut dk, mut dv) = (poisoned(data.q.len()), poisoned(data.k.len()), poisoned(data.v.len()));
     let mut domega = Guarded::new(&vec![f64::NAN; data.omega.len()], against);
-    let gradients =
-        Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, domega: args.omega.is_some().then_some(&mut domega[..]) };
+    let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, domega: has_omega.then_some(&mut domega[..]) };
     favor_backward(&args, &saved, gradients, &ctx).unwrap();
     let wide = |x: &[T]| x.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
     [wide(&out), wide(&dq), wide(&dk), wide(&dv), domega.to_vec()]

@@ -5,7 +5,7 @@
 
 use protperf::projection::{Norm, Sampler, draw_projection};
 use protperf::rng::Stream;
-use protperf::{Family, FavorArgs, FeatureMap, Omega, TensorRef};
+use protperf::{Family, FavorArgs, FeatureMap, MapArgs, Omega, TensorRef};
 
 const HEAD_DIM: usize = 8;
 const DRAWS: u32 = 20_000;
@@ -103,7 +103,14 @@ fn errors_of_the_samplers_match_their_closed_forms() {
         for map in [FeatureMap::Positive, FeatureMap::Hyperbolic, FeatureMap::Trigonometric] {
             let estimates: Vec<f64> = blocks
                 .iter()
-                .map(|omega| kernel_estimate(map.family(), &map.weights(omega, HEAD_DIM), &pair.x, &pair.y))
+                .map(|omega| {
+                    kernel_estimate(
+                        map.family(),
+                        &map.parameters(omega, HEAD_DIM).unwrap().query_directions,
+                        &pair.x,
+                        &pair.y,
+                    )
+                })
                 .collect();
             let (estimate, noise) = mean(&estimates);
             let off = (estimate - pair.truth()).abs();
@@ -229,9 +236,7 @@ fn attention(map: FeatureMap, qkv: [&[f64]; 3], omega: &[f64]) -> Vec<f64> {
         q: tensor("q", qkv[0]),
         k: tensor("k", qkv[1]),
         v: tensor("v", qkv[2]),
-        omega: Some(omega),
-        feature_map: map,
-        kernel_epsilon: 0.0,
+        map: MapArgs::Named { map, omega: Some(omega), kernel_epsilon: 0.0 },
         causal: false,
         cu_seqlens: None,
         key_padding_mask: None,
@@ -289,7 +294,12 @@ fn smreg_kernel_lies_just_under_the_softmax_kernel() {
     let estimates: Vec<f64> = (0..2000)
         .map(|draw| {
             let omega = draw_projection(d, d, Sampler::Orthogonal, Norm::Chi, 4, [0, 0, draw]).unwrap();
-            kernel_estimate(Family::Exponential, &FeatureMap::Smreg.weights(&omega, d), &pair.x, &pair.y)
+            kernel_estimate(
+                Family::Exponential,
+                &FeatureMap::Smreg.parameters(&omega, d).unwrap().query_directions,
+                &pair.x,
+                &pair.y,
+            )
         })
         .collect();
     let (found, noise) = mean(&estimates);

@@ -36,7 +36,7 @@ pub fn kernel<T: CpuElement>(case: &Case, data: &Data, how: How) -> Answer {
     let shape = [case.batch, case.heads.0, case.q_len, case.value_dim];
     let out_tensor = TensorRef::contiguous("out", &out, shape).unwrap();
     let saved = Saved { out: &out_tensor, den: &den, grad: &grad(case, &typed) };
-    let wants_omega = args.omega.is_some();
+    let wants_omega = case.directions != super::Directions::Axes;
     let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, domega: wants_omega.then_some(&mut domega[..]) };
     favor_backward(&args, &saved, gradients, &ctx).unwrap();
     let wide = |x: &[T]| x.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();

@@ -10,7 +10,7 @@ pub use pairs::narrow::plain as plain_f32;
 pub use pairs::wide::{magnitudes, plain};
 
 use protperf::rng::Stream;
-use protperf::{Element, FavorArgs, FeatureMap, Omega, TensorRef};
+use protperf::{Element, FavorArgs, FeatureMap, MapArgs, Omega, TensorRef};
 
 /// Where omega comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,9 +160,11 @@ pub fn args<'a, T: Element>(case: &'a Case, data: &'a Data, typed: &'a Typed<T>)
         q: TensorRef::contiguous("q", &typed.q, [b, h, l, d]).unwrap(),
         k: TensorRef::contiguous("k", &typed.k, [b, hk, s, d]).unwrap(),
         v: TensorRef::contiguous("v", &typed.v, [b, hk, s, e]).unwrap(),
-        omega: (case.directions != Directions::Axes).then_some(omega),
-        feature_map: case.map,
-        kernel_epsilon: case.epsilon,
+        map: MapArgs::Named {
+            map: case.map,
+            omega: (case.directions != Directions::Axes).then_some(omega),
+            kernel_epsilon: case.epsilon,
+        },
         causal: case.causal,
         cu_seqlens: case.borders.as_deref(),
         key_padding_mask: case.masked.then_some(&data.mask),

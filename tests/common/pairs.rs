@@ -2,7 +2,7 @@
 //! (the plain evaluation whose error bounds that of the kernels).
 
 use super::{Answer, Case, Data, Directions, norm, sees};
-use protperf::{Family, FeatureMap};
+use protperf::{Family, FeatureMap, Parameters};
 
 macro_rules! pairs {
     ($module:ident, $float:ty) => {
@@ -36,7 +36,10 @@ macro_rules! pairs {
                     let start = if case.directions == Directions::PerHead { line % heads * matrix } else { 0 };
                     let weights = match case.directions {
                         Directions::Axes => axes(case.head_dim),
-                        _ => case.map.weights(&data.omega[start..start + matrix], case.head_dim),
+                        _ => {
+                            let omega = &data.omega[start..start + matrix];
+                            case.map.parameters(omega, case.head_dim).unwrap().query_directions
+                        }
                     };
                     let head = Head { absolute, ..Head::new(case, data, line, &cast(&weights)) };
                     let gradient = head.run(case, data, line, &mut answer);
@@ -47,6 +50,7 @@ macro_rules! pairs {
                         if absolute {
                             add_magnitudes(case, omega, &gradient, domega);
                         } else {
+                            let gradient = Parameters::of_directions(gradient);
                             case.map.add_omega_gradient(omega, case.head_dim, &gradient, domega);
                         }
                     }
@@ -207,7 +211,7 @@ macro_rules! pairs {
                     let (u, w, norm) = (query.projected[m], key.projected[m], key.half_norm);
                     let (value, log, by_query, by_key, by_norm) = match self.case.map.family() {
                         Family::Exponential => (1.0, u + w - norm, 1.0, 1.0, -1.0),
-                        Family::Activation => {
+                        Family::Activation(_) => {
                             let value = self.phi(u) * self.phi(w);
                             (value, 0.0, self.slope(u) * self.phi(w), self.phi(u) * self.slope(w), 0.0)
                         }

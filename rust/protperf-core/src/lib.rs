@@ -8,15 +8,22 @@
 
 pub mod alphabet;
 pub mod attention;
+pub mod backend;
+mod element;
 mod error;
 pub mod fasta;
 pub mod feature_map;
+mod memory;
 pub mod projection;
 pub mod reference;
 pub mod rng;
+pub mod state;
 mod tensor;
 
-pub use attention::{FavorArgs, FavorShape, Omega};
+pub use attention::{FavorArgs, FavorShape, LogLinear, MapArgs, MapGradients, Omega};
+pub use backend::{Backend, Execution};
+pub use element::{Element, Stored};
 pub use error::{Error, ErrorKind, Result};
-pub use feature_map::{Family, FeatureMap};
-pub use tensor::{Element, TensorRef};
+pub use feature_map::{Activation, Family, FeatureMap, Parameters};
+pub use memory::{check_len, try_copied, try_filled, try_reserved};
+pub use tensor::TensorRef;

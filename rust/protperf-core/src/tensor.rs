@@ -2,32 +2,6 @@
 
 use crate::error::{Error, Result};
 
-/// The two types that the kernels compute in.
-pub trait Element: Copy + Default + PartialOrd + Send + Sync + std::fmt::Debug + 'static {
-    /// Nearest value of this type.
-    fn from_f64(x: f64) -> Self;
-    /// The same value, widened.
-    fn to_f64(self) -> f64;
-}
-
-impl Element for f32 {
-    fn from_f64(x: f64) -> Self {
-        x as f32
-    }
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
-}
-
-impl Element for f64 {
-    fn from_f64(x: f64) -> Self {
-        x
-    }
-    fn to_f64(self) -> f64 {
-        self
-    }
-}
-
 /// A strided `[B,H,L,D]` view. Every index inside `shape` is inside `data`: the constructor checks it.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorRef<'a, T> {

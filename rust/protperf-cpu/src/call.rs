@@ -5,14 +5,13 @@ use crate::dispatch::Isa;
 use crate::features::{self, Family};
 use crate::layout::Layout;
 use crate::load::{KeyView, Loader, RowView};
-use crate::memory::{try_filled, try_reserved};
 use crate::ops::{CpuElement, Ops};
 use crate::packed_omega::{Head, PackedOmega};
 use crate::parallel::Workers;
 use crate::plan::{HeadSegment, Plan};
 use crate::scan::KeyScan;
 use crate::workspace::{Workspace, with_scratch};
-use protperf_core::{FavorArgs, Result, TensorRef};
+use protperf_core::{FavorArgs, Result, TensorRef, try_filled, try_reserved};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -48,7 +47,7 @@ impl<'a, T: CpuElement> Call<'a, T> {
         let shape = args.validate()?;
         let workers = Workers { num_threads: ctx.num_threads, cancel: ctx.cancel };
         let (family, layout) = features::of(args, &shape);
-        let num_matrices = args.omega.and_then(|omega| omega.num_heads).unwrap_or(1);
+        let num_matrices = args.map.num_sets();
         let mut omegas = try_reserved(num_matrices)?;
         for head in 0..num_matrices {
             workers.check()?;

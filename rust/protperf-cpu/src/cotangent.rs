@@ -4,11 +4,10 @@
 use crate::call::Call;
 use crate::chunk::Loaded;
 use crate::load::RowView;
-use crate::memory::try_filled;
 use crate::ops::CpuElement;
 use crate::plan::HeadSegment;
 use crate::rows::ChunkRows;
-use protperf_core::{Result, TensorRef};
+use protperf_core::{Result, TensorRef, try_filled};
 use std::ops::Range;
 
 /// What the backward pass reads besides the arguments of the forward pass.

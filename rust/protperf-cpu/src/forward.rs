@@ -7,14 +7,13 @@ use crate::call::{Call, Context};
 use crate::chunk::{Answers, ReadOptions};
 use crate::layout::CHUNK;
 use crate::load::{KeyView, RowView};
-use crate::memory::check_len;
 use crate::ops::CpuElement;
 use crate::plan::HeadSegment;
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
 use crate::state::State;
 use crate::workspace::Workspace;
-use protperf_core::{Error, FavorArgs, Result};
+use protperf_core::{Error, FavorArgs, Result, check_len};
 use std::ops::Range;
 
 /// Linear attention on the CPU.

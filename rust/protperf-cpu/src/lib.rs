@@ -17,6 +17,7 @@
 // Coefficients are written as they were computed, for f64 and f32 alike.
 #![allow(clippy::excessive_precision)]
 
+mod backend;
 mod backward;
 mod blocks;
 mod call;
@@ -27,7 +28,6 @@ mod features;
 mod forward;
 mod layout;
 mod load;
-mod memory;
 mod ops;
 mod packed_omega;
 mod parallel;
@@ -39,6 +39,7 @@ pub mod simd;
 mod state;
 mod workspace;
 
+pub use backend::Cpu;
 pub use backward::{Gradients, favor_backward};
 pub use call::Context;
 pub use cotangent::Saved;
@@ -46,25 +47,3 @@ pub use dispatch::Isa;
 pub use forward::favor_forward;
 pub use ops::CpuElement;
 pub use parallel::{default_num_threads, rehearse_panic};
-pub use state::empty_state;
-
-use protperf_core::Result;
-use std::sync::atomic::AtomicBool;
-
-/// Adds state b to state a: the state of both sets of keys.
-///
-/// # Shapes
-/// All `[.., 2 + value_dim]`, one row per feature: reference, `k_state`, `kv_state`.
-///
-/// # Errors
-/// `ShapeMismatch` where the lengths differ; `Interrupted`.
-pub fn merge_states<T: CpuElement>(
-    a: &[T],
-    b: &[T],
-    value_dim: usize,
-    out: &mut [T],
-    cancel: &AtomicBool,
-) -> Result<()> {
-    let workers = parallel::Workers { num_threads: 1, cancel };
-    state::merge_states(a, b, value_dim, out, || workers.check())
-}

@@ -1,9 +1,8 @@
 //! The directions of one head, packed once per call into the panels that the products read.
 
 use crate::layout::{Layout, PANEL};
-use crate::memory::try_filled;
 use crate::ops::{CpuElement, Ops};
-use protperf_core::{FavorArgs, Result};
+use protperf_core::{FavorArgs, Result, try_filled};
 
 /// Packed directions.
 pub struct PackedOmega<T> {
@@ -21,7 +20,7 @@ impl<T: CpuElement> PackedOmega<T> {
     /// `OutOfMemory`.
     pub fn pack(args: &FavorArgs<'_, T>, layout: &Layout, unit: f64, head: usize) -> Result<Self> {
         let d = layout.head_dim;
-        let directions = directions(args, layout, head)?;
+        let directions = args.map.parameters(head, d)?.query_directions;
         let panels = layout.projection_panels();
         let mut columns = try_filled(panels * (1 + d) * PANEL, T::ZERO)?;
         let mut rows = try_filled(panels * PANEL * layout.padded_head(), T::ZERO)?;
@@ -36,23 +35,6 @@ impl<T: CpuElement> PackedOmega<T> {
             }
         }
         Ok(PackedOmega { columns, rows })
-    }
-}
-
-/// The directions that the map makes of omega, or the axes where there is none.
-fn directions<T: CpuElement>(args: &FavorArgs<'_, T>, layout: &Layout, head: usize) -> Result<Vec<f64>> {
-    let d = layout.head_dim;
-    match &args.omega {
-        Some(omega) => {
-            let mut directions = try_filled(layout.projections * d, 0.0)?;
-            args.feature_map.write_weights(omega.head(head), d, &mut directions);
-            Ok(directions)
-        }
-        None => {
-            let mut identity = try_filled(d * d, 0.0)?;
-            identity.iter_mut().step_by(d + 1).for_each(|x| *x = 1.0);
-            Ok(identity)
-        }
     }
 }
 

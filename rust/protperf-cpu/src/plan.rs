@@ -1,8 +1,7 @@
 //! How one call is split: into heads and segments, and long segments into blocks. Integers only, no data.
 
 use crate::blocks::Blocks;
-use crate::memory::try_reserved;
-use protperf_core::{FavorShape, Result};
+use protperf_core::{FavorShape, Result, try_reserved};
 use std::cmp::Reverse;
 use std::ops::Range;
 

@@ -1,9 +1,8 @@
 //! Rows of one chunk on one side of the attention: what was loaded and, after the projection, what it became.
 
 use crate::layout::{CHUNK, Layout, PANEL};
-use crate::memory::try_filled;
 use crate::ops::CpuElement;
-use protperf_core::Result;
+use protperf_core::{Result, try_filled};
 
 /// Which side of the kernel some rows are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,8 @@
 //! that raising one scales its sums by an exact power of two.
 
 use crate::layout::{Layout, PANEL};
-use crate::memory::{check_len, try_copied, try_filled};
 use crate::ops::{CpuElement, Ops};
-use protperf_core::{FavorShape, Result};
+use protperf_core::{Result, try_copied, try_filled};
 
 /// Sums over the keys seen so far, relative to `2^reference` of each feature.
 pub struct State<T> {
@@ -119,47 +118,4 @@ impl<T: CpuElement> State<T> {
 fn joined<T: CpuElement>(left: T, right: T) -> (T, T, T) {
     let top = if left > right { left } else { right };
     (top, T::exp2_int(left - top), T::exp2_int(right - top))
-}
-
-/// Rows of [`merge_states`] between two checks of `stop`.
-const ROWS_BETWEEN_CHECKS: usize = 1024;
-
-/// Adds state b to state a: the state of both sets of keys.
-///
-/// # Shapes
-/// All `[.., 2 + value_dim]`, one row per feature: reference, `k_state`, `kv_state`.
-///
-/// # Errors
-/// `ShapeMismatch` where the lengths differ; what `stop` answers.
-pub fn merge_states<T: CpuElement>(
-    a: &[T],
-    b: &[T],
-    value_dim: usize,
-    out: &mut [T],
-    stop: impl Fn() -> Result<()>,
-) -> Result<()> {
-    check_len("b", b.len(), a.len())?;
-    check_len("out", out.len(), a.len())?;
-    let rows = a.chunks_exact(2 + value_dim).zip(b.chunks_exact(2 + value_dim));
-    for (row, ((a, b), out)) in rows.zip(out.chunks_exact_mut(2 + value_dim)).enumerate() {
-        if row.is_multiple_of(ROWS_BETWEEN_CHECKS) {
-            stop()?;
-        }
-        let (top, left, right) = joined(a[0], b[0]);
-        out[0] = top;
-        for ((out, &a), &b) in out[1..].iter_mut().zip(&a[1..]).zip(&b[1..]) {
-            *out = a * left + b * right;
-        }
-    }
-    Ok(())
-}
-
-/// A state that has seen no key, `[B,H,F,2+E]`.
-///
-/// # Errors
-/// `OutOfMemory`.
-pub fn empty_state<T: CpuElement>(shape: &FavorShape) -> Result<Vec<T>> {
-    let mut state = try_filled(shape.state().iter().product(), T::ZERO)?;
-    state.chunks_exact_mut(2 + shape.value_dim).for_each(|row| row[0] = T::NIL);
-    Ok(state)
 }

@@ -2,11 +2,10 @@
 
 use crate::chunk::{Buffers, Chunk};
 use crate::layout::{CHUNK, Layout, PANEL};
-use crate::memory::try_filled;
 use crate::ops::CpuElement;
 use crate::rows::ChunkRows;
 use crate::state::State;
-use protperf_core::Result;
+use protperf_core::{Result, try_filled};
 use std::any::Any;
 use std::cell::RefCell;
 

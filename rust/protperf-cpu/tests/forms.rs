@@ -1,6 +1,6 @@
 //! The fused forms against sums written out in f64 with plain exponentials: small inputs, every map and mask.
 
-use protperf_core::{FavorArgs, FeatureMap, Omega, TensorRef};
+use protperf_core::{FavorArgs, FeatureMap, MapArgs, Omega, Parameters, TensorRef};
 use protperf_cpu::{Context, CpuElement, Gradients, Isa, Saved, favor_backward, favor_forward};
 use std::sync::atomic::AtomicBool;
 
@@ -102,7 +102,7 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
     let (h, hk) = case.heads;
     let (l, d, e) = (case.len, case.head_dim, case.value_dim);
     let batch = if case.packed { 1 } else { 2 };
-    let w = case.map.weights(&x.omega, d);
+    let w = case.map.parameters(&x.omega, d).unwrap().query_directions;
     let mut out = vec![0.0; x.g.len()];
     let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
     let mut dweights = vec![0.0; w.len()];
@@ -145,7 +145,7 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
         }
     }
     let mut domega = vec![0.0; x.omega.len()];
-    case.map.add_omega_gradient(&x.omega, d, &dweights, &mut domega);
+    case.map.add_omega_gradient(&x.omega, d, &Parameters::of_directions(dweights), &mut domega);
     [out, dq, dk, dv, domega]
 }
 
@@ -160,9 +160,11 @@ fn fused<E: CpuElement>(case: &Case, x: &Inputs, isa: Isa, num_threads: usize) -
         q: tensor("q", &q, h, d),
         k: tensor("k", &k, hk, d),
         v: tensor("v", &v, hk, e),
-        omega: Some(Omega { data: &x.omega, num_heads: None, num_features: case.num_features, head_dim: d }),
-        feature_map: case.map,
-        kernel_epsilon: case.map.default_epsilon(),
+        map: MapArgs::Named {
+            map: case.map,
+            omega: Some(Omega { data: &x.omega, num_heads: None, num_features: case.num_features, head_dim: d }),
+            kernel_epsilon: case.map.default_epsilon(),
+        },
         causal: case.causal,
         cu_seqlens: case.packed.then_some(&x.borders),
         key_padding_mask: case.masked.then_some(&x.mask),

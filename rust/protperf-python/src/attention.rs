@@ -5,8 +5,8 @@ use crate::call::{guarded, run};
 use crate::errors::{raise, to_python};
 use protperf::attention::exact::{self, SoftmaxArgs};
 use protperf::{
-    Context, Error, FavorArgs, FeatureMap, Gradients, Isa, Omega, Result, Saved, favor_backward as backward,
-    favor_forward as forward, merge_states as merge, rehearse_panic,
+    Backend, Context, Cpu, Error, Execution, FavorArgs, FeatureMap, Gradients, Isa, MapArgs, Omega, Result, Saved,
+    favor_backward as backward, favor_forward as forward, rehearse_panic, try_reserved,
 };
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -82,9 +82,7 @@ impl<T: Number> Inputs<T> {
         let mask = match &options.key_padding_mask {
             Some(mask) => {
                 let bytes = contiguous(py, "key_padding_mask", mask)?;
-                let mut flags = Vec::new();
-                let short = |_| to_python(py, &Error::OutOfMemory { bytes: bytes.len() });
-                flags.try_reserve_exact(bytes.len()).map_err(short)?;
+                let mut flags = try_reserved(bytes.len()).map_err(|error| to_python(py, &error))?;
                 flags.extend(bytes.iter().map(|&byte| byte != 0));
                 Some(flags)
             }
@@ -111,9 +109,7 @@ impl<T: Number> Inputs<T> {
             q: view(py, "q", &self.q)?,
             k: view(py, "k", &self.k)?,
             v: view(py, "v", &self.v)?,
-            omega,
-            feature_map: options.feature_map,
-            kernel_epsilon: options.kernel_epsilon,
+            map: MapArgs::Named { map: options.feature_map, omega, kernel_epsilon: options.kernel_epsilon },
             causal: options.causal,
             cu_seqlens,
             key_padding_mask: self.mask.as_deref(),
@@ -125,7 +121,10 @@ impl<T: Number> Inputs<T> {
 fn work<T: Copy>(args: &FavorArgs<'_, T>) -> f64 {
     let [b, h, l, d] = args.q.shape().map(|n| n as f64);
     let [_, _, s, e] = args.v.shape().map(|n| n as f64);
-    let m = args.omega.map_or(d, |omega| omega.num_features as f64);
+    let m = match args.map {
+        MapArgs::Named { omega, .. } => omega.map_or(d, |omega| omega.num_features as f64),
+        MapArgs::LogLinear(record) => record.num_projections as f64,
+    };
     b * h * (l + s) * m * (d + e)
 }
 
@@ -284,7 +283,10 @@ fn merge_states(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAn
         let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);
         let out = Once::new(writable(py, "out", &out)?);
         // Memory bounds it, so an element counts for more than a multiply-add.
-        run(py, 16.0 * a.len() as f64, 1, |cancel, _| merge(a, b, e, out.take()?, cancel))
+        run(py, 16.0 * a.len() as f64, 1, |cancel, num_threads| {
+            let run = Execution { num_threads, cancel };
+            Backend::<T>::merge_states(&Cpu { isa: Isa::from_env()? }, a, b, e, out.take()?, &run)
+        })
     }
     let run = if holds::<f64>(a) { merge_as::<f64> } else { merge_as::<f32> };
     guarded(a.py(), || run(a, b, out, value_dim))

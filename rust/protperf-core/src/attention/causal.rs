@@ -1,42 +1,36 @@
 //! Position i sees the keys up to i: the state is read after each key, and gradients of keys gather in reverse.
 
 use super::noncausal::{Cotangent, Line, LineGradients, Outputs};
+use super::recurrent::State;
 
-/// Outputs of every position.
-pub fn forward(line: &Line<'_>) -> Outputs {
-    let mut state = line.state();
+/// Outputs of every position, and the state after the last.
+pub fn forward(line: &Line<'_>) -> (Outputs, State) {
+    let mut state = line.initial.clone();
     let mut outputs = Outputs::default();
     for position in 0..line.kv_len() {
         line.add_key(position, &mut state);
         line.read(position, &state, &mut outputs);
     }
-    outputs
+    (outputs, state)
 }
 
-/// Gradients of every position.
-pub fn backward(line: &Line<'_>, cotangents: &[Option<Cotangent>]) -> LineGradients {
-    let mut keys = line.state();
-    let mut gradients = LineGradients::default();
+/// Gradients of every position; `arriving` is what arrives at the final state.
+pub fn backward(line: &Line<'_>, cotangents: &[Option<Cotangent>], arriving: &State) -> LineGradients {
+    let mut keys = line.initial.clone();
+    let mut gradients = line.gradients(arriving);
     for (position, cotangent) in cotangents.iter().enumerate() {
         line.add_key(position, &mut keys);
-        match cotangent {
-            Some(cotangent) => {
-                let exponents = line.queries.exponents(position);
-                gradients.queries.extend(keys.pull(exponents, cotangent.exponent, &cotangent.payload));
-            }
-            None => gradients.queries.extend(std::iter::repeat_n(0.0, line.queries.width)),
-        }
+        line.pull_query(position, cotangent.as_ref(), &keys, &mut gradients);
     }
-    let mut later = line.state();
-    let mut reversed = LineGradients::default();
+    // A key is read by its own position and all later ones, so the queries are gathered from the end.
     for (position, cotangent) in cotangents.iter().enumerate().rev() {
         if let Some(cotangent) = cotangent {
-            line.add_query(position, cotangent, &mut later);
+            line.add_query(position, cotangent, &mut gradients.readers);
         }
-        line.pull_key(position, &later, &mut reversed);
+        line.pull_key(position, &mut gradients);
     }
-    gradients.keys = rows_reversed(&reversed.keys, line.keys.width);
-    gradients.values = rows_reversed(&reversed.values, line.value_dim);
+    gradients.keys = rows_reversed(&gradients.keys, line.keys.width);
+    gradients.values = rows_reversed(&gradients.values, line.value_dim);
     gradients
 }
 

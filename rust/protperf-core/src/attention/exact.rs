@@ -2,9 +2,11 @@
 
 use super::FavorShape;
 use super::features::dot;
-use super::rows::{Gradients, Inputs, LineRows, check_grad, gradient_rows, poison, reserved};
+use super::rows::{InputGradients, Inputs, LineRows, check_grad, gradient_rows, poison};
+use crate::element::{Element, Stored};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, TensorRef};
+use crate::memory::{check_len, try_reserved};
+use crate::tensor::TensorRef;
 
 /// Everything that one call of softmax attention takes.
 ///
@@ -26,7 +28,7 @@ pub struct SoftmaxArgs<'a, T> {
     pub key_padding_mask: Option<&'a [bool]>,
 }
 
-impl<'a, T: Element> SoftmaxArgs<'a, T> {
+impl<'a, T: Stored> SoftmaxArgs<'a, T> {
     fn inputs(&self) -> Inputs<'a, T> {
         Inputs {
             q: self.q,
@@ -44,7 +46,7 @@ const INPUT_LIMIT: f64 = 1e150;
 
 /// `softmax(q k^T / sqrt(D)) v`, computed in f64; a row that sees no key gives 0.
 ///
-/// `should_stop` is asked before every row and, while rows are gathered, now and then.
+/// `should_stop` is called before every row and, while rows are gathered, now and then.
 ///
 /// # Shapes
 /// out `[B,H,L,E]`.
@@ -55,21 +57,18 @@ const INPUT_LIMIT: f64 = 1e150;
 ///
 /// # Source
 /// Vaswani et al. 2017, arXiv:1706.03762, equation 1.
-pub fn softmax_attention<T: Element>(
+pub fn softmax_attention<T: Stored>(
     args: &SoftmaxArgs<'_, T>,
     out: &mut [T],
     should_stop: &dyn Fn() -> bool,
 ) -> Result<()> {
     let inputs = args.inputs();
     let shape = inputs.validate()?;
-    let needed: usize = shape.out().iter().product();
-    if out.len() != needed {
-        return Err(Error::shape("out", format!("has {} elements, its shape needs {needed}", out.len())));
-    }
+    check_len("out", out.len(), shape.out().iter().product())?;
     for place in inputs.places(&shape) {
         let line = Logits::new(inputs.rows(place, should_stop)?, &shape);
-        let mut weights = reserved(place.k_len)?;
-        let mut row = reserved(shape.value_dim)?;
+        let mut weights = try_reserved(place.k_len)?;
+        let mut row = try_reserved(shape.value_dim)?;
         let first = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
         for query in 0..place.q_len {
             if should_stop() {
@@ -78,13 +77,13 @@ pub fn softmax_attention<T: Element>(
             let out = &mut out[(first + query) * shape.value_dim..][..shape.value_dim];
             line.probabilities(query, &mut weights);
             line.output(query, &weights, &mut row);
-            out.iter_mut().zip(&row).for_each(|(to, &x)| *to = T::from_f64(x));
+            out.iter_mut().zip(&row).for_each(|(to, &x)| *to = T::round(T::Compute::from_f64(x)));
         }
     }
     Ok(())
 }
 
-/// Gradients of [`softmax_attention`] in f64; `domega` is `None`.
+/// Gradients of [`softmax_attention`] in f64.
 ///
 /// A row of `grad` that is all zeros contributes nothing, even where its output is NaN.
 ///
@@ -93,15 +92,15 @@ pub fn softmax_attention<T: Element>(
 ///
 /// # Errors
 /// As [`softmax_attention`].
-pub fn softmax_attention_backward<T: Element>(
+pub fn softmax_attention_backward<T: Stored>(
     args: &SoftmaxArgs<'_, T>,
     grad: &TensorRef<'_, T>,
     should_stop: &dyn Fn() -> bool,
-) -> Result<Gradients> {
+) -> Result<InputGradients> {
     let inputs = args.inputs();
     let shape = inputs.validate()?;
     check_grad(grad, &shape)?;
-    let mut gradients = Gradients::zeros(&shape, None);
+    let mut gradients = InputGradients::zeros(&shape)?;
     for place in inputs.places(&shape) {
         let line = Logits::new(inputs.rows(place, should_stop)?, &shape);
         let g = gradient_rows(grad, &place);

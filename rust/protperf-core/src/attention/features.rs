@@ -4,7 +4,9 @@
 //! `exp(|y|^2/2)` of a trigonometric key. It is an integer, so every change of a reference is an exact power of two.
 //! Activation features have exponent 0. Nothing downstream needs to know the family.
 
-use crate::feature_map::{Family, FeatureMap};
+use super::MapArgs;
+use crate::error::Result;
+use crate::feature_map::{Family, Parameters};
 
 /// Scaled inputs saturate here, so that no log-feature of a finite input overflows.
 const INPUT_LIMIT: f64 = 1e15;
@@ -24,18 +26,17 @@ pub fn scale2(x: f64, k: i64) -> f64 {
 pub enum Side {
     /// `phi(q)`: any factor a row carries cancels in the quotient, so none is computed.
     Query,
-    /// `phi(k)`: the factor in `|y|^2/2` counts.
+    /// `phi(k)`: the factor in `h(y)` or `|y|^2/2` counts.
     Key,
 }
 
-/// The feature map of one head with its directions.
+/// The feature map of one head with its parameters.
 #[derive(Clone, Debug)]
 pub struct HeadMap {
-    map: FeatureMap,
+    family: Family,
     head_dim: usize,
     epsilon: f64,
-    /// Directions `[P,D]`.
-    weights: Vec<f64>,
+    parameters: Parameters<Vec<f64>>,
 }
 
 /// Features of the rows of one side, and what their gradient needs.
@@ -67,18 +68,44 @@ impl Features {
 }
 
 impl HeadMap {
-    /// The map over the directions it makes of omega `[M,D]`, or over the axes themselves.
-    pub fn new(map: FeatureMap, omega: Option<&[f64]>, head_dim: usize, epsilon: f64) -> Self {
-        let weights = match omega {
-            Some(omega) => map.weights(omega, head_dim),
-            None => (0..head_dim * head_dim).map(|i| f64::from(i % (head_dim + 1) == 0)).collect(),
-        };
-        HeadMap { map, head_dim, epsilon, weights }
+    /// The map of a family over its parameters.
+    pub fn new(family: Family, parameters: Parameters<Vec<f64>>, head_dim: usize, epsilon: f64) -> Self {
+        HeadMap { family, head_dim, epsilon, parameters }
+    }
+
+    /// The map of a call over one of its sets of parameters.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn of_call(map: &MapArgs<'_>, set: usize, head_dim: usize) -> Result<Self> {
+        Ok(Self::new(map.family(), map.parameters(set, head_dim)?, head_dim, map.kernel_epsilon()))
+    }
+
+    /// P.
+    fn num_projections(&self) -> usize {
+        self.parameters.query_directions.len() / self.head_dim
     }
 
     /// F.
     pub fn width(&self) -> usize {
-        self.weights.len() / self.head_dim * if self.map.family() == Family::Trigonometric { 2 } else { 1 }
+        self.num_projections() * self.family.features_per_projection()
+    }
+
+    /// Directions and constants of a side.
+    fn of_side(&self, side: Side) -> (&[f64], Option<&[f64]>) {
+        let p = &self.parameters;
+        match side {
+            Side::Query => (&p.query_directions, p.query_constants.as_deref()),
+            Side::Key => (p.of_keys(), p.key_constants.as_deref()),
+        }
+    }
+
+    /// `sum_l g_l x_l^2 / 2`: h(y) of an exponential map, `|y|^2/2` of a trigonometric one.
+    fn half_norm(&self, x: &[f64]) -> f64 {
+        0.5 * match &self.parameters.key_quadratic {
+            None => dot(x, x),
+            Some(quadratic) => x.iter().zip(quadratic).map(|(x, g)| g * x * x).sum(),
+        }
     }
 
     /// D^-1/4: on queries and on keys, so that their products carry D^-1/2.
@@ -98,9 +125,11 @@ impl HeadMap {
             inputs: Vec::new(),
             side,
         };
+        let (directions, constants) = self.of_side(side);
         for x in inputs.chunks_exact(self.head_dim) {
-            let projected: Vec<f64> = self.weights.chunks_exact(self.head_dim).map(|w| dot(w, x)).collect();
-            self.push_row(&projected, 0.5 * dot(x, x), &mut made);
+            let mut projected: Vec<f64> = directions.chunks_exact(self.head_dim).map(|w| dot(w, x)).collect();
+            projected.iter_mut().zip(constants.unwrap_or_default()).for_each(|(u, c)| *u += c);
+            self.push_row(&projected, self.half_norm(x), &mut made);
             made.projected.extend(projected);
         }
         made.inputs = inputs;
@@ -109,7 +138,7 @@ impl HeadMap {
 
     fn push_row(&self, projected: &[f64], half_norm: f64, made: &mut Features) {
         let half_norm = if made.side == Side::Key { half_norm } else { 0.0 };
-        match self.map.family() {
+        match self.family {
             Family::Exponential => {
                 for u in projected {
                     let (exponent, mantissa) = split(u - half_norm);
@@ -117,9 +146,9 @@ impl HeadMap {
                     made.mantissa.push(mantissa);
                 }
             }
-            Family::Activation => {
+            Family::Activation(f) => {
                 made.exponent.extend(projected.iter().map(|_| 0));
-                made.mantissa.extend(projected.iter().map(|&u| self.activation(u) + self.epsilon));
+                made.mantissa.extend(projected.iter().map(|&u| f.value(u) + self.epsilon));
             }
             Family::Trigonometric => {
                 let (exponent, mantissa) = split(half_norm);
@@ -130,60 +159,56 @@ impl HeadMap {
         }
     }
 
-    fn activation(&self, u: f64) -> f64 {
-        match self.map {
-            FeatureMap::Elu1 if u > 0.0 => u + 1.0,
-            FeatureMap::Elu1 => libm::exp(u),
-            // NaN stays NaN: `max` would drop it.
-            _ if u < 0.0 => 0.0,
-            _ => u,
-        }
-    }
-
-    fn activation_slope(&self, u: f64) -> f64 {
-        match self.map {
-            _ if u > 0.0 => 1.0,
-            FeatureMap::Elu1 => libm::exp(u),
-            _ => 0.0,
-        }
-    }
-
-    /// Gradient of the inputs from that of the mantissas; adds the gradient of the directions to `dweights`.
+    /// Gradient of the inputs from that of the mantissas; adds the gradient of the parameters to `to`.
     ///
     /// # Shapes
-    /// gradient `[rows,F]`, dweights `[P,D]`; returns `[rows,D]`.
-    pub fn pull_back(&self, features: &Features, gradient: &[f64], dweights: &mut [f64]) -> Vec<f64> {
-        let (d, num_projections) = (self.head_dim, self.weights.len() / self.head_dim);
-        let scale = self.input_scale();
+    /// gradient `[rows,F]`, `to` as the parameters; returns `[rows,D]`.
+    pub fn pull_back(&self, features: &Features, gradient: &[f64], to: &mut Parameters<Vec<f64>>) -> Vec<f64> {
+        let (d, num_projections, scale) = (self.head_dim, self.num_projections(), self.input_scale());
+        let (directions, _) = self.of_side(features.side);
         let mut dinputs = Vec::with_capacity(features.inputs.len());
         for (row, x) in features.inputs.chunks_exact(d).enumerate() {
             let projected = &features.projected[row * num_projections..][..num_projections];
             let gradient = &gradient[row * features.width..][..features.width];
             let (dprojected, dnorm) = self.pull_back_row(features.mantissas(row), projected, gradient);
-            let dnorm = if features.side == Side::Key { dnorm } else { 0.0 };
-            let mut dx: Vec<f64> = x.iter().map(|x| dnorm * x).collect();
-            for ((du, w), dw) in dprojected.iter().zip(self.weights.chunks_exact(d)).zip(dweights.chunks_exact_mut(d)) {
+            let mut dx = match features.side {
+                Side::Query => vec![0.0; d],
+                Side::Key => self.pull_back_norm(x, dnorm, to),
+            };
+            let (ddirections, dconstants) = gradients_of_side(to, features.side);
+            for ((du, w), dw) in dprojected.iter().zip(directions.chunks_exact(d)).zip(ddirections.chunks_exact_mut(d))
+            {
                 for axis in 0..d {
                     dx[axis] += du * w[axis];
                     dw[axis] += du * x[axis];
                 }
             }
+            dconstants.iter_mut().zip(&dprojected).for_each(|(to, du)| *to += du);
             dinputs.extend(dx.iter().map(|dx| dx * scale));
         }
         dinputs
     }
 
+    /// The part of a key's gradient that comes through its norm; adds that of the quadratic.
+    fn pull_back_norm(&self, x: &[f64], dnorm: f64, to: &mut Parameters<Vec<f64>>) -> Vec<f64> {
+        let Some(quadratic) = &self.parameters.key_quadratic else {
+            return x.iter().map(|x| dnorm * x).collect();
+        };
+        if let Some(to) = &mut to.key_quadratic {
+            to.iter_mut().zip(x).for_each(|(to, x)| *to += 0.5 * dnorm * x * x);
+        }
+        x.iter().zip(quadratic).map(|(x, g)| dnorm * g * x).collect()
+    }
+
     /// Gradients of the projections and of `|y|^2/2`.
     fn pull_back_row(&self, mantissa: &[f64], projected: &[f64], gradient: &[f64]) -> (Vec<f64>, f64) {
-        match self.map.family() {
+        match self.family {
             Family::Exponential => {
                 let dlog: Vec<f64> = mantissa.iter().zip(gradient).map(|(p, g)| p * g).collect();
                 let total: f64 = dlog.iter().sum();
                 (dlog, -total)
             }
-            Family::Activation => {
-                (projected.iter().zip(gradient).map(|(&u, g)| self.activation_slope(u) * g).collect(), 0.0)
-            }
+            Family::Activation(f) => (projected.iter().zip(gradient).map(|(&u, g)| f.slope(u) * g).collect(), 0.0),
             Family::Trigonometric => {
                 let (cosines, sines) = mantissa.split_at(projected.len());
                 let (dcosines, dsines) = gradient.split_at(projected.len());
@@ -193,15 +218,22 @@ impl HeadMap {
         }
     }
 
-    /// Adds the gradient of omega `[M,D]` that the gradient of the directions gives.
-    pub fn add_omega_gradient(&self, omega: &[f64], dweights: &[f64], domega: &mut [f64]) {
-        self.map.add_omega_gradient(omega, self.head_dim, dweights, domega);
+    /// A gradient of the parameters to be filled, all 0.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn zero_gradient(&self) -> Result<Parameters<Vec<f64>>> {
+        self.parameters.zeros_like()
     }
+}
 
-    /// A gradient of the directions to be filled, all 0.
-    pub fn zero_weight_gradient(&self) -> Vec<f64> {
-        vec![0.0; self.weights.len()]
-    }
+/// Where the gradients of a side's directions and constants are summed.
+fn gradients_of_side(to: &mut Parameters<Vec<f64>>, side: Side) -> (&mut [f64], &mut [f64]) {
+    let (directions, constants) = match side {
+        Side::Query => (&mut to.query_directions, &mut to.query_constants),
+        Side::Key => (to.key_directions.as_mut().unwrap_or(&mut to.query_directions), &mut to.key_constants),
+    };
+    (directions, constants.as_deref_mut().unwrap_or_default())
 }
 
 /// `e^log = mantissa * 2^exponent` with the mantissa in `[2^-1/2, 2^1/2]`.

@@ -3,15 +3,17 @@
 pub mod causal;
 pub mod exact;
 pub mod features;
+mod map_args;
 pub mod noncausal;
 pub mod recurrent;
 pub(crate) mod rows;
 
 use crate::error::{Error, Result};
-use crate::feature_map::{Family, FeatureMap};
+use crate::state::KV_STATE;
 use crate::tensor::{TensorRef, checked_product};
+pub use map_args::{LogLinear, MapArgs, MapGradients};
 
-/// The projection matrix, shared by all heads `[M,D]` or one a head `[H,M,D]`.
+/// The projection matrix, shared by all heads `[M,D]` or one per head `[H,M,D]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Omega<'a> {
     /// Rows one after another.
@@ -33,7 +35,7 @@ impl<'a> Omega<'a> {
     }
 }
 
-/// Everything that one call of linear attention takes.
+/// Everything that one call of linear attention takes. `T` is the type that the tensors are stored in.
 ///
 /// # Shapes
 /// q `[B,H,L,D]`, k `[B,Hk,S,D]`, v `[B,Hk,S,E]`, H a multiple of Hk.
@@ -45,12 +47,8 @@ pub struct FavorArgs<'a, T> {
     pub k: TensorRef<'a, T>,
     /// Values.
     pub v: TensorRef<'a, T>,
-    /// `None` is the identity: activation maps only.
-    pub omega: Option<Omega<'a>>,
-    /// The feature map.
-    pub feature_map: FeatureMap,
-    /// Added to every feature of an activation map; 0 for the others.
-    pub kernel_epsilon: f64,
+    /// The feature map with its parameters.
+    pub map: MapArgs<'a>,
     /// Position i sees positions up to i; needs L == S.
     pub causal: bool,
     /// Segment borders `[num_segments+1]` of a packed batch of one, from 0 to L, not decreasing.
@@ -76,8 +74,12 @@ pub struct FavorShape {
     pub head_dim: usize,
     /// E.
     pub value_dim: usize,
+    /// Sequences packed into a batch of one; 1 where nothing is packed.
+    pub num_segments: usize,
     /// M: rows of omega, D where there is none.
     pub num_features: usize,
+    /// P: projections that a row of queries or keys is multiplied with.
+    pub num_projections: usize,
     /// F: width of phi(x).
     pub feature_dim: usize,
 }
@@ -93,9 +95,9 @@ impl FavorShape {
         [self.batch, self.heads, self.q_len, self.value_dim]
     }
 
-    /// Shape of the running state `[B,H,F,2+E]`: reference, `k_state`, `kv_state`.
+    /// Shape of the running state, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`; see [`crate::state`].
     pub fn state(&self) -> [usize; 4] {
-        [self.batch, self.heads, self.feature_dim, self.value_dim + 2]
+        [self.batch * self.num_segments, self.heads, self.feature_dim, KV_STATE + self.value_dim]
     }
 }
 
@@ -106,39 +108,21 @@ impl<T: Copy> FavorArgs<'_, T> {
     /// [`Error::ShapeMismatch`] or [`Error::InvalidOption`] naming the argument, what it has and what is needed.
     pub fn validate(&self) -> Result<FavorShape> {
         let shape = check_qkv(&self.q, &self.k, &self.v, self.causal)?;
-        let [_, heads, _, head_dim] = self.q.shape();
-        let num_features = match &self.omega {
-            Some(omega) => check_omega(omega, heads, head_dim)?,
-            None if self.feature_map.family() == Family::Activation => head_dim,
-            None => {
-                let name = self.feature_map.name();
-                return Err(Error::option(
-                    "omega",
-                    format!("is needed by feature_map {name:?}; draw it with draw_projection"),
-                ));
-            }
+        let widths = self.map.validate(shape.heads, shape.head_dim)?;
+        let shape = FavorShape {
+            num_segments: self.cu_seqlens.map_or(1, |borders| borders.len().saturating_sub(1)),
+            num_features: widths.num_features,
+            num_projections: widths.num_projections,
+            feature_dim: widths.feature_dim,
+            ..shape
         };
-        if !self.kernel_epsilon.is_finite() || self.kernel_epsilon < 0.0 {
-            return Err(Error::option(
-                "kernel_epsilon",
-                format!("must be finite and at least 0, not {}", self.kernel_epsilon),
-            ));
-        }
-        if self.kernel_epsilon != 0.0 && self.feature_map.family() != Family::Activation {
-            let name = self.feature_map.name();
-            return Err(Error::option(
-                "kernel_epsilon",
-                format!("belongs to relu and elu1; feature_map {name:?} takes 0"),
-            ));
-        }
-        let shape = FavorShape { num_features, feature_dim: self.feature_map.feature_dim(num_features), ..shape };
         check_visibility(&shape, self.cu_seqlens, self.key_padding_mask)?;
         checked_product("the state", &shape.state())?;
         Ok(shape)
     }
 }
 
-/// Checks the shapes of q, k and v against each other; `num_features` and `feature_dim` of the result are 0.
+/// Checks the shapes of q, k and v against each other; what depends on the map is 0 in the result.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] naming the two arguments that disagree.
@@ -176,31 +160,13 @@ pub fn check_qkv<T: Copy>(
         kv_len,
         head_dim,
         value_dim: vs[3],
+        num_segments: 1,
         num_features: 0,
+        num_projections: 0,
         feature_dim: 0,
     };
     checked_product("the output", &shape.out())?;
     Ok(shape)
-}
-
-fn check_omega(omega: &Omega<'_>, heads: usize, head_dim: usize) -> Result<usize> {
-    if omega.head_dim != head_dim {
-        return Err(Error::shape(
-            "omega",
-            format!("has {} columns but q has head_dim {head_dim}; draw it with head_dim={head_dim}", omega.head_dim),
-        ));
-    }
-    if omega.num_features == 0 {
-        return Err(Error::shape("omega", "has no rows; num_features must be at least 1"));
-    }
-    if let Some(n) = omega.num_heads.filter(|&n| n != heads) {
-        return Err(Error::shape("omega", format!("has {n} heads but q has {heads}")));
-    }
-    let numel = checked_product("omega", &[omega.num_heads.unwrap_or(1), omega.num_features, omega.head_dim])?;
-    if numel != omega.data.len() {
-        return Err(Error::shape("omega", format!("has {} elements, its shape needs {numel}", omega.data.len())));
-    }
-    Ok(omega.num_features)
 }
 
 /// Checks segment borders and padding mask against the sizes.

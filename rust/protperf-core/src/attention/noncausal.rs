@@ -3,7 +3,7 @@
 use super::features::Features;
 use super::recurrent::{Denominator, State, finish};
 
-/// One batch entry, head and segment, every number of it finite.
+/// One batch entry, head and segment, with finite numbers only.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
     /// Features of the queries.
@@ -11,11 +11,13 @@ pub struct Line<'a> {
     /// Features of the keys.
     pub keys: &'a Features,
     /// `[v, 1]` of each key, `[S,E+1]`.
-    pub payloads: &'a [f64],
+    pub values_and_ones: &'a [f64],
     /// False where a key is padding, `[S]`.
     pub keep: &'a [bool],
     /// E.
     pub value_dim: usize,
+    /// What was seen before the first key.
+    pub initial: &'a State,
 }
 
 /// Outputs `[L,E]` of a line and the denominators `[L]`.
@@ -28,7 +30,7 @@ pub struct Outputs {
 }
 
 /// Gradients of a line: of the mantissas of its features, and of its values.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LineGradients {
     /// `[L,F]`.
     pub queries: Vec<f64>,
@@ -36,6 +38,8 @@ pub struct LineGradients {
     pub keys: Vec<f64>,
     /// `[S,E]`.
     pub values: Vec<f64>,
+    /// The state of everything that read the initial state: [`State::export_gradient`] makes its gradient.
+    pub readers: State,
 }
 
 impl Line<'_> {
@@ -44,20 +48,20 @@ impl Line<'_> {
         self.keep.len()
     }
 
-    /// An empty state for payloads of this line.
-    pub fn state(&self) -> State {
-        State::new(self.keys.width, self.value_dim + 1)
+    /// Gradients with no row yet; `readers` holds what arrives at the final state.
+    pub fn gradients(&self, readers: &State) -> LineGradients {
+        LineGradients { queries: Vec::new(), keys: Vec::new(), values: Vec::new(), readers: readers.clone() }
     }
 
     /// `[v, 1]` of a key.
-    pub fn payload(&self, key: usize) -> &[f64] {
-        &self.payloads[key * (self.value_dim + 1)..][..self.value_dim + 1]
+    pub fn values_and_one(&self, key: usize) -> &[f64] {
+        &self.values_and_ones[key * (self.value_dim + 1)..][..self.value_dim + 1]
     }
 
     /// Adds a key to a state, unless it is padding.
     pub fn add_key(&self, key: usize, state: &mut State) {
         if self.keep[key] {
-            state.add(self.keys.exponents(key), self.keys.mantissas(key), self.payload(key));
+            state.add(self.keys.exponents(key), self.keys.mantissas(key), self.values_and_one(key));
         }
     }
 
@@ -68,23 +72,35 @@ impl Line<'_> {
         to.denominators.push(denominator);
     }
 
+    /// Appends the gradient of a query from the state that it read.
+    pub fn pull_query(&self, query: usize, cotangent: Option<&Cotangent>, keys: &State, to: &mut LineGradients) {
+        match cotangent {
+            Some(cotangent) => {
+                let exponents = self.queries.exponents(query);
+                to.queries.extend(keys.pull(exponents, cotangent.exponent, &cotangent.sums));
+            }
+            None => to.queries.extend(std::iter::repeat_n(0.0, self.queries.width)),
+        }
+    }
+
     /// Adds a query with its cotangent to a state of queries; the features lose the denominator's `2^exponent`.
     pub fn add_query(&self, query: usize, cotangent: &Cotangent, state: &mut State) {
         let exponents: Vec<i64> = self.queries.exponents(query).iter().map(|e| e - cotangent.exponent).collect();
-        state.add(&exponents, self.queries.mantissas(query), &cotangent.payload);
+        state.add(&exponents, self.queries.mantissas(query), &cotangent.sums);
     }
 
     /// Appends the gradients of a key from a state of the queries that see it.
-    pub fn pull_key(&self, key: usize, queries: &State, to: &mut LineGradients) {
+    pub fn pull_key(&self, key: usize, to: &mut LineGradients) {
+        let queries = &to.readers;
         if !self.keep[key] {
             to.keys.extend(std::iter::repeat_n(0.0, self.keys.width));
             to.values.extend(std::iter::repeat_n(0.0, self.value_dim));
             return;
         }
         let exponents = self.keys.exponents(key);
-        to.keys.extend(queries.pull(exponents, 0, self.payload(key)));
-        let dpayload = queries.read_at(exponents, self.keys.mantissas(key), 0);
-        to.values.extend(&dpayload[..self.value_dim]);
+        to.keys.extend(queries.pull(exponents, 0, self.values_and_one(key)));
+        let dvalues_and_one = queries.read_at(exponents, self.keys.mantissas(key), 0);
+        to.values.extend(&dvalues_and_one[..self.value_dim]);
     }
 }
 
@@ -94,7 +110,7 @@ pub struct Cotangent {
     /// Power of two that the denominator carries.
     pub exponent: i64,
     /// `[g, -g.out] / mantissa`.
-    pub payload: Vec<f64>,
+    pub sums: Vec<f64>,
 }
 
 /// Cotangents of the rows; `None` where no gradient arrives or the row sees no key.
@@ -109,44 +125,41 @@ pub fn cotangents(outputs: &Outputs, grad: &[f64], value_dim: usize) -> Vec<Opti
         }
         let out = &outputs.out[i * value_dim..][..value_dim];
         let along = -super::features::dot(g, out);
-        let payload = g.iter().copied().chain([along]).map(|g| g / denominator.mantissa).collect();
-        Some(Cotangent { exponent: denominator.exponent, payload })
+        let sums = g.iter().copied().chain([along]).map(|g| g / denominator.mantissa).collect();
+        Some(Cotangent { exponent: denominator.exponent, sums })
     };
     outputs.denominators.iter().enumerate().map(of_row).collect()
 }
 
-/// Outputs of every query.
-pub fn forward(line: &Line<'_>) -> Outputs {
-    let mut state = line.state();
+/// Outputs of every query, and the state after all keys.
+pub fn forward(line: &Line<'_>) -> (Outputs, State) {
+    let mut state = line.initial.clone();
     for key in 0..line.kv_len() {
         line.add_key(key, &mut state);
     }
     let mut outputs = Outputs::default();
-    let num_queries = line.queries.mantissa.len() / line.queries.width;
+    let num_queries = line.queries.exponent.len() / line.queries.width;
     for query in 0..num_queries {
         line.read(query, &state, &mut outputs);
     }
-    outputs
+    (outputs, state)
 }
 
-/// Gradients of every row.
-pub fn backward(line: &Line<'_>, cotangents: &[Option<Cotangent>]) -> LineGradients {
-    let (mut keys, mut queries) = (line.state(), line.state());
+/// Gradients of every row; `arriving` is what arrives at the final state.
+pub fn backward(line: &Line<'_>, cotangents: &[Option<Cotangent>], arriving: &State) -> LineGradients {
+    let mut keys = line.initial.clone();
     for key in 0..line.kv_len() {
         line.add_key(key, &mut keys);
     }
-    let mut gradients = LineGradients::default();
+    let mut gradients = line.gradients(arriving);
     for (query, cotangent) in cotangents.iter().enumerate() {
-        let Some(cotangent) = cotangent else {
-            gradients.queries.extend(std::iter::repeat_n(0.0, line.queries.width));
-            continue;
-        };
-        let exponents = line.queries.exponents(query);
-        gradients.queries.extend(keys.pull(exponents, cotangent.exponent, &cotangent.payload));
-        line.add_query(query, cotangent, &mut queries);
+        line.pull_query(query, cotangent.as_ref(), &keys, &mut gradients);
+        if let Some(cotangent) = cotangent {
+            line.add_query(query, cotangent, &mut gradients.readers);
+        }
     }
     for key in 0..line.kv_len() {
-        line.pull_key(key, &queries, &mut gradients);
+        line.pull_key(key, &mut gradients);
     }
     gradients
 }

@@ -1,11 +1,13 @@
 //! From strided tensors to plain rows: one line is a batch entry, query head and segment.
 //!
-//! Rows that hold a number that is not finite are set to zero here and flagged, so that the forms never meet one;
-//! whoever calls them writes NaN where such a row was seen.
+//! Rows that hold a number that is not finite are set to zero here and flagged, so that the forms never see one;
+//! their callers write NaN where such a row was seen.
 
 use super::{FavorShape, check_qkv, check_visibility};
+use crate::element::{Element, Stored};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, TensorRef};
+use crate::memory::{try_filled, try_reserved};
+use crate::tensor::TensorRef;
 
 /// What every form of attention takes, checked.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct Inputs<'a, T> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub batch: usize,
+    pub segment: usize,
     pub head: usize,
     pub kv_head: usize,
     pub q_start: usize,
@@ -45,11 +48,13 @@ pub(crate) struct LineRows {
     pub keep: Vec<bool>,
     /// Padding, `[S]`.
     pub padding: Vec<bool>,
+    /// Something that every row sees is not finite: the initial state, or the map's parameters.
+    pub all_bad: bool,
     bad_query: Vec<bool>,
     first_bad_key: Option<usize>,
 }
 
-impl<'a, T: Element> Inputs<'a, T> {
+impl<'a, T: Stored> Inputs<'a, T> {
     /// The sizes, all checked against each other.
     ///
     /// # Errors
@@ -68,28 +73,29 @@ impl<'a, T: Element> Inputs<'a, T> {
             let (line, segment) = (task / segments, task % segments);
             let (batch, head) = (line / shape.heads, line % shape.heads);
             let kv_head = head / shape.group();
-            let place = Place { batch, head, kv_head, q_start: 0, q_len: shape.q_len, k_start: 0, k_len: shape.kv_len };
+            let (q_len, k_len) = (shape.q_len, shape.kv_len);
+            let place = Place { batch, segment, head, kv_head, q_start: 0, q_len, k_start: 0, k_len };
             let Some(borders) = borders else { return place };
             let (start, len) = (borders[segment] as usize, (borders[segment + 1] - borders[segment]) as usize);
             Place { q_start: start, q_len: len, k_start: start, k_len: len, ..place }
         })
     }
 
-    /// The rows of a line; `should_stop` is asked now and then.
+    /// The rows of a line; `should_stop` is called now and then.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Interrupted`].
     pub fn rows(&self, place: Place, should_stop: &dyn Fn() -> bool) -> Result<LineRows> {
-        let Place { batch, head, kv_head, q_start, q_len, k_start, k_len } = place;
+        let Place { batch, head, kv_head, q_start, q_len, k_start, k_len, .. } = place;
         let mask = self.key_padding_mask;
         let is_padding = |j: usize| mask.is_some_and(|mask| mask[batch * self.k.shape()[2] + k_start + j]);
-        let mut padding = reserved(k_len)?;
+        let mut padding = try_reserved(k_len)?;
         padding.extend((0..k_len).map(is_padding));
         let (queries, bad_query) = gather(&self.q, [batch, head, q_start], q_len, should_stop)?;
         let (mut keys, bad_key) = gather(&self.k, [batch, kv_head, k_start], k_len, should_stop)?;
         let (mut values, bad_value) = gather(&self.v, [batch, kv_head, k_start], k_len, should_stop)?;
         let bad = |j: usize| bad_key[j] || bad_value[j];
-        let mut keep = reserved(k_len)?;
+        let mut keep = try_reserved(k_len)?;
         keep.extend((0..k_len).map(|j| !padding[j] && !bad(j)));
         let (d, e) = (self.k.shape()[3], self.v.shape()[3]);
         for j in (0..k_len).filter(|&j| !keep[j]) {
@@ -97,14 +103,30 @@ impl<'a, T: Element> Inputs<'a, T> {
             values[j * e..][..e].fill(0.0);
         }
         let first_bad_key = (0..k_len).find(|&j| !padding[j] && bad(j));
-        Ok(LineRows { place, causal: self.causal, queries, keys, values, keep, padding, bad_query, first_bad_key })
+        Ok(LineRows {
+            place,
+            causal: self.causal,
+            queries,
+            keys,
+            values,
+            keep,
+            padding,
+            all_bad: false,
+            bad_query,
+            first_bad_key,
+        })
     }
 }
 
 impl LineRows {
     /// Whether the output of a query row is NaN.
     pub fn is_bad(&self, query: usize) -> bool {
-        self.bad_query[query] || self.first_bad_key.is_some_and(|key| !self.causal || key <= query)
+        self.all_bad || self.bad_query[query] || self.first_bad_key.is_some_and(|key| !self.causal || key <= query)
+    }
+
+    /// Whether the state after all keys is NaN.
+    pub fn is_state_bad(&self) -> bool {
+        self.all_bad || self.first_bad_key.is_some()
     }
 
     /// Whether each row's gradient is NaN: something arrives, and it is not finite or meets something that is not.
@@ -121,23 +143,17 @@ impl LineRows {
 
     /// Keys that a query may see, bad ones included.
     pub fn seen(&self, query: usize) -> impl Iterator<Item = usize> + '_ {
-        let end = if self.causal { query + 1 } else { self.place.k_len };
+        self.not_padding(if self.causal { query + 1 } else { self.place.k_len })
+    }
+
+    /// The first `end` keys without padding, bad ones included.
+    pub fn not_padding(&self, end: usize) -> impl Iterator<Item = usize> + '_ {
         (0..end).filter(|&key| !self.padding[key])
     }
 }
 
-/// An empty vector with room for `len`.
-///
-/// # Errors
-/// [`Error::OutOfMemory`].
-pub(crate) fn reserved<T>(len: usize) -> Result<Vec<T>> {
-    let mut reserved = Vec::new();
-    reserved.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
-    Ok(reserved)
-}
-
 /// Rows `[len, width]` from `[batch, head, start]`, and which of them are bad and therefore zero.
-fn gather<T: Element>(
+fn gather<T: Stored>(
     tensor: &TensorRef<'_, T>,
     at: [usize; 3],
     len: usize,
@@ -145,13 +161,13 @@ fn gather<T: Element>(
 ) -> Result<(Vec<f64>, Vec<bool>)> {
     let [batch, head, start] = at;
     let width = tensor.shape()[3];
-    let (mut rows, mut bad) = (reserved(len.saturating_mul(width))?, reserved(len)?);
+    let (mut rows, mut bad) = (try_reserved(len.saturating_mul(width))?, try_reserved(len)?);
     for i in 0..len {
         if i.is_multiple_of(1024) && should_stop() {
             return Err(Error::Interrupted);
         }
         let first = rows.len();
-        rows.extend((0..width).map(|j| tensor.get([batch, head, start + i, j]).to_f64()));
+        rows.extend((0..width).map(|j| tensor.get([batch, head, start + i, j]).widen().to_f64()));
         let row = &mut rows[first..];
         bad.push(row.iter().any(|x| !x.is_finite()));
         if bad[i] {
@@ -162,9 +178,9 @@ fn gather<T: Element>(
 }
 
 /// The rows `[L,E]` of a gradient of the output that belong to a line, as they are.
-pub(crate) fn gradient_rows<T: Element>(grad: &TensorRef<'_, T>, place: &Place) -> Vec<f64> {
+pub(crate) fn gradient_rows<T: Stored>(grad: &TensorRef<'_, T>, place: &Place) -> Vec<f64> {
     let value_dim = grad.shape()[3];
-    let get = |i: usize, j: usize| grad.get([place.batch, place.head, place.q_start + i, j]).to_f64();
+    let get = |i: usize, j: usize| grad.get([place.batch, place.head, place.q_start + i, j]).widen().to_f64();
     (0..place.q_len).flat_map(|i| (0..value_dim).map(move |j| (i, j))).map(|(i, j)| get(i, j)).collect()
 }
 
@@ -179,29 +195,26 @@ pub(crate) fn check_grad<T: Copy>(grad: &TensorRef<'_, T>, shape: &FavorShape) -
     Err(Error::shape("grad", format!("has shape {:?} but the output has {:?}", grad.shape(), shape.out())))
 }
 
-/// Gradients of all inputs, contiguous.
+/// Gradients of q, k and v in f64, contiguous.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Gradients {
+pub struct InputGradients {
     /// `[B,H,L,D]`.
     pub dq: Vec<f64>,
     /// `[B,Hk,S,D]`.
     pub dk: Vec<f64>,
     /// `[B,Hk,S,E]`.
     pub dv: Vec<f64>,
-    /// As omega; `None` where there is none.
-    pub domega: Option<Vec<f64>>,
 }
 
-impl Gradients {
+impl InputGradients {
     /// All zeros.
-    pub(crate) fn zeros(shape: &FavorShape, omega: Option<usize>) -> Self {
+    pub(crate) fn zeros(shape: &FavorShape) -> Result<Self> {
         let s = shape;
-        Gradients {
-            dq: vec![0.0; s.batch * s.heads * s.q_len * s.head_dim],
-            dk: vec![0.0; s.batch * s.kv_heads * s.kv_len * s.head_dim],
-            dv: vec![0.0; s.batch * s.kv_heads * s.kv_len * s.value_dim],
-            domega: omega.map(|len| vec![0.0; len]),
-        }
+        Ok(InputGradients {
+            dq: try_filled(s.batch * s.heads * s.q_len * s.head_dim, 0.0)?,
+            dk: try_filled(s.batch * s.kv_heads * s.kv_len * s.head_dim, 0.0)?,
+            dv: try_filled(s.batch * s.kv_heads * s.kv_len * s.value_dim, 0.0)?,
+        })
     }
 
     /// Adds the gradients of a line: `[L,D]`, `[S,D]`, `[S,E]`.
@@ -219,9 +232,14 @@ impl Gradients {
 pub(crate) fn poison(rows: &LineRows, bad: &[bool], shape: &FavorShape, [dq, dk, dv]: [&mut [f64]; 3]) {
     for query in (0..bad.len()).filter(|&i| bad[i]) {
         dq[query * shape.head_dim..][..shape.head_dim].fill(f64::NAN);
-        for key in rows.seen(query) {
-            dk[key * shape.head_dim..][..shape.head_dim].fill(f64::NAN);
-            dv[key * shape.value_dim..][..shape.value_dim].fill(f64::NAN);
-        }
+        poison_keys(rows.seen(query), shape, [&mut *dk, &mut *dv]);
+    }
+}
+
+/// Writes NaN into the gradients `[S,D]`, `[S,E]` of some keys.
+pub(crate) fn poison_keys(keys: impl Iterator<Item = usize>, shape: &FavorShape, [dk, dv]: [&mut [f64]; 2]) {
+    for key in keys {
+        dk[key * shape.head_dim..][..shape.head_dim].fill(f64::NAN);
+        dv[key * shape.value_dim..][..shape.value_dim].fill(f64::NAN);
     }
 }

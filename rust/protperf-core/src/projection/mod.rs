@@ -4,6 +4,7 @@ mod iid;
 mod orthogonal;
 
 use crate::error::{Error, Result};
+use crate::memory::{check_len, try_filled};
 use crate::rng::Stream;
 use crate::tensor::checked_product;
 
@@ -71,7 +72,7 @@ pub struct Draw {
 }
 
 /// Pairs of normals that one stream holds.
-const MOST_PAIRS: usize = 1 << 32;
+const MAX_PAIRS: usize = 1 << 32;
 
 impl Draw {
     /// Elements of omega.
@@ -84,14 +85,14 @@ impl Draw {
                 return Err(Error::option(argument, "must be at least 1"));
             }
         }
-        // One normal an element, and as many again for norms.
+        // One normal per element, and as many again for norms.
         checked_product("omega", &[self.num_features, self.head_dim])
             .ok()
-            .filter(|&numel| numel <= MOST_PAIRS)
+            .filter(|&numel| numel <= MAX_PAIRS)
             .ok_or(Error::SizeOverflow { argument: "omega" })
     }
 
-    /// Fills omega; `should_stop` is asked at every row.
+    /// Fills omega; `should_stop` is called at every row.
     ///
     /// # Shapes
     /// omega `[num_features, head_dim]`, row by row.
@@ -103,10 +104,7 @@ impl Draw {
     /// Choromanski et al. 2021, arXiv:2009.14794, section 2.4; the sign that makes QR Haar: Mezzadri 2007,
     /// arXiv:math-ph/0609050.
     pub fn fill(&self, omega: &mut [f64], should_stop: &dyn Fn() -> bool) -> Result<()> {
-        let needed = self.numel()?;
-        if omega.len() != needed {
-            return Err(Error::shape("omega", format!("has {} elements, its shape needs {needed}", omega.len())));
-        }
+        check_len("omega", omega.len(), self.numel()?)?;
         let check = || if should_stop() { Err(Error::Interrupted) } else { Ok(()) };
         let mut numbers = Stream::new(self.seed, self.stream);
         match self.sampler {
@@ -133,9 +131,7 @@ pub fn draw_projection(
 ) -> Result<Vec<f64>> {
     let draw = Draw { num_features, head_dim, sampler, norm, seed, stream };
     let numel = draw.numel()?;
-    let mut omega = Vec::new();
-    omega.try_reserve_exact(numel).map_err(|_| Error::OutOfMemory { bytes: numel.saturating_mul(size_of::<f64>()) })?;
-    omega.resize(numel, 0.0);
+    let mut omega = try_filled(numel, 0.0)?;
     draw.fill(&mut omega, &|| false)?;
     Ok(omega)
 }

@@ -4,7 +4,8 @@
 //! axis. Multiplying each column of Q by the sign of R's diagonal entry makes it so.
 
 use super::{Norm, length};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::memory::try_reserved;
 use crate::rng::Stream;
 
 pub(super) fn draw(
@@ -14,9 +15,7 @@ pub(super) fn draw(
     omega: &mut [f64],
     check: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
-    let mut factors = Vec::new();
-    let bytes = head_dim.saturating_mul(size_of::<(f64, f64)>());
-    factors.try_reserve_exact(head_dim).map_err(|_| Error::OutOfMemory { bytes })?;
+    let mut factors = try_reserved(head_dim)?;
     for block in omega.chunks_mut(head_dim.saturating_mul(head_dim)) {
         fill_haar_rows(head_dim, numbers, block, &mut factors, check)?;
         for row in block.chunks_exact_mut(head_dim) {
@@ -42,7 +41,7 @@ fn chi(head_dim: usize, numbers: &mut Stream) -> f64 {
 }
 
 /// Fills `block` with the first columns of a Haar-distributed rotation of `n` axes, each as a row. `factors` has room
-/// for one entry a row.
+/// for one entry per row.
 fn fill_haar_rows(
     n: usize,
     numbers: &mut Stream,

@@ -6,14 +6,13 @@ use crate::chunk::{Answers, Chunk, ReadOptions};
 use crate::cotangent::{Contribution, Cotangents, Saved};
 use crate::layout::{CHUNK, PANEL};
 use crate::load::KeyView;
-use crate::memory::try_filled;
 use crate::ops::CpuElement;
 use crate::plan::HeadSegment;
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
 use crate::state::State;
 use crate::workspace::Workspace;
-use protperf_core::Result;
+use protperf_core::{Result, try_filled};
 use std::ops::Range;
 
 /// What every block of a backward pass shares.

@@ -2,12 +2,11 @@
 
 use super::block::Backward;
 use super::omega_gradient::{DirectionGradient, OmegaGradient};
-use crate::memory::try_filled;
 use crate::ops::CpuElement;
 use crate::plan::{BlockTask, HeadSegment};
 use crate::scan::KeyScan;
 use crate::state::State;
-use protperf_core::Result;
+use protperf_core::{Result, try_filled};
 use std::ops::Range;
 
 /// What the queries of one block leave to others.

@@ -14,12 +14,11 @@ mod whole;
 use crate::blocks::MAX_BLOCKS;
 use crate::call::{Call, Context};
 use crate::cotangent::Saved;
-use crate::memory::check_len;
 use crate::ops::CpuElement;
 use crate::shared_out::SharedOut;
 use block::Backward;
 use omega_gradient::OmegaGradient;
-use protperf_core::{FavorArgs, FavorShape, Result};
+use protperf_core::{FavorArgs, FavorShape, Result, check_len};
 
 /// Gradients to fill: dq `[B,H,L,D]`, dk `[B,Hk,S,D]`, dv `[B,Hk,S,E]`, domega as omega.
 pub struct Gradients<'a, T> {

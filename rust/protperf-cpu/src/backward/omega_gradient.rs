@@ -1,9 +1,8 @@
 //! The gradient of omega: sums of what the tasks found for the directions, in the order of the tasks.
 
 use crate::call::Call;
-use crate::memory::{check_len, try_filled};
 use crate::ops::CpuElement;
-use protperf_core::Result;
+use protperf_core::{MapGradients, Parameters, Result, try_filled, try_reserved};
 
 /// The gradient of the directions that one task has summed, with the head it belongs to.
 pub type DirectionGradient<T> = Option<(usize, Vec<T>)>;
@@ -44,15 +43,10 @@ impl OmegaGradient {
     /// # Errors
     /// `ShapeMismatch`.
     pub fn store<T: CpuElement>(mut self, call: &Call<'_, T>, domega: &mut [f64]) -> Result<()> {
-        let Some(omega) = &call.args.omega else { return Ok(()) };
-        let size = omega.num_features * self.head_dim;
-        check_len("domega", domega.len(), self.totals.len() * size)?;
-        domega.fill(0.0);
         let scale = call.layout.input_scale();
-        for ((index, total), domega) in self.totals.iter_mut().enumerate().zip(domega.chunks_exact_mut(size)) {
-            total.iter_mut().for_each(|x| *x *= scale);
-            call.args.feature_map.add_omega_gradient(omega.head(index), self.head_dim, total, domega);
-        }
-        Ok(())
+        self.totals.iter_mut().flatten().for_each(|x| *x *= scale);
+        let mut sets = try_reserved(self.totals.len())?;
+        sets.extend(self.totals.into_iter().map(Parameters::of_directions));
+        call.args.map.write_gradients(&sets, MapGradients::Omega(domega))
     }
 }

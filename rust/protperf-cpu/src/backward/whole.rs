@@ -2,10 +2,9 @@
 
 use super::block::Backward;
 use super::omega_gradient::OmegaGradient;
-use crate::memory::try_reserved;
 use crate::ops::CpuElement;
 use crate::plan::HeadSegment;
-use protperf_core::Result;
+use protperf_core::{Result, try_reserved};
 
 /// Gradients of some head segments.
 ///

@@ -11,11 +11,10 @@
 //! it. The backward pass exchanges them: what arrived at the queries adds to a state that the keys read.
 
 use crate::layout::{CHUNK, Layout, PAD, PANEL};
-use crate::memory::try_filled;
 use crate::ops::CpuElement;
 use crate::rows::{ChunkRows, Side};
 use crate::state::State;
-use protperf_core::Result;
+use protperf_core::{Result, try_filled};
 
 /// What the queries of a chunk ask for.
 #[derive(Clone, Copy, Debug, Default)]

@@ -11,7 +11,6 @@ use crate::layout::{CHUNK, PANEL};
 use crate::ops::CpuElement;
 use crate::packed_omega::Head;
 use crate::rows::{ChunkRows, Side};
-use protperf_core::FeatureMap;
 use std::ops::Range;
 
 /// Features above this lend their exponent to the reference.
@@ -19,7 +18,7 @@ const HUGE: f64 = (1u64 << 30) as f64;
 
 /// One map of the family.
 pub struct Activation<T> {
-    pub map: FeatureMap,
+    pub map: protperf_core::Activation,
     pub epsilon: T,
 }
 

@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 /// The family that computes the map of a call, and the widths that it needs.
 pub fn of<T: CpuElement>(args: &FavorArgs<'_, T>, shape: &FavorShape) -> (Arc<dyn Family<T>>, Layout) {
-    let (family, features_per_projection): (Arc<dyn Family<T>>, usize) = match args.feature_map.family() {
+    let (family, features_per_projection): (Arc<dyn Family<T>>, usize) = match args.map.family() {
         protperf_core::Family::Exponential => (Arc::new(exponential::Exponential), 1),
-        protperf_core::Family::Activation => {
-            let epsilon = T::from_f64(args.kernel_epsilon);
-            (Arc::new(activation::Activation { map: args.feature_map, epsilon }), 1)
+        protperf_core::Family::Activation(map) => {
+            let epsilon = T::from_f64(args.map.kernel_epsilon());
+            (Arc::new(activation::Activation { map, epsilon }), 1)
         }
         protperf_core::Family::Trigonometric => (Arc::new(trigonometric::Trigonometric), 2),
     };

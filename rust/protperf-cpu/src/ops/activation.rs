@@ -7,7 +7,7 @@ use super::exponential::exp2_fraction;
 use super::panel::clear_tail;
 use crate::layout::{Extent, PANEL};
 use crate::simd::{Real, Simd};
-use protperf_core::{Element, FeatureMap};
+use protperf_core::Element;
 
 /// The formulas of one map.
 trait Activation {
@@ -83,7 +83,7 @@ unsafe fn exp_negative<S: Simd>(x: S::Register) -> S::Register {
 pub unsafe fn activate<S: Simd>(
     y: &[S::T],
     extent: Extent,
-    map: FeatureMap,
+    map: protperf_core::Activation,
     epsilon: S::T,
     factor: &[S::T],
     features: &mut [S::T],
@@ -91,11 +91,8 @@ pub unsafe fn activate<S: Simd>(
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
         match map {
-            FeatureMap::Relu => activate_as::<S, Relu>(y, extent, epsilon, factor, features),
-            FeatureMap::Elu1 => activate_as::<S, Elu1>(y, extent, epsilon, factor, features),
-            FeatureMap::Positive | FeatureMap::Hyperbolic | FeatureMap::Smreg | FeatureMap::Trigonometric => {
-                unreachable!("{} is not an activation map", map.name())
-            }
+            protperf_core::Activation::Relu => activate_as::<S, Relu>(y, extent, epsilon, factor, features),
+            protperf_core::Activation::Elu1 => activate_as::<S, Elu1>(y, extent, epsilon, factor, features),
         }
     }
 }
@@ -105,15 +102,18 @@ pub unsafe fn activate<S: Simd>(
 /// # Safety
 /// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn gradient<S: Simd>(y: &[S::T], extent: Extent, map: FeatureMap, factor: &[S::T], gradient: &mut [S::T]) {
+pub unsafe fn gradient<S: Simd>(
+    y: &[S::T],
+    extent: Extent,
+    map: protperf_core::Activation,
+    factor: &[S::T],
+    gradient: &mut [S::T],
+) {
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
         match map {
-            FeatureMap::Relu => gradient_as::<S, Relu>(y, extent, factor, gradient),
-            FeatureMap::Elu1 => gradient_as::<S, Elu1>(y, extent, factor, gradient),
-            FeatureMap::Positive | FeatureMap::Hyperbolic | FeatureMap::Smreg | FeatureMap::Trigonometric => {
-                unreachable!("{} is not an activation map", map.name())
-            }
+            protperf_core::Activation::Relu => gradient_as::<S, Relu>(y, extent, factor, gradient),
+            protperf_core::Activation::Elu1 => gradient_as::<S, Elu1>(y, extent, factor, gradient),
         }
     }
 }

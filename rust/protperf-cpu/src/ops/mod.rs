@@ -15,7 +15,7 @@ use crate::dispatch::Isa;
 use crate::layout::Extent;
 use crate::simd::{self, Real, Simd};
 pub use product::{Mode, Product, Triangle};
-use protperf_core::FeatureMap;
+use protperf_core::Activation;
 pub use row::sum_of;
 
 /// The list of ops: hands `make` what it is given in front, then every op with its arguments over the type `T` and
@@ -30,9 +30,9 @@ macro_rules! each_op {
         exponential_tops(y: &[T], extent: Extent, reference: &[T], tops: &mut [T]) = exponential::tops;
         exponential_queries(y: &[T], extent: Extent, reference: &[T], shift: &[T], features: &mut [T])
             = exponential::queries;
-        activate(y: &[T], extent: Extent, map: FeatureMap, epsilon: T, factor: &[T], features: &mut [T])
+        activate(y: &[T], extent: Extent, map: Activation, epsilon: T, factor: &[T], features: &mut [T])
             = activation::activate;
-        activation_gradient(y: &[T], extent: Extent, map: FeatureMap, factor: &[T], gradient: &mut [T])
+        activation_gradient(y: &[T], extent: Extent, map: Activation, factor: &[T], gradient: &mut [T])
             = activation::gradient;
         scale_rows(from: &[T], extent: Extent, factor: &[T], to: &mut [T]) = panel::scale_rows;
         times_features(features: &[T], extent: Extent, gradient: &mut [T], sums: &mut [T]) = panel::times_features;

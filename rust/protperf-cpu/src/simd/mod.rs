@@ -26,14 +26,7 @@ use protperf_core::Element;
 
 /// Constants and scalar operations of the two types.
 pub trait Real:
-    Element
-    + std::ops::Add<Output = Self>
-    + std::ops::Sub<Output = Self>
-    + std::ops::Mul<Output = Self>
-    + std::ops::Div<Output = Self>
-    + std::ops::Neg<Output = Self>
-    + std::ops::AddAssign
-    + std::ops::MulAssign
+    Element + std::ops::Div<Output = Self> + std::ops::Neg<Output = Self> + std::ops::AddAssign + std::ops::MulAssign
 {
     /// Coefficients of 2^f on |f| <= 1/2, constant term first.
     const EXP2: &'static [Self];
@@ -58,8 +51,6 @@ pub trait Real:
     /// How many bits a reference may lie above what a row can see. Past this the row's own terms could be flushed to
     /// zero, so the row is computed again with references over its own past.
     const MAX_LOOKAHEAD_BITS: Self;
-    /// 2^k for an integer k, zero below the flush line.
-    fn exp2_int(k: Self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
     /// Neither NaN nor infinite.
@@ -76,7 +67,7 @@ macro_rules! real {
             const EXP2: &'static [Self] = &$coefficients;
             const FLUSH: Self = $flush;
             const TOP: Self = $bias as Self;
-            const NIL: Self = -1e37;
+            const NIL: Self = <$t as Element>::EMPTY_REFERENCE;
             const LIMIT: Self = 1e15;
             const LN2_HIGH: Self = $ln2.0;
             const LN2_LOW: Self = $ln2.1;
@@ -84,14 +75,6 @@ macro_rules! real {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const MAX_LOOKAHEAD_BITS: Self = $max_lookahead_bits;
-            #[inline(always)]
-            fn exp2_int(k: Self) -> Self {
-                if k.is_nan() || k < Self::FLUSH {
-                    return 0.0;
-                }
-                let k = if k > Self::TOP { Self::TOP } else { k };
-                <$t>::from_bits(((k as i64 + $bias) as $bits) << $mantissa)
-            }
             #[inline(always)]
             fn abs(self) -> Self {
                 <$t>::abs(self)

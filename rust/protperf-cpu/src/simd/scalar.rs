@@ -2,7 +2,8 @@
 //!
 //! On aarch64 every processor has NEON with a fused multiply-add, so there this is the `neon` tier.
 
-use super::{Real, Simd};
+use super::Simd;
+use protperf_core::Element;
 
 /// f32 lanes.
 #[derive(Clone, Copy)]
@@ -71,7 +72,7 @@ macro_rules! scalar {
             }
             #[inline(always)]
             unsafe fn scale2(p: Self::Register, k: Self::Register) -> Self::Register {
-                std::array::from_fn(|i| p[i] * <$t as Real>::exp2_int(k[i]))
+                std::array::from_fn(|i| p[i] * <$t as Element>::exp2_int(k[i]))
             }
             #[inline(always)]
             unsafe fn select_positive(x: Self::Register, a: Self::Register, b: Self::Register) -> Self::Register {

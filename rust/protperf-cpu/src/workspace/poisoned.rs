@@ -6,9 +6,10 @@ use crate::chunk::{Buffers, GradientBuffers, References, Scores, Sums};
 use crate::ops::CpuElement;
 use crate::rows::ChunkRows;
 use crate::state::State;
-use crate::{Context, Gradients, Isa, Saved, empty_state, favor_backward, favor_forward};
+use crate::{Context, Gradients, Isa, Saved, favor_backward, favor_forward};
 use protperf_core::rng::Stream;
-use protperf_core::{FavorArgs, FeatureMap, Omega, TensorRef};
+use protperf_core::state::empty_state;
+use protperf_core::{FavorArgs, FeatureMap, MapArgs, Omega, TensorRef};
 use std::sync::atomic::AtomicBool;
 
 /// Fills with NaN everything that a task may leave behind. Every field is named here, so that a new one cannot be
@@ -79,9 +80,11 @@ fn answer<T: CpuElement>(case: &Case) -> Vec<u64> {
         q: tensor(0, d),
         k: tensor(1, d),
         v: tensor(2, e),
-        omega: Some(Omega { data: &omega, num_heads: None, num_features: m, head_dim: d }),
-        feature_map: case.map,
-        kernel_epsilon: case.map.default_epsilon(),
+        map: MapArgs::Named {
+            map: case.map,
+            omega: Some(Omega { data: &omega, num_heads: None, num_features: m, head_dim: d }),
+            kernel_epsilon: case.map.default_epsilon(),
+        },
         causal: case.causal,
         cu_seqlens: None,
         key_padding_mask: case.masked.then_some(&mask),
