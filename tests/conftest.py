@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""What every test may ask for, and an environment that is the same for everybody."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Protein sets too large for the repository: PROTPERF_TEST_DATA, else `shared/data` beside the checkout."""
+    """Protein sets too large for the repository: PROTPERF_TEST_DATA, else `shared/data` next to the checkout."""
     named = os.environ.get("PROTPERF_TEST_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not folder.is_dir():
@@ -19,6 +19,13 @@ def shared_data() -> Path:
     return folder
 
 
-# A job in the background of a script is born deaf to Ctrl-C, and so would be every process that a test interrupts.
+# No test may depend on how its user likes programs to talk, to compute or to be measured.
+_SETTINGS = {"LANG", "LANGUAGE", "COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PAGER", "BROWSER"}
+_SETTINGS |= {"PROTPERF_NUM_THREADS"}
+for _name in [*os.environ]:
+    if _name in _SETTINGS or _name.startswith(("LC_", "PYTHON", "SLURM_", "XDG_", "OMP_NUM", "MKL_NUM", "KMP_")):
+        del os.environ[_name]
+
+# A job in the background of a script ignores Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from machine import HANG_S
+
 from protperf.lm.cli import main
 
 COMMAND = [sys.executable, "-m", "protperf.lm.cli"]
@@ -22,7 +24,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def protperf(*words: object, stdin: bytes | None = None, **options: object) -> subprocess.CompletedProcess[bytes]:
     """The result of `protperf WORDS`, outputs captured as bytes."""
-    arguments = {"capture_output": True, "env": environment(), "timeout": 120, **options}
+    arguments = {"capture_output": True, "env": environment(), "timeout": HANG_S, **options}
     return subprocess.run([*COMMAND, *map(str, words)], input=stdin, **arguments)  # type: ignore[call-overload]
 
 
@@ -50,7 +52,7 @@ def in_process(*words: object, cwd: Path | str = ".") -> subprocess.CompletedPro
 
 
 def error_line(result: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line that tells what went wrong."""
+    """The one line that says what went wrong."""
     lines = [line for line in result.stderr.decode().splitlines() if line.startswith("protperf: error: ")]
     assert len(lines) == 1, result.stderr.decode()
     assert "Traceback" not in result.stderr.decode()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import environment
 from hostile import CASES, build, resign
+from machine import HANG_S
 from training import small_options, synthetic, trainer
 
 MOST_CPU_S, MOST_BYTES = 1.0, 64 << 20
@@ -31,7 +32,12 @@ def answers(runs: list[Path], fasta: Path) -> list[list[dict[str, object]]]:
     """What reading and resuming each run comes to; a crash or a hang ends the list."""
     jobs = "".join(json.dumps({"run": str(run), "fasta": str(fasta)}) + "\n" for run in runs)
     result = subprocess.run(
-        [sys.executable, MEASURED], input=jobs, capture_output=True, text=True, timeout=300, env=environment()
+        [sys.executable, MEASURED],
+        input=jobs,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        env=environment(),
     )
     assert (result.returncode, result.stderr) == (0, "")
     return [json.loads(line) for line in result.stdout.splitlines()]

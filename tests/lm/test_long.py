@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMAND, environment, in_process, table, write_fasta
+from machine import HANG_S
 
 MOST_KB = 2 << 20
 MEASURE = """
@@ -25,7 +26,7 @@ def peak(*words: object) -> tuple[bytes, int, float]:
     """Output, largest resident memory in kB and seconds of a command."""
     start = time.monotonic()
     command = [sys.executable, "-c", MEASURE, *COMMAND, *map(str, words)]
-    result = subprocess.run(command, capture_output=True, env=environment(), timeout=900, check=False)
+    result = subprocess.run(command, capture_output=True, env=environment(), timeout=HANG_S, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout, int(result.stderr.split()[-1]), time.monotonic() - start
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMAND, environment, in_process, protperf, table, write_fasta
+from machine import HANG_S
 
 CANARY = "MWCYHWWCMYHWPCWYHMCW"
 """A sequence that turns up by chance nowhere."""
@@ -150,7 +151,7 @@ def test_the_commands_work_without_a_network(way: str, runs: dict[str, Path], fa
     sized_words = ["train", "--fasta", fasta, "-o", run, "--size", sized, "--steps", "2", "--validate", "0.1", "-q"]
     for words in (sized_words, ["score", run, fasta, "-q"], ["info", run]):
         result = subprocess.run(
-            [*prefix, *map(str, words)], capture_output=True, env=environment(), timeout=120, check=False
+            [*prefix, *map(str, words)], capture_output=True, env=environment(), timeout=HANG_S, check=False
         )
         assert result.returncode == 0, result.stderr
     if way == "no network":

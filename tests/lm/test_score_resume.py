@@ -20,6 +20,7 @@ import pyarrow
 import pytest
 from commands import COMMAND, environment, error_line, in_process, protperf, table, write_fasta
 from conftest import LETTERS
+from machine import HANG_S
 from pyarrow import parquet
 from tracer import KILL, Call, Trace, trace
 
@@ -383,7 +384,7 @@ def test_a_folder_in_the_way_is_told_and_stays(runs: dict[str, Path], tmp_path: 
 def test_what_else_goes_to_standard_output_is_kept(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKV"})
     words = " ".join([*COMMAND, "score", "-q", str(runs["both"]), str(path), "-o", name])
-    done = subprocess.run(["bash", "-c", f"(echo before; {words}; echo after) > {tmp_path}/all"], timeout=120)
+    done = subprocess.run(["bash", "-c", f"(echo before; {words}; echo after) > {tmp_path}/all"], timeout=HANG_S)
     assert done.returncode == 0
     first, head, row, last = (tmp_path / "all").read_text().splitlines()
     assert (first, last) == ("before", "after")
@@ -409,7 +410,9 @@ def test_a_limit_on_the_size_of_files_is_told_and_the_rows_are_kept(runs: dict[s
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    result = subprocess.run([*COMMAND, *words], capture_output=True, env=environment(), preexec_fn=limited, timeout=120)
+    result = subprocess.run(
+        [*COMMAND, *words], capture_output=True, env=environment(), preexec_fn=limited, timeout=HANG_S
+    )
     assert result.returncode == 3
     assert f"{out}.part: File too large" in error_line(result)
     assert b"rows are kept; continue with --resume" in result.stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMAND, environment, error_line, in_process, protperf, table, write_fasta
+from machine import HANG_S
 
 from protperf.lm.cli import progress
 from protperf.lm.cli.common import plain
@@ -146,7 +147,7 @@ def test_ordinary_text_is_told_as_it_is(text: str) -> None:
 
 
 def shell(text: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["bash", "-c", text], capture_output=True, env=environment(), timeout=120, **options)  # type: ignore[call-overload]
+    return subprocess.run(["bash", "-c", text], capture_output=True, env=environment(), timeout=HANG_S, **options)  # type: ignore[call-overload]
 
 
 def command(*words: object) -> str:
@@ -216,6 +217,6 @@ def test_a_file_that_may_not_be_read_is_told(runs: dict[str, Path], tmp_path: Pa
 def test_python_optimized_refuses_the_same(runs: dict[str, Path]) -> None:
     """No check is an assert statement."""
     words = ["-O", "-m", "protperf.lm.cli", "score", str(runs["both"]), "missing.fa"]
-    result = subprocess.run([sys.executable, *words], capture_output=True, env=environment(), timeout=60)
+    result = subprocess.run([sys.executable, *words], capture_output=True, env=environment(), timeout=HANG_S)
     assert result.returncode == 3
     assert "missing.fa" in error_line(result)

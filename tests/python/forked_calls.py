@@ -1,7 +1,7 @@
 """Runs in a process of its own: forks before, during and after use; each child must give the parent's bits and end.
 
-Arguments: forks a case, then `numpy` or `torch`. Prints how many children were right. A child that hangs ends by its
-own alarm after 30 seconds and counts as wrong.
+Arguments: forks per case, then `numpy` or `torch`. Prints how many children were right. A child that hangs ends by its
+own alarm and counts as wrong.
 """
 
 import os
@@ -15,6 +15,7 @@ import numpy as np
 import protperf
 
 FACE = sys.argv[2]
+PATIENCE_S = 120
 RNG = np.random.default_rng(3)
 # Two threads have work: four heads, and enough of it for the pool.
 ARRAYS = [RNG.standard_normal((1, 4, 400, 64)).astype(np.float32) for _ in range(3)]
@@ -47,7 +48,7 @@ else:
 def child(needed, depth):
     """The child's exit code: 0 where its bits are the parent's; with a depth, those of its own children count too."""
     try:
-        signal.alarm(30)
+        signal.alarm(PATIENCE_S)
         if compute() != needed:
             return 1
         if depth and fork(needed, depth - 1) != 0:

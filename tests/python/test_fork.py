@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from machine import HANG_S
 from worker_dataset import Computed, compute
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ def _two_threads(monkeypatch):
 
 def fork_often(face, forks):
     command = [sys.executable, "-W", "error", HERE / "forked_calls.py", str(forks), face]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
@@ -47,7 +48,7 @@ def test_100_forks_before_during_and_after_use_compute_the_same_bits(face):
 def test_data_loader_workers_compute_the_same_bits(method):
     needed = [compute(index) for index in range(4)]
     loader = torch.utils.data.DataLoader(
-        Computed(), batch_size=None, num_workers=2, multiprocessing_context=method, timeout=120
+        Computed(), batch_size=None, num_workers=2, multiprocessing_context=method, timeout=HANG_S
     )
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(needed, loader, strict=True))
 
@@ -58,5 +59,5 @@ def test_a_pool_of_processes_computes_the_same_bits():
     torch.set_num_threads(1)
     needed = [compute(index) for index in range(4)]
     with multiprocessing.get_context("fork").Pool(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        found = pool.map_async(compute, range(4)).get(timeout=60)
+        found = pool.map_async(compute, range(4)).get(timeout=HANG_S)
     assert all(np.array_equal(a, b) for a, b in zip(needed, found, strict=True))

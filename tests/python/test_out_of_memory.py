@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from machine import HANG_S
 
 HERE = Path(__file__).parent
 
@@ -31,7 +32,7 @@ def allocator(tmp_path_factory):
 def cases(allocator, face, threads, *options):
     environment = os.environ | {"LD_PRELOAD": str(allocator), "PROTPERF_NUM_THREADS": str(threads)}
     command = [sys.executable, "-W", "error", HERE / "failing_allocations.py", face, *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG_S, check=False)
     assert done.returncode == 0, f"ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -94,5 +95,5 @@ def test_an_output_past_the_limit_of_the_process_is_a_memory_error_that_names_by
     code = LIMITED.format(**FACES[face])
     environment = os.environ | {"PROTPERF_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

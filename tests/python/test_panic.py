@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from attention_inputs import arrays, same_bits
+from machine import HANG_S
 
 import protperf
 from protperf import _native
@@ -97,5 +98,7 @@ def test_a_panic_is_no_bare_base_exception_and_does_not_end_the_process():
         "raise SystemExit(7)\n"
     )
     environment = os.environ | {"PROTPERF_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment, timeout=HANG_S, check=False
+    )
     assert done.returncode == 7, done.stderr
