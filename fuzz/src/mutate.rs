@@ -1,4 +1,4 @@
-//! Small changes to inputs: bits, bytes, words of a dictionary, pieces moved, cut, repeated or taken from elsewhere.
+//! Small changes to inputs: bits, bytes, words of a dictionary, pieces moved, cut, repeated or taken from other inputs.
 
 use crate::random::Random;
 
@@ -21,8 +21,8 @@ pub fn mutate(input: &mut Vec<u8>, other: &[u8], words: &[&[u8]], limit: usize, 
             }
             7 => {
                 let piece = input[at..(at + random.below(32)).min(input.len())].to_vec();
-                let most = if random.below(20) == 0 { 64 } else { 2 };
-                let times = 1 + random.below(most);
+                let limit = if random.below(20) == 0 { 64 } else { 2 };
+                let times = 1 + random.below(limit);
                 insert(input, at, &piece.repeat(times));
             }
             8 if !other.is_empty() => {

@@ -1,4 +1,4 @@
-//! The targets: each runs one input through a parser and judges the answer.
+//! The targets: each passes one input to a parser and judges the answer.
 
 mod archive;
 mod attention;
@@ -19,7 +19,7 @@ pub struct Target {
     pub name: &'static str,
     /// Longest input in bytes.
     pub limit: usize,
-    /// First bytes that mutations mostly leave alone, lest nothing but the magic number is tested.
+    /// How many first bytes mutations mostly leave alone, so that not only the magic number is tested.
     pub head: usize,
     /// Executions of the short run among the tests.
     #[cfg_attr(not(test), expect(dead_code))]
@@ -28,11 +28,11 @@ pub struct Target {
     pub words: &'static [&'static [u8]],
     /// Whether the files of `tests/fasta` are seeds too.
     pub uses_fasta_files: bool,
-    /// Answers what is wrong, if anything is.
+    /// Returns what is wrong, if anything is.
     pub run: fn(&[u8]) -> Result<Verdict, String>,
 }
 
-/// How the parser behaved, for telling new behaviour from known.
+/// How the parser behaved, to distinguish new behaviour from known.
 #[derive(Default)]
 pub struct Verdict {
     pub traits: Vec<u64>,

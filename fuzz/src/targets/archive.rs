@@ -1,4 +1,4 @@
-//! Decompression: any bytes give content or an error, in bounded time and memory, whatever the size of the pieces.
+//! Decompression: any bytes give content or an error, in bounded time and memory, in pieces of any size.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ use crate::random::digest;
 pub const TARGET: Target =
     Target { name: "archive", limit: 8192, quick: 2000, head: 6, words: &WORDS, uses_fasta_files: true, run };
 
-/// Content beyond this is not looked at: a few bytes can stand for gigabytes.
+/// Only this much content is compared: a few bytes can stand for gigabytes.
 const LOOK: u64 = 1 << 20;
 
 const WORDS: [&[u8]; 22] = [
@@ -51,7 +51,7 @@ impl Read for Drops<'_> {
 fn run(input: &[u8]) -> Result<Verdict, String> {
     let compression = Compression::of(input);
     let (content, fault) = content_of(input, compression);
-    // The decoder's words tell the place in its code; numbers in them, in whatever base, do not.
+    // The decoder's words show the place in its code; the numbers in them, in any base, do not.
     let words = |fault: &str| fault.chars().filter(char::is_ascii_lowercase).collect::<String>();
     let kind = fault.as_deref().map_or(0, |fault| digest(words(fault).as_bytes()));
     let traits = vec![digest(&[compression as u64, kind, content.is_empty().into()].map(u64::to_le_bytes).concat())];

@@ -37,7 +37,7 @@ const SPECIAL: [f64; 12] = [
 /// How many of these leave the features of q and k their digits.
 const RESOLVED: usize = 8;
 
-/// Choices, read off the input one byte each; an input that is used up gives zeros.
+/// Choices, one byte of the input each; zeros once the input is used up.
 struct Bytes<'a>(std::slice::Iter<'a, u8>);
 
 impl Bytes<'_> {

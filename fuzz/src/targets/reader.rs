@@ -1,4 +1,4 @@
-//! The reader of files: whatever the batch size, mapped or read, once or twice over, the scanner's records and verdict.
+//! The reader of files: the scanner's records and verdict at any batch size, mapped or read, once or twice in a row.
 
 use std::fs;
 use std::io::Read;
@@ -14,7 +14,7 @@ use crate::random::{Random, digest};
 pub const TARGET: Target =
     Target { name: "reader", limit: 4096, quick: 2000, head: 4, words: &fasta::WORDS, uses_fasta_files: true, run };
 
-/// A few bytes can stand for gigabytes; content beyond this is another target's business.
+/// A few bytes can stand for gigabytes; content beyond this is left to other targets.
 const LOOK: u64 = 1 << 20;
 
 /// How a reading ended.
@@ -56,7 +56,7 @@ fn run(input: &[u8]) -> Result<Verdict, String> {
     match end {
         End::Unsupported => equal("records of what is not read", &items, &Vec::new())?,
         End::Damaged if is_whole => return Err("refused as damaged, but decompresses".into()),
-        // How far the decoder came before the fault depends on the size of its pieces.
+        // How far the decoder gets before the fault depends on the size of its pieces.
         End::Damaged => equal("beginning", &items.as_slice(), &once.get(..items.len()).unwrap_or_default())?,
         _ if !is_whole && end == End::Whole => return Err("damage was not noticed".into()),
         _ => {
@@ -75,7 +75,7 @@ fn read(path: &Path, times: usize, options: ReadOptions) -> Result<(Vec<Item>, E
     let mut items = Vec::new();
     let end = loop {
         match reader.next_batch() {
-            Ok(Some(batch)) if batch.batch.is_empty() => return Err("an empty batch was given out".into()),
+            Ok(Some(batch)) if batch.batch.is_empty() => return Err("an empty batch was returned".into()),
             Ok(Some(batch)) => items.extend(items_of(batch.batch)),
             Ok(None) => break End::Whole,
             Err(ReadError::Fasta { error, .. }) => break End::Refused { line: error.line, column: error.column },
@@ -85,10 +85,10 @@ fn read(path: &Path, times: usize, options: ReadOptions) -> Result<(Vec<Item>, E
         }
     };
     if end != End::Whole && !matches!(reader.next_batch(), Ok(None)) {
-        return Err("there is something behind an error".into());
+        return Err("there is something after an error".into());
     }
     if end == End::Whole && reader.summary().records + reader.summary().rejected != items.len() as u64 {
-        return Err("the summary counts otherwise".into());
+        return Err("the summary counts other records".into());
     }
     Ok((items, end))
 }

@@ -31,8 +31,8 @@ fn run(input: &[u8]) -> Result<Verdict, String> {
     equal("packed in two members and unpacked", &unpack(&packed).as_deref(), &Ok(input))?;
 
     let length = random.below(packed.len());
-    let is_told = Compression::of(&packed[..length]) == compression;
-    if length != border && is_told && unpack(&packed[..length]).is_ok() {
+    let is_recognised = Compression::of(&packed[..length]) == compression;
+    if length != border && is_recognised && unpack(&packed[..length]).is_ok() {
         return Err(format!("{compression:?} cut to {length} of {} bytes went unnoticed", packed.len()));
     }
     let bit = random.below(packed.len() * 8);

@@ -1,5 +1,5 @@
-//! One sequence without header, as strings in memory are read: the naive reader's letters, flags or place of the fault,
-//! however it is cut, and the same as under a header.
+//! One sequence without header, as strings in memory are read: the letters, the flags or the place of the fault are the
+//! naive reader's, however the input is cut, and the same as under a header.
 
 use protperf_core::fasta::{ResiduePolicy, Scanner};
 
@@ -33,7 +33,7 @@ fn run(input: &[u8]) -> Result<Verdict, String> {
     Ok(Verdict { traits: vec![digest(&[policy as u64, kind[0], kind[1]].map(u64::to_le_bytes).concat())] })
 }
 
-/// The same residues stand under a header, where no line begins with a mark.
+/// The same residues are read under a header, if no line starts with a mark.
 fn under_header(input: &[u8]) -> Result<(), String> {
     let begins_line =
         |byte: u8| input.split(|byte| matches!(byte, b'\n' | b'\r')).any(|line| line.first() == Some(&byte));

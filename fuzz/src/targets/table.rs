@@ -1,4 +1,4 @@
-//! Tables: one verdict however the input is cut, and the naive reader's.
+//! Tables: the naive reader's verdict, however the input is cut.
 
 use protperf_core::fasta::{Columns, ResiduePolicy, Scanner};
 
