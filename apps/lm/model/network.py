@@ -1,8 +1,8 @@
 """The network: pre-norm Transformer blocks over packed sequences, linear or exact attention, one tied output.
 
-Tokens of all sequences of a batch stand one after another, `[N]`, with borders `cu_seqlens`; nothing is padded. Each
-head's queries and keys are set to unit length times the root of a learned temperature, so that random features stay
-in the range where they estimate well.
+The tokens of all sequences of a batch follow one another, `[N]`, with borders `cu_seqlens`; nothing is padded. The
+queries and keys of each head are scaled to unit length times the root of a learned temperature, so that random features
+stay in the range where they estimate well. Whatever is computed lies on the device of the tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MASKED, CAUSAL = 0, 1
 
 _FEATURE_MAP = {"relu": "relu", "softmax": "positive"}
 _NORM_EPSILON = torch.finfo(torch.float32).eps
-"""Stated, lest a network in float64 be given another and be another function."""
+"""Fixed, because torch's default depends on the type: a network in float64 would be another function."""
 _TEMPERATURE = {"relu": 4.0, "softmax": 1.5, "exact": 4.0}
 
 
@@ -43,7 +43,7 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        # torch fills every layer from its own generator first: the caller's draws go on as if it had not.
+        # torch first fills every layer from its own generator; the caller's random numbers must not change by that.
         with torch.random.fork_rng(devices=[]):
             self.embedding = nn.Embedding(VOCAB_SIZE, config.model_dim)
             self.mode = nn.Embedding(2, config.model_dim)
@@ -65,22 +65,33 @@ class Network(nn.Module):
 
         Shapes: tokens [N] integers, cu_seqlens [num_sequences + 1]. `mode` is MASKED or CAUSAL.
         """
+        return self.logits(self.hidden(tokens, cu_seqlens, mode))
+
+    def hidden(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int) -> torch.Tensor:
+        """Hidden states [N, C] of every token, normalized: what the logits are computed from. Arguments as `forward`.
+
+        Source: pre-norm blocks as in Xiong et al. 2020, arXiv:2002.04745.
+        """
         starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=len(tokens))
-        rotary = self._rotations(torch.arange(len(tokens)) - starts)
+        rotary = self._rotations(torch.arange(len(tokens), device=tokens.device) - starts)
         hidden = self._embed(tokens, mode)
         for block in self.blocks:
             hidden = block(hidden, rotary, cu_seqlens, mode)
-        return self._logits(hidden)
+        return self.norm(hidden)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [N, vocabulary] of hidden states [N, C]; the output weights are those of the embedding."""
+        return functional.linear(hidden, self.embedding.weight)
 
     def causal_chunk(self, tokens: torch.Tensor, state: ChunkState) -> torch.Tensor:
-        """Logits [N, vocabulary] of the next N tokens of one sequence; `state` is carried on in place."""
-        positions = torch.arange(state.position, state.position + len(tokens))
+        """Logits [N, vocabulary] of the next N tokens of one sequence; `state` is updated in place."""
+        positions = torch.arange(state.position, state.position + len(tokens), device=tokens.device)
         rotary = self._rotations(positions)
         hidden = self._embed(tokens, CAUSAL)
         for layer, block in enumerate(self._layers()):
             hidden = block.causal_chunk(hidden, rotary, state, layer)
         state.position += len(tokens)
-        return self._logits(hidden)
+        return self.logits(self.norm(hidden))
 
     def redraw(self, draw: int) -> None:
         """Replace the random directions of every layer and head by draw number `draw`."""
@@ -95,9 +106,6 @@ class Network(nn.Module):
 
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return rotations(positions, self.config.head_dim, self.embedding.weight.dtype)
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return functional.linear(self.norm(hidden), self.embedding.weight)
 
 
 class Block(nn.Module):
@@ -221,10 +229,11 @@ class Attention(nn.Module):
 
 def rotations(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines [N, D/2] of rotary positions. Source: Su et al. 2021, arXiv:2104.09864."""
-    # In f64, so that position 34,000 has the angle it should have.
-    rates = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angles = positions.to(torch.float64)[:, None] * rates
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    # In float64, because an angle at position 34,000 has no correct digits in float32. MPS lacks that type.
+    device = torch.device("cpu") if positions.device.type == "mps" else positions.device
+    rates = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim)
+    angles = positions.to(device, torch.float64)[:, None] * rates
+    return angles.cos().to(positions.device, dtype), angles.sin().to(positions.device, dtype)
 
 
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
