@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -19,7 +20,9 @@ from protperf.lm.scoring.choices import BATCH_TOKENS, COLUMNS, choose_method
 from protperf.lm.scoring.score import Row, score_records
 from protperf.lm.source import Source
 from protperf.lm.training.options import parse_duration
-from protperf.lm.training.run import new_choices, stored_choices, train_run
+from protperf.lm.training.resume import new_choices, stored_choices
+from protperf.lm.training.run import train_run
+from protperf.lm.training.signals import raise_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -195,11 +198,15 @@ def train(
 ) -> Model:
     """Train a model on sequence files and return it.
 
+    A signal that asks the program to end (SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGUSR1) ends the training: the step is
+    finished and saved, then KeyboardInterrupt is raised for SIGINT and SystemExit(128 + number) for the others.
+
     Args:
         size: `nano` unless named otherwise; objective: `both`; attention: `relu`; seed: 42.
         time: seconds, or text such as `20m`; exactly one of time, steps and epochs.
         validate: the fraction of the sequences to hold out (0.02), or a file.
-        resume: continue the run in `out` with the options it was begun with; time, steps or epochs may extend it.
+        resume: continue the run in `out` with the options it was started with; time, steps or epochs may extend it.
+            A run that has no checkpoint yet is started.
         residues: `map` (unless named otherwise), `strict` or `skip`; see `protperf.io.read_tokens`. Records left out
             are counted on standard error.
         seq_col: the files are tables (CSV or TSV) with their sequences in this column.
@@ -207,7 +214,8 @@ def train(
         options: further fields of `TrainOptions` (lr, batch_tokens, ...), num_features and dropout.
 
     Raises:
-        ConfigError, DataError, FastaError, FileError, CheckpointError: as the command line tells them.
+        ConfigError, DataError, FastaError, FileError, CheckpointError: as on the command line.
+        DivergenceError: a loss, a gradient or a weight is not finite; the last checkpoint from before is kept.
     """
     limit = parse_duration(time) if isinstance(time, str) else time
     fraction = validate if isinstance(validate, (int, float)) else None
@@ -222,4 +230,8 @@ def train(
     outcome = train_run(
         fasta, out, config, chosen, validate=held, seq_col=seq_col, resume=resume, force=force, report=report
     )
+    if outcome.signal is not None:
+        raise_for(outcome.signal)
+    if outcome.remark is not None:
+        print(f"warning: {outcome.remark}", file=sys.stderr)
     return load(outcome.run)

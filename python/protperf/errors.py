@@ -7,6 +7,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "DivergenceError",
     "DtypeError",
     "Error",
     "FastaError",
@@ -90,3 +91,7 @@ class FileIsDirectoryError(FileError, IsADirectoryError):
 
 class CheckpointError(FileError):
     """A checkpoint that is damaged, incomplete or hostile; the message names the file."""
+
+
+class DivergenceError(Error, ArithmeticError):
+    """A training met a loss, a gradient or a weight that is not a finite number."""

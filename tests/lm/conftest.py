@@ -29,6 +29,11 @@ def small_config(**choices: object) -> ModelConfig:
 @pytest.fixture
 def fasta(tmp_path: Path) -> Path:
     """Forty synthetic proteins of 5 to 60 residues, with a few odd ones."""
+    return write_proteins(tmp_path / "proteins.fasta")
+
+
+def write_proteins(path: Path) -> Path:
+    """Write the proteins of `fasta`, the same ones every time."""
     rng = np.random.default_rng(5)
     lines = []
     for i in range(40):
@@ -36,7 +41,6 @@ def fasta(tmp_path: Path) -> Path:
         if i % 7 == 3:
             sequence = sequence[:2] + "XBU" + sequence[2:]
         lines.append(f">p{i} synthetic\n{sequence}\n")
-    path = tmp_path / "proteins.fasta"
     path.write_text("".join(lines))
     return path
 

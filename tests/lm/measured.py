@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from protperf.lm.loading import load_run
-from protperf.lm.training.run import stored_choices, train_run
+from protperf.lm.training.resume import stored_choices
+from protperf.lm.training.run import train_run
 
 
 def memory(field: str) -> int:

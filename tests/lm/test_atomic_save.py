@@ -20,7 +20,7 @@ from training import small_options, synthetic, trainer
 
 from protperf.errors import CheckpointError
 from protperf.lm.storage import checkpoint, directory, durable
-from protperf.lm.training.run import _newest
+from protperf.lm.training.resume import newest_step
 
 NEW = 4
 FAILURES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
@@ -77,7 +77,7 @@ def faults(run: Path, allowed: list[dict[str, bytes]]) -> list[str]:
     told: list[str] = []
     with directory.locked(run):
         told += directory.recover(run)
-        newest = _newest(run, told.append)
+        newest = newest_step(run, told.append)
         found = None if newest is None else contents(newest.path)
     if found not in (allowed or [None]):
         told.append(f"found {newest and newest.path.name}, neither the old nor the new step")
@@ -85,7 +85,7 @@ def faults(run: Path, allowed: list[dict[str, bytes]]) -> list[str]:
     if (run / "notes.txt").read_text() != "mine":
         told.append("a foreign file was changed")
     save(run, NEW + 1)
-    newest = _newest(run, told.append)
+    newest = newest_step(run, told.append)
     if newest is None or newest.number != NEW + 1:
         told.append("a second save does not work")
     return told
@@ -94,7 +94,7 @@ def faults(run: Path, allowed: list[dict[str, bytes]]) -> list[str]:
 def states(make: Callable[[], Path]) -> tuple[dict[str, bytes] | None, dict[str, bytes], Trace]:
     """The newest step before and after a save that nothing disturbs, and its trace."""
     run = make()
-    newest = _newest(run, pytest.fail)
+    newest = newest_step(run, pytest.fail)
     old = None if newest is None else contents(newest.path)
     whole = trace(lambda: save_and_prune(run), run)
     assert whole.code == 0, whole.report

@@ -151,7 +151,7 @@ def test_a_timed_run_resumes_bit_for_bit_once_its_number_of_steps_is_known(
     warm: Warm, tmp_path: Path, fasta: Path
 ) -> None:
     table = {"config": small_config(dropout=0.1).to_mapping(), "kill_at": None, "resume": False, "fasta": fasta}
-    table["options"] = small_options(steps=None, time_s=2.0, checkpoint_every=0).to_mapping()
+    table |= {"options": small_options(steps=None, time_s=2.0, checkpoint_every=0).to_mapping(), "tick_s": 0.005}
     begun = tmp_path / "begun"
     process = warm.start({**table, "run": begun})
     while not any(begun.glob("step-*")):

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import small_config
-from training import final_digests, metrics, small_options, trainer
+from conftest import small_config, write_proteins
+from training import final_digests, metrics, small_options
 from warm import Warm
 
-from protperf.errors import CheckpointError, ConfigError
+from protperf.errors import ConfigError
 from protperf.lm import train
 from protperf.lm.storage import checkpoint
+from protperf.lm.storage.manifest import read_config
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.run import new_choices, stored_choices, train_run
+from protperf.lm.training.resume import new_choices, stored_choices
+from protperf.lm.training.run import train_run
 
-BEGUN = ["--steps", 4, "--batch-tokens", 150, "--accumulate", 2, "--warmup", 1, "--lr", 0.002, "--log-every", 1]
-BEGUN += ["--validate", 0.1, "--dropout", 0.1, "--objective", "causal", "--seed", 7, "--checkpoint-every", 1]
+STARTED = ["--steps", 4, "--batch-tokens", 150, "--accumulate", 2, "--warmup", 1, "--lr", 0.002, "--log-every", 1]
+STARTED += ["--validate", 0.1, "--dropout", 0.1, "--objective", "causal", "--seed", 7, "--checkpoint-every", 1]
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +32,31 @@ def warm() -> Iterator[Warm]:
         yield server
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {name: value for name, value in small_config().to_mapping().items() if type(value) is int}
     sizes.pop("seed")
-    path = tmp_path / "small.toml"
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
     path.write_text("".join(f"{name} = {value}\n" for name, value in sizes.items()))
     return path
 
 
-@pytest.fixture
-def run(warm: Warm, tmp_path: Path, fasta: Path, recipe: Path) -> Path:
-    """A finished run of four steps."""
-    words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--size", recipe, *BEGUN]
-    status, told = warm.command(tmp_path / "errors", *words)
+@pytest.fixture(scope="module")
+def trained(warm: Warm, tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
+    """A finished run of four steps; nothing changes it."""
+    folder = tmp_path_factory.mktemp("trained")
+    fasta = write_proteins(folder / "proteins.fasta")
+    status, told = warm.command(
+        folder / "errors", "train", "--fasta", fasta, "-o", folder / "run", "--size", recipe, *STARTED
+    )
     assert status == 0, told
-    return tmp_path / "run"
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +97,10 @@ def test_an_option_that_contradicts_the_run_is_refused_by_name(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_the_command_that_began_a_run_resumes_it(
+def test_the_command_that_started_a_run_resumes_it(
     run: Path, fasta: Path, recipe: Path, warm: Warm, tmp_path: Path
 ) -> None:
-    words = ["train", "--fasta", fasta, "-o", run, "--size", recipe, *BEGUN, "--resume"]
+    words = ["train", "--fasta", fasta, "-o", run, "--size", recipe, *STARTED, "--resume"]
     status, told = warm.command(tmp_path / "errors", *words)
     assert status == 0
     assert told.splitlines() == [
@@ -97,8 +109,11 @@ def test_the_command_that_began_a_run_resumes_it(
     ]
 
 
-@pytest.mark.parametrize("words", [["--steps", "6"], ["--epochs", "1.5"], ["--time", "2s"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["--steps", "6"], ["--epochs", "1.5"], ["--time", "LATER"]], ids=" ".join)
 def test_a_new_end_trains_on_and_says_so(words: list[str], run: Path, fasta: Path, warm: Warm, tmp_path: Path) -> None:
+    # Two seconds more than the run took on this machine, whatever else it does.
+    wall_s = checkpoint.verify(run / "step-4").manifest["progress"]["wall_s"]
+    words = [word.replace("LATER", f"{wall_s + 2:.1f}s") for word in words]
     status, told = warm.command(
         tmp_path / "errors", "train", "--fasta", fasta, "-o", run, "--resume", "--log-every", "2", *words
     )
@@ -108,7 +123,7 @@ def test_a_new_end_trains_on_and_says_so(words: list[str], run: Path, fasta: Pat
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps[:4] == [1, 2, 3, 4]
-    assert steps[4] == 6
+    assert steps[4] == 6 or (words[0] == "--time" and steps[4:] == [5])
     assert words[0] != "--steps" or steps[-1] == 6
 
 
@@ -187,10 +202,72 @@ def test_defaults_of_the_command_are_those_of_the_options() -> None:
         assert shown[name] == values[name], name
 
 
-def test_nothing_to_resume_is_told(tmp_path: Path, fasta: Path) -> None:
-    (tmp_path / "run").mkdir()
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
-        stored_choices(tmp_path / "run", {})
-    one = trainer(tmp_path / "run", fasta)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        train_run(fasta, tmp_path / "run", one.config, one.options, resume=True)
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("place", ["missing", "empty", "removed"])
+def test_resuming_starts_a_run_that_is_not_there(
+    place: str, run: Path, fasta: Path, recipe: Path, warm: Warm, tmp_path: Path
+) -> None:
+    """A job that may be requeued types one command, the first time too."""
+    new = tmp_path / place
+    if place != "missing":
+        new.mkdir()
+    if place == "removed":
+        (new / ".tmp-1").mkdir()
+        (new / ".lock").touch()
+    words = ["train", "--fasta", fasta, "-o", new, "--size", recipe, *STARTED, "--resume"]
+    status, told = warm.command(tmp_path / "errors", *words)
+    assert status == 0, told
+    assert f"note: {new}: has no checkpoint yet; the run starts from the beginning" in told
+    assert metrics(new) == metrics(run)
+    assert final_digests(new) == final_digests(run)
+    status, told = warm.command(tmp_path / "errors", *words)
+    assert status == 0
+    assert f"note: {new}: is finished" in told
+    assert final_digests(new) == final_digests(run)
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_resumed_with_its_options(
+    run: Path, fasta: Path, recipe: Path, warm: Warm, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    job = {"config": checkpoint.read(run, read_config).to_mapping(), "options": choices(run).to_mapping()}
+    assert warm.run({**job, "run": killed, "fasta": fasta, "resume": False, "kill_at": 1}) == -signal.SIGKILL
+    assert sorted(path.name for path in killed.iterdir()) == [".lock", "config.toml"]
+    refused = ["train", "--fasta", fasta, "-o", killed, "--size", recipe, *STARTED]
+    assert warm.command(tmp_path / "errors", *refused)[0] == 2
+    # None of its options is named again, not even how long it is to train.
+    status, told = warm.command(tmp_path / "errors", "train", "--fasta", fasta, "-o", killed, "--resume")
+    assert status == 0, told
+    assert metrics(killed) == metrics(run)
+    assert final_digests(killed) == final_digests(run)
+
+
+def test_what_was_never_trained_may_start_with_other_options(
+    run: Path, fasta: Path, warm: Warm, tmp_path: Path
+) -> None:
+    for step in run.glob("step-*"):
+        shutil.rmtree(step)
+    words = ["train", "--fasta", fasta, "-o", run, "--resume", "--epochs", "1", "--lr", "1e-4"]
+    assert warm.command(tmp_path / "errors", *words)[0] == 0
+    options = choices(run)
+    assert (options.steps, options.epochs, options.lr, options.accumulate) == (None, 1.0, 1e-4, 2)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.toml", "metrics.jsonl", "step-7"])
+def test_resuming_takes_no_directory_that_holds_other_files(name: str, fasta: Path, warm: Warm, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    if name == "step-7":
+        (other / name).mkdir()
+        (other / name / "thesis.tex").write_text("mine")
+    else:
+        (other / name).write_text("mine")
+    before = snapshot(other)
+    words = ["train", "--fasta", fasta, "-o", other, "--resume", "--steps", "1"]
+    status, told = warm.command(tmp_path / "errors", *words)
+    assert status in (2, 3), told
+    assert told.splitlines()[-1].startswith(f"protperf: error: {other}")
+    assert {path: data for path, data in snapshot(other).items() if path.name != ".lock"} == before

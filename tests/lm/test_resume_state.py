@@ -13,8 +13,9 @@ import torch
 from training import small_options, synthetic, trainer
 
 from protperf.lm.storage import checkpoint
-from protperf.lm.training.options import ENDS, TrainOptions
-from protperf.lm.training.resume import RHYTHM
+from protperf.lm.training.feed import Feed
+from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
+from protperf.lm.training.resume import LOGGING_OPTIONS
 from protperf.lm.training.state import Progress
 from protperf.lm.training.trainer import Trainer
 
@@ -48,7 +49,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("state")
     fasta = synthetic(folder / "proteins.fasta")
     one = trainer(folder / "run", fasta, timed())
-    one.progress.total_steps = 12
+    one.loop.progress.total_steps = 12
     one.fit(lambda line: setattr(one, "stop_signal", 15 if line["step"] == CUT else None))
     return folder / "run" / f"step-{CUT}", fasta
 
@@ -67,33 +68,36 @@ def restored(saved: tuple[Path, Path]) -> Trainer:
 
 def outcome(one: Trainer) -> list[str]:
     """Losses of the next steps, and every weight after them."""
-    found = [one._step()[0].hex() for _ in range(LEFT)]
-    return found + [tensor.numpy().tobytes().hex() for tensor in one.network.state_dict().values()]
+    found = [one.loop.step()[0].hex() for _ in range(LEFT)]
+    return found + [tensor.numpy().tobytes().hex() for tensor in one.loop.network.state_dict().values()]
 
 
 def pieces(saved: tuple[Path, Path]) -> Iterator[tuple[str, Callable[[Trainer], None]]]:
     """Each piece by name, and how a trainer looks that did not restore it: as a new one."""
     new = trainer(saved[0].parent, saved[1], timed())
-    for name, tensor in new.network.state_dict().items():
-        yield f"model {name}", lambda one, n=name, t=tensor: one.network.state_dict()[n].copy_(t)  # type: ignore[misc]
-    for name, parameter in new.network.named_parameters():
-        for key, value in new.optimizer.state[parameter].items():
+    for name, tensor in new.loop.network.state_dict().items():
+        yield f"model {name}", lambda one, n=name, t=tensor: one.loop.network.state_dict()[n].copy_(t)  # type: ignore[misc]
+    for name, parameter in new.loop.network.named_parameters():
+        for key, value in new.loop.optimizer.adamw.state[parameter].items():
 
             def forget(one: Trainer, name: str = name, key: str = key, value: torch.Tensor = value) -> None:
-                one.optimizer.state[one.network.get_parameter(name)][key].copy_(value)
+                one.loop.optimizer.adamw.state[one.loop.network.get_parameter(name)][key].copy_(value)
 
             yield f"trainer {name}.{key}", forget
     for field in dataclasses.fields(Progress):
         if field.name not in OBSERVED:
-            value = getattr(new.progress, field.name)
-            yield f"progress {field.name}", lambda one, n=field.name, v=value: setattr(one.progress, n, v)  # type: ignore[misc]
+            value = getattr(new.loop.progress, field.name)
+            yield f"progress {field.name}", lambda one, n=field.name, v=value: setattr(one.loop.progress, n, v)  # type: ignore[misc]
     for name, value in OTHER.items():
 
         def choose(one: Trainer, name: str = name, value: object = value) -> None:
-            one.options = dataclasses.replace(one.options, **{name: value})
-            one._plan = None
+            loop = one.loop
+            loop.options = dataclasses.replace(loop.options, **{name: value})
+            loop.feed = Feed(loop.feed._store, loop.options, one.config.objective, one.device)
             if name == "weight_decay":
-                one.optimizer.param_groups[0][name] = value
+                loop.optimizer.adamw.param_groups[0][name] = value
+            if name == "clip":
+                loop.optimizer._clip = value
 
         yield f"options {name}", choose
 
@@ -118,7 +122,7 @@ def test_every_option_that_decides_a_run_is_stored_and_tried() -> None:
     # These decide which sequences are read, so that a change is refused as other data.
     of_the_data = {"validate", "residues"}
     names = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert names == set(OTHER) | set(ENDS) | set(RHYTHM) | of_the_data
+    assert names == set(OTHER) | set(DURATION_OPTIONS) | set(LOGGING_OPTIONS) | of_the_data
     assert set(TrainOptions(steps=1).to_mapping()) == names
 
 
@@ -128,10 +132,12 @@ def test_what_no_loss_depends_on_is_seen_elsewhere(name: str, saved: tuple[Path,
         one = restored(saved)
         one.run = tmp_path / str(forget)
         one.run.mkdir()
-        one.progress.wall_s += 100
-        one.progress.best_loss, one.progress.best_step = -1.0, 3
+        one.loop.clock.resume(one.loop.progress.wall_s + 100)
+        one.loop.progress.best_loss, one.loop.progress.best_step = -1.0, 3
         if forget:
-            setattr(one.progress, name, getattr(Progress(), name))
+            setattr(one.loop.progress, name, getattr(Progress(), name))
+            if name == "wall_s":
+                one.loop.clock.resume(0.0)
         lines: list[dict[str, Any]] = []
 
         def stop(line: dict[str, Any]) -> None:

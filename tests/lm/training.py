@@ -39,11 +39,14 @@ def small_options(**changes: Any) -> TrainOptions:
     return TrainOptions(**{**OPTIONS, **changes})
 
 
-def trainer(run: Path, fasta: Path, options: TrainOptions | None = None, **choices: object) -> Trainer:
+def trainer(
+    run: Path, fasta: Path, options: TrainOptions | None = None, *, device: str = "cpu", **choices: object
+) -> Trainer:
     """A trainer of a small network with dropout."""
     train, held = split(read_store(fasta), 0.1, 42)
     run.mkdir(exist_ok=True)
-    return Trainer(run, small_config(**{"dropout": 0.1, **choices}), options or small_options(), train, held)
+    config = small_config(**{"dropout": 0.1, **choices})
+    return Trainer(run, config, options or small_options(), train, held, device=device)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Run as a program it is that process: it reads a job a line, answers with the num
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -55,7 +56,10 @@ class Warm:
 
 
 def work(job: dict[str, Any]) -> int:
-    """Do a job: a command line, a training run that is begun, or one that is resumed."""
+    """Do a job: a command line, a training run that is started, or one that is resumed.
+
+    With `tick_s`, time is what it takes to look at the clock: a run of a given time is the same on any machine.
+    """
     if "words" in job:
         from protperf.lm.cli import main
 
@@ -63,8 +67,10 @@ def work(job: dict[str, Any]) -> int:
         os.dup2(descriptor, 2)
         return main(job["words"])
     from protperf.lm.model.config import ModelConfig
+    from protperf.lm.training.clock import Clock
     from protperf.lm.training.options import TrainOptions
-    from protperf.lm.training.run import stored_choices, train_run
+    from protperf.lm.training.resume import stored_choices
+    from protperf.lm.training.run import train_run
 
     if job["kill_at"] is not None:
         _kill_at_pass(job["kill_at"])
@@ -72,7 +78,11 @@ def work(job: dict[str, Any]) -> int:
         config, options = stored_choices(job["run"], {})
     else:
         config, options = ModelConfig.from_mapping(job["config"]), TrainOptions(**job["options"])
-    train_run(job["fasta"], job["run"], config, options, resume=job["resume"])
+    clock = None
+    if "tick_s" in job:
+        ticks = itertools.count()
+        clock = Clock(lambda: next(ticks) * float(job["tick_s"]))
+    train_run(job["fasta"], job["run"], config, options, resume=job["resume"], clock=clock)
     return 0
 
 

@@ -15,7 +15,6 @@ from protperf.lm.device import DEVICES
 from protperf.lm.model.config import ATTENTIONS, OBJECTIVES, SIZES
 from protperf.lm.training.options import POLICIES
 
-_STOPPED = {2: 130, 15: 143}
 _DTYPES = ("float32",)
 
 GROUPS = {
@@ -121,6 +120,10 @@ def run(
     """Train into a run directory; the options are those of `TrainOptions` and of the model."""
     from protperf.lm.cli.common import check_voice, set_threads, spent, surroundings, tell
     from protperf.lm.device import check_device, check_dtype
+    from protperf.lm.training.clock import Clock
+
+    # Counts in --time from here on: loading libraries and sequences is part of it.
+    started, wall_clock = clock.monotonic(), Clock()
 
     inputs = [*(fasta or []), *(files or [])]
     if not inputs:
@@ -129,9 +132,10 @@ def run(
     check_device(device)
     check_dtype(dtype, _DTYPES)
     from protperf.lm.cli.progress import TrainBar
-    from protperf.lm.training.run import new_choices, stored_choices, train_run
+    from protperf.lm.training.resume import new_choices, stored_choices
+    from protperf.lm.training.run import train_run
 
-    started, num_threads = clock.monotonic(), set_threads(threads)
+    num_threads = set_threads(threads)
     given, held = _given(ctx)
     config, options = stored_choices(out, given) if resume else new_choices(given)
     if verbose:
@@ -146,18 +150,21 @@ def run(
             seq_col=seq_col,
             resume=resume,
             force=force,
+            clock=wall_clock,
             report=bar.report,
             warn=bar.warn,
             detail=bar.warn if verbose else lambda text: None,
         )
     if not quiet:
+        if outcome.remark is not None:
+            tell(f"warning: {outcome.remark}")
         figures = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
         tell(f"{outcome.run}: {outcome.steps} steps{figures and f'; {figures}'}")
     if verbose:
         tell(f"took {spent(started)}")
     if outcome.signal is not None:
         tell("stopped and saved; continue with --resume")
-        return _STOPPED.get(outcome.signal, 128 + outcome.signal)
+        return 128 + outcome.signal
     return EXIT_REJECTED if outcome.rejected and not allow_rejects else 0
 
 

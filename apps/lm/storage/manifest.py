@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def read_facts(step: Step) -> dict[str, Any]:
-    """The versions, instruction set, number of threads and digests of the data that a run was made with.
+    """The versions, instruction set, threads, device and digests of the data that a run was made with.
 
     Raises:
         CheckpointError: one is missing or malformed.
@@ -34,6 +34,10 @@ def read_facts(step: Step) -> dict[str, Any]:
             raise broken(step.path / MANIFEST, f"has {short(facts[name])} as {name}")
     if type(facts["threads"]) is not int or not 1 <= facts["threads"] <= _MAX_THREADS:
         raise broken(step.path / MANIFEST, f"has {short(facts['threads'])} as threads")
+    # Checkpoints of earlier versions were all made on a CPU, and do not say so.
+    facts["device"] = step.manifest.get("device", "cpu")
+    if not isinstance(facts["device"], str) or not _TEXT.match(facts["device"]):
+        raise broken(step.path / MANIFEST, f"has {short(facts['device'])} as device")
     return facts
 
 

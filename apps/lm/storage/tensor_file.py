@@ -23,6 +23,7 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type and shape of each tensor by name."""
 
 _MAX_HEADER_BYTES, _MAX_TENSORS, _MAX_AXES = 8 << 20, 20_000, 8
+_CHUNK_BYTES = 1 << 22
 _ITEM_SIZES = {"F64": 8, "F32": 4, "I64": 8}
 _NAME = re.compile(r"[A-Za-z0-9._]{1,256}\Z")
 _ENTRY = {"dtype", "shape", "data_offsets"}
@@ -65,6 +66,31 @@ def read_tensors(path: Path, expected: Layout | None) -> dict[str, torch.Tensor]
             if stream.readinto(tensors[name].numpy().reshape(-1).view("u1").data) != end - begin:
                 raise broken(path, f"ends within tensor {name}")
     return tensors
+
+
+def first_not_finite(path: Path) -> str | None:
+    """The name of a tensor of a file that holds a number that is not finite. Reads in bounded memory.
+
+    Raises:
+        CheckpointError: as for `read_layout`, or the file ends early.
+    """
+    import numpy as np
+
+    types: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+    with opened(path) as stream:
+        header, start = _read_header(path, stream)
+        for name, (kind, _, begin, end) in header.items():
+            if kind not in types:
+                continue
+            stream.seek(start + begin)
+            while begin < end:
+                data = stream.read(min(_CHUNK_BYTES, end - begin))
+                if not data or len(data) % types[kind].itemsize:
+                    raise broken(path, f"ends within tensor {name}")
+                if not np.isfinite(np.frombuffer(data, types[kind])).all():
+                    return name
+                begin += len(data)
+    return None
 
 
 def check_layout(path: Path, expected: Layout) -> None:

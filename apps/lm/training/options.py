@@ -7,7 +7,7 @@ from typing import Any
 
 from protperf.errors import ConfigError
 
-ENDS = ("steps", "epochs", "time_s")
+DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
 POLICIES = ("map", "strict", "skip")
 
@@ -39,7 +39,7 @@ class TrainOptions:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        ends = [name for name in ENDS if getattr(self, name) is not None]
+        ends = [name for name in DURATION_OPTIONS if getattr(self, name) is not None]
         if len(ends) != 1:
             given = "none of them" if not ends else " and ".join(ends)
             raise ConfigError(f"give exactly one of --steps, --epochs and --time; given: {given}")
@@ -64,7 +64,7 @@ class TrainOptions:
 
     def _check(self, name: str, least: float, most: float, *, whole: bool) -> None:
         value = getattr(self, name)
-        if value is None and name in (*ENDS, "validate"):
+        if value is None and name in (*DURATION_OPTIONS, "validate"):
             return
         good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         # NaN is in no range.

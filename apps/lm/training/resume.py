@@ -1,78 +1,132 @@
-"""Continuing a run: what may be asked for again, what may change, and what would make another run of it."""
+"""Resuming a run: from which step, what may be given again, what may change, and what would make it another run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import os
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from protperf.errors import ConfigError
+from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.storage import checkpoint
+from protperf.lm.storage import checkpoint, directory, tensor_file
 from protperf.lm.storage.manifest import read_config
-from protperf.lm.storage.plain_file import short
-from protperf.lm.training.options import ENDS, TrainOptions
+from protperf.lm.storage.plain_file import broken, read_bytes, short
+from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
 from protperf.lm.training.state import Progress, read_options
 
-RHYTHM = ("checkpoint_every", "log_every")
+LOGGING_OPTIONS = ("checkpoint_every", "log_every")
 """Options that change what is written, not what is computed."""
-_OF_THE_MODEL = ("attention", "objective", "num_features", "dropout", "seed")
+_MODEL_OPTIONS = ("attention", "objective", "num_features", "dropout", "seed")
+
+Choices = tuple[ModelConfig, TrainOptions]
 
 
-def begun(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainOptions]:
-    """Configuration and options of a new run, defaults where nothing was named.
+def newest_step(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:
+    """The newest step to go on from. Damaged ones, and those with numbers that are not finite, are passed over."""
+    for number in checkpoint.steps(run):
+        try:
+            step = checkpoint.verify(run / f"step-{number}")
+            for name in ("model.safetensors", "trainer.safetensors"):
+                if (tensor := tensor_file.first_not_finite(step.path / name)) is not None:
+                    raise broken(step.path / name, f"tensor {tensor} holds a number that is not finite")
+            return step
+        except CheckpointError as error:
+            warn(f"warning: {error.filename}: {error.strerror}; trying an older step")
+    return None
+
+
+def new_choices(given: Mapping[str, Any]) -> Choices:
+    """Configuration and options of a new run: those given, and defaults.
 
     Args:
-        given: by name, fields of `ModelConfig` and `TrainOptions` that were named, and `size`.
+        given: by name, fields of `ModelConfig` and `TrainOptions`, and `size`.
 
     Raises:
         ConfigError: an unknown name, or a value out of range.
     """
     names = [field.name for field in dataclasses.fields(TrainOptions)]
-    known = ["size", *_OF_THE_MODEL, *names]
+    known = ["size", *_MODEL_OPTIONS, *names]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ConfigError(f"unknown option {unknown[0]!r}; known are {', '.join(known)}")
-    chosen = {name: given[name] for name in _OF_THE_MODEL if name in given}
+    chosen = {name: given[name] for name in _MODEL_OPTIONS if name in given}
     options = TrainOptions(**{name: value for name, value in given.items() if name in names})
     return ModelConfig.from_size(given.get("size", "nano"), **{"seed": options.seed, **chosen}), options
 
 
-def continued(step: checkpoint.Step, given: Mapping[str, Any]) -> tuple[ModelConfig, TrainOptions]:
-    """Configuration and options of a stored run, with what was named anew on top; `agree` judges the result.
+def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:
+    """Configuration and options to resume a run with: those of the run, except for what is given again.
+
+    Without a checkpoint the run starts anew, with the options in `config.toml` if it had got that far, and what is
+    given takes the place of any of them.
 
     Args:
-        given: by name, the fields of `ModelConfig` and `TrainOptions` that were named, and `size`.
+        given: by name, fields of `ModelConfig` and `TrainOptions`, and `size`.
 
     Raises:
-        ConfigError: a value out of range; CheckpointError: a damaged file, named.
+        ConfigError: a value is out of range, or contradicts the run; CheckpointError: no checkpoint can be used.
     """
-    config, options = read_config(step), read_options(step)
-    chosen = {name: given[name] for name in _OF_THE_MODEL if name in given}
+    run = Path(run)
+    # Warnings about damaged steps are given when the run is resumed.
+    step = newest_step(run, lambda text: None) if run.is_dir() else None
+    if step is not None:
+        choices = _changed(read_config(step), read_options(step), given)
+        check_agreement(step, *choices)
+        return choices
+    if run.is_dir() and checkpoint.steps(run):
+        raise no_usable_step(run)
+    started = _started_with(run)
+    return new_choices(given) if started is None else _changed(*started, given)
+
+
+def no_usable_step(run: Path) -> CheckpointError:
+    """The error for a run whose every step is damaged or not finite."""
+    return CheckpointError(
+        None, "has no checkpoint to resume from that can be used; start again with --force", str(run)
+    )
+
+
+def _started_with(run: Path) -> Choices | None:
+    """What `config.toml` says of a run that was killed before its first checkpoint."""
+    path = run / directory.CONFIG
+    try:
+        table = tomllib.loads(read_bytes(path).decode())
+        options = {field.name: None for field in dataclasses.fields(TrainOptions) if field.default is None}
+        training = {**options, "validate": None, **table["training"]}
+        return ModelConfig.from_mapping(table["model"]), TrainOptions.from_mapping(training)
+    except (CheckpointError, ConfigError, ValueError, KeyError, TypeError, RecursionError):
+        # Missing, or no file of ours: `directory.clear` refuses to replace the latter.
+        return None
+
+
+def _changed(config: ModelConfig, options: TrainOptions, given: Mapping[str, Any]) -> Choices:
+    chosen = {name: given[name] for name in _MODEL_OPTIONS if name in given}
     if "size" in given:
-        kept = {name: getattr(config, name) for name in _OF_THE_MODEL}
+        kept = {name: getattr(config, name) for name in _MODEL_OPTIONS}
         config = ModelConfig.from_size(given["size"], **{**kept, **chosen})
     else:
         config = dataclasses.replace(config, **chosen)
     names = {field.name for field in dataclasses.fields(TrainOptions)}
     changes = {name: value for name, value in given.items() if name in names}
-    if any(name in given for name in ENDS):
-        changes = {**dict.fromkeys(ENDS), **changes}
+    if any(name in given for name in DURATION_OPTIONS):
+        changes = {**dict.fromkeys(DURATION_OPTIONS), **changes}
     return config, dataclasses.replace(options, **changes)
 
 
-def agree(step: checkpoint.Step, config: ModelConfig, options: TrainOptions) -> None:
-    """Refuse to continue a run as another one.
+def check_agreement(step: checkpoint.Step, config: ModelConfig, options: TrainOptions) -> None:
+    """Refuse to resume a run as another one.
 
     Raises:
-        ConfigError: an option contradicts the run; it is named with both values.
+        ConfigError: an option contradicts the run; the message has its name and both values.
     """
     pairs = [(read_config(step).to_mapping(), config.to_mapping())]
     pairs += [(read_options(step).to_mapping(), options.to_mapping())]
     for stored, asked in pairs:
         for name, value in asked.items():
-            if name not in ENDS and name not in RHYTHM and value != stored[name]:
+            if name not in (*DURATION_OPTIONS, *LOGGING_OPTIONS) and value != stored[name]:
                 raise ConfigError(_contradiction(name, stored[name], value))
 
 
@@ -82,12 +136,12 @@ def _contradiction(name: str, stored: Any, value: Any) -> str:
         return f"--validate contradicts the run, which validates on {held}; give the same again"
     return (
         f"{_flag(name)} contradicts the run, whose {name} is {short(stored)} and not {short(value)}; "
-        "leave it out to continue, or begin another run with another -o"
+        "leave it out to continue, or start another run with another -o"
     )
 
 
-def new_end(run: Path, progress: Progress, before: TrainOptions, options: TrainOptions) -> str | None:
-    """Set how far a continued run goes; returns a note if that has changed.
+def apply_new_end(run: Path, progress: Progress, before: TrainOptions, options: TrainOptions) -> str | None:
+    """Set how far a resumed run goes; returns a note if that has changed.
 
     Raises:
         ConfigError: the run is past the end that is asked for.
@@ -98,7 +152,7 @@ def new_end(run: Path, progress: Progress, before: TrainOptions, options: TrainO
     past = {"steps": progress.step, "epochs": progress.epoch, "time_s": progress.wall_s}[new[0]]
     if new[1] < past or (new[0] != "epochs" and new[1] == past):
         raise ConfigError(
-            f"{_flag(new[0])} {new[1]} is behind the run, which is at {past}; it counts from the run's beginning"
+            f"{_flag(new[0])} {new[1]} is behind the run, which is at {past}; it counts from the start of the run"
         )
     progress.total_steps = options.steps
     return (
@@ -107,18 +161,18 @@ def new_end(run: Path, progress: Progress, before: TrainOptions, options: TrainO
     )
 
 
-def differences(facts: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """Why a continued run may differ in its last bits: other threads, instructions or versions."""
-    told = [f"{name} {facts[name]} then, {here[name]} now" for name in here if facts[name] != here[name]]
-    return f"{'; '.join(told)}: the continued run may differ in the last bits" if told else None
+def differences(facts: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Why a resumed run may differ in its last bits: another device, other threads, instructions or versions."""
+    found = [f"{name} {facts[name]} then, {now[name]} now" for name in now if facts[name] != now[name]]
+    return f"{'; '.join(found)}: the continued run may differ in the last bits" if found else None
 
 
 def _end(options: TrainOptions) -> tuple[str, float]:
-    return next((name, getattr(options, name)) for name in ENDS if getattr(options, name) is not None)
+    return next((name, getattr(options, name)) for name in DURATION_OPTIONS if getattr(options, name) is not None)
 
 
 def _flag(name: str) -> str:
     fields = {field.name for field in dataclasses.fields(TrainOptions)}
     if name == "time_s":
         return "--time"
-    return f"--{name.replace('_', '-')}" if name in fields or name in _OF_THE_MODEL else "--size"
+    return f"--{name.replace('_', '-')}" if name in fields or name in _MODEL_OPTIONS else "--size"

@@ -1,4 +1,4 @@
-"""Run directories: start one, continue one, load a model from one."""
+"""Train into a run directory: read the sequences, lock the directory, start the run or resume it, train."""
 
 from __future__ import annotations
 
@@ -7,27 +7,37 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protperf.errors import CheckpointError, ConfigError, DataError
+import torch
+
+from protperf.errors import ConfigError, DataError
+from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.data.store import TokenStore, listed, read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.storage.expected import check_tensors
 from protperf.lm.training import resume as resuming
+from protperf.lm.training.clock import Clock
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.trainer import Trainer
+from protperf.lm.training.validation import nothing_learnt, perplexity
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its directory, steps, last validation, the signal that stopped it, if one did, and the number of
-    records that the residue policy left out.
+    """How a run ended.
+
+    Attributes:
+        figures: of the last validation; empty if there was none.
+        signal: the number of the signal that stopped it, if one did.
+        rejected: records that the residue policy left out.
+        remark: what should be known of the result, such as that nothing was learnt.
     """
 
     run: Path
@@ -35,6 +45,7 @@ class Outcome:
     figures: dict[str, float]
     signal: int | None
     rejected: int = 0
+    remark: str | None = None
 
 
 def train_run(
@@ -47,32 +58,86 @@ def train_run(
     seq_col: str | None = None,
     resume: bool = False,
     force: bool = False,
+    device: torch.device | str = "cpu",
+    clock: Clock | None = None,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     detail: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train on sequence files into a run directory.
 
-    A resumed run takes the options and the configuration that it was begun with (`stored_choices`); only its end, how
-    often it saves and how often it writes metrics may be others.
+    A resumed run keeps the options and the configuration that it was started with (`resume.stored_choices`); only its
+    end, how often it saves and how often it writes metrics may change.
 
     Args:
         seq_col: the files, that of `validate` too, are tables with their sequences in this column.
-        report: called with each line of metrics; warn: with what deserves an eye; detail: with each step of the work.
+        resume: go on with the run in the directory; start it if it has no checkpoint yet.
+        clock: has run since the work began, if that was before this call.
+        report: called with each line of metrics; warn: with what deserves attention; detail: with each stage.
 
     Raises:
         ConfigError: the directory holds a run and neither `resume` nor `force` was given; on resume, other data, or an
             option that contradicts the run.
-        DataError, FastaError, FileError: from the sequence files; CheckpointError: nothing to resume, or a full disk.
+        DataError, FastaError, FileError: from the sequence files; CheckpointError: no step can be used, or a full disk.
+        DivergenceError: a loss, a gradient or a weight is not finite; the last healthy step is kept.
     """
-    run = Path(out)
-    _refuse_second_run(run, resume or force)
+    run, clock = Path(out), clock or Clock()
+    _check_directory(run, resume, force)
     if validate is not None:
         options = dataclasses.replace(options, validate=None)
     if options.validate is None and validate is None:
         raise ConfigError("the sequences to validate on are in a file of their own; name it with --validate")
+    train, held, rejected = _read(run, fasta, validate, options, seq_col, warn)
+    detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
+    with directory.locked(run, warn):
+        # Another process may have trained here while the sequences were read.
+        _check_directory(run, resume, force)
+        for text in directory.recover(run):
+            warn(text)
+        start = _step_to_resume(run, warn) if resume else None
+        if start is not None:
+            # Before the network takes its memory: the run has this configuration, and its tensors are those of it.
+            resuming.check_agreement(start, config, options)
+            check_tensors(start, config)
+        trainer = Trainer(run, config, options, train, held, warn, detail, device=device, clock=clock)
+        if start is None:
+            directory.clear(run)
+            durable.replace_file(run / directory.CONFIG, _toml(config, options).encode())
+        else:
+            trainer.restore(start)
+            _forget_later_metrics(run, start.number)
+            if trainer.loop.finished():
+                warn(f"note: {run}: is finished; a larger --steps, --epochs or --time trains on")
+        figures = trainer.fit(report)
+    steps, stopped_by = trainer.loop.progress.step, trainer.stop_signal
+    remark = _remark(run, steps, figures) if figures and stopped_by is None else None
+    return Outcome(run, steps, figures, stopped_by, rejected, remark)
+
+
+def _check_directory(run: Path, resume: bool, force: bool) -> None:
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run}: is a file; name a directory to make")
+    if force:
+        return
+    if directory.holds_run(run):
+        if not resume:
+            raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
+    elif (entry := directory.foreign_entry(run)) is not None:
+        raise ConfigError(f"{run}: holds {entry.name} and no run; name a directory of its own, or give --force")
+
+
+def _read(
+    run: Path,
+    fasta: Paths,
+    validate: str | os.PathLike[str] | None,
+    options: TrainOptions,
+    seq_col: str | None,
+    warn: Callable[[str], None],
+) -> tuple[TokenStore, TokenStore, int]:
+    """The training part, the held-out part, and the number of records that the residue policy left out."""
     paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
     store = read_store(paths, options.residues, warn, seq_col=seq_col, folder=run)
+    rejected = store.rejected
     if validate is None:
         try:
             train, held = split(store, options.validate or 0.0, options.seed)
@@ -80,83 +145,45 @@ def train_run(
             raise DataError(f"{listed(paths)}: {error}") from error
     else:
         train, held = store, read_store(validate, options.residues, warn, seq_col=seq_col, folder=run)
-    detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
-    rejected = store.rejected + (0 if validate is None else held.rejected)
-    with directory.locked(run, warn):
-        # Another process may have trained here while the sequences were read.
-        _refuse_second_run(run, resume or force)
-        for text in directory.recover(run):
-            warn(text)
-        start = _newest(run, warn) if resume else None
-        if start is None and resume:
-            raise _nothing_to_resume(run)
-        if start is not None:
-            # Before the network takes its memory: what is stored is this configuration, and fits it.
-            resuming.agree(start, config, options)
-            check_tensors(start, config)
-        trainer = Trainer(run, config, options, train, held, warn, detail)
-        if start is None:
-            directory.clear(run)
-            durable.replace_file(run / directory.CONFIG, _toml(config, options).encode())
-        else:
-            trainer.restore(start)
-            _forget_later_metrics(run, trainer.progress.step)
-            if trainer.finished():
-                warn(f"note: {run}: is finished; a larger --steps, --epochs or --time trains on")
-        figures = trainer.fit(report)
-        return Outcome(run, trainer.progress.step, figures, trainer.stop_signal, rejected)
+        rejected += held.rejected
+    if not _has_standard_residue(train):
+        raise DataError(f"{listed(paths)}: holds none of the twenty residues, there is nothing to train on")
+    if not _has_standard_residue(held):
+        where = f"{listed(paths)}: {_extent(held)} held out of it" if validate is None else f"{os.fspath(validate)}: it"
+        raise DataError(
+            f"{where} cannot be scored, for lack of any of the twenty residues; name others with --validate"
+        )
+    return train, held, rejected
+
+
+def _has_standard_residue(store: TokenStore) -> bool:
+    return bool(store.counts()[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD].any())
 
 
 def _extent(store: TokenStore) -> str:
     return f"{len(store):,} sequence{'s' * (len(store) != 1)} ({store.num_residues:,} residues)"
 
 
-def _refuse_second_run(run: Path, allowed: bool) -> None:
-    if run.exists() and not run.is_dir():
-        raise ConfigError(f"{run}: is a file; name a directory to make")
-    if allowed:
-        return
-    if directory.holds_run(run):
-        raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
-    if (entry := directory.foreign_entry(run)) is not None:
-        raise ConfigError(f"{run}: holds {entry.name} and no run; name a directory of its own, or give --force")
-
-
-def _nothing_to_resume(run: Path) -> CheckpointError:
-    return CheckpointError(None, "has no checkpoint to resume from; start again with --force", os.fspath(run))
-
-
-def new_choices(given: Mapping[str, Any]) -> tuple[ModelConfig, TrainOptions]:
-    """Configuration and options to begin a run with, as `stored_choices` gives those to continue one."""
-    return resuming.begun(given)
-
-
-def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[ModelConfig, TrainOptions]:
-    """Configuration and options to continue a run with: those it was begun with, but for what is named anew.
-
-    Args:
-        given: fields of `ModelConfig` and `TrainOptions` by name, and `size`.
-
-    Raises:
-        CheckpointError: nothing to resume from; ConfigError: a value out of range, or one that contradicts the run.
-    """
-    # Damaged steps are told of when the run is continued.
-    step = _newest(Path(run), lambda text: None)
+def _step_to_resume(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:
+    """The step to go on from; None where the run has not saved one yet."""
+    if not checkpoint.steps(run):
+        warn(f"note: {run}: has no checkpoint yet; the run starts from the beginning")
+        return None
+    step = resuming.newest_step(run, warn)
     if step is None:
-        raise _nothing_to_resume(Path(run))
-    config, options = resuming.continued(step, given)
-    resuming.agree(step, config, options)
-    return config, options
+        raise resuming.no_usable_step(run)
+    return step
 
 
-def _newest(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:
-    """The newest step that verifies; damaged ones are named and passed over."""
-    for number in checkpoint.steps(run):
-        try:
-            return checkpoint.verify(run / f"step-{number}")
-        except CheckpointError as error:
-            warn(f"warning: {error.filename}: {error.strerror}; trying an older step")
-    return None
+def _remark(run: Path, steps: int, figures: dict[str, float]) -> str | None:
+    if not nothing_learnt(figures):
+        return None
+    found, by_frequencies = perplexity(figures["val_loss"]), figures["unigram_perplexity"]
+    return (
+        f"{run}: {steps} step{'s' * (steps != 1)} taught the model little or nothing: its validation perplexity is "
+        f"{found:.3f}, that of residue frequencies alone {by_frequencies:.3f}; "
+        "train for longer (--time, --epochs or --steps), choose a smaller --size, or free the machine for it"
+    )
 
 
 def _forget_later_metrics(run: Path, step: int) -> None:

@@ -1,0 +1,216 @@
+"""The training loop: batches in, metrics out. It knows no file and no signal.
+
+A step is a function of its number, so a resumed run repeats the uninterrupted one bit for bit. Nothing random is
+carried along: order, crops, masks, modes and dropout are drawn from counters keyed by the seed and the step. The state
+is the weights, the directions, the moments of the optimizer, the place in the data, and the number of steps once it is
+known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from protperf.errors import DivergenceError
+from protperf.lm.model.network import Network
+from protperf.lm.training import schedule
+from protperf.lm.training.clock import Clock
+from protperf.lm.training.feed import Feed
+from protperf.lm.training.optimizer import Optimizer, not_finite
+from protperf.lm.training.options import TrainOptions
+from protperf.lm.training.state import Progress
+from protperf.lm.training.validation import Validation
+
+_CALIBRATION_STEPS, _CALIBRATION = 5, 0.08
+"""Steps, and fraction of `--time`, after which the number of steps of a timed run is estimated, once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of metrics, and the number of steps of the run as far as it is known."""
+
+    values: dict[str, Any]
+    total_steps: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state is to be kept now; the loop goes on once it is asked for its next event.
+
+    `progress` is to be called when all else is written: a timed run then fixes its number of steps, and the time that
+    a checkpoint takes is part of that.
+    """
+
+    progress: Callable[[], Progress]
+    figures: dict[str, float] | None
+    """Of the validation of this step, if there was one."""
+
+
+class Loop:
+    """Network, optimizer and place in the data, and how they move on."""
+
+    def __init__(
+        self, network: Network, optimizer: Optimizer, feed: Feed, validation: Validation, options: TrainOptions,
+        clock: Clock,
+    ) -> None:  # fmt: skip
+        self.network, self.optimizer, self.feed, self.validation = network, optimizer, feed, validation
+        self.options, self.clock = options, clock
+        self.progress = Progress(total_steps=options.steps)
+        self._steps, self._steps_s, self._start_s = 0, 0.0, 0.0
+        """Steps made since the loop was started, the time they took, and when the first of them began."""
+        self._logged = (0.0, 0)
+        """Time in steps, and tokens, at the last line of metrics."""
+        self._kept_step = -1
+        self._checkpoint_from_s: float | None = None
+
+    def restore(self, progress: Progress) -> None:
+        """Go on from stored progress; weights and optimizer are restored by the caller."""
+        self.progress, self._kept_step = progress, progress.step
+        self._logged = (0.0, progress.tokens)
+        self.clock.resume(progress.wall_s)
+
+    def run(self, stop: Callable[[], bool]) -> Iterator[Line | Checkpoint]:
+        """Train to the end, or until `stop` says so after a step. The last state is always offered to be kept.
+
+        Raises:
+            DivergenceError: a loss, a gradient or a weight is not finite. It is not kept.
+        """
+        self._start_s = self.clock.elapsed_s()
+        while not self.finished() and not stop():
+            loss, _ = self.step()
+            if self.progress.step % self.options.log_every == 0 or self.finished():
+                yield self._training_line(loss)
+            if self._is_due() or self._can_fix_steps():
+                yield from self._validated()
+        if self._kept_step != self.progress.step:
+            # What stops a run may not wait for a validation.
+            yield from self._validated() if self.finished() else self._kept(None)
+
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        p, o = self.progress, self.options
+        if p.total_steps is not None:
+            # Once the number of steps is known the clock decides nothing: that makes a resumed run the same run.
+            return p.step >= p.total_steps
+        if o.epochs is not None:
+            return self.feed.epochs_done(p) >= o.epochs
+        return o.time_s is not None and p.step > 0 and p.wall_s >= o.time_s
+
+    def step(self) -> tuple[float, int]:
+        """One optimizer step; returns the loss (nats per target) and the number of targets.
+
+        Raises:
+            DivergenceError: the loss, a gradient or a weight is not finite.
+        """
+        started_s = self.clock.elapsed_s()
+        p, o = self.progress, self.options
+        if o.redraw_interval and p.step and p.step % o.redraw_interval == 0:
+            self.network.redraw(p.step // o.redraw_interval)
+        loss, targets = self._backward()
+        self._require_finite("loss", loss)
+        self._require_finite("gradient norm", self.optimizer.clip())
+        self.optimizer.step(schedule.learning_rate(o, p.step, p.total_steps, self.feed.steps_of_epochs()))
+        if (name := not_finite(self.network.named_parameters())) is not None:
+            raise DivergenceError(f"step {p.step + 1} made {name} not finite; {self._remedy()}")
+        p.step += 1
+        p.tokens += targets
+        p.wall_s = self.clock.elapsed_s()
+        self._steps += 1
+        self._steps_s += p.wall_s - started_s
+        return loss, targets
+
+    def _backward(self) -> tuple[float, int]:
+        """Gradients of the batches of one step; returns their loss (nats per target) and the number of targets."""
+        p = self.progress
+        self.network.train()
+        device = self.network.embedding.weight.device
+        step_mode = self.feed.mode(p.step)
+        parts = [self.feed.next(p, step_mode, micro) for micro in range(self.options.accumulate)]
+        targets = sum(len(part.targets) for part in parts)
+        total = 0.0
+        # Dropout draws from torch's generator; the caller's own draws go on as if nothing had been drawn here.
+        with _forked_generator(device):
+            for micro, part in enumerate(parts):
+                torch.manual_seed(self.feed.dropout_seed(p.step, micro))
+                logits = self.network(part.tokens, part.cu_seqlens, step_mode)[part.positions]
+                loss = functional.cross_entropy(logits, part.targets, reduction="sum") / max(targets, 1)
+                loss.backward()
+                total += loss.item()
+        return total, targets
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise DivergenceError(f"the {what} of step {self.progress.step + 1} is {value}; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        o = self.options
+        return f"try a lower lr (it is {o.lr:g}), a longer warmup ({o.warmup}) or a smaller clip ({o.clip:g})"
+
+    def _training_line(self, loss: float) -> Line:
+        p = self.progress
+        took_s, tokens = self._steps_s - self._logged[0], p.tokens - self._logged[1]
+        self._logged = (self._steps_s, p.tokens)
+        values = {"step": p.step, "loss": loss, "lr": self.optimizer.adamw.param_groups[0]["lr"], "tokens": p.tokens}
+        return self._line({**values, "tokens_per_s": tokens / max(took_s, 1e-9), "wall_s": p.wall_s})
+
+    def _line(self, values: dict[str, Any]) -> Line:
+        return Line(values, self.progress.total_steps or self.feed.steps_of_epochs())
+
+    def _is_due(self) -> bool:
+        p = self.progress
+        return p.step % schedule.checkpoint_interval(self.options, p.total_steps or 1000) == 0
+
+    def _validated(self) -> Iterator[Line | Checkpoint]:
+        """Validate, then offer the state to be kept."""
+        p = self.progress
+        self._checkpoint_from_s = self.clock.elapsed_s()
+        figures = self.validation.measure(self.network)
+        if not math.isfinite(figures["val_loss"]):
+            raise DivergenceError(f"the validation loss after step {p.step} is {figures['val_loss']}; {self._remedy()}")
+        if figures["val_loss"] < p.best_loss:
+            p.best_loss, p.best_step = figures["val_loss"], p.step
+        yield self._line({"step": p.step, **figures})
+        yield from self._kept(figures)
+
+    def _kept(self, figures: dict[str, float] | None) -> Iterator[Checkpoint]:
+        p = self.progress
+        stored = (*self.network.state_dict().items(), *self.optimizer.tensors().items())
+        if (name := not_finite(stored)) is not None:
+            raise DivergenceError(f"{name} is not finite after step {p.step}; {self._remedy()}")
+        yield Checkpoint(self._settled, figures)
+        self._settled()
+        self._kept_step = p.step
+
+    def _settled(self) -> Progress:
+        """The progress as a checkpoint holds it; a timed run fixes its number of steps here, once."""
+        p = self.progress
+        now_s = self.clock.elapsed_s()
+        if self._can_fix_steps() and self._checkpoint_from_s is not None:
+            left_s = (self.options.time_s or 0.0) - now_s
+            step_s = self._steps_s / self._steps
+            more = schedule.more_steps(self.options, p.step, left_s, step_s, now_s - self._checkpoint_from_s)
+            p.total_steps = p.step + more
+        p.wall_s = now_s
+        return p
+
+    def _can_fix_steps(self) -> bool:
+        """Whether enough of a timed run has passed to fix its number of steps."""
+        p, limit_s = self.progress, self.options.time_s
+        if limit_s is None or p.total_steps is not None or not self._steps:
+            return False
+        enough = self._steps >= _CALIBRATION_STEPS and self._steps_s >= _CALIBRATION * (limit_s - self._start_s)
+        # Steps of a large model may take so long that five of them would leave no time to go by.
+        return enough or p.wall_s >= limit_s / 2
+
+
+def _forked_generator(device: torch.device) -> AbstractContextManager[Any]:
+    """Give back torch's random numbers as they were, those of a device with several generators too."""
+    if device.type == "cuda":
+        return torch.random.fork_rng(devices=[device], device_type="cuda")
+    return torch.random.fork_rng(devices=[])
