@@ -112,9 +112,8 @@ def killed_at_random(warm: Warm, run: Path, fasta: Path, name: str, rng: np.rand
     """
     kills = 0
     while True:
-        resume = run.exists() and bool(checkpoint.steps(run))
-        if run.exists() and not resume:
-            shutil.rmtree(run)
+        # Killed before its first checkpoint, a run is started by the same command.
+        resume = (run / "config.toml").exists()
         process = warm.start(job(run, fasta, name, resume=resume))
         time.sleep(float(rng.uniform(0, span_s)))
         with contextlib.suppress(ProcessLookupError):  # it has ended by then
