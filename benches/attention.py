@@ -1,7 +1,7 @@
 """Time FAVOR+ attention against its bound, exact attention and the same estimator in plain torch, all in one run.
 
 The bound is flop / multiply-add rate + exp / exponential rate, both rates measured on one thread just before and
-multiplied by the number of threads. Every result is first compared with f64; where one disagrees, nothing is printed.
+multiplied by the number of threads. Every result is first compared with f64; if one disagrees, no times are printed.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Form:
         return ("causal" if self.causal else "noncausal") + (" fwd+bwd" if self.backward else " fwd")
 
     def bound_ms(self, length: int, flops: float, exps: float) -> float:
-        """The least time of f32 arithmetic at these rates a second; the backward recomputes the features."""
+        """The least time of f32 arithmetic at these rates per second; the backward pass recomputes the features."""
         m, d = NUM_FEATURES, HEAD_DIM
         flop = (26 if self.causal else 24) * m * d if self.backward else 8 * m * d
         if self.causal:
@@ -48,7 +48,7 @@ FORMS = [Form(causal, backward) for backward in (False, True) for causal in (Fal
 
 
 class DisagreementError(Exception):
-    """A result is not what f64 says: its time is worth nothing."""
+    """A result disagrees with f64, so its time has no meaning."""
 
 
 def inputs(length: int) -> list[torch.Tensor]:
@@ -69,15 +69,17 @@ def call(attention: Attention, tensors: list[torch.Tensor], backward: bool) -> l
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
-def compare(name: str, form: Form, found: list[torch.Tensor], truth: list[torch.Tensor], most: float) -> float:
+def compare(name: str, form: Form, found: list[torch.Tensor], truth: list[torch.Tensor], limit: float) -> float:
     """The largest relative error (rms over rms) of output and gradients.
 
     Raises:
-        DisagreementError: it is larger than `most`.
+        DisagreementError: it is larger than `limit`.
     """
     errors = [((x.double() - y).norm() / y.norm()).item() for x, y in zip(found, truth, strict=True)]
-    if not max(errors) <= most:
-        raise DisagreementError(f"{name}, {form}, L={found[0].shape[2]}: relative error {max(errors):.1e} > {most:.0e}")
+    if not max(errors) <= limit:
+        raise DisagreementError(
+            f"{name}, {form}, L={found[0].shape[2]}: relative error {max(errors):.1e} > {limit:.0e}"
+        )
     return max(errors)
 
 

@@ -1,4 +1,4 @@
-"""What ours is compared with: the same estimator in plain torch, the same in f64, and rows of exact softmax in f64.
+"""What ours is compared with: the same estimator in plain torch and in f64, and rows of exact softmax in f64.
 
 Shapes: q, k, v [B,H,L,D], omega [M,D]. Written for this bench and from the formulas, not from our kernels.
 """
@@ -12,7 +12,7 @@ NUM_SAMPLED_ROWS = 8
 def chunked_linear(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tensor, *, causal: bool
 ) -> torch.Tensor:
-    """FAVOR+ with positive features as a careful torch user writes it: GEMMs, chunks in the causal form.
+    """FAVOR+ with positive features as a careful torch user would write it: GEMMs, in chunks for the causal form.
 
     The stabilizer is the largest log-feature of all keys and of each query; in the causal form it looks ahead.
     """
@@ -29,7 +29,7 @@ def chunked_linear(
 
 def _causal(phi_q: torch.Tensor, phi_k: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     if phi_q.shape[2] % CHUNK:
-        raise ValueError(f"L is {phi_q.shape[2]}, which is no multiple of {CHUNK}")
+        raise ValueError(f"L is {phi_q.shape[2]}, which is not a multiple of {CHUNK}")
     queries, keys, chunks = (x.unflatten(2, (-1, CHUNK)) for x in (phi_q, phi_k, values))  # [B,H,N,C,.]
     states = keys.mT @ chunks
     before = states.cumsum(2) - states

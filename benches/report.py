@@ -1,4 +1,4 @@
-"""What every bench needs: where it runs, how long something takes, and a table. Nothing here knows what is measured."""
+"""What every bench needs: the machine, the time that something takes, and a table; independent of what is measured."""
 
 import json
 import os
@@ -34,15 +34,15 @@ class Timing:
 
 
 def interleave(
-    callables: Mapping[str, Callable[[], object]], *, seconds: float = 1.5, most: int = 40
+    callables: Mapping[str, Callable[[], object]], *, seconds: float = 1.5, max_turns: int = 40
 ) -> dict[str, Timing]:
-    """Time callables in turns, so that a noisy minute hits all of them; each is called once before.
+    """Time callables in turn, so that a noisy minute affects all of them; each is called once before.
 
     Args:
         callables: name -> what to time.
-        seconds: stop the turns of a callable once its own calls took this long, after at least three of them (one,
-            where a call takes longer than this).
-        most: the largest number of turns.
+        seconds: a callable gets no more turns once its calls took this long, after at least three of them (one, if a
+            call takes longer than this).
+        max_turns: the largest number of turns.
     """
     times: dict[str, list[float]] = {name: [] for name in callables}
     first: dict[str, float] = {}
@@ -50,7 +50,7 @@ def interleave(
         start = time.perf_counter()
         call()
         first[name] = time.perf_counter() - start
-    for _ in range(most):
+    for _ in range(max_turns):
         for name, call in callables.items():
             spent = sum(times[name])
             if spent >= seconds and (len(times[name]) >= 3 or first[name] > seconds):
@@ -62,7 +62,7 @@ def interleave(
 
 
 def ceilings(threads: int) -> dict[str, float]:
-    """Multiply-adds and exponentials a second that this machine reaches now, on one thread and on `threads`.
+    """Multiply-adds and exponentials per second that this machine reaches now, on one thread and on `threads`.
 
     Raises:
         subprocess.CalledProcessError: the Rust bench did not build or run.
@@ -87,7 +87,7 @@ def describe_machine() -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal too."""
+    """A Markdown table whose columns are also aligned in a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)

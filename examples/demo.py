@@ -1,4 +1,4 @@
-"""From a FASTA file to a scored protein in three minutes: train on globins, score a globin and what is none.
+"""From a FASTA file to a scored protein in three minutes: train on globins, score a globin and two other sequences.
 
 Run by `make demo` from the root of a checkout. It calls the installed command as a user would and prints each call.
 """
@@ -20,7 +20,7 @@ DATA = Path("examples/data")
 RUN = Path("runs/demo")
 PROTEINS, SCORES, CURVE = (RUN.with_name(f"demo-{name}") for name in ("proteins.fasta", "scores.tsv", "loss.png"))
 UNIFORM = 20.0  # perplexity of guessing among the twenty residues
-# At most this much of the others' perplexity: a model that knows only the composition does not get there.
+# At most this fraction of the other perplexities: a model that knows only the composition does not get there.
 LEARNT = 0.9
 MEAN_OF = 8  # lines of metrics, in the picture
 
@@ -37,7 +37,7 @@ What to type next (after `source .venv/bin/activate`):
 
 
 def main() -> int:
-    """Train, score, draw; 1 where the model cannot tell a globin from noise."""
+    """Train, score, draw; returns 1 if the model cannot tell a globin from noise."""
     os.chdir(ROOT)
     globins = DATA / "globins.fasta.gz"
     protperf(
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def protperf(*arguments: object) -> None:
-    """Run the command of the environment that runs this script; leave with its exit code where it fails."""
+    """Run the command of the environment that runs this script; exit with its code if it fails."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ protperf {shlex.join(words)}", flush=True)
     code = subprocess.run([Path(sys.executable).with_name("protperf"), *words], check=False).returncode
@@ -63,7 +63,7 @@ def protperf(*arguments: object) -> None:
 
 
 def proteins() -> list[SeqRecord]:
-    """Human myoglobin, its residues in a random order, and an enzyme that is no globin."""
+    """Human myoglobin, its residues in a random order, and an enzyme that is not a globin."""
     myoglobin = SeqIO.read(DATA / "human_myoglobin.fasta", "fasta")
     residues = list(myoglobin.seq)
     random.Random(0).shuffle(residues)
@@ -74,7 +74,7 @@ def proteins() -> list[SeqRecord]:
 
 
 def report(rows: list[dict[str, str]]) -> bool:
-    """Print the table and what it says; whether myoglobin is clearly the most likely of the three."""
+    """Print the table and what it means; returns whether myoglobin is clearly the most likely of the three."""
     what = ["human myoglobin", "the same residues, shuffled", "E. coli dihydrofolate reductase"]
     print(f"\n{'protein':<34}{'residues':>9}{'nats/residue':>14}{'perplexity':>12}")
     for name, row in zip(what, rows, strict=True):
@@ -111,7 +111,7 @@ def draw_loss(metrics: Path, picture: Path) -> None:
     axes.plot(step, loss, color="C0", alpha=0.3, linewidth=1, label="training, one step")
     axes.plot(step, mean, color="C0", label=f"training, mean of {MEAN_OF} lines")
     axes.plot(*points(lines, "val_loss"), "o-", color="C1", label="validation")
-    axes.set(xlabel="optimizer step", ylabel="loss, nats a target", title="A small model learns globins")
+    axes.set(xlabel="optimizer step", ylabel="loss, nats per target", title="A small model learns globins")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=150)

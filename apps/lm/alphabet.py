@@ -1,4 +1,4 @@
-"""Token ids of the model's vocabulary; the table itself is the scanner's (`protperf.io.VOCABULARY`)."""
+"""Token ids of the model's vocabulary, which is the scanner's (`protperf.io.VOCABULARY`)."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ BOS, EOS, MASK = 0, 1, 2
 FIRST_RESIDUE, NUM_STANDARD = 3, 20
 """The twenty standard residues are FIRST_RESIDUE .. FIRST_RESIDUE + NUM_STANDARD - 1."""
 LAST_SCORED = 24
-"""U and O follow the twenty and are scored; B, Z, J and X come after and are context only."""
+"""U and O follow the twenty and are scored; B, Z, J and X come next and are context only."""

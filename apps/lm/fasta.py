@@ -1,4 +1,4 @@
-"""Sequences as Biopython records, for scripts that already speak Biopython."""
+"""Sequences as Biopython records, for scripts that already use Biopython."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def read_fasta(
 ) -> Iterator[SeqRecord]:
     """Iterate over the records of a FASTA file after the residue policy, as `Bio.SeqRecord`s.
 
-    The file may be compressed (told by content), `-` is standard input, several paths are read in their order. `id` is
-    the first word of the header and `description` id and rest, as Biopython has it. `annotations` carry `n`, the
-    record's place among all records (0-based, rejected ones counted), and `flags`, the names of what the policy did,
-    joined by commas. A `UserWarning` at the end tells how many records `skip` left out, how many look like nucleotides,
-    and that a file is empty.
+    The file may be compressed (recognised by content), `-` is standard input, several paths are read in their order.
+    `id` is the first word of the header and `description` the whole header, as in Biopython. `annotations` hold `n`,
+    the record's place among all records (0-based, rejected ones counted), and `flags`, the names of the record's flags,
+    joined by commas. A `UserWarning` at the end says how many records `skip` left out, how many look like nucleotides,
+    or that a file is empty.
 
     Args:
         path: one path or several.

@@ -1,4 +1,4 @@
-"""Fuzz what reads files in Python, guided by the branches that each input takes (atheris, libFuzzer underneath).
+"""Fuzz the readers of files in Python, guided by the branches that each input takes (atheris, based on libFuzzer).
 
     python fuzz/python/run.py SECONDS [TARGET...]
 
@@ -18,29 +18,29 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FINDINGS = HERE.parent / "findings"
-LONGEST = {"manifest": 4096, "config": 1024, "size": 1024, "tensors": 4096, "journal": 2048, "corpus": 512}
+MAX_BYTES = {"manifest": 4096, "config": 1024, "size": 1024, "tensors": 4096, "journal": 2048, "corpus": 512}
 MEMORY_MB = 1024
 
 
 def main(words: list[str]) -> int:
     """Run every target, one after the other, and print a line for each."""
-    if len(words) == 2 and words[0] in LONGEST:
+    if len(words) == 2 and words[0] in MAX_BYTES:
         return again(*words)
     if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed; it has wheels for Linux only: see requirements/fuzz.txt", file=sys.stderr)
         return 2
-    seconds, names = int(words[0]), words[1:] or list(LONGEST)
-    print(f"{'target':<12}{'executions':>12}{'a second':>11}{'corpus':>9}{'branches':>10}  failures")
+    seconds, names = int(words[0]), words[1:] or list(MAX_BYTES)
+    print(f"{'target':<12}{'executions':>12}{'per second':>11}{'corpus':>9}{'branches':>10}  failures")
     return max([fuzz(name, seconds) for name in names])
 
 
 def fuzz(name: str, seconds: int) -> int:
-    """One target for some seconds, in a process of its own: libFuzzer ends the process that it runs in."""
+    """Run one target for some seconds, in a process of its own: libFuzzer ends the process that it runs in."""
     FINDINGS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as grown:
         words = [
             *(sys.executable, __file__, "--worker", name, grown, HERE.parent / "corpus" / name),
-            *(f"-max_total_time={seconds}", f"-max_len={LONGEST[name]}", f"-rss_limit_mb={MEMORY_MB}"),
+            *(f"-max_total_time={seconds}", f"-max_len={MAX_BYTES[name]}", f"-rss_limit_mb={MEMORY_MB}"),
             *("-timeout=10", "-seed=1", "-print_final_stats=1", f"-artifact_prefix={FINDINGS}/{name}-"),
             f"-dict={HERE / 'words.dict'}",
         ]
@@ -50,13 +50,13 @@ def fuzz(name: str, seconds: int) -> int:
     rate = executions // max(1, seconds)
     print(f"{name:<12}{executions:>12,}{rate:>11,}{corpus:>9}{branches:>10}  {int(run.returncode != 0)}", flush=True)
     if run.returncode:
-        told = [line for line in run.stderr.splitlines() if not line.startswith(("#", "INFO", "WARNING", "0x"))]
-        print("\n".join(told[-60:]), file=sys.stderr)
+        messages = [line for line in run.stderr.splitlines() if not line.startswith(("#", "INFO", "WARNING", "0x"))]
+        print("\n".join(messages[-60:]), file=sys.stderr)
     return int(run.returncode != 0)
 
 
 def figure(pattern: str, text: str) -> str:
-    """What the last match of a pattern says."""
+    """The number in the last match of a pattern."""
     found = re.findall(pattern, text)
     return found[-1] if found else "0"
 
@@ -71,7 +71,7 @@ def again(name: str, path: str) -> int:
 
 
 def worker(name: str, words: list[str]) -> None:
-    """Hand over to libFuzzer; does not return."""
+    """Start libFuzzer; does not return."""
     import atheris
 
     with atheris.instrument_imports(include=["protperf.lm", "json", "tomllib"]):

@@ -1,8 +1,8 @@
-"""What is fuzzed in Python: everything that reads a file that a stranger may have made or a crash may have left.
+"""What is fuzzed in Python: every reader of a file that anyone may have made or that a crash may have left.
 
-A target takes bytes, makes the file of them, reads it with the product's own code and judges the answer: a value that
-holds together, or an error of the right class that names the file in one short line. Anything else is a finding.
-`fuzz/python/run.py` drives these for a minute each; the tests run the corpus and mutations of it.
+A target takes bytes, writes the file, reads it with the product's own code and judges the result: a consistent value,
+or an error of the right class that names the file in one short line. Anything else is a finding. `fuzz/python/run.py`
+runs these for a minute each; the tests run the corpus and mutations of it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from protperf.lm.storage import manifest as stored
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress, read_options, read_progress
 
-PATIENCE_S = 1.0
-LONGEST_MESSAGE = 600
+MAX_CPU_S = 1.0
+MAX_MESSAGE_LENGTH = 600
 CORPUS = Path(__file__).resolve().parents[1] / "corpus"
-# Files in memory where there are such: a disk would be the slowest part.
+# Files in memory where the system has them: a disk would be the slowest part.
 _FOLDER = tempfile.TemporaryDirectory(prefix="protperf-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 FOLDER = Path(_FOLDER.name)
 
@@ -45,7 +45,7 @@ class Finding(AssertionError):
 
 @contextlib.contextmanager
 def judged(path: Path, *allowed: type[Exception]) -> Iterator[None]:
-    """Let through errors of the allowed classes that name the file; everything else is a finding."""
+    """Pass over errors of the allowed classes that name the file; everything else is a finding."""
     before = time.process_time()
     try:
         yield
@@ -53,9 +53,9 @@ def judged(path: Path, *allowed: type[Exception]) -> Iterator[None]:
         text = str(error)
         if os.fspath(path) not in text:
             raise Finding(f"the message does not name {path}: {text!r}") from error
-        if len(text) > LONGEST_MESSAGE or not text.isprintable():
-            raise Finding(f"the message is no short line: {text[:2000]!r}") from error
-    if time.process_time() - before > PATIENCE_S:
+        if len(text) > MAX_MESSAGE_LENGTH or not text.isprintable():
+            raise Finding(f"the message is not one short line: {text[:2000]!r}") from error
+    if time.process_time() - before > MAX_CPU_S:
         raise Finding(f"took {time.process_time() - before:.1f} s of processor time")
 
 
@@ -65,7 +65,7 @@ def _expect(holds: bool, what: str) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """A manifest as it stands, and the same table sealed anew by whoever made it."""
+    """A manifest as it is, and the same table under a seal that fits it."""
     path = FOLDER / checkpoint.MANIFEST
     path.write_bytes(data)
     with judged(path, CheckpointError):

@@ -1,6 +1,6 @@
 """Runs in a process of its own, under `failing_malloc.c`: every large allocation of every operation fails once.
 
-Prints one JSON line a case: its name, how many allocations failed in turn, and what was wrong.
+Prints one JSON line per case: its name, how many allocations failed in turn, and what was wrong.
 """
 
 import ctypes
@@ -17,34 +17,34 @@ SHIM = ctypes.CDLL(None)
 SHIM.failing_malloc_arm.argtypes = [ctypes.c_long, ctypes.c_size_t, ctypes.c_int]
 SHIM.failing_malloc_failed.restype = ctypes.c_long
 LARGE = 64 << 10
-"""Bytes from which an allocation counts: below it, errors are not told from a machine that is lost anyway."""
+"""Smallest allocation in bytes that counts: where fewer cannot be had, the interpreter itself fails."""
 STICKY = (0, 1) if "--all-later" in sys.argv else (0,)
 """Whether one allocation fails, or also all after it."""
-MOST = 400
+MAX_ALLOCATIONS = 400
 """More large allocations than any case makes."""
 LENGTH, WIDTH, FEATURES = 300, 64, 320
 
 
 def outcome(call, needed, n, sticky):
-    """Whether an allocation failed, and what was wrong with how the call told it."""
+    """Whether an allocation failed, and what was wrong with the error of the call."""
     SHIM.failing_malloc_arm(n, LARGE, sticky)
     try:
         found = call()
-        told = None
+        error_text = None
     except MemoryError as error:
-        told = "MemoryError" if tells_size(error) else f"no size in {error!r}"
+        error_text = "MemoryError" if names_size(error) else f"no size in {error!r}"
     except BaseException as error:
-        told = f"{type(error).__name__}: {str(error)[:200]}"
+        error_text = f"{type(error).__name__}: {str(error)[:200]}"
     failed = SHIM.failing_malloc_failed()
     SHIM.failing_malloc_arm(0, 0, 0)
-    if told is None and not same(found, needed):
+    if error_text is None and not same(found, needed):
         return failed, "wrong result"
-    if told not in (None, "MemoryError"):
-        return failed, told
+    if error_text not in (None, "MemoryError"):
+        return failed, error_text
     return failed, None
 
 
-def tells_size(error):
+def names_size(error):
     """Errors of ours name bytes or a shape, but the interpreter's own MemoryError does not know them."""
     text = str(error)
     return isinstance(error, protperf.Error) and (any(x.isdigit() for x in text) or text.startswith("the interpreter"))
@@ -58,7 +58,7 @@ def check(name, call):
     needed = call()
     wrong, counts = [], []
     for sticky in STICKY:
-        for n in range(1, MOST):
+        for n in range(1, MAX_ALLOCATIONS):
             renew_workers()
             failed, fault = outcome(call, needed, n, sticky)
             if fault:
@@ -104,7 +104,7 @@ def numpy_cases():
         columns = [np.asfortranarray(x) for x in (q, k, v)]
         stacked = np.stack([omega] * 4)
         yield (
-            f"favor strided, omega a head {dtype.__name__}",
+            f"favor strided, omega per head {dtype.__name__}",
             lambda x=columns, o=stacked: [protperf.favor_attention(*x, o)],
         )
     q, k, v, omega = inputs(np.float32)

@@ -1,4 +1,4 @@
-"""Runs in a process of its own: does one thing very often and tells how memory, files and threads grew.
+"""Runs in a process of its own: does one thing very often and prints how memory, files and threads grew.
 
 Arguments: what, how often, a folder. The first half of the calls warms up: caches fill and allocators settle.
 Prints one JSON line: kilobytes of resident memory after the warm-up, and how many were added to the end.
@@ -28,7 +28,7 @@ PAGE = resource.getpagesize()
 
 
 def resident():
-    """Kilobytes of memory that somebody holds, read in a state that does not depend on what was called last."""
+    """Kilobytes of memory in use, read in a state that does not depend on the latest calls."""
     settle()
     gc.collect()
     # The free pages between blocks in use; only glibc has the call.
@@ -39,9 +39,9 @@ def resident():
 
 
 def settle():
-    """Calls after which every thread keeps scratch of the same four shapes, those of its latest tasks.
+    """Make calls after which every thread keeps scratch of the same four shapes, those of its latest tasks.
 
-    Twice, so that a thread of the pool that gets no core for one call takes part in the other.
+    The calls are made twice, so that a thread of the pool that gets no core for one takes part in the other.
     """
     for num_features in (72, 80, 88, 96) * 2:
         omega = torch.from_numpy(protperf.draw_projection(num_features, 16))

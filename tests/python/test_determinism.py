@@ -1,4 +1,4 @@
-"""The same bits for any number of threads, however often, and beside other load."""
+"""The same bits for any number of threads, in any repetition, and under other load."""
 
 import subprocess
 import sys

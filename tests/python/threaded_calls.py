@@ -1,6 +1,6 @@
 """Runs in a process of its own: many Python threads call everything at once; results equal those of one thread.
 
-Arguments: threads, rounds a thread, a folder for files. Ends with a dump of all stacks after `LIMIT` seconds.
+Arguments: threads, rounds per thread, a folder for files. A hang ends with a dump of all stacks.
 """
 
 import faulthandler
@@ -108,14 +108,14 @@ def redrawn(rounds):
         one.redraw(0)
         assert all(torch.equal(a, b) for a, b in zip(needed, (one(q, k, v), two(q, k, v)), strict=True))
     torch.set_default_dtype(torch.float32)
-    print(f"two modules share omega, {2 * rounds} redraws beside {2 * rounds} calls: exact afterwards")
+    print(f"two modules share omega, {2 * rounds} redraws during {2 * rounds} calls: exact afterwards")
 
 
-LIMIT = 60
+LIMIT_S = 600
 
 if __name__ == "__main__":
     num_threads, rounds, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    faulthandler.dump_traceback_later(LIMIT * max(1, rounds // 8), exit=True)
+    faulthandler.dump_traceback_later(LIMIT_S * max(1, rounds // 8), exit=True)
     sys.setswitchinterval(1e-6)
     mixed(num_threads, rounds, folder)
     redrawn(10 * rounds)

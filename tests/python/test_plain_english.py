@@ -1,0 +1,124 @@
+"""Forms and names that must not come back: text that reads as translated, and words that only this project understood.
+
+Each form has an example that it must find and one that it must leave alone. Whole lines are read, code and prose, for a
+reader meets both. What is meant by a form is not always wrong English; it is banned where something plainer exists.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SUFFIXES = (".rs", ".py", ".pyi", ".md", ".toml")
+# A list of changes quotes what was.
+EXEMPT = {"tests/python/test_plain_english.py", "CHANGELOG.md", "LICENSE"}
+# Directories that are still being rewritten; their offences are listed and do not fail.
+PENDING = (
+    "apps/lm/README.md", "apps/lm/api.py", "apps/lm/cli", "apps/lm/inference", "apps/lm/model", "apps/lm/scoring",
+    "apps/lm/source.py", "apps/lm/storage", "apps/lm/tables", "apps/lm/training", "python/protperf", "rust/lib.rs",
+    "rust/protperf-core", "rust/protperf-cpu", "rust/protperf-python", "ARCHITECTURE.md", "CONTRIBUTING.md",
+    "README.md", "docs", "tests/lm", "tests/common", "tests",
+)  # fmt: skip
+
+_COUNTS = (
+    "one|two|three|once|twice|nats|bits|bytes|tokens|targets|features|rows|lines|times|calls|seconds|MB|GB|kB|residues|"
+    "steps|lanes|entries|vectors|flags|trials|forks|records|executions|sequences|numbers|values|passes|rounds|threads|"
+    "tasks|signals|kills|operations|directions|multiply-adds|exponentials|kept"
+)
+_EACH = (
+    "row|residue|head|batch|second|minute|hour|feature|thread|record|rejection|line|token|sequence|call|pass|task|step|"
+    "key|query|target|position|policy|run|case|file|byte|element|lane|block|chunk|layer|epoch|protein|segment|worker"
+)
+_KINDS = (
+    "directory|model|file|run|table|number|text|sequence|residue|path|record|checkpoint|token|UTF-8|multiple|integer"
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A pattern, what to write instead, a line that has it, a line that has not, and the files that it is for."""
+
+    pattern: str
+    instead: str
+    wrong: str
+    right: str
+    suffixes: tuple[str, ...] = SUFFIXES
+
+    def found_in(self, line: str) -> bool:
+        return re.search(self.pattern, line) is not None
+
+
+FORMS = (
+    Form(rf"\b({_COUNTS}) an? ({_EACH})\b", "per", "nats a residue", "nats per residue, as a residue is read"),
+    Form(rf"\bone (?!is|has|was)\w+ an? ({_EACH})\b", "per", "one pass a residue", "one is a row, one pass per row"),
+    Form(rf"\bone an? ({_EACH})\b", "per", "one a row", "one per row"),
+    Form(r"\blest\b", "so that .. not", "checked lest it fail", "at least"),
+    Form(r"\bbegun\b", "started", "a run that was begun", "a run that began"),
+    Form(rf"(?<![Tt]here )\b(is|are) no ({_KINDS})\b", "is not a", "x.fa is no file", "there is no file"),
+    Form(r"\b(told|tells)\b", "says, said, shown, messages", "what is told", "tell one from the other"),
+    Form(r"\bof the size\b", "set by --size", "default of the size", "of this size"),
+    Form(r"\b[Ww]hatever\b", "any, or what it is", "whatever the order", "in any order"),
+    Form(r"\bbeside\b", "next to, in addition to", "written beside it", "besides"),
+    Form(r"\b[Aa]nswers? (whether|what|how|true|false|None)\b", "returns", "Answers whether it fits", "an answer"),
+    Form(r"\b(THETA|RHYTHM|ENDS)\b", "MAX_LOOKAHEAD_BITS, LOGGING_OPTIONS, DURATION_OPTIONS", "THETA = 3", "BACKENDS"),
+    Form(r"\bMOST(_\w+)?\b", "MAX", "MOST_KB = 1", "at most, MAX_KB"),
+    Form(r"\b(redo|redone|absorb|Want|Widths)\b", "recompute, project_keys, ReadOptions, Layout", "fn redo()", "undo"),
+    Form(r"\bWeights\b", "PackedOmega", "let w = Weights::new()", "// Weighted means", (".rs",)),
+    Form(r"\bturned\b(?= *[:(=,.])", "transposed", "turned: bool", "a loop turned inside out", (".rs",)),
+    Form(r"(\.|\bfn )(commit|live)\b", "update_state, visible", "state.commit(keys)", "commits", (".rs",)),
+    Form(r"\b(nobody|strangers?)\b", "no_progress, foreign_entry", "=nobody", "somebody", (".py", ".pyi", ".rs")),
+    Form(r"\b(check_voice|tells_memory|end_at_once)\b", "check_verbosity and others", "check_voice(q)", "voices"),
+    Form(r"\bdef unwind\b|\bunwind\(", "raise_on_signal", "unwind(2)", "catch_unwind(f)", (".py",)),
+)  # fmt: skip
+
+
+def sources() -> list[Path]:
+    """Files of the repository that people read."""
+    patterns = [f"*{suffix}" for suffix in SUFFIXES]
+    try:
+        listing = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, check=True, text=True)
+        paths = [ROOT / name for name in listing.stdout.splitlines()]
+    except (OSError, subprocess.CalledProcessError):
+        skipped = {".git", ".venv", "target", "runs", "dist"}
+        found = (path for pattern in patterns for path in ROOT.rglob(pattern))
+        paths = [path for path in found if not skipped & set(path.relative_to(ROOT).parts)]
+    return [path for path in paths if path.is_file() and name_of(path) not in EXEMPT]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def offences(name: str, text: str) -> Iterator[str]:
+    """Each line with a form, its place and what to write instead."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for form in FORMS:
+            if name.endswith(form.suffixes) and form.found_in(line):
+                yield f"{name}:{number}: {line.strip()[:100]} -> {form.instead}"
+
+
+def is_pending(name: str) -> bool:
+    return any(name == place or name.startswith(place + "/") for place in PENDING)
+
+
+def test_no_retired_form_has_come_back() -> None:
+    found = {name_of(path): list(offences(name_of(path), path.read_text(encoding="utf-8"))) for path in sources()}
+    assert len(found) > 200
+    waiting = [text for name, lines in found.items() for text in lines if is_pending(name)]
+    print(f"\n{len(waiting)} in directories that are still being rewritten", *waiting, sep="\n")
+    lines = [text for name, lines in found.items() for text in lines if not is_pending(name)]
+    assert not lines, "\n".join(lines)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.wrong)
+def test_each_form_is_found_where_it_is_and_only_there(form: Form) -> None:
+    suffix = form.suffixes[0]
+    (found,) = offences(f"x{suffix}", f"first\n    # {form.wrong}\n")
+    assert found == f"x{suffix}:2: # {form.wrong} -> {form.instead}"
+    assert list(offences(f"x{suffix}", f"// {form.right}\n")) == []
