@@ -9,7 +9,8 @@
 pub use protperf_core::state::{empty_state, merge_states};
 pub use protperf_core::*;
 pub use protperf_cpu::{
-    Context, Cpu, CpuElement, Gradients, Isa, Saved, default_num_threads, favor_backward, favor_forward, rehearse_panic,
+    Context, Cpu, CpuElement, CpuStored, Gradients, Isa, Saved, default_num_threads, favor_backward, favor_forward,
+    rehearse_panic,
 };
 pub use protperf_io as io;
 

@@ -1,85 +1,101 @@
-//! One checked call: its plan, its tensors, its packed directions and its threads.
+//! One checked call: its plan, its tensors, its packed parameters and its threads.
 
 use crate::chunk::Chunk;
 use crate::dispatch::Isa;
 use crate::features::{self, Family};
 use crate::layout::Layout;
 use crate::load::{KeyView, Loader, RowView};
-use crate::ops::{CpuElement, Ops};
+use crate::ops::Ops;
 use crate::packed_omega::{Head, PackedOmega};
 use crate::parallel::Workers;
 use crate::plan::{HeadSegment, Plan};
 use crate::scan::KeyScan;
+use crate::state::State;
+use crate::stored::CpuStored;
 use crate::workspace::{Workspace, with_scratch};
-use protperf_core::{FavorArgs, Result, TensorRef, try_filled, try_reserved};
+use protperf_core::{Execution, FavorArgs, Result, TensorRef, try_filled, try_reserved};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-/// How a call runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The instruction set.
-    pub isa: Isa,
-    /// Threads of the pool; changes no bit of any result.
-    pub num_threads: usize,
-    /// Raised by the caller to stop the call.
-    pub cancel: &'a AtomicBool,
-}
 
 /// A checked call.
-pub struct Call<'a, T: CpuElement> {
-    pub args: &'a FavorArgs<'a, T>,
+pub struct Call<'a, S: CpuStored> {
+    pub args: &'a FavorArgs<'a, S>,
     pub plan: Plan,
     pub layout: Layout,
-    pub loader: Loader<'a, T>,
+    pub loader: Loader<'a, S>,
     pub workers: Workers<'a>,
-    family: Arc<dyn Family<T>>,
-    /// One for all heads, or one per head.
-    omegas: Vec<PackedOmega<T>>,
+    /// The initial states, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`; `None`: empty ones.
+    state_in: Option<&'a [S::Compute]>,
+    family: Arc<dyn Family<S::Compute>>,
+    /// One for all heads, or one per head, and whether all numbers that it was made from are finite.
+    omegas: Vec<(PackedOmega<S::Compute>, bool)>,
 }
 
-impl<'a, T: CpuElement> Call<'a, T> {
-    /// Checks the arguments and packs the directions.
+impl<'a, S: CpuStored> Call<'a, S> {
+    /// Checks the arguments and packs the parameters of the map.
     ///
     /// # Errors
     /// As [`FavorArgs::validate`]; `OutOfMemory`; `Interrupted`.
-    pub fn new(args: &'a FavorArgs<'a, T>, ctx: &Context<'a>) -> Result<Self> {
+    pub fn new(
+        args: &'a FavorArgs<'a, S>,
+        state_in: Option<&'a [S::Compute]>,
+        isa: Isa,
+        run: &Execution<'a>,
+    ) -> Result<Self> {
         let shape = args.validate()?;
-        let workers = Workers { num_threads: ctx.num_threads, cancel: ctx.cancel };
-        let (family, layout) = features::of(args, &shape);
-        let num_matrices = args.map.num_sets();
-        let mut omegas = try_reserved(num_matrices)?;
-        for head in 0..num_matrices {
+        let workers = Workers::new(run);
+        let (ops, (family, layout)) = (Ops::of(isa), features::of(&args.map, &shape));
+        let mut omegas = try_reserved(args.map.num_sets())?;
+        for set in 0..args.map.num_sets() {
             workers.check()?;
-            omegas.push(PackedOmega::pack(args, &layout, family.unit(), head)?);
+            let parameters = args.map.parameters(set, shape.head_dim)?;
+            let packed = PackedOmega::pack(ops, &parameters, &layout, family.unit())?;
+            // A number may be finite as it was given and infinite in the type that is computed in.
+            let is_finite = args.map.is_finite(set) && packed.is_finite(ops);
+            omegas.push((packed, is_finite));
         }
         let plan = Plan::new(shape, args.causal, args.cu_seqlens)?;
-        let loader = Loader { args, ops: Ops::of(ctx.isa), layout, family: family.clone() };
-        Ok(Call { args, plan, layout, loader, workers, family, omegas })
+        let loader = Loader { args, ops, layout, family: family.clone() };
+        Ok(Call { args, plan, layout, loader, workers, state_in, family, omegas })
     }
 
-    /// Matrices of directions: one for all heads, or one per head.
-    pub fn num_matrices(&self) -> usize {
-        self.omegas.len()
+    /// The packed parameters of a head.
+    pub fn omega(&self, head: usize) -> &PackedOmega<S::Compute> {
+        &self.omegas[self.args.map.set_of(head)].0
     }
 
     /// Rows of a tensor that has one row for each query of the segment.
-    pub fn queries(&self, tensor: &'a TensorRef<'a, T>, part: &HeadSegment) -> RowView<'a, T> {
+    pub fn queries(&self, tensor: &'a TensorRef<'a, S>, part: &HeadSegment) -> RowView<'a, S> {
         self.loader.queries(&self.plan, tensor, part)
     }
 
     /// Keys and values of the segment.
-    pub fn keys(&self, part: &HeadSegment) -> KeyView<'a, T> {
+    pub fn keys(&self, part: &HeadSegment) -> KeyView<'a, S> {
         self.loader.keys(&self.plan, part)
+    }
+
+    /// The initial state of a head segment, `[F,2+E]`; `None`: an empty one.
+    pub fn state_in(&self, part: &HeadSegment) -> Option<&'a [S::Compute]> {
+        self.state_in.map(|all| &all[self.plan.state_range(part)])
+    }
+
+    /// Makes a state that of a head segment before its first key.
+    pub fn import_state(&self, part: &HeadSegment, to: &mut State<S::Compute>) {
+        match self.state_in(part) {
+            Some(state) => to.import(&self.layout, state),
+            None => to.clear(),
+        }
     }
 
     /// Runs `body` with the workspace of a head, over an empty state.
     ///
     /// # Errors
     /// `OutOfMemory`, or what `body` returns.
-    pub fn with_workspace<R>(&self, head: usize, body: impl FnOnce(&mut Workspace<'_, T>) -> Result<R>) -> Result<R> {
-        let omega = &self.omegas[if self.num_matrices() == 1 { 0 } else { head }];
-        let head = Head { ops: self.loader.ops, omega, layout: self.layout };
+    pub fn with_workspace<R>(
+        &self,
+        head: usize,
+        body: impl FnOnce(&mut Workspace<'_, S::Compute>) -> Result<R>,
+    ) -> Result<R> {
+        let head = Head { ops: self.loader.ops, omega: self.omega(head), layout: self.layout };
         with_scratch(self.layout, |scratch| {
             scratch.state.clear();
             let chunk = Chunk { head, family: &*self.family, state: &mut scratch.state, buffers: &mut scratch.buffers };
@@ -97,19 +113,33 @@ impl<'a, T: CpuElement> Call<'a, T> {
     ///
     /// # Errors
     /// `Interrupted`.
-    pub fn add_keys(&self, workspace: &mut Workspace<'_, T>, keys: &KeyView<'_, T>, scale: T) -> Result<()> {
+    pub fn add_keys(
+        &self,
+        workspace: &mut Workspace<'_, S::Compute>,
+        keys: &KeyView<'_, S>,
+        scale: S::Compute,
+    ) -> Result<()> {
         let Workspace { chunk, keys: rows, features, .. } = workspace;
         self.workers.for_each_chunk(keys.len(), |low, count| {
-            let keys = chunk.project_keys(self.loader.load_keys(rows, keys, low, count, scale), features);
+            let loaded = self.loader.load_keys(chunk.head.omega, rows, keys, low, count, scale);
+            let keys = chunk.project_keys(loaded, features);
             chunk.update_state(keys);
         })
     }
 
-    /// Scans the keys of one head segment.
+    /// Scans all that the rows of one head segment see.
     ///
     /// # Errors
     /// `Interrupted`.
-    pub fn scan(&self, part: &HeadSegment) -> Result<KeyScan<T>> {
+    pub fn scan(&self, part: &HeadSegment) -> Result<KeyScan<S::Compute>> {
+        Ok(self.with_shared(part, self.scan_keys(part)?))
+    }
+
+    /// Scans the keys of one head segment, the same for all heads that share them.
+    ///
+    /// # Errors
+    /// `Interrupted`.
+    pub fn scan_keys(&self, part: &HeadSegment) -> Result<KeyScan<S::Compute>> {
         let keys = self.keys(part);
         KeyScan::new(&self.workers, self.loader.ops, &keys, 0..keys.len())
     }
@@ -118,7 +148,7 @@ impl<'a, T: CpuElement> Call<'a, T> {
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
-    pub fn scan_blocks(&self, parts: &[HeadSegment]) -> Result<Vec<KeyScan<T>>> {
+    pub fn scan_blocks(&self, parts: &[HeadSegment]) -> Result<Vec<KeyScan<S::Compute>>> {
         let mut scans = try_filled(parts.len(), KeyScan::empty())?;
         let tasks = self.plan.key_tasks(parts)?;
         self.workers.fold(
@@ -132,6 +162,18 @@ impl<'a, T: CpuElement> Call<'a, T> {
                 Ok(())
             },
         )?;
-        Ok(scans)
+        Ok(parts.iter().zip(scans).map(|(part, of_keys)| self.with_shared(part, of_keys)).collect())
+    }
+
+    /// Adds to a scan of keys what every row of a head segment sees: the initial state and the parameters of the map.
+    pub fn with_shared(&self, part: &HeadSegment, of_keys: KeyScan<S::Compute>) -> KeyScan<S::Compute> {
+        let mut scan = of_keys;
+        if let Some(state) = self.state_in(part) {
+            scan.join_state(self.loader.ops, state, self.layout.value_dim);
+        }
+        if !self.omegas[self.args.map.set_of(part.head)].1 {
+            scan.mark_all_bad();
+        }
+        scan
     }
 }

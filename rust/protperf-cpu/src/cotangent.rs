@@ -4,21 +4,14 @@
 use crate::call::Call;
 use crate::chunk::Loaded;
 use crate::load::RowView;
-use crate::ops::CpuElement;
 use crate::plan::HeadSegment;
 use crate::rows::ChunkRows;
-use protperf_core::{Result, TensorRef, try_filled};
+use crate::scan::KeyScan;
+use crate::simd::Real;
+use crate::stored::CpuStored;
+use protperf_core::backend::Saved;
+use protperf_core::{Result, try_filled};
 use std::ops::Range;
-
-/// What the backward pass reads besides the arguments of the forward pass.
-pub struct Saved<'a, T> {
-    /// Output of the forward pass `[B,H,L,E]`.
-    pub out: &'a TensorRef<'a, T>,
-    /// Denominators of the forward pass `[B,H,L,2]`.
-    pub den: &'a [T],
-    /// Gradient of the output `[B,H,L,E]`.
-    pub grad: &'a TensorRef<'a, T>,
-}
 
 /// What a query contributes to the gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,43 +25,43 @@ pub enum Contribution {
 }
 
 /// Some queries of a head segment with the cotangents of their sums.
-pub struct Cotangents<'a, T> {
-    queries: RowView<'a, T>,
+pub struct Cotangents<'a, S: CpuStored> {
+    queries: RowView<'a, S>,
     pub contributions: Vec<Contribution>,
     /// The last row that makes NaN, counted from the first row of the segment.
     pub last_not_finite: Option<usize>,
-    out: RowView<'a, T>,
-    grad: RowView<'a, T>,
-    den: &'a [T],
+    out: RowView<'a, S>,
+    grad: RowView<'a, S>,
+    den: &'a [S::Compute],
 }
 
-impl<'a, T: CpuElement> Cotangents<'a, T> {
-    /// The queries `range` of a segment; `bad_key` is the first key of the segment that is not finite.
+impl<'a, S: CpuStored> Cotangents<'a, S> {
+    /// The queries `range` of a segment.
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
     pub fn new(
-        call: &'a Call<'a, T>,
-        saved: &'a Saved<'a, T>,
+        call: &'a Call<'a, S>,
+        saved: &'a Saved<'a, S>,
         part: &HeadSegment,
+        scan: &KeyScan<S::Compute>,
         range: Range<usize>,
-        bad_key: Option<usize>,
     ) -> Result<Self> {
         let rows = |tensor| call.queries(tensor, part).part(range.clone(), false);
-        let (queries, out, grad) = (rows(&call.args.q), rows(saved.out), rows(saved.grad));
-        let first = call.plan.first_query(part) + range.start;
+        let (queries, out, grad) = (rows(&call.args.q), rows(&saved.out), rows(&saved.grad));
+        let (first, zero) = (call.plan.first_query(part) + range.start, S::Compute::ZERO);
         let den = &saved.den[first * 2..(first + range.len()) * 2];
         let mut contributions = try_filled(range.len(), Contribution::Nothing)?;
         for (i, contribution) in contributions.iter_mut().enumerate() {
             call.workers.check_at(i)?;
             let (largest, finite) = grad.largest(call.loader.ops, i);
-            if largest == T::ZERO && finite {
+            if largest == zero && finite {
                 continue;
             }
-            let sees_bad_key = bad_key.is_some_and(|at| !call.args.causal || range.start + i >= at);
-            if sees_bad_key || !finite || !queries.largest(call.loader.ops, i).1 {
+            let is_reached = scan.reaches(range.start + i, call.args.causal);
+            if is_reached || !finite || !queries.largest(call.loader.ops, i).1 {
                 *contribution = Contribution::NotFinite;
-            } else if den[2 * i + 1] != T::ZERO {
+            } else if den[2 * i + 1] != zero {
                 *contribution = Contribution::Cotangent;
             }
         }
@@ -86,12 +79,12 @@ impl<'a, T: CpuElement> Cotangents<'a, T> {
     /// cotangent carry zeros and are not visible.
     pub fn load<'b>(
         &self,
-        call: &Call<'_, T>,
-        rows: &'b mut ChunkRows<T>,
+        call: &Call<'_, S>,
+        rows: &'b mut ChunkRows<S::Compute>,
         low: usize,
         count: usize,
         reversed: bool,
-    ) -> Loaded<'b, T> {
+    ) -> Loaded<'b, S::Compute> {
         let queries = self.queries.part(0..self.len(), reversed);
         let loaded = call.loader.load_queries(rows, &queries, low, count);
         for row in 0..count {
@@ -105,11 +98,11 @@ impl<'a, T: CpuElement> Cotangents<'a, T> {
         loaded
     }
 
-    fn load_cotangent(&self, call: &Call<'_, T>, rows: &mut ChunkRows<T>, row: usize, i: usize) {
+    fn load_cotangent(&self, call: &Call<'_, S>, rows: &mut ChunkRows<S::Compute>, row: usize, i: usize) {
         let layout = &call.layout;
         let to = &mut rows.values_and_one[row * layout.value_row()..][..layout.value_row()];
         rows.shift[row] = self.den[2 * i];
-        let inverse = T::ONE / self.den[2 * i + 1];
+        let inverse = S::Compute::ONE / self.den[2 * i + 1];
         let (of_grad, of_out) = rows.gathered.split_at_mut(layout.padded_value());
         let (grad, out) = (self.grad.adjacent(i, of_grad), self.out.adjacent(i, of_out));
         let dot = call.loader.ops.load_cotangent(grad, out, inverse, to);

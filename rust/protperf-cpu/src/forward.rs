@@ -3,17 +3,21 @@
 //! A head's segment is one task or, where the shape says so (`blocks.rs`), a task for each of its blocks: first every
 //! block's keys alone, then, with those states merged in order, its queries.
 
-use crate::call::{Call, Context};
+use crate::call::Call;
 use crate::chunk::{Answers, ReadOptions};
+use crate::dispatch::Isa;
 use crate::layout::CHUNK;
 use crate::load::{KeyView, RowView};
 use crate::ops::CpuElement;
 use crate::plan::HeadSegment;
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
+use crate::simd::Real;
 use crate::state::State;
+use crate::stored::{CpuStored, nan};
 use crate::workspace::Workspace;
-use protperf_core::{Error, FavorArgs, Result, check_len};
+use protperf_core::backend::Outputs;
+use protperf_core::{Element, Execution, FavorArgs, Result, Stored};
 use std::ops::Range;
 
 /// Linear attention on the CPU.
@@ -22,67 +26,44 @@ use std::ops::Range;
 /// 64 and M = 256. A long sequence of few heads is worked on in blocks of at least 1024 positions; then there is also
 /// one state `[F,2+E]` per head, and in the causal form one per block.
 ///
-/// # Shapes
-/// out `[B,H,L,E]`; den `[B,H,L,2]`, for each row T and p with the denominator `p 2^T` and p in [1/2, 1) (0 where the
-/// row sees no key); states `[B,H,F,2+E]`.
-///
 /// # Errors
-/// As [`FavorArgs::validate`]; `OutOfMemory`; `Interrupted`.
-pub fn favor_forward<T: CpuElement>(
-    args: &FavorArgs<'_, T>,
-    state_in: Option<&[T]>,
-    out: &mut [T],
-    den: &mut [T],
-    state_out: Option<&mut [T]>,
-    ctx: &Context<'_>,
+/// As [`Backend::forward`](protperf_core::Backend::forward).
+pub fn run<S: CpuStored>(
+    isa: Isa,
+    args: &FavorArgs<'_, S>,
+    outputs: Outputs<'_, S>,
+    run: &Execution<'_>,
 ) -> Result<()> {
-    let call = Call::new(args, ctx)?;
-    let s = &call.plan.shape;
-    let [rows, state] = [s.batch * s.heads * s.q_len, s.state().iter().product()];
-    let wants_state = state_in.is_some() || state_out.is_some();
-    if wants_state && (!args.causal || args.cu_seqlens.is_some()) {
-        return Err(Error::InvalidOption {
-            argument: "state",
-            detail: "continues one causal sequence; it needs causal and no cu_seqlens".into(),
-        });
-    }
-    check_len("out", out.len(), rows * s.value_dim)?;
-    check_len("den", den.len(), rows * 2)?;
-    if let Some(state_in) = state_in {
-        check_len("state", state_in.len(), state)?;
-    }
-    if let Some(state_out) = &state_out {
-        check_len("state", state_out.len(), state)?;
-    }
+    let Outputs { state_in, .. } = outputs;
+    let call = Call::new(args, state_in, isa, run)?;
+    outputs.check(&call.plan.shape)?;
     let (cut, whole) = call.plan.head_segments()?;
     let pass = Forward {
         call: &call,
-        out: SharedOut::new(out),
-        den: SharedOut::new(den),
-        state_in,
-        state_out: state_out.map(SharedOut::new),
+        out: SharedOut::new(outputs.out),
+        den: SharedOut::new(outputs.den),
+        state_out: outputs.state_out.map(SharedOut::new),
     };
     pass.run_cut(&cut)?;
     call.workers.run(whole.len(), |at| pass.run_whole(&whole[at]))
 }
 
-struct Forward<'a, T: CpuElement> {
-    call: &'a Call<'a, T>,
-    out: SharedOut<T>,
-    den: SharedOut<T>,
-    state_in: Option<&'a [T]>,
-    state_out: Option<SharedOut<T>>,
+struct Forward<'a, S: CpuStored> {
+    call: &'a Call<'a, S>,
+    out: SharedOut<S>,
+    den: SharedOut<S::Compute>,
+    state_out: Option<SharedOut<S::Compute>>,
 }
 
-impl<'a, T: CpuElement> Forward<'a, T> {
+impl<S: CpuStored> Forward<'_, S> {
     /// A head's segment as one task.
     fn run_whole(&self, part: &HeadSegment) -> Result<()> {
         let (call, keys) = (self.call, self.call.keys(part));
         let scan = call.scan(part)?;
         call.with_workspace(part.head, |workspace| {
             self.first_state(part, &scan, workspace.chunk.state);
-            if !call.args.causal && self.num_usable(part, &scan, keys.len()) > 0 {
-                call.add_keys(workspace, &keys, T::exp2_int(-scan.value_power()))?;
+            if !call.args.causal && scan.is_clean() {
+                call.add_keys(workspace, &keys, S::Compute::exp2_int(-scan.value_power()))?;
             }
             self.answer_queries(workspace, part, &scan, call.plan.query_blocks(part).range(0))
         })
@@ -106,16 +87,16 @@ impl<'a, T: CpuElement> Forward<'a, T> {
 
     /// For each head segment the states that the queries of each block start from; one state, of all keys, where the
     /// call is not causal.
-    fn block_states(&self, parts: &[HeadSegment], scans: &[KeyScan<T>]) -> Result<Vec<Vec<State<T>>>> {
-        let call = self.call;
-        let mut states: Vec<Vec<State<T>>> = Vec::new();
+    fn block_states(&self, parts: &[HeadSegment], scans: &[KeyScan<S::Compute>]) -> Result<Vec<BlockStates<S>>> {
+        let (call, causal) = (self.call, self.call.args.causal);
+        let mut states: Vec<BlockStates<S>> = Vec::new();
         for (part, scan) in parts.iter().zip(scans) {
             let mut first = State::new(&call.layout)?;
             self.first_state(part, scan, &mut first);
             states.push(vec![first]);
         }
         let mut tasks = call.plan.key_tasks(parts)?;
-        if call.args.causal {
+        if causal {
             // No query comes after the last block.
             tasks.retain(|(at, range)| range.end < call.plan.key_blocks(&parts[*at]).len());
         }
@@ -123,19 +104,16 @@ impl<'a, T: CpuElement> Forward<'a, T> {
             tasks.len(),
             |task| {
                 let (at, range) = &tasks[task];
-                let keys = call.keys(&parts[*at]);
-                let range = range.start..range.end.min(self.num_usable(&parts[*at], &scans[*at], keys.len()));
+                let usable = range.start..range.start + scans[*at].usable(range, causal);
                 call.with_workspace(parts[*at].head, |workspace| {
-                    if !range.is_empty() {
-                        let scale = T::exp2_int(-scans[*at].value_power());
-                        call.add_keys(workspace, &keys.part(range, false), scale)?;
-                    }
+                    let scale = S::Compute::exp2_int(-scans[*at].value_power());
+                    call.add_keys(workspace, &call.keys(&parts[*at]).part(usable, false), scale)?;
                     workspace.chunk.state.try_clone()
                 })
             },
             |task, mut state| {
                 let states = &mut states[tasks[task].0];
-                if call.args.causal {
+                if causal {
                     state.merge(&states[states.len() - 1]);
                     states.push(state);
                 } else {
@@ -147,35 +125,18 @@ impl<'a, T: CpuElement> Forward<'a, T> {
         Ok(states)
     }
 
-    fn own_state(&self, all: &'a [T], part: &HeadSegment) -> &'a [T] {
-        &all[self.call.plan.state_range(part)]
-    }
-
-    /// The state before the segment's first key.
-    fn first_state(&self, part: &HeadSegment, scan: &KeyScan<T>, state: &mut State<T>) {
-        if let Some(all) = self.state_in {
-            state.import(&self.call.layout, self.own_state(all, part));
-            state.scale_values(T::exp2_int(-scan.value_power()));
-        }
-    }
-
-    /// How many rows, from the first on, see finite numbers alone.
-    fn num_usable(&self, part: &HeadSegment, scan: &KeyScan<T>, len: usize) -> usize {
-        let is_poisoned = self.state_in.is_some_and(|all| self.own_state(all, part).iter().any(|x| !x.is_finite()));
-        match scan.first_not_finite {
-            _ if is_poisoned => 0,
-            Some(at) if self.call.args.causal => at,
-            Some(_) => 0,
-            None => len,
-        }
+    /// The state before the segment's first key, its sums of values divided as the values will be.
+    fn first_state(&self, part: &HeadSegment, scan: &KeyScan<S::Compute>, state: &mut State<S::Compute>) {
+        self.call.import_state(part, state);
+        state.scale_values(S::Compute::exp2_int(-scan.value_power()));
     }
 
     /// Outputs of some queries, from the state before them or of all keys.
     fn answer_queries(
         &self,
-        workspace: &mut Workspace<'_, T>,
+        workspace: &mut Workspace<'_, S::Compute>,
         part: &HeadSegment,
-        scan: &KeyScan<T>,
+        scan: &KeyScan<S::Compute>,
         range: Range<usize>,
     ) -> Result<()> {
         let (call, e) = (self.call, self.call.layout.value_dim);
@@ -184,8 +145,7 @@ impl<'a, T: CpuElement> Forward<'a, T> {
         // SAFETY: this task alone has the query rows of this head, segment and block.
         let (out, den) =
             unsafe { (self.out.range(row * e, range.len() * e), self.den.range(row * 2, range.len() * 2)) };
-        let num_usable = self.num_usable(part, scan, all.len);
-        let usable = num_usable.clamp(range.start, range.end) - range.start;
+        let usable = scan.usable(&range, call.args.causal);
         let is_last = range.end == all.len;
         let mut outputs =
             QueryOutputs { call, queries: all.part(range.clone(), false), value_power: scan.value_power(), out, den };
@@ -197,50 +157,53 @@ impl<'a, T: CpuElement> Forward<'a, T> {
         }
         outputs.fill_with_nan(usable);
         if is_last {
-            let is_finite = num_usable == all.len && scan.first_not_finite.is_none();
-            self.store_state(workspace.chunk.state, part, scan, is_finite);
+            self.store_state(workspace.chunk.state, part, scan);
         }
         Ok(())
     }
 
-    fn store_state(&self, state: &mut State<T>, part: &HeadSegment, scan: &KeyScan<T>, is_finite: bool) {
+    fn store_state(&self, state: &mut State<S::Compute>, part: &HeadSegment, scan: &KeyScan<S::Compute>) {
         let Some(state_out) = &self.state_out else { return };
         let range = self.call.plan.state_range(part);
-        // SAFETY: one task has the last rows of a head, and there is one segment.
+        // SAFETY: one task has the last query rows of a head segment.
         let to = unsafe { state_out.range(range.start, range.len()) };
-        state.scale_values(T::exp2_int(scan.value_power()));
+        state.scale_values(S::Compute::exp2_int(scan.value_power()));
         state.export(&self.call.layout, to);
-        if !is_finite {
-            to.fill(T::from_f64(f64::NAN));
+        if !scan.is_clean() {
+            to.fill(S::Compute::from_f64(f64::NAN));
         }
     }
 }
 
+/// The states that the blocks of one head segment start from.
+type BlockStates<S> = Vec<State<<S as Stored>::Compute>>;
+
 /// Some queries of a head segment, and where their outputs go.
-struct QueryOutputs<'a, T: CpuElement> {
-    call: &'a Call<'a, T>,
-    queries: RowView<'a, T>,
-    value_power: T,
-    out: &'a mut [T],
-    den: &'a mut [T],
+struct QueryOutputs<'a, S: CpuStored> {
+    call: &'a Call<'a, S>,
+    queries: RowView<'a, S>,
+    value_power: S::Compute,
+    out: &'a mut [S],
+    den: &'a mut [S::Compute],
 }
 
-const FORWARD: ReadOptions = ReadOptions { sums: true, gradient: false, directions: false, normalize: true };
+const FORWARD: ReadOptions = ReadOptions { sums: true, gradient: false, parameters: false, normalize: true };
 
-impl<T: CpuElement> QueryOutputs<'_, T> {
+impl<S: CpuStored> QueryOutputs<'_, S> {
     /// The first `usable` rows, each of which sees the state and the keys up to its own. The last chunk's keys are
     /// added only where the state is wanted after them.
     fn causal(
         &mut self,
-        workspace: &mut Workspace<'_, T>,
-        keys: &KeyView<'_, T>,
+        workspace: &mut Workspace<'_, S::Compute>,
+        keys: &KeyView<'_, S>,
         usable: usize,
         wants_state: bool,
     ) -> Result<()> {
         let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
-        let (call, scale) = (self.call, T::exp2_int(-self.value_power));
+        let (call, omega, scale) = (self.call, chunk.head.omega, S::Compute::exp2_int(-self.value_power));
         call.workers.for_each_chunk(usable, |low, count| {
-            let keys = chunk.project_keys(call.loader.load_keys(key_rows, keys, low, count, scale), features);
+            let keys = call.loader.load_keys(omega, key_rows, keys, low, count, scale);
+            let keys = chunk.project_keys(keys, features);
             let queries = call.loader.load_queries(query_rows, &self.queries, low, count);
             let queries = chunk.project_queries(queries);
             self.store(&chunk.read(Some(&keys), &queries, FORWARD), low, count);
@@ -251,7 +214,7 @@ impl<T: CpuElement> QueryOutputs<'_, T> {
     }
 
     /// The first `usable` rows, each of which sees the state.
-    fn noncausal(&mut self, workspace: &mut Workspace<'_, T>, usable: usize) -> Result<()> {
+    fn noncausal(&mut self, workspace: &mut Workspace<'_, S::Compute>, usable: usize) -> Result<()> {
         let Workspace { chunk, queries: query_rows, .. } = workspace;
         let call = self.call;
         call.workers.for_each_chunk(usable, |low, count| {
@@ -262,27 +225,27 @@ impl<T: CpuElement> QueryOutputs<'_, T> {
     }
 
     /// Quotients, and denominators as a mantissa and an exponent.
-    fn store(&mut self, answers: &Answers<'_, T>, low: usize, count: usize) {
+    fn store(&mut self, answers: &Answers<'_, S::Compute>, low: usize, count: usize) {
         let (e, value_row) = (self.call.layout.value_dim, self.call.layout.value_row());
-        let back = T::exp2_int(self.value_power);
+        let (zero, back) = (S::Compute::ZERO, S::Compute::exp2_int(self.value_power));
         for row in 0..count {
             let (to, den) = (&mut self.out[(low + row) * e..][..e], &mut self.den[(low + row) * 2..][..2]);
             let denominator = answers.denominator[row];
             if !answers.rows.finite[row] {
-                to.fill(T::from_f64(f64::NAN));
-                den.copy_from_slice(&[T::ZERO, T::from_f64(f64::NAN)]);
+                to.fill(nan());
+                den.copy_from_slice(&[zero, S::Compute::from_f64(f64::NAN)]);
                 continue;
             }
-            if denominator == T::ZERO {
-                to.fill(T::ZERO);
-                den.fill(T::ZERO);
+            if denominator == zero {
+                to.fill(S::round(zero));
+                den.fill(zero);
                 continue;
             }
-            for (to, &numerator) in to.iter_mut().zip(&answers.numerator[row * value_row..]) {
-                *to = numerator / denominator;
-            }
-            if self.value_power != T::ZERO {
-                to.iter_mut().for_each(|x| *x = limited(*x * back));
+            let quotients = answers.numerator[row * value_row..].iter().map(|&numerator| numerator / denominator);
+            if self.value_power == zero {
+                to.iter_mut().zip(quotients).for_each(|(to, x)| *to = S::round(x));
+            } else {
+                to.iter_mut().zip(quotients).for_each(|(to, x)| *to = S::round(limited(x * back)));
             }
             let (exponent, mantissa) = denominator.frexp();
             den.copy_from_slice(&[answers.exponent[row] + exponent, mantissa]);
@@ -291,10 +254,9 @@ impl<T: CpuElement> QueryOutputs<'_, T> {
 
     /// Rows from `usable` on see a number that is not finite.
     fn fill_with_nan(&mut self, usable: usize) {
-        let nan = T::from_f64(f64::NAN);
-        self.out[usable * self.call.layout.value_dim..].fill(nan);
+        self.out[usable * self.call.layout.value_dim..].fill(nan());
         for row in self.den[usable * 2..].chunks_exact_mut(2) {
-            row.copy_from_slice(&[T::ZERO, nan]);
+            row.copy_from_slice(&[S::Compute::ZERO, S::Compute::from_f64(f64::NAN)]);
         }
     }
 }

@@ -1,19 +1,22 @@
 //! From the caller's strided tensors to the rows of a chunk: `docs/algorithm.md`, section 1, first step.
 
 use crate::chunk::Loaded;
-use crate::features::Family;
+use crate::features::{Family, Norm};
 use crate::layout::Layout;
 use crate::ops::{CpuElement, Ops};
+use crate::packed_omega::PackedOmega;
 use crate::plan::{HeadSegment, Plan};
 use crate::rows::{ChunkRows, Side};
-use protperf_core::{FavorArgs, TensorRef};
+use crate::simd::Real;
+use crate::stored::CpuStored;
+use protperf_core::{Element, FavorArgs, TensorRef};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows `start..start+len` of one batch entry and head, in forward or reversed time.
 #[derive(Clone, Copy)]
-pub struct RowView<'a, T> {
-    tensor: &'a TensorRef<'a, T>,
+pub struct RowView<'a, S> {
+    tensor: &'a TensorRef<'a, S>,
     batch: usize,
     head: usize,
     start: usize,
@@ -21,7 +24,7 @@ pub struct RowView<'a, T> {
     reversed: bool,
 }
 
-impl<'a, T: CpuElement> RowView<'a, T> {
+impl<'a, S: CpuStored> RowView<'a, S> {
     /// Position in the sequence of the i-th row.
     pub fn position(&self, i: usize) -> usize {
         self.start + self.index(i)
@@ -38,30 +41,33 @@ impl<'a, T: CpuElement> RowView<'a, T> {
         RowView { start: self.start + range.start, len: range.len(), reversed, ..*self }
     }
 
-    /// The i-th row with its elements adjacent: where they lie, or gathered.
-    pub fn adjacent<'b>(&self, i: usize, gathered: &'b mut [T]) -> &'b [T]
+    /// The i-th row with its elements adjacent, in the type that is computed in: where they lie, or gathered.
+    pub fn adjacent<'b>(&self, i: usize, gathered: &'b mut [S::Compute]) -> &'b [S::Compute]
     where
         'a: 'b,
     {
-        self.slice(i).unwrap_or_else(|| {
+        self.slice(i).and_then(S::as_computed).unwrap_or_else(|| {
             let [_, _, _, width] = self.tensor.shape();
-            gathered.iter_mut().zip(self.elements(i)).for_each(|(to, x)| *to = x);
+            match self.slice(i) {
+                Some(row) => gathered.iter_mut().zip(row).for_each(|(to, x)| *to = x.widen()),
+                None => gathered.iter_mut().zip(self.elements(i)).for_each(|(to, x)| *to = x.widen()),
+            }
             &gathered[..width]
         })
     }
 
     /// The largest magnitude in the i-th row, and whether all of it is finite.
-    pub fn largest(&self, ops: &Ops<T>, i: usize) -> (T, bool) {
-        match self.slice(i) {
+    pub fn largest(&self, ops: &Ops<S::Compute>, i: usize) -> (S::Compute, bool) {
+        match self.slice(i).and_then(S::as_computed) {
             Some(row) => ops.largest(row),
-            None => self.elements(i).fold((T::ZERO, true), |(largest, finite), x| {
+            None => self.elements(i).map(S::widen).fold((S::Compute::ZERO, true), |(largest, finite), x| {
                 (if x.abs() > largest { x.abs() } else { largest }, finite && x.is_finite())
             }),
         }
     }
 
     /// The i-th row where its elements are adjacent.
-    fn slice(&self, i: usize) -> Option<&'a [T]> {
+    fn slice(&self, i: usize) -> Option<&'a [S]> {
         let [_, _, _, width] = self.tensor.shape();
         if self.tensor.strides()[3] != 1 || width == 0 {
             return None;
@@ -71,7 +77,7 @@ impl<'a, T: CpuElement> RowView<'a, T> {
     }
 
     /// The elements of the i-th row.
-    fn elements(&self, i: usize) -> impl Iterator<Item = T> + use<'a, T> {
+    fn elements(&self, i: usize) -> impl Iterator<Item = S> + use<'a, S> {
         let [_, _, _, width] = self.tensor.shape();
         let step = self.tensor.strides()[3];
         let first = if width == 0 { 0 } else { self.tensor.position([self.batch, self.head, self.position(i), 0]) };
@@ -82,14 +88,14 @@ impl<'a, T: CpuElement> RowView<'a, T> {
 
 /// Keys with their values, and which of them are padding.
 #[derive(Clone, Copy)]
-pub struct KeyView<'a, T> {
-    pub keys: RowView<'a, T>,
-    pub values: RowView<'a, T>,
+pub struct KeyView<'a, S> {
+    pub keys: RowView<'a, S>,
+    pub values: RowView<'a, S>,
     /// `[S]` of the batch entry.
     padding: Option<&'a [bool]>,
 }
 
-impl<T: CpuElement> KeyView<'_, T> {
+impl<S: CpuStored> KeyView<'_, S> {
     /// Some of these keys, in forward or reversed time.
     pub fn part(&self, range: Range<usize>, reversed: bool) -> Self {
         KeyView { keys: self.keys.part(range.clone(), reversed), values: self.values.part(range, reversed), ..*self }
@@ -107,22 +113,22 @@ impl<T: CpuElement> KeyView<'_, T> {
 }
 
 /// Finds and loads the rows of one call.
-pub struct Loader<'a, T: CpuElement> {
-    pub args: &'a FavorArgs<'a, T>,
-    pub ops: &'static Ops<T>,
+pub struct Loader<'a, S: CpuStored> {
+    pub args: &'a FavorArgs<'a, S>,
+    pub ops: &'static Ops<S::Compute>,
     pub layout: Layout,
-    pub family: Arc<dyn Family<T>>,
+    pub family: Arc<dyn Family<S::Compute>>,
 }
 
-impl<'a, T: CpuElement> Loader<'a, T> {
+impl<'a, S: CpuStored> Loader<'a, S> {
     /// Rows of a tensor that has one row for each query of the segment.
-    pub fn queries(&self, plan: &Plan, tensor: &'a TensorRef<'a, T>, part: &HeadSegment) -> RowView<'a, T> {
+    pub fn queries(&self, plan: &Plan, tensor: &'a TensorRef<'a, S>, part: &HeadSegment) -> RowView<'a, S> {
         let Range { start, end } = plan.query_range(part);
         RowView { tensor, batch: part.batch, head: part.head, start, len: end - start, reversed: false }
     }
 
     /// Keys and values of the segment.
-    pub fn keys(&self, plan: &Plan, part: &HeadSegment) -> KeyView<'a, T> {
+    pub fn keys(&self, plan: &Plan, part: &HeadSegment) -> KeyView<'a, S> {
         let Range { start, end } = plan.key_range(part);
         let head = plan.key_head(part);
         let rows = |tensor| RowView { tensor, batch: part.batch, head, start, len: end - start, reversed: false };
@@ -134,13 +140,16 @@ impl<'a, T: CpuElement> Loader<'a, T> {
     /// Loads some keys and their values times `scale`; padding carries zeros and is not visible.
     pub fn load_keys<'b>(
         &self,
-        rows: &'b mut ChunkRows<T>,
-        from: &KeyView<'_, T>,
+        omega: &PackedOmega<S::Compute>,
+        rows: &'b mut ChunkRows<S::Compute>,
+        from: &KeyView<'_, S>,
         low: usize,
         count: usize,
-        scale: T,
-    ) -> Loaded<'b, T> {
-        let loaded = self.load_inputs(rows, &from.keys, low, count, Side::Key);
+        scale: S::Compute,
+    ) -> Loaded<'b, S::Compute> {
+        let norm = self.family.norm();
+        let quadratic = omega.key_quadratic.as_deref();
+        let loaded = self.load_inputs(rows, &from.keys, low, count, Some((norm, quadratic)));
         for row in (0..count).filter(|&row| from.is_padding(low + row)) {
             loaded.rows.drop_row(&self.layout, row);
         }
@@ -151,55 +160,63 @@ impl<'a, T: CpuElement> Loader<'a, T> {
     /// Loads some queries; what they carry is left as it is.
     pub fn load_queries<'b>(
         &self,
-        rows: &'b mut ChunkRows<T>,
-        from: &RowView<'_, T>,
+        rows: &'b mut ChunkRows<S::Compute>,
+        from: &RowView<'_, S>,
         low: usize,
         count: usize,
-    ) -> Loaded<'b, T> {
-        self.load_inputs(rows, from, low, count, Side::Query)
+    ) -> Loaded<'b, S::Compute> {
+        self.load_inputs(rows, from, low, count, None)
     }
 
-    /// Loads inputs, limited so that every product of them is finite.
+    /// Loads inputs, limited so that every product of them is finite; with their norm where they are keys, whose
+    /// squares have the factors of the quadratic.
     fn load_inputs<'b>(
         &self,
-        rows: &'b mut ChunkRows<T>,
-        from: &RowView<'_, T>,
+        rows: &'b mut ChunkRows<S::Compute>,
+        from: &RowView<'_, S>,
         low: usize,
         count: usize,
-        side: Side,
-    ) -> Loaded<'b, T> {
-        let (layout, d) = (&self.layout, self.layout.head_dim);
+        norm_of_keys: Option<(Norm, Option<&[S::Compute]>)>,
+    ) -> Loaded<'b, S::Compute> {
+        let (layout, d, zero) = (&self.layout, self.layout.head_dim, S::Compute::ZERO);
         // The scale D^-1/4 is part of the directions, so the limit of the scaled input is divided by it here.
-        let limit = T::LIMIT * T::from_f64(1.0 / layout.input_scale());
-        let half_norm = T::from_f64(0.5 / (d as f64).sqrt() * std::f64::consts::LOG2_E);
-        let norm = self.family.norm();
-        let (to_column, to_log) = match side {
-            Side::Query => (T::ZERO, T::ZERO),
-            Side::Key => (half_norm * T::from_f64(norm.column), half_norm * T::from_f64(norm.log)),
-        };
+        let limit = S::Compute::LIMIT * S::Compute::from_f64(1.0 / layout.input_scale());
+        let half_norm = S::Compute::from_f64(0.5 / (d as f64).sqrt() * std::f64::consts::LOG2_E);
+        let (to_column, to_log) = norm_of_keys.map_or((zero, zero), |(norm, _)| {
+            (half_norm * S::Compute::from_f64(norm.column), half_norm * S::Compute::from_f64(norm.log))
+        });
+        let quadratic = norm_of_keys.and_then(|(_, quadratic)| quadratic);
         for row in 0..count {
             let x = &mut rows.x[row * layout.input_row()..][..layout.input_row()];
             let (squares, finite) = self.ops.load_row(from.adjacent(low + row, &mut rows.gathered), limit, x);
+            let squares = quadratic.map_or(squares, |g| self.ops.weighted_squares(&x[..layout.padded_head()], g));
             x[d] = squares * to_column;
             let log = squares * to_log;
             rows.log[row] = log;
             rows.mantissa[row] = exp2_of_fraction(log);
-            rows.shift[row] = T::ZERO;
+            rows.shift[row] = zero;
             rows.visible[row] = true;
             rows.finite[row] = finite;
         }
-        Loaded { rows, count, side }
+        Loaded { rows, count, side: if norm_of_keys.is_some() { Side::Key } else { Side::Query } }
     }
 
     /// Loads values times `scale`, each followed by a one; rows that are not visible keep their zeros.
-    fn load_values(&self, rows: &mut ChunkRows<T>, from: &RowView<'_, T>, low: usize, count: usize, scale: T) {
+    fn load_values(
+        &self,
+        rows: &mut ChunkRows<S::Compute>,
+        from: &RowView<'_, S>,
+        low: usize,
+        count: usize,
+        scale: S::Compute,
+    ) {
         let (width, padded) = (self.layout.value_dim, self.layout.padded_value());
         for row in (0..count).filter(|&row| rows.visible[row]) {
             let to = &mut rows.values_and_one[row * self.layout.value_row()..][..self.layout.value_row()];
             to[..width].copy_from_slice(from.adjacent(low + row, &mut rows.gathered));
-            to[width..].fill(T::ZERO);
-            to[padded] = T::ONE;
-            if scale != T::ONE {
+            to[width..].fill(S::Compute::ZERO);
+            to[padded] = S::Compute::ONE;
+            if scale != S::Compute::ONE {
                 to[..width].iter_mut().for_each(|x| *x *= scale);
             }
         }

@@ -3,7 +3,7 @@
 //! Work is always split by shape and combined in index order, so the number of threads changes no bit.
 
 use crate::layout::CHUNK;
-use protperf_core::{Error, Result};
+use protperf_core::{Error, Execution, Result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,15 +54,20 @@ fn pool(num_threads: usize) -> Result<Arc<rayon::ThreadPool>> {
 #[derive(Clone, Copy, Debug)]
 pub struct Workers<'a> {
     /// Threads of the pool.
-    pub num_threads: usize,
+    num_threads: usize,
     /// Raised by the caller to stop the call.
-    pub cancel: &'a AtomicBool,
+    cancel: &'a AtomicBool,
 }
 
 /// Rows between two checks of the cancel flag in scans that do little with a row.
 const ROWS_BETWEEN_CHECKS: usize = 1024;
 
-impl Workers<'_> {
+impl<'a> Workers<'a> {
+    /// The threads that a caller grants.
+    pub fn new(run: &Execution<'a>) -> Self {
+        Workers { num_threads: run.num_threads, cancel: run.cancel }
+    }
+
     /// Stops where the caller asked for it.
     ///
     /// # Errors

@@ -114,11 +114,11 @@ impl Plan {
         (part.batch * self.shape.kv_heads + self.key_head(part)) * self.shape.kv_len + self.key_range(part).start
     }
 
-    /// Where the state of a head lies among all states `[B,H,F,2+E]`.
+    /// Where the state of a head segment lies among all states, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`.
     pub fn state_range(&self, part: &HeadSegment) -> Range<usize> {
-        let size = self.shape.feature_dim * (self.shape.value_dim + 2);
-        let start = (part.batch * self.shape.heads + part.head) * size;
-        start..start + size
+        let [_, heads, features, width] = self.shape.state();
+        let state = (part.batch * self.shape.num_segments + part.segment) * heads + part.head;
+        state * features * width..(state + 1) * features * width
     }
 }
 

@@ -3,29 +3,38 @@
 use crate::load::KeyView;
 use crate::ops::{CpuElement, Ops};
 use crate::parallel::Workers;
+use crate::stored::CpuStored;
 use protperf_core::Result;
+use protperf_core::state::KV_STATE;
 use std::ops::Range;
 
 /// Facts about the visible keys of a head's segment.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyScan<T> {
     /// The first visible key whose row of k or v holds a number that is not finite.
-    pub first_not_finite: Option<usize>,
-    /// The largest magnitude of the visible values, in rows that are finite.
+    first_not_finite: Option<usize>,
+    /// Whether something that every row sees, the initial state or the map's parameters, is not finite.
+    is_all_bad: bool,
+    /// The largest magnitude of the visible values, in rows that are finite, and of the initial state's sums of values.
     largest: T,
 }
 
 impl<T: CpuElement> KeyScan<T> {
     /// The facts about no key.
     pub fn empty() -> Self {
-        KeyScan { first_not_finite: None, largest: T::ZERO }
+        KeyScan { first_not_finite: None, is_all_bad: false, largest: T::ZERO }
     }
 
     /// Scans some keys.
     ///
     /// # Errors
     /// `Interrupted`.
-    pub fn new(workers: &Workers<'_>, ops: &Ops<T>, keys: &KeyView<'_, T>, range: Range<usize>) -> Result<Self> {
+    pub fn new<S: CpuStored<Compute = T>>(
+        workers: &Workers<'_>,
+        ops: &Ops<T>,
+        keys: &KeyView<'_, S>,
+        range: Range<usize>,
+    ) -> Result<Self> {
         let mut scan = KeyScan::empty();
         for j in range {
             workers.check_at(j)?;
@@ -52,8 +61,38 @@ impl<T: CpuElement> KeyScan<T> {
         }
     }
 
-    /// How many keys of a range come before the first that is not finite.
-    pub fn usable(&self, range: &Range<usize>) -> usize {
+    /// Marks everything that the segment computes as seeing a number that is not finite.
+    pub fn mark_all_bad(&mut self) {
+        self.is_all_bad = true;
+    }
+
+    /// Adds the initial state `[F,2+E]` of the segment.
+    pub fn join_state(&mut self, ops: &Ops<T>, state: &[T], value_dim: usize) {
+        for row in state.chunks_exact(KV_STATE + value_dim) {
+            self.is_all_bad |= !ops.largest(&row[..KV_STATE]).1;
+            let (largest, finite) = ops.largest(&row[KV_STATE..]);
+            self.is_all_bad |= !finite;
+            if largest > self.largest {
+                self.largest = largest;
+            }
+        }
+    }
+
+    /// Whether every number that the segment's rows may see is finite.
+    pub fn is_clean(&self) -> bool {
+        self.first_not_finite.is_none() && !self.is_all_bad
+    }
+
+    /// Whether a row sees a number that is not finite in keys, values, state or parameters.
+    pub fn reaches(&self, row: usize, causal: bool) -> bool {
+        self.is_all_bad || self.first_not_finite.is_some_and(|at| !causal || row >= at)
+    }
+
+    /// How many rows of a range, from its first on, see finite numbers alone.
+    pub fn usable(&self, range: &Range<usize>, causal: bool) -> usize {
+        if self.is_all_bad || !causal && self.first_not_finite.is_some() {
+            return 0;
+        }
         self.first_not_finite.map_or(range.len(), |at| at.clamp(range.start, range.end) - range.start)
     }
 

@@ -10,11 +10,12 @@
 
 use crate::layout::{Layout, PANEL};
 use crate::ops::{CpuElement, Ops};
+use protperf_core::state::KV_STATE;
 use protperf_core::{Result, try_copied, try_filled};
 
 /// Sums over the keys seen so far, relative to `2^reference` of each feature.
 pub struct State<T> {
-    /// `[feature_panels * PANEL]`; [`crate::simd::Real::NIL`] where a feature has seen no key.
+    /// `[feature_panels * PANEL]`; [`protperf_core::Element::EMPTY_REFERENCE`] where a feature has seen no key.
     pub reference: Vec<T>,
     /// `k_state`, `[feature_panels * PANEL]`.
     pub sums: Vec<T>,
@@ -30,7 +31,7 @@ impl<T: CpuElement> State<T> {
     pub fn new(layout: &Layout) -> Result<Self> {
         let features = layout.feature_panels() * PANEL;
         Ok(State {
-            reference: try_filled(features, T::NIL)?,
+            reference: try_filled(features, T::EMPTY_REFERENCE)?,
             sums: try_filled(features, T::ZERO)?,
             values: try_filled(features * layout.padded_value(), T::ZERO)?,
         })
@@ -38,7 +39,7 @@ impl<T: CpuElement> State<T> {
 
     /// Forgets every key.
     pub fn clear(&mut self) {
-        self.reference.fill(T::NIL);
+        self.reference.fill(T::EMPTY_REFERENCE);
         self.sums.fill(T::ZERO);
         self.values.fill(T::ZERO);
     }
@@ -90,28 +91,75 @@ impl<T: CpuElement> State<T> {
         }
     }
 
-    /// Reads a public state `[F, 2 + E]`.
+    /// Reads a public state `[F,2+E]`.
     pub fn import(&mut self, layout: &Layout, state: &[T]) {
         self.clear();
-        let e = layout.value_dim;
-        for (feature, row) in state.chunks_exact(2 + e).enumerate() {
+        for (feature, row) in state.chunks_exact(KV_STATE + layout.value_dim).enumerate() {
             let at = layout.place(feature);
             self.reference[at] = row[0];
             self.sums[at] = row[1];
-            self.values[at * layout.padded_value()..][..e].copy_from_slice(&row[2..]);
+            self.values_mut(layout, at).copy_from_slice(&row[KV_STATE..]);
         }
     }
 
-    /// Writes a public state `[F, 2 + E]`.
+    /// Writes a public state `[F,2+E]`.
     pub fn export(&self, layout: &Layout, state: &mut [T]) {
-        let e = layout.value_dim;
-        for (feature, row) in state.chunks_exact_mut(2 + e).enumerate() {
+        for (feature, row) in state.chunks_exact_mut(KV_STATE + layout.value_dim).enumerate() {
             let at = layout.place(feature);
             row[0] = self.reference[at];
             row[1] = self.sums[at];
-            row[2..].copy_from_slice(&self.values[at * layout.padded_value()..][..e]);
+            row[KV_STATE..].copy_from_slice(self.values(layout, at));
         }
     }
+
+    /// Reads what arrives at the sums of a final public state `[F,2+E]`, as a state of cotangents: `R = G`, relative to
+    /// `2^-n` as the sums themselves are to `2^n`.
+    pub fn import_gradient(&mut self, layout: &Layout, final_state: &[T], gradient: &[T]) {
+        self.clear();
+        let width = KV_STATE + layout.value_dim;
+        let rows = final_state.chunks_exact(width).zip(gradient.chunks_exact(width));
+        for (feature, (last, row)) in rows.enumerate() {
+            // A feature that has seen no key has no key to pass its gradient on to.
+            if is_empty(last[0]) {
+                continue;
+            }
+            let at = layout.place(feature);
+            self.reference[at] = -last[0];
+            self.sums[at] = row[1];
+            self.values_mut(layout, at).copy_from_slice(&row[KV_STATE..]);
+        }
+    }
+
+    /// Writes the gradient of the sums of an initial public state `[F,2+E]`: `2^n R`, where this is the state of all
+    /// cotangents. `arrived` are the final state and its gradient.
+    pub fn export_gradient(&self, layout: &Layout, initial: &[T], arrived: Option<(&[T], &[T])>, to: &mut [T]) {
+        let width = KV_STATE + layout.value_dim;
+        for (feature, (first, row)) in initial.chunks_exact(width).zip(to.chunks_exact_mut(width)).enumerate() {
+            row.fill(T::ZERO);
+            if !is_empty(first[0]) {
+                let at = layout.place(feature);
+                let power = T::exp2_int(self.reference[at] + first[0]);
+                row[1] = self.sums[at] * power;
+                row[KV_STATE..].iter_mut().zip(self.values(layout, at)).for_each(|(to, &x)| *to = x * power);
+            } else if let Some((_, gradient)) = arrived.filter(|(last, _)| is_empty(last[feature * width])) {
+                // No key on the way: the final sums are the initial ones.
+                row[1..].copy_from_slice(&gradient[feature * width..][1..width]);
+            }
+        }
+    }
+
+    fn values(&self, layout: &Layout, at: usize) -> &[T] {
+        &self.values[at * layout.padded_value()..][..layout.value_dim]
+    }
+
+    fn values_mut(&mut self, layout: &Layout, at: usize) -> &mut [T] {
+        &mut self.values[at * layout.padded_value()..][..layout.value_dim]
+    }
+}
+
+/// Whether a reference is that of a feature that has seen no key.
+fn is_empty<T: CpuElement>(reference: T) -> bool {
+    reference <= T::EMPTY_REFERENCE
 }
 
 /// The common reference of two features, and the powers of two that bring the sums of each to it.

@@ -53,7 +53,8 @@ impl<T: CpuElement> Scratch<T> {
         let rows = [&self.keys, &self.queries].into_iter().flat_map(|rows| [&rows.x, &rows.y, &rows.values_and_one]);
         let states = [&self.state, &self.other, &references.before].into_iter().map(|state| &state.values);
         let own = [&self.features, &scores.transposed, &scores.transposed_values, &sums.numerator];
-        let gradients = [&gradients.recomputed, &gradients.directions];
+        let parameters = gradients.parameters.iter().flat_map(|all| all.named()).filter_map(|(_, field)| field);
+        let gradients = parameters.chain([&gradients.recomputed]);
         let all = rows.chain(states).chain(own).chain(gradients);
         all.map(|buffer| buffer.len() * size_of::<T>()).sum()
     }

@@ -1,57 +1,75 @@
 //! Gradients of one block: of its queries, or of its keys. `docs/algorithm.md`, section 7.
 
-use super::omega_gradient::DirectionGradient;
+use super::accumulator::Accumulator;
+use super::arriving::Arriving;
+use super::parameters::OfTask;
 use crate::call::Call;
 use crate::chunk::{Answers, Chunk, ReadOptions};
-use crate::cotangent::{Contribution, Cotangents, Saved};
-use crate::layout::{CHUNK, PANEL};
+use crate::cotangent::{Contribution, Cotangents};
+use crate::layout::CHUNK;
 use crate::load::KeyView;
-use crate::ops::CpuElement;
 use crate::plan::HeadSegment;
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
+use crate::simd::Real;
 use crate::state::State;
+use crate::stored::{CpuStored, nan};
 use crate::workspace::Workspace;
-use protperf_core::{Result, try_filled};
+use protperf_core::backend::Saved;
+use protperf_core::state::KV_STATE;
+use protperf_core::{Element, Result, try_copied};
 use std::ops::Range;
 
 /// What every block of a backward pass shares.
-pub struct Backward<'a, T: CpuElement> {
-    pub call: &'a Call<'a, T>,
-    pub saved: &'a Saved<'a, T>,
-    /// Whether the gradient of the directions is wanted.
-    pub directions: bool,
-    pub dq: SharedOut<T>,
-    pub dk: SharedOut<T>,
-    pub dv: SharedOut<T>,
+pub struct Backward<'a, S: CpuStored> {
+    pub call: &'a Call<'a, S>,
+    pub saved: &'a Saved<'a, S>,
+    /// Whether gradients of the map's parameters are wanted.
+    pub parameters: bool,
+    pub dq: SharedOut<S>,
+    pub dk: SharedOut<S>,
+    pub dv: SharedOut<S>,
+    /// Gradient of the initial state, where it is wanted.
+    pub dstate: Option<SharedOut<S::Compute>>,
 }
 
-impl<'a, T: CpuElement> Backward<'a, T> {
+impl<'a, S: CpuStored> Backward<'a, S> {
     /// The cotangents of some queries of a head segment.
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
-    pub fn cotangents(&self, part: &HeadSegment, scan: &KeyScan<T>, range: Range<usize>) -> Result<Cotangents<'a, T>> {
-        Cotangents::new(self.call, self.saved, part, range, scan.first_not_finite)
+    pub fn cotangents(
+        &self,
+        part: &HeadSegment,
+        scan: &KeyScan<S::Compute>,
+        range: Range<usize>,
+    ) -> Result<Cotangents<'a, S>> {
+        Cotangents::new(self.call, self.saved, part, scan, range)
     }
 
-    /// dq of some queries from the state of all keys; the workspace's other state becomes that of their cotangents.
-    /// Returns the last row that makes NaN.
+    /// What arrives at the final state of a head segment.
+    pub fn arriving(&self, part: &HeadSegment, scan: &KeyScan<S::Compute>) -> Arriving<'a, S::Compute> {
+        let range = self.call.plan.state_range(part);
+        let rows = self.saved.final_state.map(|last| (&last.state[range.clone()], &last.grad[range]));
+        Arriving::new(self.call.loader.ops, rows, self.call.layout.value_dim, scan.is_clean())
+    }
+
+    /// dq of some queries from the state of all keys; adds their cotangents to the workspace's other state. Returns the
+    /// last row that makes NaN.
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
     pub fn noncausal_queries(
         &self,
-        workspace: &mut Workspace<'_, T>,
+        workspace: &mut Workspace<'_, S::Compute>,
         part: &HeadSegment,
-        scan: &KeyScan<T>,
+        scan: &KeyScan<S::Compute>,
         range: Range<usize>,
     ) -> Result<Option<usize>> {
         let Workspace { chunk, queries: rows, features, other, .. } = workspace;
         let cotangents = self.cotangents(part, scan, range.clone())?;
         let dq = self.dq_of(part, range);
-        other.clear();
-        if scan.first_not_finite.is_none() {
+        if scan.is_clean() {
             self.call.workers.for_each_chunk(cotangents.len(), |low, count| {
                 let queries = chunk.project_queries(cotangents.load(self.call, rows, low, count, false));
                 self.store_dq(&chunk.read(None, &queries, self.of_queries()), low, count, dq);
@@ -62,30 +80,34 @@ impl<'a, T: CpuElement> Backward<'a, T> {
         Ok(cotangents.last_not_finite)
     }
 
-    /// dq of some queries, each of which sees the state before them and the keys up to its own.
+    /// dq of some queries, each of which sees the state before them (`None`: the initial one) and the keys up to its
+    /// own.
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
     pub fn causal_queries(
         &self,
         part: &HeadSegment,
-        scan: &KeyScan<T>,
+        scan: &KeyScan<S::Compute>,
         range: Range<usize>,
-        before: Option<&State<T>>,
-    ) -> Result<DirectionGradient<T>> {
+        before: Option<&State<S::Compute>>,
+    ) -> Result<OfTask<S::Compute>> {
         let call = self.call;
         let cotangents = self.cotangents(part, scan, range.clone())?;
         let keys = call.keys(part).part(range.clone(), false);
-        let usable = scan.usable(&range);
+        let usable = scan.usable(&range, true);
         let dq = self.dq_of(part, range);
         call.with_workspace(part.head, |workspace| {
-            self.clear_directions(&mut workspace.chunk)?;
+            self.clear_parameters(&mut workspace.chunk)?;
             let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
-            if let Some(before) = before {
-                chunk.state.copy_from(before);
+            match before {
+                Some(before) => chunk.state.copy_from(before),
+                None => call.import_state(part, chunk.state),
             }
+            let omega = chunk.head.omega;
             call.workers.for_each_chunk(usable, |low, count| {
-                let keys = chunk.project_keys(call.loader.load_keys(key_rows, &keys, low, count, T::ONE), features);
+                let keys = call.loader.load_keys(omega, key_rows, &keys, low, count, S::Compute::ONE);
+                let keys = chunk.project_keys(keys, features);
                 let queries = chunk.project_queries(cotangents.load(call, query_rows, low, count, false));
                 self.store_dq(&chunk.read(Some(&keys), &queries, self.of_queries()), low, count, dq);
                 if low + CHUNK < usable {
@@ -93,39 +115,44 @@ impl<'a, T: CpuElement> Backward<'a, T> {
                 }
             })?;
             self.fill_dq_with_nan(&cotangents, dq);
-            self.directions(part, chunk, cotangents.last_not_finite.is_some())
+            self.parameters_of(part, chunk, cotangents.last_not_finite.is_some())
         })
     }
 
     fn of_queries(&self) -> ReadOptions {
-        ReadOptions { sums: false, gradient: true, directions: self.directions, normalize: false }
+        ReadOptions { sums: false, gradient: true, parameters: self.parameters, normalize: false }
     }
 
     /// Zeros for the gradient of some queries.
     #[allow(clippy::mut_from_ref)]
-    fn dq_of(&self, part: &HeadSegment, range: Range<usize>) -> &mut [T] {
+    fn dq_of(&self, part: &HeadSegment, range: Range<usize>) -> &mut [S] {
         let d = self.call.layout.head_dim;
         // SAFETY: one task asks for the query rows of a head, segment and block.
         let dq = unsafe { self.dq.range((self.call.plan.first_query(part) + range.start) * d, range.len() * d) };
-        dq.fill(T::ZERO);
+        dq.fill(S::default());
         dq
     }
 
-    fn store_dq(&self, answers: &Answers<'_, T>, low: usize, count: usize, dq: &mut [T]) {
+    fn store_dq(&self, answers: &Answers<'_, S::Compute>, low: usize, count: usize, dq: &mut [S]) {
         let (d, padded) = (self.call.layout.head_dim, self.call.layout.padded_head());
         let rows = dq[low * d..][..count * d].chunks_exact_mut(d).zip(answers.input_gradient.chunks(padded));
-        rows.for_each(|(to, from)| to.copy_from_slice(&from[..d]));
+        for (to, from) in rows {
+            to.iter_mut().zip(from).for_each(|(to, &x)| *to = S::round(x));
+        }
     }
 
-    fn fill_dq_with_nan(&self, cotangents: &Cotangents<'_, T>, dq: &mut [T]) {
+    fn fill_dq_with_nan(&self, cotangents: &Cotangents<'_, S>, dq: &mut [S]) {
         let rows = dq.chunks_exact_mut(self.call.layout.head_dim).zip(&cotangents.contributions);
         for (row, _) in rows.filter(|(_, kind)| **kind == Contribution::NotFinite) {
-            row.fill(T::from_f64(f64::NAN));
+            row.fill(nan());
         }
     }
 
     /// Some keys of a head segment's key head, and zeros for their gradients.
-    pub fn key_gradients(&self, part: &HeadSegment, scan: &KeyScan<T>, range: Range<usize>) -> KeyGradients<'_, T> {
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn key_gradients(&self, part: &HeadSegment, range: Range<usize>) -> Result<KeyGradients<'_, S>> {
         let (call, layout) = (self.call, &self.call.layout);
         let first = call.plan.first_key(part) + range.start;
         // SAFETY: one task asks for the key rows of a key head, segment and block, for all heads that share them.
@@ -135,133 +162,192 @@ impl<'a, T: CpuElement> Backward<'a, T> {
                 self.dv.range(first * layout.value_dim, range.len() * layout.value_dim),
             )
         };
-        dk.fill(T::ZERO);
-        dv.fill(T::ZERO);
-        let usable = if call.args.causal || scan.first_not_finite.is_none() { scan.usable(&range) } else { 0 };
-        KeyGradients { call, keys: call.keys(part).part(range.clone(), false), first: range.start, usable, dk, dv }
+        let group = call.plan.shape.group();
+        Ok(KeyGradients {
+            call,
+            keys: call.keys(part).part(range.clone(), false),
+            range,
+            dk: Accumulator::new(dk, layout.head_dim, group)?,
+            dv: Accumulator::new(dv, layout.value_dim, group)?,
+        })
     }
 
-    /// Makes a chunk ready to sum gradients of the directions.
+    /// Writes the gradient of the initial state of a head segment, where it is wanted; `cotangents` is the state of
+    /// everything that arrived.
+    pub fn store_dstate(
+        &self,
+        part: &HeadSegment,
+        arriving: &Arriving<'_, S::Compute>,
+        cotangents: &State<S::Compute>,
+        is_nan: bool,
+    ) {
+        let (Some(dstate), Some(initial)) = (&self.dstate, self.call.state_in(part)) else { return };
+        let range = self.call.plan.state_range(part);
+        // SAFETY: one task has the state of a head segment: that of its first keys, or the thread that merges.
+        let to = unsafe { dstate.range(range.start, range.len()) };
+        cotangents.export_gradient(&self.call.layout, initial, arriving.rows(), to);
+        if is_nan || arriving.is_nan() {
+            let rows = to.chunks_exact_mut(KV_STATE + self.call.layout.value_dim);
+            rows.for_each(|row| row[1..].fill(S::Compute::from_f64(f64::NAN)));
+        }
+    }
+
+    /// Makes a chunk ready to sum gradients of the map's parameters.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn clear_directions(&self, chunk: &mut Chunk<'_, T>) -> Result<()> {
-        if self.directions {
-            let len = self.call.layout.projection_panels() * PANEL * self.call.layout.padded_head();
-            let directions = &mut chunk.buffers.gradients.directions;
-            if directions.len() != len {
-                *directions = try_filled(len, T::ZERO)?;
-            }
-            directions.fill(T::ZERO);
+    pub fn clear_parameters(&self, chunk: &mut Chunk<'_, S::Compute>) -> Result<()> {
+        if !self.parameters {
+            return Ok(());
         }
+        let kept = &mut chunk.buffers.gradients.parameters;
+        let mut zeros = match kept.take().filter(|kept| chunk.head.omega.has_sizes_of(kept)) {
+            Some(kept) => kept,
+            None => chunk.head.omega.zero_gradient()?,
+        };
+        zeros.fields_mut().for_each(|field| field.fill(S::Compute::ZERO));
+        *kept = Some(zeros);
         Ok(())
     }
 
-    /// The gradient of the directions that a chunk has summed.
+    /// The gradients of the map's parameters that a chunk has summed.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn directions(&self, part: &HeadSegment, chunk: &Chunk<'_, T>, is_nan: bool) -> Result<DirectionGradient<T>> {
-        if !self.directions {
+    pub fn parameters_of(
+        &self,
+        part: &HeadSegment,
+        chunk: &Chunk<'_, S::Compute>,
+        is_nan: bool,
+    ) -> Result<OfTask<S::Compute>> {
+        let Some(found) = chunk.buffers.gradients.parameters.as_ref().filter(|_| self.parameters) else {
             return Ok(None);
-        }
-        let found = &chunk.buffers.gradients.directions;
-        let mut gradient = try_filled(found.len(), T::from_f64(f64::NAN))?;
-        if !is_nan {
-            gradient.copy_from_slice(found);
+        };
+        let mut gradient = found.try_map(|field| try_copied(field))?;
+        if is_nan {
+            gradient.fields_mut().for_each(|field| field.fill(S::Compute::from_f64(f64::NAN)));
         }
         Ok(Some((part.head, gradient)))
     }
 }
 
-/// Some keys and their gradients, summed over the query heads that share them.
-pub struct KeyGradients<'a, T: CpuElement> {
-    call: &'a Call<'a, T>,
-    keys: KeyView<'a, T>,
-    /// Where the block starts in the segment.
-    first: usize,
-    /// Keys from here on may hold numbers that are not finite, and are seen by no row with a finite gradient.
-    usable: usize,
-    dk: &'a mut [T],
-    dv: &'a mut [T],
+/// A head segment of a causal call, as each of its blocks sees it.
+pub struct CausalSegment<'a, T> {
+    pub part: &'a HeadSegment,
+    pub scan: &'a KeyScan<T>,
+    pub arriving: &'a Arriving<'a, T>,
+    /// The last row of the whole segment that makes NaN.
+    pub last_not_finite: Option<usize>,
 }
 
-impl<T: CpuElement> KeyGradients<'_, T> {
+/// Some keys and their gradients, summed over the query heads that share them.
+pub struct KeyGradients<'a, S: CpuStored> {
+    call: &'a Call<'a, S>,
+    keys: KeyView<'a, S>,
+    /// Where the block lies in the segment.
+    range: Range<usize>,
+    dk: Accumulator<'a, S>,
+    dv: Accumulator<'a, S>,
+}
+
+impl<S: CpuStored> KeyGradients<'_, S> {
     /// Gradients from the state of all cotangents.
     ///
     /// # Errors
     /// `Interrupted`.
-    pub fn noncausal(&mut self, workspace: &mut Workspace<'_, T>, directions: bool) -> Result<()> {
+    pub fn noncausal(
+        &mut self,
+        workspace: &mut Workspace<'_, S::Compute>,
+        scan: &KeyScan<S::Compute>,
+        parameters: bool,
+    ) -> Result<()> {
         let Workspace { chunk, queries: rows, .. } = workspace;
-        let (call, keys) = (self.call, self.keys);
-        call.workers.for_each_chunk(self.usable, |low, count| {
-            let loaded = call.loader.load_keys(rows, &keys, low, count, T::ONE);
+        let (call, keys, omega) = (self.call, self.keys, chunk.head.omega);
+        call.workers.for_each_chunk(scan.usable(&self.range, false), |low, count| {
+            let loaded = call.loader.load_keys(omega, rows, &keys, low, count, S::Compute::ONE);
             let reading = chunk.project_queries(loaded);
-            self.add(&chunk.read(None, &reading, of_keys(directions)), &keys, low, count);
+            self.add(&chunk.read(None, &reading, of_keys(parameters)), &keys, low, count);
         })
     }
 
-    /// Gradients from the state of the cotangents after the block and from those in it, in reversed time.
+    /// Gradients from the state of the cotangents after the block (`None`: what arrives at the final state) and from
+    /// those in it, in reversed time. The first block also has the gradient of the initial state.
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
     pub fn causal(
         &mut self,
-        pass: &Backward<'_, T>,
-        part: &HeadSegment,
-        cotangents: &Cotangents<'_, T>,
-        after: Option<&State<T>>,
-    ) -> Result<DirectionGradient<T>> {
+        pass: &Backward<'_, S>,
+        segment: &CausalSegment<'_, S::Compute>,
+        cotangents: &Cotangents<'_, S>,
+        after: Option<&State<S::Compute>>,
+    ) -> Result<OfTask<S::Compute>> {
         let (call, len) = (self.call, cotangents.len());
+        let CausalSegment { part, arriving, .. } = segment;
         let keys = self.keys.part(0..len, true);
+        // Keys from here on may hold numbers that are not finite; no row with a finite gradient sees them.
+        let usable = segment.scan.usable(&self.range, true);
+        let wants_dstate = self.range.start == 0 && pass.dstate.is_some();
         call.with_workspace(part.head, |workspace| {
-            pass.clear_directions(&mut workspace.chunk)?;
+            pass.clear_parameters(&mut workspace.chunk)?;
             let Workspace { chunk, keys: adding_rows, queries: reading_rows, features, .. } = workspace;
-            if let Some(after) = after {
-                chunk.state.copy_from(after);
+            match after {
+                Some(after) => chunk.state.copy_from(after),
+                None => arriving.import(&call.layout, chunk.state),
             }
-            let seen = if self.usable > 0 { len } else { 0 };
+            let omega = chunk.head.omega;
+            let seen = if usable > 0 { len } else { 0 };
             call.workers.for_each_chunk(seen, |low, count| {
                 let adding = chunk.project_keys(cotangents.load(call, adding_rows, low, count, true), features);
-                let loaded = call.loader.load_keys(reading_rows, &keys, low, count, T::ONE);
-                for row in (0..count).filter(|&row| keys.keys.index(low + row) >= self.usable) {
+                let loaded = call.loader.load_keys(omega, reading_rows, &keys, low, count, S::Compute::ONE);
+                for row in (0..count).filter(|&row| keys.keys.index(low + row) >= usable) {
                     loaded.rows.drop_row(&call.layout, row);
                 }
                 let reading = chunk.project_queries(loaded);
-                self.add(&chunk.read(Some(&adding), &reading, of_keys(pass.directions)), &keys, low, count);
-                if low + CHUNK < len {
+                self.add(&chunk.read(Some(&adding), &reading, of_keys(pass.parameters)), &keys, low, count);
+                if wants_dstate || low + CHUNK < len {
                     chunk.update_state(adding);
                 }
             })?;
-            pass.directions(part, chunk, cotangents.last_not_finite.is_some())
+            if wants_dstate {
+                pass.store_dstate(part, arriving, chunk.state, segment.last_not_finite.is_some());
+            }
+            pass.parameters_of(part, chunk, cotangents.last_not_finite.is_some() || arriving.is_nan())
         })
     }
 
-    fn add(&mut self, answers: &Answers<'_, T>, keys: &KeyView<'_, T>, low: usize, count: usize) {
+    fn add(&mut self, answers: &Answers<'_, S::Compute>, keys: &KeyView<'_, S>, low: usize, count: usize) {
         let layout = &self.call.layout;
-        let (d, e) = (layout.head_dim, layout.value_dim);
         for row in (0..count).filter(|&row| answers.rows.visible[row]) {
             let at = keys.keys.index(low + row);
-            let from = &answers.input_gradient[row * layout.padded_head()..][..d];
-            self.dk[at * d..][..d].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
-            let from = &answers.numerator[row * layout.value_row()..][..e];
-            self.dv[at * e..][..e].iter_mut().zip(from).for_each(|(to, &g)| *to += g);
+            self.dk.add(at, &answers.input_gradient[row * layout.padded_head()..][..layout.head_dim]);
+            self.dv.add(at, &answers.numerator[row * layout.value_row()..][..layout.value_dim]);
         }
     }
 
-    /// NaN for the keys that a row which makes NaN saw; the last such row is `last`.
-    pub fn fill_with_nan(&mut self, last: Option<usize>) {
-        let Some(last) = last else { return };
-        let (d, e, nan) = (self.call.layout.head_dim, self.call.layout.value_dim, T::from_f64(f64::NAN));
-        let seen = if self.call.args.causal { (last + 1).saturating_sub(self.first) } else { usize::MAX };
+    /// NaN for the keys that a row which makes NaN saw, the last such row being `last`, and for all keys where what
+    /// arrives at the final state is NaN.
+    pub fn fill_with_nan(&mut self, last: Option<usize>, arriving: &Arriving<'_, S::Compute>) {
+        let seen = match last {
+            _ if arriving.is_nan() => usize::MAX,
+            None => return,
+            Some(last) if self.call.args.causal => (last + 1).saturating_sub(self.range.start),
+            Some(_) => usize::MAX,
+        };
         for j in (0..self.keys.len().min(seen)).filter(|&j| !self.keys.is_padding(j)) {
-            self.dk[j * d..][..d].fill(nan);
-            self.dv[j * e..][..e].fill(nan);
+            self.dk.fill_with_nan(j);
+            self.dv.fill_with_nan(j);
         }
+    }
+
+    /// Stores what has not been stored yet.
+    pub fn finish(self) {
+        self.dk.finish();
+        self.dv.finish();
     }
 }
 
 /// Keys read the gradients of their values as sums, and of their inputs.
-fn of_keys(directions: bool) -> ReadOptions {
-    ReadOptions { sums: true, gradient: true, directions, normalize: false }
+fn of_keys(parameters: bool) -> ReadOptions {
+    ReadOptions { sums: true, gradient: true, parameters, normalize: false }
 }

@@ -1,11 +1,15 @@
 //! Head segments that are cut into blocks: states of each block first, merged in order; then gradients.
 
-use super::block::Backward;
-use super::omega_gradient::{DirectionGradient, OmegaGradient};
-use crate::ops::CpuElement;
+use super::arriving::Arriving;
+use super::block::{Backward, CausalSegment};
+use super::parameters::{OfTask, ParameterSums};
+use crate::packed_omega::ParameterGradient;
 use crate::plan::{BlockTask, HeadSegment};
 use crate::scan::KeyScan;
+use crate::simd::Real;
 use crate::state::State;
+use crate::stored::CpuStored;
+use crate::workspace::Workspace;
 use protperf_core::{Result, try_filled};
 use std::ops::Range;
 
@@ -13,7 +17,7 @@ use std::ops::Range;
 struct OfBlock<T> {
     state: Option<State<T>>,
     last_not_finite: Option<usize>,
-    directions: DirectionGradient<T>,
+    parameters: OfTask<T>,
 }
 
 /// The cotangents of whole head segments.
@@ -35,57 +39,90 @@ struct Ends<T> {
 ///
 /// # Errors
 /// `OutOfMemory`, `Interrupted`.
-pub fn noncausal<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], sums: &mut OmegaGradient) -> Result<()> {
+pub fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], sums: &mut ParameterSums) -> Result<()> {
     let call = pass.call;
     let scans = call.scan_blocks(parts)?;
     let mut tasks = call.plan.key_tasks(parts)?;
+    let arriving = arriving_at(pass, parts, &scans);
     let keys = summed_keys(pass, parts, &scans, &tasks)?;
-    let cotangents = summed_cotangents(pass, parts, &scans, &keys, sums)?;
+    let cotangents = summed_cotangents(pass, parts, &scans, &arriving, &keys, sums)?;
+    for (at, part) in parts.iter().enumerate() {
+        let is_nan = cotangents.last_not_finite[at].is_some();
+        pass.store_dstate(part, &arriving[at], &cotangents.states[at], is_nan);
+    }
     let group = call.plan.shape.group().max(1);
     tasks.retain(|(at, _)| at.is_multiple_of(group));
     call.workers.fold(
         tasks.len(),
         |task| {
             let (first, range) = &tasks[task];
-            let mut gradients = pass.key_gradients(&parts[*first], &scans[*first], range.clone());
+            let mut gradients = pass.key_gradients(&parts[*first], range.clone())?;
             let mut found = Vec::new();
             for (at, part) in parts.iter().enumerate().skip(*first).take(group) {
                 found.extend(call.with_workspace(part.head, |workspace| {
-                    pass.clear_directions(&mut workspace.chunk)?;
+                    pass.clear_parameters(&mut workspace.chunk)?;
                     workspace.chunk.state.copy_from(&cotangents.states[at]);
-                    gradients.noncausal(workspace, pass.directions)?;
-                    pass.directions(part, &workspace.chunk, false)
+                    gradients.noncausal(workspace, &scans[at], pass.parameters)?;
+                    pass.parameters_of(part, &workspace.chunk, arriving[at].is_nan())
                 })?);
-                gradients.fill_with_nan(cotangents.last_not_finite[at]);
+                gradients.fill_with_nan(cotangents.last_not_finite[at], &arriving[at]);
             }
+            gradients.finish();
             Ok(found)
         },
         |_, found| {
-            sums.add(found);
+            sums.add(call, found);
             Ok(())
         },
     )
 }
 
-fn empty_states<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment]) -> Result<Vec<State<T>>> {
-    parts.iter().map(|_| State::new(&pass.call.layout)).collect()
+fn arriving_at<'a, S: CpuStored>(
+    pass: &Backward<'a, S>,
+    parts: &[HeadSegment],
+    scans: &[KeyScan<S::Compute>],
+) -> Vec<Arriving<'a, S::Compute>> {
+    parts.iter().zip(scans).map(|(part, scan)| pass.arriving(part, scan)).collect()
+}
+
+/// For each head segment the state before its first key.
+fn first_states<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment]) -> Result<Vec<State<S::Compute>>> {
+    let state_of = |part| {
+        let mut state = State::new(&pass.call.layout)?;
+        pass.call.import_state(part, &mut state);
+        Ok(state)
+    };
+    parts.iter().map(state_of).collect()
+}
+
+/// For each head segment the state of cotangents after its last position.
+fn last_states<S: CpuStored>(
+    pass: &Backward<'_, S>,
+    arriving: &[Arriving<'_, S::Compute>],
+) -> Result<Vec<State<S::Compute>>> {
+    let state_of = |arriving: &Arriving<'_, S::Compute>| {
+        let mut state = State::new(&pass.call.layout)?;
+        arriving.import(&pass.call.layout, &mut state);
+        Ok(state)
+    };
+    arriving.iter().map(state_of).collect()
 }
 
 /// The state of all keys of each head segment.
-fn summed_keys<T: CpuElement>(
-    pass: &Backward<'_, T>,
+fn summed_keys<S: CpuStored>(
+    pass: &Backward<'_, S>,
     parts: &[HeadSegment],
-    scans: &[KeyScan<T>],
+    scans: &[KeyScan<S::Compute>],
     tasks: &[BlockTask],
-) -> Result<Vec<State<T>>> {
-    let (call, mut states) = (pass.call, empty_states(pass, parts)?);
+) -> Result<Vec<State<S::Compute>>> {
+    let (call, mut states) = (pass.call, first_states(pass, parts)?);
     call.workers.fold(
         tasks.len(),
         |task| {
             let (at, range) = &tasks[task];
             call.with_workspace(parts[*at].head, |workspace| {
-                if scans[*at].first_not_finite.is_none() {
-                    call.add_keys(workspace, &call.keys(&parts[*at]).part(range.clone(), false), T::ONE)?;
+                if scans[*at].is_clean() {
+                    call.add_keys(workspace, &call.keys(&parts[*at]).part(range.clone(), false), S::Compute::ONE)?;
                 }
                 workspace.chunk.state.try_clone()
             })
@@ -99,15 +136,16 @@ fn summed_keys<T: CpuElement>(
 }
 
 /// dq of every query, and the state of all cotangents of each head segment.
-fn summed_cotangents<T: CpuElement>(
-    pass: &Backward<'_, T>,
+fn summed_cotangents<S: CpuStored>(
+    pass: &Backward<'_, S>,
     parts: &[HeadSegment],
-    scans: &[KeyScan<T>],
-    keys: &[State<T>],
-    sums: &mut OmegaGradient,
-) -> Result<Summed<T>> {
+    scans: &[KeyScan<S::Compute>],
+    arriving: &[Arriving<'_, S::Compute>],
+    keys: &[State<S::Compute>],
+    sums: &mut ParameterSums,
+) -> Result<Summed<S::Compute>> {
     let call = pass.call;
-    let mut summed = Summed { states: empty_states(pass, parts)?, last_not_finite: try_filled(parts.len(), None)? };
+    let mut summed = Summed { states: last_states(pass, arriving)?, last_not_finite: try_filled(parts.len(), None)? };
     let tasks = call.plan.query_tasks(parts)?;
     call.workers.fold(
         tasks.len(),
@@ -115,18 +153,19 @@ fn summed_cotangents<T: CpuElement>(
             let (at, range) = &tasks[task];
             let part = &parts[*at];
             call.with_workspace(part.head, |workspace| {
-                pass.clear_directions(&mut workspace.chunk)?;
+                pass.clear_parameters(&mut workspace.chunk)?;
                 workspace.chunk.state.copy_from(&keys[*at]);
+                workspace.other.clear();
                 let last_not_finite = pass.noncausal_queries(workspace, part, &scans[*at], range.clone())?;
-                let directions = pass.directions(part, &workspace.chunk, last_not_finite.is_some())?;
-                Ok(OfBlock { state: Some(workspace.other.try_clone()?), last_not_finite, directions })
+                let parameters = pass.parameters_of(part, &workspace.chunk, last_not_finite.is_some())?;
+                Ok(OfBlock { state: Some(workspace.other.try_clone()?), last_not_finite, parameters })
             })
         },
-        |task, found: OfBlock<T>| {
+        |task, found: OfBlock<S::Compute>| {
             let at = tasks[task].0;
             found.state.iter().for_each(|state| summed.states[at].merge(state));
             summed.last_not_finite[at] = summed.last_not_finite[at].max(found.last_not_finite);
-            sums.add(found.directions);
+            sums.add(call, found.parameters);
             Ok(())
         },
     )?;
@@ -138,17 +177,26 @@ fn summed_cotangents<T: CpuElement>(
 ///
 /// # Errors
 /// `OutOfMemory`, `Interrupted`.
-pub fn causal<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], sums: &mut OmegaGradient) -> Result<()> {
+pub fn causal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], sums: &mut ParameterSums) -> Result<()> {
     let call = pass.call;
     let scans = call.scan_blocks(parts)?;
-    let ends = ends(pass, parts, &scans)?;
+    let arriving = arriving_at(pass, parts, &scans);
+    let ends = ends(pass, parts, &scans, &arriving)?;
     let group = call.plan.shape.group().max(1);
     let queries = call.plan.query_tasks(parts)?;
     let keys: Vec<_> = queries.iter().filter(|(at, _)| at.is_multiple_of(group)).collect();
     call.workers.fold(
         keys.len() + queries.len(),
         |task| match keys.get(task) {
-            Some((first, range)) => causal_keys(pass, &parts[*first..][..group], *first, range, &scans, &ends),
+            Some((first, range)) => {
+                let segments = (*first..*first + group).map(|at| CausalSegment {
+                    part: &parts[at],
+                    scan: &scans[at],
+                    arriving: &arriving[at],
+                    last_not_finite: ends.last_not_finite[at],
+                });
+                causal_keys(pass, segments, &ends.after[*first..], range)
+            }
             None => {
                 let (at, range) = &queries[task - keys.len()];
                 let before = &ends.before[*at][range.start / call.plan.query_blocks(&parts[*at]).step()];
@@ -156,37 +204,47 @@ pub fn causal<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], sums
             }
         },
         |_, found| {
-            sums.add(found);
+            sums.add(call, found);
             Ok(())
         },
     )
 }
 
-/// dk and dv of one block of a key head, from the head segments that share it, the first of which is number `first`.
-fn causal_keys<T: CpuElement>(
-    pass: &Backward<'_, T>,
-    parts: &[HeadSegment],
-    first: usize,
+/// dk and dv of one block of a key head, from the head segments that share it and the cotangents after their blocks.
+fn causal_keys<'a, S: CpuStored>(
+    pass: &Backward<'_, S>,
+    segments: impl Iterator<Item = CausalSegment<'a, S::Compute>>,
+    after: &[Vec<State<S::Compute>>],
     range: &Range<usize>,
-    scans: &[KeyScan<T>],
-    ends: &Ends<T>,
-) -> Result<Vec<(usize, Vec<T>)>> {
-    let mut gradients = pass.key_gradients(&parts[0], &scans[first], range.clone());
+) -> Result<Vec<(usize, ParameterGradient<S::Compute>)>> {
+    let mut segments = segments.peekable();
+    let Some(first) = segments.peek() else { return Ok(Vec::new()) };
+    let mut gradients = pass.key_gradients(first.part, range.clone())?;
     let mut found = Vec::new();
-    for (at, part) in (first..).zip(parts) {
-        let cotangents = pass.cotangents(part, &scans[at], range.clone())?;
-        let blocks = pass.call.plan.query_blocks(part);
-        let after = &ends.after[at][blocks.count() - 1 - range.start / blocks.step()];
-        found.extend(gradients.causal(pass, part, &cotangents, Some(after))?);
-        gradients.fill_with_nan(ends.last_not_finite[at]);
+    for (segment, after) in segments.zip(after) {
+        let cotangents = pass.cotangents(segment.part, segment.scan, range.clone())?;
+        let blocks = pass.call.plan.query_blocks(segment.part);
+        let after = &after[blocks.count() - 1 - range.start / blocks.step()];
+        found.extend(gradients.causal(pass, &segment, &cotangents, Some(after))?);
+        gradients.fill_with_nan(segment.last_not_finite, segment.arriving);
     }
+    gradients.finish();
     Ok(found)
 }
 
-fn ends<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], scans: &[KeyScan<T>]) -> Result<Ends<T>> {
+fn ends<S: CpuStored>(
+    pass: &Backward<'_, S>,
+    parts: &[HeadSegment],
+    scans: &[KeyScan<S::Compute>],
+    arriving: &[Arriving<'_, S::Compute>],
+) -> Result<Ends<S::Compute>> {
     let call = pass.call;
-    let first = || Ok(empty_states(pass, parts)?.into_iter().map(|state| vec![state]).collect::<Vec<_>>());
-    let mut ends = Ends { before: first()?, after: first()?, last_not_finite: try_filled(parts.len(), None)? };
+    let each_alone = |states: Vec<State<S::Compute>>| states.into_iter().map(|state| vec![state]).collect();
+    let mut ends = Ends {
+        before: each_alone(first_states(pass, parts)?),
+        after: each_alone(last_states(pass, arriving)?),
+        last_not_finite: try_filled(parts.len(), None)?,
+    };
     let mut keys = call.plan.key_tasks(parts)?;
     // No query comes after the last block.
     keys.retain(|(at, range)| range.end < call.plan.key_blocks(&parts[*at]).len());
@@ -196,17 +254,17 @@ fn ends<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], scans: &[K
         keys.len() + queries.len(),
         |task| match keys.get(task) {
             Some((at, range)) => call.with_workspace(parts[*at].head, |workspace| {
-                let usable = range.start..range.start + scans[*at].usable(range);
-                call.add_keys(workspace, &call.keys(&parts[*at]).part(usable, false), T::ONE)?;
+                let usable = range.start..range.start + scans[*at].usable(range, true);
+                call.add_keys(workspace, &call.keys(&parts[*at]).part(usable, false), S::Compute::ONE)?;
                 let state = Some(workspace.chunk.state.try_clone()?);
-                Ok(OfBlock { state, last_not_finite: None, directions: None })
+                Ok(OfBlock { state, last_not_finite: None, parameters: None })
             }),
             None => {
                 let (at, range) = &queries[task - keys.len()];
                 block_cotangents(pass, &parts[*at], &scans[*at], range)
             }
         },
-        |task, found: OfBlock<T>| {
+        |task, found: OfBlock<S::Compute>| {
             let (at, states) = match keys.get(task) {
                 Some((at, _)) => (*at, &mut ends.before[*at]),
                 None => (queries[task - keys.len()].0, &mut ends.after[queries[task - keys.len()].0]),
@@ -223,20 +281,20 @@ fn ends<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], scans: &[K
 }
 
 /// The state of a block's cotangents, in reversed time; none for the first block, before which no key comes.
-fn block_cotangents<T: CpuElement>(
-    pass: &Backward<'_, T>,
+fn block_cotangents<S: CpuStored>(
+    pass: &Backward<'_, S>,
     part: &HeadSegment,
-    scan: &KeyScan<T>,
+    scan: &KeyScan<S::Compute>,
     range: &Range<usize>,
-) -> Result<OfBlock<T>> {
+) -> Result<OfBlock<S::Compute>> {
     let call = pass.call;
     let cotangents = pass.cotangents(part, scan, range.clone())?;
-    let of_block = |state| OfBlock { state, last_not_finite: cotangents.last_not_finite, directions: None };
+    let of_block = |state| OfBlock { state, last_not_finite: cotangents.last_not_finite, parameters: None };
     if range.start == 0 {
         return Ok(of_block(None));
     }
     call.with_workspace(part.head, |workspace| {
-        let crate::workspace::Workspace { chunk, keys: rows, features, .. } = workspace;
+        let Workspace { chunk, keys: rows, features, .. } = workspace;
         call.workers.for_each_chunk(range.len(), |low, count| {
             let adding = chunk.project_keys(cotangents.load(call, rows, low, count, true), features);
             chunk.update_state(adding);

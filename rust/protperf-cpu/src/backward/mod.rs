@@ -6,56 +6,52 @@
 //! the second scaling is exact, the first keeps the magnitude of the gradient, and every factor that is formed is at most
 //! about 1. Head segments are cut into blocks as in the forward pass.
 
+mod accumulator;
+mod arriving;
 mod block;
 mod cut;
-mod omega_gradient;
+mod parameters;
 mod whole;
 
 use crate::blocks::MAX_BLOCKS;
-use crate::call::{Call, Context};
-use crate::cotangent::Saved;
-use crate::ops::CpuElement;
+use crate::call::Call;
+use crate::dispatch::Isa;
 use crate::shared_out::SharedOut;
+use crate::stored::CpuStored;
 use block::Backward;
-use omega_gradient::OmegaGradient;
-use protperf_core::{FavorArgs, FavorShape, Result, check_len};
-
-/// Gradients to fill: dq `[B,H,L,D]`, dk `[B,Hk,S,D]`, dv `[B,Hk,S,E]`, domega as omega.
-pub struct Gradients<'a, T> {
-    pub dq: &'a mut [T],
-    pub dk: &'a mut [T],
-    pub dv: &'a mut [T],
-    pub domega: Option<&'a mut [f64]>,
-}
+use parameters::ParameterSums;
+use protperf_core::backend::{Gradients, Saved};
+use protperf_core::{Execution, FavorArgs, Result};
 
 /// Gradients of linear attention on the CPU.
 ///
-/// A row whose incoming gradient is all zeros contributes nothing, even where its output is NaN. A row with a
-/// gradient that saw a number that is not finite makes NaN of its dq and of dk, dv of every key it sees.
-///
-/// Working memory besides inputs and outputs is as in [`crate::favor_forward`], with a byte per query, two states per
-/// block where a causal segment is cut, and an omega for each thread where `domega` is wanted. Where query heads share a
-/// key head, the features of its keys are made again for each of them: they are never kept.
+/// Working memory besides inputs and outputs is as in [`crate::forward::run`], with a byte per query, two states per
+/// block where a causal segment is cut, and a set of parameters for each thread where their gradients are wanted. Where
+/// query heads share a key head, the features of its keys are made again for each of them: they are never kept.
 ///
 /// # Errors
-/// As [`FavorArgs::validate`]; `OutOfMemory`; `Interrupted`.
-pub fn favor_backward<T: CpuElement>(
-    args: &FavorArgs<'_, T>,
-    saved: &Saved<'_, T>,
-    gradients: Gradients<'_, T>,
-    ctx: &Context<'_>,
+/// As [`Backend::backward`](protperf_core::Backend::backward).
+pub fn run<S: CpuStored>(
+    isa: Isa,
+    args: &FavorArgs<'_, S>,
+    saved: &Saved<'_, S>,
+    gradients: Gradients<'_, S>,
+    run: &Execution<'_>,
 ) -> Result<()> {
-    let call = Call::new(args, ctx)?;
-    check_shapes(&call.plan.shape, saved, &gradients)?;
+    let call = Call::new(args, saved.state_in, isa, run)?;
+    saved.check(&call.plan.shape)?;
+    gradients.check(args, &call.plan.shape)?;
+    let Gradients { dq, dk, dv, map, state_in } = gradients;
     let pass = Backward {
         call: &call,
         saved,
-        directions: gradients.domega.is_some(),
-        dq: SharedOut::new(gradients.dq),
-        dk: SharedOut::new(gradients.dk),
-        dv: SharedOut::new(gradients.dv),
+        parameters: map.is_some(),
+        dq: SharedOut::new(dq),
+        dk: SharedOut::new(dk),
+        dv: SharedOut::new(dv),
+        dstate: state_in.map(SharedOut::new),
     };
-    let mut sums = OmegaGradient::new(&call, pass.directions)?;
+    let mut sums = ParameterSums::new(&call, pass.parameters)?;
     let (mut cut, mut whole) = call.plan.head_segments()?;
     if !args.causal && call.plan.shape.group() > 1 && whole.len() < MAX_BLOCKS {
         // One task would do all query heads of a key head; the numbers are the same either way.
@@ -66,19 +62,5 @@ pub fn favor_backward<T: CpuElement>(
         false => cut::noncausal(&pass, &cut, &mut sums)?,
     }
     whole::run(&pass, &whole, &mut sums)?;
-    gradients.domega.map_or(Ok(()), |domega| sums.store(&call, domega))
-}
-
-fn check_shapes<T: CpuElement>(shape: &FavorShape, saved: &Saved<'_, T>, gradients: &Gradients<'_, T>) -> Result<()> {
-    for (argument, tensor) in [("out", saved.out), ("grad", saved.grad)] {
-        if tensor.shape() != shape.out() {
-            let detail = format!("has shape {:?} but the output has {:?}", tensor.shape(), shape.out());
-            return Err(protperf_core::Error::ShapeMismatch { argument, detail });
-        }
-    }
-    let (queries, keys) = (shape.batch * shape.heads * shape.q_len, shape.batch * shape.kv_heads * shape.kv_len);
-    check_len("den", saved.den.len(), queries * 2)?;
-    check_len("dq", gradients.dq.len(), queries * shape.head_dim)?;
-    check_len("dk", gradients.dk.len(), keys * shape.head_dim)?;
-    check_len("dv", gradients.dv.len(), keys * shape.value_dim)
+    map.map_or(Ok(()), |to| sums.store(&call, to))
 }

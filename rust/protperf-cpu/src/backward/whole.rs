@@ -1,16 +1,18 @@
 //! Head segments that are not cut: all query heads of one key head are one task, or two where the sums run both ways.
 
-use super::block::Backward;
-use super::omega_gradient::OmegaGradient;
-use crate::ops::CpuElement;
+use super::block::{Backward, CausalSegment};
+use super::parameters::ParameterSums;
+use crate::packed_omega::ParameterGradient;
 use crate::plan::HeadSegment;
+use crate::simd::Real;
+use crate::stored::CpuStored;
 use protperf_core::{Result, try_reserved};
 
 /// Gradients of some head segments.
 ///
 /// # Errors
 /// `OutOfMemory`, `Interrupted`.
-pub fn run<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], sums: &mut OmegaGradient) -> Result<()> {
+pub fn run<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], sums: &mut ParameterSums) -> Result<()> {
     let call = pass.call;
     let group = call.plan.shape.group().max(1);
     let mut groups = try_reserved(parts.len().div_ceil(group))?;
@@ -28,49 +30,59 @@ pub fn run<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment], sums: &
             }
         },
         |_, found| {
-            sums.add(found);
+            sums.add(call, found);
             Ok(())
         },
     )
 }
 
-/// Gradients of the directions that one task has summed.
-type Found<T> = Vec<(usize, Vec<T>)>;
+/// Gradients of the parameters that one task has summed.
+type Found<T> = Vec<(usize, ParameterGradient<T>)>;
 
 /// dk and dv of one key head from all query heads that share it.
-fn causal_keys<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment]) -> Result<Found<T>> {
+fn causal_keys<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment]) -> Result<Found<S::Compute>> {
     let range = 0..pass.call.keys(&parts[0]).len();
-    let scan = pass.call.scan(&parts[0])?;
-    let mut gradients = pass.key_gradients(&parts[0], &scan, range.clone());
+    let of_keys = pass.call.scan_keys(&parts[0])?;
+    let mut gradients = pass.key_gradients(&parts[0], range.clone())?;
     let mut found = Vec::new();
     for part in parts {
-        let cotangents = pass.cotangents(part, &scan, range.clone())?;
-        found.extend(gradients.causal(pass, part, &cotangents, None)?);
-        gradients.fill_with_nan(cotangents.last_not_finite);
+        let scan = pass.call.with_shared(part, of_keys);
+        let (cotangents, arriving) = (pass.cotangents(part, &scan, range.clone())?, pass.arriving(part, &scan));
+        let last_not_finite = cotangents.last_not_finite;
+        let segment = CausalSegment { part, scan: &scan, arriving: &arriving, last_not_finite };
+        found.extend(gradients.causal(pass, &segment, &cotangents, None)?);
+        gradients.fill_with_nan(last_not_finite, &arriving);
     }
+    gradients.finish();
     Ok(found)
 }
 
 /// dq of all query heads that share one key head, and its dk and dv.
-fn noncausal<T: CpuElement>(pass: &Backward<'_, T>, parts: &[HeadSegment]) -> Result<Found<T>> {
+fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment]) -> Result<Found<S::Compute>> {
     let (call, keys) = (pass.call, pass.call.keys(&parts[0]));
-    let scan = call.scan(&parts[0])?;
-    let mut gradients = pass.key_gradients(&parts[0], &scan, 0..keys.len());
+    let of_keys = call.scan_keys(&parts[0])?;
+    let mut gradients = pass.key_gradients(&parts[0], 0..keys.len())?;
     let mut found = Vec::new();
     for part in parts {
+        let scan = call.with_shared(part, of_keys);
+        let arriving = pass.arriving(part, &scan);
         let last_not_finite = call.with_workspace(part.head, |workspace| {
-            pass.clear_directions(&mut workspace.chunk)?;
-            if scan.first_not_finite.is_none() {
-                call.add_keys(workspace, &keys, T::ONE)?;
+            pass.clear_parameters(&mut workspace.chunk)?;
+            call.import_state(part, workspace.chunk.state);
+            if scan.is_clean() {
+                call.add_keys(workspace, &keys, S::Compute::ONE)?;
             }
+            arriving.import(&call.layout, workspace.other);
             let queries = call.plan.query_blocks(part).range(0);
             let last = pass.noncausal_queries(workspace, part, &scan, queries)?;
+            pass.store_dstate(part, &arriving, workspace.other, last.is_some());
             std::mem::swap(workspace.chunk.state, workspace.other);
-            gradients.noncausal(workspace, pass.directions)?;
-            found.extend(pass.directions(part, &workspace.chunk, last.is_some())?);
+            gradients.noncausal(workspace, &scan, pass.parameters)?;
+            found.extend(pass.parameters_of(part, &workspace.chunk, last.is_some() || arriving.is_nan())?);
             Ok(last)
         })?;
-        gradients.fill_with_nan(last_not_finite);
+        gradients.fill_with_nan(last_not_finite, &arriving);
     }
+    gradients.finish();
     Ok(found)
 }

@@ -12,6 +12,7 @@
 
 use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::CpuElement;
+use crate::packed_omega::ParameterGradient;
 use crate::rows::{ChunkRows, Side};
 use crate::state::State;
 use protperf_core::{Result, try_filled};
@@ -23,8 +24,8 @@ pub struct ReadOptions {
     pub sums: bool,
     /// Gradients of the queries' inputs, with what the queries carry as the cotangents of their sums.
     pub gradient: bool,
-    /// Gradients of the directions too.
-    pub directions: bool,
+    /// Gradients of the map's parameters too.
+    pub parameters: bool,
     /// The row's exponent is that of its largest term instead of the row's `shift`.
     pub normalize: bool,
 }
@@ -118,8 +119,8 @@ pub struct GradientBuffers<T> {
     /// Gradients of the projections of rows that are computed again, `[panel][CHUNK][PANEL]`, and their norms.
     pub recomputed: Vec<T>,
     pub recomputed_norms: Vec<T>,
-    /// Gradient of the directions `[projections padded][padded_head]`; empty until one is wanted.
-    pub directions: Vec<T>,
+    /// Gradients of the map's parameters; `None` until they are wanted.
+    pub parameters: Option<ParameterGradient<T>>,
 }
 
 /// Everything a chunk needs besides its rows and the state.
@@ -167,7 +168,7 @@ impl<T: CpuElement> Buffers<T> {
                 norms: zeros(CHUNK * PAD)?,
                 recomputed: zeros(layout.projection_panels() * CHUNK * PANEL)?,
                 recomputed_norms: zeros(CHUNK * PAD)?,
-                directions: Vec::new(),
+                parameters: None,
             },
         })
     }

@@ -4,7 +4,7 @@
 //! G    = tril(g . [v, 1]^T)                              cotangents of the scores
 //! dphi = g . S^T + G . phi_k                             gradients of the queries' features
 //! da   = the family's pull-back of dphi                  gradients of their projections
-//! dx   = da . omega + norm term,   domega += da^T . x
+//! dx   = da . w + norm term,   dw += da^T . x,   dc += sum of da over rows
 //! ```
 
 use super::buffers::{GradientBuffers, Keys, Queries, Scores};
@@ -12,7 +12,7 @@ use super::read::keep_lower;
 use crate::features::Family;
 use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
-use crate::packed_omega::Head;
+use crate::packed_omega::{Head, constants_of, directions_of};
 use crate::rows::{ChunkRows, Side};
 use crate::state::State;
 
@@ -110,16 +110,15 @@ pub fn over_state<'a, T>(
     }
 }
 
-/// Carries the gradients of one panel of projections on to inputs and directions.
+/// Carries the gradients of one panel of projections on to inputs and to directions and constants.
 ///
-/// The gradient of the directions is a sum over rows, and its order must not depend on which rows were computed again:
-/// those of `again` are put into their places first.
+/// The gradient of a parameter is a sum over rows, and its order must not depend on which rows were computed again: those
+/// of `again` are put into their places first.
 pub fn add_to_inputs<T: CpuElement>(
     head: &Head<'_, T>,
     panel: usize,
     queries: &Queries<'_, T>,
     again: &[usize],
-    directions: bool,
     gradients: &mut GradientBuffers<T>,
 ) {
     let (layout, extent) = (&head.layout, head.layout.extent(panel, queries.count));
@@ -132,7 +131,7 @@ pub fn add_to_inputs<T: CpuElement>(
         a: &gradients.features,
         a_row: PANEL,
         a_depth: 1,
-        b: &head.omega.rows[panel * PANEL * padded_head..],
+        b: &head.omega.directions(queries.side).rows[panel * PANEL * padded_head..],
         b_row: padded_head,
         rows: queries.count,
         cols: padded_head,
@@ -141,19 +140,35 @@ pub fn add_to_inputs<T: CpuElement>(
         triangle: Triangle::Whole,
     };
     head.ops.product(&product, &mut gradients.inputs, padded_head);
-    if directions {
-        let product = Product {
-            a: &gradients.features,
-            a_row: 1,
-            a_depth: PANEL,
-            b: &queries.rows.x,
-            b_row: layout.input_row(),
-            rows: extent.features,
-            depth: queries.count,
-            mode: Mode::Add,
-            ..product
-        };
-        head.ops.product(&product, &mut gradients.directions[panel * PANEL * padded_head..], padded_head);
+}
+
+/// Adds the gradients of the directions and constants of one panel.
+pub fn add_to_parameters<T: CpuElement>(
+    head: &Head<'_, T>,
+    panel: usize,
+    queries: &Queries<'_, T>,
+    gradients: &mut GradientBuffers<T>,
+) {
+    let Some(parameters) = &mut gradients.parameters else { return };
+    let (layout, extent) = (&head.layout, head.layout.extent(panel, queries.count));
+    let padded_head = layout.padded_head();
+    let product = Product {
+        a: &gradients.features,
+        a_row: 1,
+        a_depth: PANEL,
+        b: &queries.rows.x,
+        b_row: layout.input_row(),
+        rows: extent.features,
+        cols: padded_head,
+        depth: queries.count,
+        mode: Mode::Add,
+        triangle: Triangle::Whole,
+    };
+    let directions = directions_of(parameters, queries.side);
+    head.ops.product(&product, &mut directions[panel * PANEL * padded_head..], padded_head);
+    if let Some(constants) = constants_of(parameters, queries.side) {
+        // One factor for all rows: a step of 0.
+        head.ops.add_rows(&gradients.features, extent, &[T::ONE], 0, &mut constants[panel * PANEL..][..PANEL]);
     }
 }
 
@@ -163,6 +178,7 @@ pub fn add_norms<T: CpuElement>(
     family: &dyn Family<T>,
     queries: &Queries<'_, T>,
     again: &[usize],
+    wants_parameters: bool,
     gradients: &mut GradientBuffers<T>,
 ) {
     let Some(slope) = family.norm().slope().filter(|_| queries.side == Side::Key) else { return };
@@ -171,14 +187,24 @@ pub fn add_norms<T: CpuElement>(
         gradients.norms[row * PAD..][..PAD].copy_from_slice(recomputed);
     }
     let scale = T::from_f64(slope / (head.layout.head_dim as f64).sqrt());
+    let parameters = gradients.parameters.as_mut().filter(|_| wants_parameters);
+    let mut of_quadratic = parameters.and_then(|parameters| parameters.key_quadratic.as_mut());
     let rows = gradients.inputs.chunks_exact_mut(head.layout.padded_head()).take(queries.count);
     for (row, inputs) in rows.enumerate() {
         let sum = sum_of(&gradients.norms[row * PAD..][..PAD]) * scale;
-        inputs.iter_mut().zip(input(queries.rows, &head.layout, row)).for_each(|(g, &x)| *g += sum * x);
+        let x = input(queries.rows, &head.layout, row);
+        match &head.omega.key_quadratic {
+            None => inputs.iter_mut().zip(x).for_each(|(to, &x)| *to += sum * x),
+            Some(g) => inputs.iter_mut().zip(x.iter().zip(g)).for_each(|(to, (&x, &g))| *to += sum * (g * x)),
+        }
+        if let Some(to) = &mut of_quadratic {
+            let half = sum * T::from_f64(0.5);
+            to.iter_mut().zip(x).for_each(|(to, &x)| *to += half * (x * x));
+        }
     }
 }
 
 /// The input of one row.
-fn input<'a, T>(rows: &'a ChunkRows<T>, layout: &Layout, row: usize) -> &'a [T] {
+fn input<'a, T: CpuElement>(rows: &'a ChunkRows<T>, layout: &Layout, row: usize) -> &'a [T] {
     &rows.x[row * layout.input_row()..][..layout.head_dim]
 }

@@ -100,7 +100,7 @@ impl<T: CpuElement> Chunk<'_, T> {
             }
         }
         if options.gradient {
-            gradient::add_norms(&head, family, queries, &again, gradients);
+            gradient::add_norms(&head, family, queries, &again, options.parameters, gradients);
         }
         if let Some(keys) = keys.filter(|_| options.sums && !again.is_empty()) {
             let (mut recompute, _) = self.recompute(keys, queries, options);
@@ -146,7 +146,10 @@ impl<T: CpuElement> Chunk<'_, T> {
         if options.gradient {
             let from = QueryPanel { exponent: &sums.exponent, ..of_panel };
             family.pull_back(&head, &from, &sums.features, &mut gradients.features, &mut gradients.norms);
-            gradient::add_to_inputs(&head, panel, queries, again, options.directions, gradients);
+            gradient::add_to_inputs(&head, panel, queries, again, gradients);
+            if options.parameters {
+                gradient::add_to_parameters(&head, panel, queries, gradients);
+            }
         }
     }
 
@@ -200,7 +203,7 @@ fn raise_state<T: CpuElement>(
     let raised = state.reference.iter().zip(&references.reference);
     for (power, (&old, &new)) in references.power.iter_mut().zip(raised) {
         // The sums of a feature that has seen no key are 0 at any reference.
-        *power = if old == T::NIL { T::ZERO } else { old - new };
+        *power = if old == T::EMPTY_REFERENCE { T::ZERO } else { old - new };
         if *power < furthest {
             furthest = *power;
         }

@@ -56,7 +56,7 @@ pub fn choose_exponents<T: CpuElement>(
 
 /// Makes the features of some rows vanish.
 pub fn hide_rows<T: CpuElement>(rows: &[usize], sums: &mut Sums<T>) {
-    rows.iter().for_each(|&row| sums.exponent[row] = -T::NIL);
+    rows.iter().for_each(|&row| sums.exponent[row] = -T::EMPTY_REFERENCE);
 }
 
 /// Adds one panel: scores of the chunk, and sums over the state.

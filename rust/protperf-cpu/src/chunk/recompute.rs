@@ -105,7 +105,7 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
         let own = references.before.reference.iter().zip(&references.reference);
         for ((power, &from), (&before, &reference)) in references.power.iter_mut().zip(from).zip(own) {
             // A feature that had seen no key before the chunk contributes nothing from the state.
-            *power = if before == T::NIL { T::ZERO } else { T::exp2_int(from - reference) };
+            *power = if before == T::EMPTY_REFERENCE { T::ZERO } else { T::exp2_int(from - reference) };
         }
     }
 

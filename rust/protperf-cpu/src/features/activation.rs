@@ -11,18 +11,19 @@ use crate::layout::{CHUNK, PANEL};
 use crate::ops::CpuElement;
 use crate::packed_omega::Head;
 use crate::rows::{ChunkRows, Side};
+use protperf_core::Activation;
 use std::ops::Range;
 
 /// Features above this lend their exponent to the reference.
 const HUGE: f64 = (1u64 << 30) as f64;
 
 /// One map of the family.
-pub struct Activation<T> {
-    pub map: protperf_core::Activation,
+pub struct ActivationFeatures<T> {
+    pub activation: Activation,
     pub epsilon: T,
 }
 
-impl<T: CpuElement> Family<T> for Activation<T> {
+impl<T: CpuElement> Family<T> for ActivationFeatures<T> {
     fn unit(&self) -> f64 {
         1.0
     }
@@ -31,8 +32,8 @@ impl<T: CpuElement> Family<T> for Activation<T> {
         Norm { column: 0.0, log: 0.0 }
     }
 
-    fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, _side: Side) {
-        project_panels(head, &rows.x, &mut rows.y, count, head.layout.head_dim);
+    fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
+        project_panels(head, side, &rows.x, &mut rows.y, count, head.layout.head_dim);
         for panel in 0..head.layout.projection_panels() {
             let features = head.layout.extent(panel, count).features;
             let projected = rows.y[panel * CHUNK * PANEL..].chunks_exact(PANEL);
@@ -49,7 +50,7 @@ impl<T: CpuElement> Family<T> for Activation<T> {
     fn key_features(&self, head: &Head<'_, T>, from: &KeyPanel<'_, T>, to: &mut [T]) {
         let factors = shared::key_factors(from.keys, from.count, from.reference[0], |_| (T::ONE, T::ZERO));
         let extent = head.layout.extent(from.panel, from.count);
-        head.ops.activate(from.keys.panel(from.panel), extent, self.map, self.epsilon, &factors, to);
+        head.ops.activate(from.keys.panel(from.panel), extent, self.activation, self.epsilon, &factors, to);
     }
 
     fn row_tops(
@@ -66,7 +67,7 @@ impl<T: CpuElement> Family<T> for Activation<T> {
 
     fn query_features(&self, head: &Head<'_, T>, from: &QueryPanel<'_, T>, to: &mut [T]) {
         let extent = head.layout.extent(from.panel, from.range.len());
-        head.ops.activate(projections(from), extent, self.map, self.epsilon, &query_factors(from), to);
+        head.ops.activate(projections(from), extent, self.activation, self.epsilon, &query_factors(from), to);
     }
 
     fn pull_back(
@@ -78,7 +79,7 @@ impl<T: CpuElement> Family<T> for Activation<T> {
         _norms: &mut [T],
     ) {
         let extent = head.layout.extent(from.panel, from.range.len());
-        head.ops.activation_gradient(projections(from), extent, self.map, &query_factors(from), gradient);
+        head.ops.activation_gradient(projections(from), extent, self.activation, &query_factors(from), gradient);
     }
 
     fn looks_too_far(&self, reference: T, seen: T) -> bool {

@@ -2,10 +2,11 @@
 //! section 2.
 //!
 //! ```text
-//! a_im = w_m . x_i                    queries: any factor of a query cancels, so its norm is not computed
-//! b_jm = w_m . y_j - 1/2 |y_j|^2      keys: the norm is one more column of the product
-//! n_m  = max_j round(b_jm)            the reference of feature m
-//! t_i  = max_m round(a_im + n_m)      the exponent of query row i
+//! a_im = wq_m . x_i + cq_m             queries: any factor of a query cancels, so its norm is not computed
+//! b_jm = wk_m . y_j + ck_m - h(y_j)    keys: the norm is one more column of the product
+//! h(y) = 1/2 sum_l g_l y_l^2           most maps have wq = wk, g = 1 and no constants
+//! n_m  = max_j round(b_jm)             the reference of feature m
+//! t_i  = max_m round(a_im + n_m)       the exponent of query row i
 //! ```
 
 use super::family::{Family, KeyPanel, Norm, QueryPanel};
@@ -31,7 +32,7 @@ impl<T: CpuElement> Family<T> for Exponential {
     fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
         // The column of the norm is part of the product for keys alone.
         let depth = head.layout.head_dim + usize::from(side == Side::Key);
-        project_panels(head, &rows.x, &mut rows.y, count, depth);
+        project_panels(head, side, &rows.x, &mut rows.y, count, depth);
     }
 
     fn raise_reference(&self, head: &Head<'_, T>, keys: &ChunkRows<T>, count: usize, reference: &mut [T]) {
@@ -58,13 +59,17 @@ impl<T: CpuElement> Family<T> for Exponential {
     ) {
         let lanes = &mut lanes[..range.len() * PAD];
         // Below every sum of a log-feature and a reference, those of a feature that has seen no key included.
-        lanes.fill(T::NIL + T::NIL);
+        lanes.fill(T::EMPTY_REFERENCE + T::EMPTY_REFERENCE);
         for panel in 0..head.layout.feature_panels() {
             let y = &queries.y[(panel * CHUNK + range.start) * PANEL..][..range.len() * PANEL];
             head.ops.exponential_tops(y, head.layout.extent(panel, range.len()), &reference[panel * PANEL..], lanes);
         }
         for (top, lanes) in tops[range].iter_mut().zip(lanes.chunks_exact(PAD)) {
-            *top = lanes.iter().copied().fold(T::NIL + T::NIL, |top, x| if x > top { x } else { top }).round_even();
+            *top = lanes
+                .iter()
+                .copied()
+                .fold(T::EMPTY_REFERENCE + T::EMPTY_REFERENCE, |top, x| if x > top { x } else { top })
+                .round_even();
         }
     }
 

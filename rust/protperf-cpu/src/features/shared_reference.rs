@@ -26,7 +26,7 @@ pub fn row_tops<T: CpuElement>(queries: &ChunkRows<T>, range: Range<usize>, refe
 
 /// Whether the reference lies too far above what a row has seen.
 pub fn looks_too_far<T: CpuElement>(reference: T, seen: T) -> bool {
-    seen != T::NIL && reference - seen > T::MAX_LOOKAHEAD_BITS
+    seen != T::EMPTY_REFERENCE && reference - seen > T::MAX_LOOKAHEAD_BITS
 }
 
 /// Factors of key rows, `log` being that of a row's own factor: 0 where the row is padding.

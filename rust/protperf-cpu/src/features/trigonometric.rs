@@ -24,8 +24,8 @@ impl<T: CpuElement> Family<T> for Trigonometric {
         Norm { column: 0.0, log: 1.0 }
     }
 
-    fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, _side: Side) {
-        project_panels(head, &rows.x, &mut rows.y, count, head.layout.head_dim);
+    fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
+        project_panels(head, side, &rows.x, &mut rows.y, count, head.layout.head_dim);
         let panels = head.layout.projection_panels();
         let (cosines, sines) = rows.y.split_at_mut(panels * CHUNK * PANEL);
         for panel in 0..panels {

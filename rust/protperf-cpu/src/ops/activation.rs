@@ -1,16 +1,16 @@
 //! Activation features of one panel, `f(y) + epsilon`, and their gradient: `docs/algorithm.md`, section 3.
 //!
-//! A map is a pair of formulas over registers, f and f', and one arm in [`activate`] and [`gradient`] each: these
-//! matches name every map, so a new one does not compile until both know it.
+//! A map is a pair of formulas over registers, f and f', and one arm in [`activate`] and in [`gradient`]. Both match
+//! on every function there is, so a new one does not compile until they know it.
 
 use super::exponential::exp2_fraction;
 use super::panel::clear_tail;
 use crate::layout::{Extent, PANEL};
 use crate::simd::{Real, Simd};
-use protperf_core::Element;
+use protperf_core::{Activation, Element};
 
 /// The formulas of one map.
-trait Activation {
+trait Formula {
     /// f(x).
     ///
     /// # Safety
@@ -27,7 +27,7 @@ trait Activation {
 /// max(0, x).
 struct Relu;
 
-impl Activation for Relu {
+impl Formula for Relu {
     #[inline(always)]
     unsafe fn value<S: Simd>(x: S::Register) -> S::Register {
         // SAFETY: the caller guarantees the instruction set.
@@ -43,7 +43,7 @@ impl Activation for Relu {
 /// elu(x) + 1: x + 1 above 0, e^x below.
 struct Elu1;
 
-impl Activation for Elu1 {
+impl Formula for Elu1 {
     #[inline(always)]
     unsafe fn value<S: Simd>(x: S::Register) -> S::Register {
         // SAFETY: the caller guarantees the instruction set.
@@ -83,16 +83,16 @@ unsafe fn exp_negative<S: Simd>(x: S::Register) -> S::Register {
 pub unsafe fn activate<S: Simd>(
     y: &[S::T],
     extent: Extent,
-    map: protperf_core::Activation,
+    activation: Activation,
     epsilon: S::T,
     factor: &[S::T],
     features: &mut [S::T],
 ) {
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        match map {
-            protperf_core::Activation::Relu => activate_as::<S, Relu>(y, extent, epsilon, factor, features),
-            protperf_core::Activation::Elu1 => activate_as::<S, Elu1>(y, extent, epsilon, factor, features),
+        match activation {
+            Activation::Relu => activate_as::<S, Relu>(y, extent, epsilon, factor, features),
+            Activation::Elu1 => activate_as::<S, Elu1>(y, extent, epsilon, factor, features),
         }
     }
 }
@@ -105,21 +105,21 @@ pub unsafe fn activate<S: Simd>(
 pub unsafe fn gradient<S: Simd>(
     y: &[S::T],
     extent: Extent,
-    map: protperf_core::Activation,
+    activation: Activation,
     factor: &[S::T],
     gradient: &mut [S::T],
 ) {
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        match map {
-            protperf_core::Activation::Relu => gradient_as::<S, Relu>(y, extent, factor, gradient),
-            protperf_core::Activation::Elu1 => gradient_as::<S, Elu1>(y, extent, factor, gradient),
+        match activation {
+            Activation::Relu => gradient_as::<S, Relu>(y, extent, factor, gradient),
+            Activation::Elu1 => gradient_as::<S, Elu1>(y, extent, factor, gradient),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn activate_as<S: Simd, A: Activation>(
+unsafe fn activate_as<S: Simd, F: Formula>(
     y: &[S::T],
     extent: Extent,
     epsilon: S::T,
@@ -136,7 +136,7 @@ unsafe fn activate_as<S: Simd, A: Activation>(
                 let at = row * PANEL + col;
                 // The limit keeps products of two features finite.
                 let x = S::min(S::load(y.as_ptr().add(at)), S::splat(S::T::LIMIT));
-                let value = S::add(A::value::<S>(x), S::splat(epsilon));
+                let value = S::add(F::value::<S>(x), S::splat(epsilon));
                 S::store(features.as_mut_ptr().add(at), S::mul(value, by));
             }
         }
@@ -145,7 +145,7 @@ unsafe fn activate_as<S: Simd, A: Activation>(
 }
 
 #[inline(always)]
-unsafe fn gradient_as<S: Simd, A: Activation>(y: &[S::T], extent: Extent, factor: &[S::T], gradient: &mut [S::T]) {
+unsafe fn gradient_as<S: Simd, F: Formula>(y: &[S::T], extent: Extent, factor: &[S::T], gradient: &mut [S::T]) {
     extent.check(&[y.len(), gradient.len()]);
     assert!(factor.len() >= extent.rows);
     for (row, &factor) in factor.iter().enumerate().take(extent.rows) {
@@ -156,7 +156,7 @@ unsafe fn gradient_as<S: Simd, A: Activation>(y: &[S::T], extent: Extent, factor
                 let at = row * PANEL + col;
                 let g = S::mul(S::load(gradient.as_ptr().add(at)), by);
                 let x = S::load(y.as_ptr().add(at));
-                S::store(gradient.as_mut_ptr().add(at), A::times_slope::<S>(x, g));
+                S::store(gradient.as_mut_ptr().add(at), F::times_slope::<S>(x, g));
             }
         }
     }

@@ -15,6 +15,7 @@
 use super::panel::clear_tail;
 use crate::layout::{Extent, PAD, PANEL};
 use crate::simd::{Real, Simd};
+use protperf_core::Element;
 
 /// 2^f for |f| <= 1/2.
 ///
@@ -62,7 +63,7 @@ pub unsafe fn raise_reference<S: Simd>(
         }
     }
     // Padding projects to 0, which must not look like a key that was seen.
-    reference[extent.features..extent.width()].fill(S::T::NIL);
+    reference[extent.features..extent.width()].fill(S::T::EMPTY_REFERENCE);
 }
 
 /// `features = 2^(y - shift - reference)` of visible rows, 0 of the others.

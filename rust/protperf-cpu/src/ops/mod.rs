@@ -6,6 +6,7 @@
 
 mod activation;
 mod exponential;
+mod pack;
 mod panel;
 mod product;
 mod row;
@@ -30,9 +31,9 @@ macro_rules! each_op {
         exponential_tops(y: &[T], extent: Extent, reference: &[T], tops: &mut [T]) = exponential::tops;
         exponential_queries(y: &[T], extent: Extent, reference: &[T], shift: &[T], features: &mut [T])
             = exponential::queries;
-        activate(y: &[T], extent: Extent, map: Activation, epsilon: T, factor: &[T], features: &mut [T])
+        activate(y: &[T], extent: Extent, activation: Activation, epsilon: T, factor: &[T], features: &mut [T])
             = activation::activate;
-        activation_gradient(y: &[T], extent: Extent, map: Activation, factor: &[T], gradient: &mut [T])
+        activation_gradient(y: &[T], extent: Extent, activation: Activation, factor: &[T], gradient: &mut [T])
             = activation::gradient;
         scale_rows(from: &[T], extent: Extent, factor: &[T], to: &mut [T]) = panel::scale_rows;
         times_features(features: &[T], extent: Extent, gradient: &mut [T], sums: &mut [T]) = panel::times_features;
@@ -41,7 +42,9 @@ macro_rules! each_op {
         rescale_rows(values: &mut [T], step: usize, width: usize, power: &[T]) = panel::rescale_rows;
         transpose(from: &[T], from_row: usize, rows: usize, cols: usize, to: &mut [T], to_row: usize)
             = transpose::transpose;
+        pack_directions(directions: &[f64], head_dim: usize, scale: f64, columns: &mut [T]) = pack::directions;
         load_row(from: &[T], limit: T, to: &mut [T]) -> (T, bool) = row::load_row;
+        weighted_squares(row: &[T], weights: &[T]) -> T = row::weighted_squares;
         largest(row: &[T]) -> (T, bool) = row::largest;
         load_cotangent(grad: &[T], out: &[T], inverse: T, to: &mut [T]) -> T = row::load_cotangent;
     } };

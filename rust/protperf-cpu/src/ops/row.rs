@@ -70,6 +70,24 @@ pub unsafe fn load_row<S: Simd>(from: &[S::T], limit: S::T, to: &mut [S::T]) -> 
     }
 }
 
+/// The sum of `weights * row^2`; both are followed by zeros up to a multiple of the padding.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn weighted_squares<S: Simd>(row: &[S::T], weights: &[S::T]) -> S::T {
+    assert!(row.len() == weights.len() && row.len().is_multiple_of(PAD));
+    // SAFETY: the caller guarantees the instruction set; a register that starts below the length ends inside it.
+    unsafe {
+        let mut squares = S::splat(S::T::ZERO);
+        for col in (0..row.len()).step_by(S::LANES) {
+            let (x, w) = (S::load(row.as_ptr().add(col)), S::load(weights.as_ptr().add(col)));
+            squares = S::fma(S::mul(x, x), w, squares);
+        }
+        sum_of(&lanes::<S>(squares))
+    }
+}
+
 /// The largest magnitude in a row (NaN counts as nothing), and whether all of it is finite.
 ///
 /// # Safety

@@ -34,8 +34,6 @@ pub trait Real:
     const FLUSH: Self;
     /// The largest exponent that a rescale uses.
     const TOP: Self;
-    /// Reference of a feature that has seen no key: below every finite log-feature.
-    const NIL: Self;
     /// Scaled inputs and activation features are limited to this, so that every product stays finite.
     const LIMIT: Self;
     /// ln 2, the leading bits: times any integer exponent exact.
@@ -67,7 +65,6 @@ macro_rules! real {
             const EXP2: &'static [Self] = &$coefficients;
             const FLUSH: Self = $flush;
             const TOP: Self = $bias as Self;
-            const NIL: Self = <$t as Element>::EMPTY_REFERENCE;
             const LIMIT: Self = 1e15;
             const LN2_HIGH: Self = $ln2.0;
             const LN2_LOW: Self = $ln2.1;
@@ -90,7 +87,7 @@ macro_rules! real {
             fn frexp(self) -> (Self, Self) {
                 // Denormals are lifted into the normal range first.
                 let lift: $t = if <$t>::abs(self) < <$t>::MIN_POSITIVE { $mantissa as $t + 1.0 } else { 0.0 };
-                let bits = (self * Self::exp2_int(lift)).to_bits();
+                let bits = (self * <$t as Element>::exp2_int(lift)).to_bits();
                 let exponent = ((bits >> $mantissa) as i64 & (2 * $bias + 1)) - ($bias - 1);
                 let field = (2 * $bias as $bits + 1) << $mantissa;
                 let mantissa = <$t>::from_bits(bits & !field | ($bias as $bits - 1) << $mantissa);

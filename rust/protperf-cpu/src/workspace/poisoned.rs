@@ -6,10 +6,12 @@ use crate::chunk::{Buffers, GradientBuffers, References, Scores, Sums};
 use crate::ops::CpuElement;
 use crate::rows::ChunkRows;
 use crate::state::State;
-use crate::{Context, Gradients, Isa, Saved, favor_backward, favor_forward};
+use crate::{Cpu, Isa};
+use protperf_core::backend::{Backend, FinalState, Gradients, Outputs, Saved};
 use protperf_core::rng::Stream;
-use protperf_core::state::empty_state;
-use protperf_core::{FavorArgs, FeatureMap, MapArgs, Omega, TensorRef};
+use protperf_core::{
+    Execution, FavorArgs, FeatureMap, LogLinear, MapArgs, MapGradients, Omega, Parameters, TensorRef, state,
+};
 use std::sync::atomic::AtomicBool;
 
 /// Fills with NaN everything that a task may leave behind. Every field is named here, so that a new one cannot be
@@ -25,8 +27,9 @@ fn poison<T: CpuElement>(scratch: &mut Scratch<T>) {
     fill([features, reference, power, values, gradient, transposed, transposed_values, own_keys]);
     let Sums { features, numerator, denominator, exponent, tops, lanes } = sums;
     fill([features, numerator, denominator, exponent, tops, lanes]);
-    let GradientBuffers { features, inputs, norms, recomputed, recomputed_norms, directions } = gradients;
-    fill([features, inputs, norms, recomputed, recomputed_norms, directions]);
+    let GradientBuffers { features, inputs, norms, recomputed, recomputed_norms, parameters } = gradients;
+    fill([features, inputs, norms, recomputed, recomputed_norms]);
+    parameters.iter_mut().flat_map(|all| all.fields_mut()).for_each(|field| fill([field]));
 }
 
 fn poison_rows<T: CpuElement>(rows: &mut ChunkRows<T>) {
@@ -52,9 +55,17 @@ fn poison_kept<T: CpuElement>() -> usize {
     })
 }
 
+/// Which map a case computes with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Map {
+    Named(FeatureMap),
+    /// A log-linear record with every field of its own.
+    Record,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    map: FeatureMap,
+    map: Map,
     causal: bool,
     masked: bool,
     isa: Isa,
@@ -66,44 +77,101 @@ struct Case {
     rise: f64,
 }
 
-/// Bits of out, den, the state after, dq, dk, dv, domega; on the calling thread alone.
+/// Numbers that a record is made from, in the order of its fields.
+struct Fields([Vec<f64>; 5]);
+
+impl Fields {
+    fn of(&self) -> Parameters<&[f64]> {
+        let [a, b, c, d, e] = &self.0;
+        Parameters {
+            query_directions: a,
+            key_directions: Some(b),
+            key_quadratic: Some(c),
+            query_constants: Some(d),
+            key_constants: Some(e),
+        }
+    }
+
+    fn of_mut(&mut self) -> Parameters<&mut [f64]> {
+        let [a, b, c, d, e] = &mut self.0;
+        Parameters {
+            query_directions: a,
+            key_directions: Some(b),
+            key_quadratic: Some(c),
+            query_constants: Some(d),
+            key_constants: Some(e),
+        }
+    }
+}
+
+/// Bits of out, den, the state after, dq, dk, dv, dstate and the parameters' gradients; on the calling thread alone.
 fn answer<T: CpuElement>(case: &Case) -> Vec<u64> {
     let (l, d, e, m) = (case.len, case.head_dim, case.value_dim, case.num_features);
     let mut stream = Stream::new(1, [0, 0, 0]);
     let mut normals = |n: usize| (0..n).map(|_| stream.normal()).collect::<Vec<f64>>();
-    let (q, mut k, v, g, omega) = (normals(l * d), normals(l * d), normals(l * e), normals(l * e), normals(m * d));
+    let (q, mut k, v, g) = (normals(l * d), normals(l * d), normals(l * e), normals(l * e));
     k.iter_mut().enumerate().for_each(|(at, k)| *k *= 1.0 + case.rise * (at / d) as f64 / l as f64);
+    let mut fields = Fields([normals(m * d), normals(m * d), normals(d), normals(m), normals(m)]);
+    fields.0[2].iter_mut().for_each(|g| *g = g.abs());
+    let (fields, omega) = (fields, normals(m * d));
     let typed = [&q, &k, &v, &g].map(|x| x.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>());
     let tensor = |at: usize, width| TensorRef::contiguous("x", &typed[at], [1, 1, l, width]).unwrap();
     let mask: Vec<bool> = (0..l).map(|j| j % 3 == 1).collect();
+    let map = match case.map {
+        Map::Named(map) => MapArgs::Named {
+            map,
+            omega: Some(Omega { data: &omega, num_heads: None, num_features: m, head_dim: d }),
+            kernel_epsilon: map.default_epsilon(),
+        },
+        Map::Record => {
+            let parameters = fields.of();
+            MapArgs::LogLinear(LogLinear { parameters, num_heads: None, num_projections: m, head_dim: d })
+        }
+    };
     let args = FavorArgs {
         q: tensor(0, d),
         k: tensor(1, d),
         v: tensor(2, e),
-        map: MapArgs::Named {
-            map: case.map,
-            omega: Some(Omega { data: &omega, num_heads: None, num_features: m, head_dim: d }),
-            kernel_epsilon: case.map.default_epsilon(),
-        },
+        map,
         causal: case.causal,
         cu_seqlens: None,
         key_padding_mask: case.masked.then_some(&mask),
     };
     let cancel = AtomicBool::new(false);
-    let ctx = Context { isa: case.isa, num_threads: 1, cancel: &cancel };
-    let (mut out, mut den) = (vec![T::ONE; l * e], vec![T::ONE; l * 2]);
-    let before: Vec<T> = empty_state(&args.validate().unwrap()).unwrap();
-    let mut after = before.clone();
-    let (from, to) = if case.causal { (Some(&before[..]), Some(&mut after[..])) } else { (None, None) };
-    favor_forward(&args, from, &mut out, &mut den, to, &ctx).unwrap();
-    let (mut dq, mut dk, mut dv) = (vec![T::ONE; l * d], vec![T::ONE; l * d], vec![T::ONE; l * e]);
-    let mut domega = vec![1.0; m * d];
-    let kept = TensorRef::contiguous("out", &out, [1, 1, l, e]).unwrap();
-    let saved = Saved { out: &kept, den: &den, grad: &tensor(3, e) };
-    let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, domega: Some(&mut domega) };
-    favor_backward(&args, &saved, gradients, &ctx).unwrap();
-    let narrow = [out, den, after, dq, dk, dv].concat();
-    narrow.iter().map(|x| x.to_f64()).chain(domega).map(f64::to_bits).collect()
+    let (cpu, run) = (Cpu { isa: case.isa }, Execution { num_threads: 1, cancel: &cancel });
+    let nan = T::from_f64(f64::NAN);
+    let (mut out, mut den) = (vec![nan; l * e], vec![nan; l * 2]);
+    let mut before: Vec<T> = state::empty_state(&args.validate().unwrap()).unwrap();
+    before.chunks_exact_mut(2 + e).for_each(|row| {
+        row.fill(T::from_f64(0.5));
+        row[0] = T::ZERO;
+    });
+    let mut after = vec![nan; before.len()];
+    let outputs = Outputs { state_in: Some(&before), out: &mut out, den: &mut den, state_out: Some(&mut after) };
+    cpu.forward(&args, outputs, &run).unwrap();
+    let (mut dq, mut dk, mut dv) = (vec![nan; l * d], vec![nan; l * d], vec![nan; l * e]);
+    let mut dstate = vec![nan; before.len()];
+    let (mut domega, mut dfields) = (vec![f64::NAN; m * d], Fields(fields.0.clone().map(|x| vec![f64::NAN; x.len()])));
+    let grad_state = vec![T::from_f64(0.25); before.len()];
+    let saved = Saved {
+        out: TensorRef::contiguous("out", &out, [1, 1, l, e]).unwrap(),
+        den: &den,
+        grad: tensor(3, e),
+        state_in: Some(&before),
+        final_state: Some(FinalState { state: &after, grad: &grad_state }),
+    };
+    let map = match case.map {
+        Map::Named(_) => MapGradients::Omega(&mut domega),
+        Map::Record => MapGradients::LogLinear(dfields.of_mut()),
+    };
+    let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, map: Some(map), state_in: Some(&mut dstate) };
+    cpu.backward(&args, &saved, gradients, &run).unwrap();
+    let wide: Vec<f64> = match case.map {
+        Map::Named(_) => domega,
+        Map::Record => dfields.0.concat(),
+    };
+    let narrow = [out, den, after, dq, dk, dv, dstate].concat();
+    narrow.iter().map(|x| x.to_f64()).chain(wide).map(f64::to_bits).collect()
 }
 
 fn assert_poison_changes_no_bit<T: CpuElement>(case: &Case) {
@@ -115,13 +183,13 @@ fn assert_poison_changes_no_bit<T: CpuElement>(case: &Case) {
 
 #[test]
 fn scratch_full_of_nan_changes_no_bit() {
-    for map in FeatureMap::ALL {
+    for map in FeatureMap::ALL.into_iter().map(Map::Named).chain([Map::Record]) {
         for (len, head_dim, value_dim, num_features) in
             [(1, 1, 1, 1), (7, 17, 5, 9), (33, 8, 16, 64), (64, 5, 3, 65), (130, 15, 33, 130)]
         {
             for at in 0..8 {
                 let (causal, masked, rise) = (at & 1 == 1, at & 2 == 2, f64::from(at & 4) * 2.0);
-                let rise = if map == FeatureMap::Trigonometric { 0.0 } else { rise };
+                let rise = if map == Map::Named(FeatureMap::Trigonometric) { 0.0 } else { rise };
                 for isa in Isa::available() {
                     let case = Case { map, causal, masked, isa, len, head_dim, value_dim, num_features, rise };
                     assert_poison_changes_no_bit::<f32>(&case);
