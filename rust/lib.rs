@@ -8,9 +8,10 @@
 
 pub use protperf_core::state::{empty_state, merge_states};
 pub use protperf_core::*;
+#[cfg(feature = "rehearse-panic")]
+pub use protperf_cpu::rehearse_panic;
 pub use protperf_cpu::{
     Context, Cpu, CpuElement, CpuStored, Gradients, Isa, Saved, default_num_threads, favor_backward, favor_forward,
-    rehearse_panic,
 };
 pub use protperf_io as io;
 

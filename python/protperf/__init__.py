@@ -10,6 +10,7 @@ from protperf import errors
 from protperf._native import __version__
 from protperf.errors import Error
 from protperf.functional import (
+    LogLinear,
     build_info,
     draw_projection,
     favor_attention,
@@ -19,6 +20,7 @@ from protperf.functional import (
 
 __all__ = [
     "Error",
+    "LogLinear",
     "__version__",
     "build_info",
     "draw_projection",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import numbers
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from protperf import _native
+from protperf._feature_maps import find_map
 from protperf.errors import ConfigError, DtypeError, ShapeError
+from protperf.threads import num_threads as num_threads
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-_MOST = 2**62
+_MAX_BYTES = 2**62
 
 
 def check_tensors(shapes: Mapping[str, Sequence[int]], dtypes: dict[str, str], causal: bool) -> None:
@@ -57,14 +58,20 @@ def check_sizes(shapes: Mapping[str, Sequence[int]]) -> None:
         numel = 1
         for n in shape:
             numel = numel * n
-        if numel > _MOST // 8:
+        if numel > _MAX_BYTES // 8:
             raise ShapeError(f"{name} has more elements than memory has addresses: {list(shape)}")
 
 
 def check_omega(shape: Sequence[int] | None, dtype: str, q: Sequence[int], feature_map: str) -> None:
-    """Refuse an omega that does not fit q or the map."""
+    """Refuse an omega that does not fit q or the map.
+
+    Raises:
+        ConfigError: None, where the map needs one.
+        DtypeError: not a floating type.
+        ShapeError: another width than head_dim, no rows, or another number of heads than q.
+    """
     if shape is None:
-        if feature_map not in ("relu", "elu1"):
+        if find_map(feature_map).family != "activation":
             raise ConfigError(f"omega is needed by feature_map {feature_map!r}; draw it with draw_projection")
         return
     if dtype not in FLOATS:
@@ -112,33 +119,73 @@ def check_visibility(
         raise ShapeError(f"cu_seqlens needs batch 1 and L = S, but batch is {q[0]}, L {q[2]} and S {k[2]}")
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """A bool, Python's or NumPy's.
+
+    Raises:
+        DtypeError: anything else: a text or a number could be meant in two ways.
+    """
+    if isinstance(value, bool):
+        return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise DtypeError(f"{name} must be True or False, not {_describe(value)}")
+
+
+def check_integer(name: str, value: Any) -> int:
+    """An integer of any kind but bool.
+
+    Raises:
+        DtypeError: anything else.
+    """
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise DtypeError(f"{name} must be an integer, not {_describe(value)}")
+
+
+def check_name(name: str, value: Any) -> str:
+    """A string.
+
+    Raises:
+        DtypeError: anything else.
+    """
+    if not isinstance(value, str):
+        raise DtypeError(f"{name} must be a string, not {_describe(value)}")
+    return value
+
+
+def _describe(value: Any) -> str:
+    """None, or the value with its type where it is short, or the type."""
+    if value is None:
+        return "None"
+    kind = type(value).__name__
+    # Python refuses to write out an integer of thousands of digits.
+    is_short = (
+        abs(value) < 10**30 if isinstance(value, int) else isinstance(value, (str, float)) and len(repr(value)) < 40
+    )
+    return f"{kind} {value!r}" if is_short else kind
+
+
 def check_epsilon(kernel_epsilon: Any) -> float | None:
-    """A float, or None for the map's own."""
+    """A float, or None for the map's own.
+
+    Raises:
+        DtypeError: not a number.
+        ConfigError: a number that no float holds.
+    """
     if kernel_epsilon is None:
         return None
     if isinstance(kernel_epsilon, bool) or not isinstance(kernel_epsilon, numbers.Real):
-        raise DtypeError(f"kernel_epsilon must be a number, not {type(kernel_epsilon).__name__}")
-    return float(kernel_epsilon)
+        raise DtypeError(f"kernel_epsilon must be a number, not {_describe(kernel_epsilon)}")
+    try:
+        return float(kernel_epsilon)
+    except OverflowError:
+        raise ConfigError(f"kernel_epsilon is {_describe(kernel_epsilon)}, which no float holds") from None
 
 
 def isa() -> str | None:
     """The instruction set that `PROTPERF_ISA` names, or None for the best of this machine; read at every call."""
     return os.environ.get("PROTPERF_ISA") or None
-
-
-def num_threads(fallback: int | None = None) -> int:
-    """Threads of a call: `PROTPERF_NUM_THREADS`, else the cores this process may use and no more than `fallback`."""
-    text = os.environ.get("PROTPERF_NUM_THREADS", "")
-    if text:
-        if not text.isdigit() or not 1 <= int(text) <= 4096:
-            raise ConfigError(f"PROTPERF_NUM_THREADS is {text!r}; it must be a number from 1 to 4096")
-        return int(text)
-    affinity = getattr(os, "sched_getaffinity", None)
-    allowed = _cores_allowed(len(affinity(0)) if affinity else 0)
-    return allowed if fallback is None else min(fallback, allowed)
-
-
-@functools.lru_cache(maxsize=8)
-def _cores_allowed(_affinity: int) -> int:
-    """Asked again when the affinity has another size: the quota is read from files, too slow for every call."""
-    return _native.cores_allowed()

@@ -1,6 +1,9 @@
 """The native module as Python sees it; private to the package, whose functions check what these take on trust.
 
-Arrays cross as buffers: float32 or float64 alike for q, k, v and what goes with them, omega and domega in float64.
+Arrays cross as buffers. q, k, v, out and their gradients are all float32 or all float64, or uint16 that holds what
+`stored` says, bfloat16 or float16. den and states have the type that is computed in: float64 for float64, else
+float32. omega, parameters and their gradients are float64; cu_seqlens int64, key_padding_mask uint8. A test compares
+this file with the module.
 """
 
 from collections.abc import Iterator
@@ -8,20 +11,81 @@ from os import PathLike
 from typing import Any
 
 Array = Any  # an object with a buffer; before Python 3.12 no type says so
+# Those of `protperf.LogLinear`, in its order; or buffers for their gradients.
+Parameters = tuple[Array | None, Array | None, Array | None, Array | None, Array | None]
 
 __version__: str
 
-def favor_forward(*arrays: Array | None, **options: Any) -> None:
-    """q, k, v, omega, out, den: fill out [B,H,L,E] and den [B,H,L,2]; states continue a sequence."""
+def favor_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    omega: Array | None,
+    out: Array,
+    den: Array,
+    *,
+    feature_map: str = "positive",
+    kernel_epsilon: float | None = None,
+    parameters: Parameters | None = None,
+    causal: bool = False,
+    cu_seqlens: Array | None = None,
+    key_padding_mask: Array | None = None,
+    state_in: Array | None = None,
+    state_out: Array | None = None,
+    stored: str | None = None,
+    isa: str | None = None,
+    num_threads: int = 1,
+) -> None:
+    """Fill out [B,H,L,E], den [B,H,L,2] and, where it is given, state_out [B or num_segments,H,F,2+E]."""
 
-def favor_backward(*arrays: Array | None, **options: Any) -> None:
-    """q, k, v, omega, out, den, grad, dq, dk, dv, domega: fill the last four, given what the forward pass left."""
+def favor_backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    omega: Array | None,
+    out: Array,
+    den: Array,
+    grad: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    domega: Array | None,
+    *,
+    feature_map: str = "positive",
+    kernel_epsilon: float | None = None,
+    parameters: Parameters | None = None,
+    dparameters: Parameters | None = None,
+    causal: bool = False,
+    cu_seqlens: Array | None = None,
+    key_padding_mask: Array | None = None,
+    state_in: Array | None = None,
+    state_out: Array | None = None,
+    grad_state: Array | None = None,
+    dstate_in: Array | None = None,
+    stored: str | None = None,
+    isa: str | None = None,
+    num_threads: int = 1,
+) -> None:
+    """Fill dq, dk, dv and, where they are given, domega or dparameters and dstate_in.
 
-def softmax_attention(*arrays: Array, **options: Any) -> None:
-    """q, k, v, out: fill out [B,H,L,E] with exact attention."""
+    out, den and state_out are what the forward pass left; grad and grad_state are what arrives at out and state_out.
+    """
 
-def merge_states(*arrays_and_value_dim: Any) -> None:
-    """a, b, out, value_dim: fill out with the state of two stretches, one after the other; all [B,H,F,E+2]."""
+def softmax_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    out: Array,
+    *,
+    causal: bool = False,
+    cu_seqlens: Array | None = None,
+    key_padding_mask: Array | None = None,
+    stored: str | None = None,
+) -> None:
+    """Fill out [B,H,L,E] with exact attention."""
+
+def merge_states(a: Array, b: Array, out: Array, value_dim: int) -> None:
+    """Fill out with the state of both sets of keys; all [..,2+E]."""
 
 def draw_projection(
     omega: Array, num_features: int, head_dim: int, sampler: str, norm: str, seed: int, stream: tuple[int, int, int]
@@ -29,13 +93,25 @@ def draw_projection(
     """Fill omega [M,D]."""
 
 def _rehearse_panic(checks: int) -> None:
-    """Let the checks-th look at the cancel flag from now panic, once; 0 takes it back. For tests."""
+    """Make the checks-th look at the cancel flag from now panic, once; 0 cancels it.
+
+    For tests: only where the module was built with the cargo feature `rehearse-panic`.
+    """
 
 def cores_allowed() -> int:
     """Cores that affinity and the control group's quota allow this process."""
 
-def feature_maps() -> tuple[str, ...]:
-    """Names of the feature maps."""
+class FeatureMap:
+    """A row of the registry of feature maps; `protperf._feature_maps` says what the fields are."""
+
+    name: str
+    family: str
+    default_epsilon: float
+    projections_per_row: int
+    features_per_row: int
+
+def feature_maps() -> tuple[FeatureMap, ...]:
+    """The registry, one record per map."""
 
 def build_info() -> dict[str, Any]:
     """Version, profile, isa, isas, num_threads, target."""

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Error(Exception):
-    """Whatever protperf raises on its own account."""
+    """The base of everything that protperf raises itself."""
 
 
 class ShapeError(Error, ValueError):

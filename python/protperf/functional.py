@@ -7,23 +7,25 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from protperf import _arguments, _native
+from protperf._feature_maps import FEATURE_MAPS, LogLinear, find_map
 from protperf.errors import ConfigError, DtypeError, OutOfMemory
+from protperf.threads import num_threads
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["build_info", "draw_projection", "favor_attention", "feature_maps", "softmax_attention"]
+__all__ = ["LogLinear", "build_info", "draw_projection", "favor_attention", "feature_maps", "softmax_attention"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _tells_memory(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Turn NumPy's MemoryError into ours, so that one `except protperf.Error` sees both."""
+def _translate_out_of_memory(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn NumPy's MemoryError into ours, so that one `except protperf.Error` catches both."""
 
     @functools.wraps(function)
-    def told(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def translated(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return function(*args, **kwargs)
         except OutOfMemory:
@@ -31,17 +33,17 @@ def _tells_memory(function: Callable[_P, _R]) -> Callable[_P, _R]:
         except MemoryError as error:
             raise OutOfMemory(str(error) or "the interpreter could not allocate memory") from error
 
-    return told
+    return translated
 
 
-@_tells_memory
+@_translate_out_of_memory
 def favor_attention(
     q: ArrayLike,
     k: ArrayLike,
     v: ArrayLike,
     omega: ArrayLike | None,
     *,
-    feature_map: str = "positive",
+    feature_map: str | LogLinear = "positive",
     causal: bool = False,
     cu_seqlens: ArrayLike | None = None,
     key_padding_mask: ArrayLike | None = None,
@@ -53,54 +55,46 @@ def favor_attention(
     in q's type. q and k are each scaled by D^-1/4. float16 is computed in float32.
 
     Args:
-        omega: random directions from `draw_projection`; None, for `relu` and `elu1` only, uses the inputs themselves.
-        feature_map: a name from `feature_maps()`.
+        omega: random directions from `draw_projection`; None uses the inputs themselves (activation maps only).
+        feature_map: a name from `feature_maps()`, or a `LogLinear` with omega None.
         causal: position i attends to positions <= i; needs L == S. No later row changes a bit of an earlier one.
         cu_seqlens: borders [num_segments+1] of packed sequences, int32 or int64, from 0 to L; needs B = 1.
         key_padding_mask: bool [B,S], True where a key is padding and ignored.
-        kernel_epsilon: added to every feature of `relu` and `elu1`; None takes the map's own (1e-3 for `relu`).
+        kernel_epsilon: added to every feature of an activation map; None takes the map's own (1e-3 for `relu`).
 
     A row that sees no key gives 0. A row of q, k or v with a number that is not finite makes NaN of the outputs that
-    see it and of nothing else.
+    see it and of nothing else; such a number in omega, of every output of its heads. Do not write to an array while a
+    call in another thread reads it: what the call then computes is undefined.
 
     Raises:
         ShapeError: two arguments disagree on an axis; the message names both.
-        DtypeError: an integer array, or types that differ.
+        DtypeError: an integer array, types that differ, or an argument of the wrong kind.
         ConfigError: an unknown feature map, or options that contradict each other.
 
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """
-    import numpy as np
-
+    causal = _arguments.check_flag("causal", causal)
     (q, k, v), result = _tensors(q, k, v, causal)
-    if feature_map not in _native.feature_maps():
-        raise ConfigError(f"feature_map {feature_map!r} is unknown; choose one of {', '.join(_native.feature_maps())}")
-    directions = None if omega is None else np.asarray(omega)
-    _arguments.check_omega(
-        None if directions is None else directions.shape,
-        "" if directions is None else directions.dtype.name,
-        q.shape,
-        feature_map,
-    )
+    directions, of_map = _map(feature_map, omega, kernel_epsilon, q)
+    visibility = _visibility(q, k, cu_seqlens, key_padding_mask)
     out, den = _empty((*q.shape[:3], v.shape[3]), q.dtype), _empty((*q.shape[:3], 2), q.dtype)
     _native.favor_forward(
         q,
         k,
         v,
-        None if directions is None else np.require(directions, np.float64, ["C", "A"]),
+        directions,
         out,
         den,
-        feature_map=feature_map,
-        causal=bool(causal),
-        kernel_epsilon=_arguments.check_epsilon(kernel_epsilon),
+        causal=causal,
         isa=_arguments.isa(),
-        num_threads=_arguments.num_threads(),
-        **_visibility(q, k, cu_seqlens, key_padding_mask),
+        num_threads=num_threads(),
+        **of_map,
+        **visibility,
     )
     return out.astype(result, copy=False)
 
 
-@_tells_memory
+@_translate_out_of_memory
 def softmax_attention(
     q: ArrayLike,
     k: ArrayLike,
@@ -117,13 +111,14 @@ def softmax_attention(
     Raises:
         ShapeError, DtypeError, ConfigError: as `favor_attention`.
     """
+    causal = _arguments.check_flag("causal", causal)
     (q, k, v), result = _tensors(q, k, v, causal)
     out = _empty((*q.shape[:3], v.shape[3]), q.dtype)
-    _native.softmax_attention(q, k, v, out, causal=bool(causal), **_visibility(q, k, cu_seqlens, key_padding_mask))
+    _native.softmax_attention(q, k, v, out, causal=causal, **_visibility(q, k, cu_seqlens, key_padding_mask))
     return out.astype(result, copy=False)
 
 
-@_tells_memory
+@_translate_out_of_memory
 def draw_projection(
     num_features: int,
     head_dim: int,
@@ -142,42 +137,102 @@ def draw_projection(
         stream: (layer, head, draw), each 0 to 2^32 - 1: independent numbers for each.
 
     Raises:
-        ConfigError: a size below 1, an unknown name, or a seed out of range.
+        ConfigError: a size below 1, an unknown name, or a number out of range.
+        DtypeError: an argument of the wrong kind.
 
     Source: Choromanski et al. 2021, arXiv:2009.14794, section 2.4; Mezzadri 2007, arXiv:math-ph/0609050.
     """
-    import operator
-
-    num_features, head_dim, seed = operator.index(num_features), operator.index(head_dim), operator.index(seed)
-    for name, size in (("num_features", num_features), ("head_dim", head_dim)):
-        if size < 1:
-            raise ConfigError(f"{name} is {size}; it must be at least 1")
+    num_features, head_dim = _size("num_features", num_features), _size("head_dim", head_dim)
+    seed = _arguments.check_integer("seed", seed)
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed is {seed}; it must be from 0 to 2^64 - 1")
-    parts = tuple(operator.index(part) for part in stream)
-    if len(parts) != 3 or not all(0 <= part < 2**32 for part in parts):
-        raise ConfigError(f"stream is {stream}; it must be three integers (layer, head, draw) from 0 to 2^32 - 1")
+    sampler, norm = _arguments.check_name("sampler", sampler), _arguments.check_name("norm", norm)
+    layer, head, draw = _stream(stream)
     import numpy as np
 
     omega = _empty((num_features, head_dim), np.dtype(np.float64))
-    _native.draw_projection(omega, num_features, head_dim, sampler, norm, seed, parts)
+    _native.draw_projection(omega, num_features, head_dim, sampler, norm, seed, (layer, head, draw))
     return omega
 
 
 def feature_maps() -> tuple[str, ...]:
     """Names of the feature maps that `favor_attention` takes."""
-    return _native.feature_maps()
+    return tuple(FEATURE_MAPS)
 
 
 def build_info() -> dict[str, Any]:
     """What this build is and what it runs on: version, profile, isa, isas, num_threads, target."""
-    return {**_native.build_info(), "num_threads": _arguments.num_threads()}
+    return {**_native.build_info(), "num_threads": num_threads()}
+
+
+def _size(name: str, value: Any) -> int:
+    size = _arguments.check_integer(name, value)
+    if size < 1:
+        raise ConfigError(f"{name} is {size}; it must be at least 1")
+    return size
+
+
+def _stream(stream: Any) -> tuple[int, int, int]:
+    wrong = f"stream is {stream!r}; it must be three integers (layer, head, draw) from 0 to 2^32 - 1"
+    try:
+        parts = tuple(_arguments.check_integer("stream", part) for part in stream)
+    except TypeError:
+        raise DtypeError(wrong) from None
+    if len(parts) != 3 or not all(0 <= part < 2**32 for part in parts):
+        raise ConfigError(wrong)
+    return parts[0], parts[1], parts[2]
+
+
+def _array(name: str, value: Any) -> NDArray[Any]:
+    """The value as an array; an error that names the argument where NumPy cannot make one of it."""
+    import numpy as np
+
+    try:
+        return np.asarray(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        kind = type(value)
+        hint = "; use protperf.torch for tensors" if kind.__module__.split(".")[0] == "torch" else ""
+        raise DtypeError(f"{name} of type {kind.__name__} is not an array: {error}{hint}") from error
+
+
+def _map(
+    feature_map: str | LogLinear, omega: ArrayLike | None, kernel_epsilon: float | None, q: NDArray[Any]
+) -> tuple[NDArray[Any] | None, dict[str, Any]]:
+    """Omega, and what the native module takes to know the feature map."""
+    import numpy as np
+
+    epsilon = _arguments.check_epsilon(kernel_epsilon)
+    if isinstance(feature_map, LogLinear):
+        if omega is not None:
+            raise ConfigError("omega cannot be given together with a LogLinear feature_map, which has directions")
+        if epsilon is not None:
+            raise ConfigError("kernel_epsilon belongs to activation maps; a LogLinear feature_map takes none")
+        return None, {"parameters": tuple(map(_parameter, feature_map.as_tuple()))}
+    find_map(feature_map)
+    directions = None if omega is None else _array("omega", omega)
+    shape = None if directions is None else directions.shape
+    _arguments.check_omega(shape, "" if directions is None else directions.dtype.name, q.shape, feature_map)
+    usable = None if directions is None else np.require(directions, np.float64, ["C", "A"])
+    return usable, {"feature_map": feature_map, "kernel_epsilon": epsilon}
+
+
+def _parameter(value: Any) -> NDArray[Any] | None:
+    import numpy as np
+
+    if value is None:
+        return None
+    array = _array("feature_map", value)
+    if array.dtype.name not in _arguments.FLOATS:
+        raise DtypeError(f"feature_map has a parameter of type {array.dtype.name}; convert it to float32 or float64")
+    return np.require(array, np.float64, ["C", "A"])
 
 
 def _tensors(q: ArrayLike, k: ArrayLike, v: ArrayLike, causal: bool) -> tuple[list[NDArray[Any]], np.dtype[Any]]:
     import numpy as np
 
-    arrays = {"q": np.asarray(q), "k": np.asarray(k), "v": np.asarray(v)}
+    arrays = {"q": _array("q", q), "k": _array("k", k), "v": _array("v", v)}
     shapes = {name: a.shape for name, a in arrays.items()}
     _arguments.check_tensors(shapes, {name: a.dtype.name for name, a in arrays.items()}, causal)
     _arguments.check_sizes(shapes)
@@ -187,11 +242,11 @@ def _tensors(q: ArrayLike, k: ArrayLike, v: ArrayLike, causal: bool) -> tuple[li
 
 
 def _usable(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The array in native byte order, aligned, with steps that the kernels can walk; itself where it is so already."""
+    """The array, or a copy where byte order, alignment or strides are not those that the kernels read."""
     import numpy as np
 
     if not array.size:
-        # NumPy calls memory without elements aligned wherever it lies; the native module does not.
+        # NumPy calls an array without elements aligned wherever its memory lies; the native module does not.
         return np.empty(array.shape, dtype)
     walks = array.dtype == dtype and array.dtype.isnative and array.flags.aligned and array.ndim == 4
     if walks and array.strides[3] == array.itemsize and not any(s % array.itemsize for s in array.strides):
@@ -210,11 +265,11 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _visibility(
     q: NDArray[Any], k: NDArray[Any], cu_seqlens: ArrayLike | None, key_padding_mask: ArrayLike | None
-) -> dict[str, NDArray[Any] | None]:
+) -> dict[str, Any]:
     import numpy as np
 
-    mask = None if key_padding_mask is None else np.asarray(key_padding_mask)
-    borders = None if cu_seqlens is None else np.asarray(cu_seqlens)
+    mask = None if key_padding_mask is None else _array("key_padding_mask", key_padding_mask)
+    borders = None if cu_seqlens is None else _array("cu_seqlens", cu_seqlens)
     _arguments.check_visibility(
         q.shape, k.shape, borders is not None, None if mask is None else (mask.shape, mask.dtype.name)
     )

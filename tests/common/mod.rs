@@ -5,6 +5,7 @@
 pub mod judge;
 pub mod kernel;
 mod pairs;
+pub mod subjects;
 
 pub use pairs::narrow::plain as plain_f32;
 pub use pairs::wide::{magnitudes, plain};
@@ -19,7 +20,7 @@ pub enum Directions {
     Axes,
     /// One matrix for all heads.
     Shared,
-    /// One matrix a head.
+    /// One matrix per head.
     PerHead,
 }
 

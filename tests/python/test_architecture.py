@@ -19,7 +19,7 @@ MAX_FUNCTION_LINES = 60
 
 # What each crate of the workspace may depend on, of this workspace and of others.
 CRATES = {
-    "protperf-core": ({"csv-core", "libm", "memchr"}, set()),
+    "protperf-core": ({"csv-core", "half", "libm", "memchr"}, set()),
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
     "protperf": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),

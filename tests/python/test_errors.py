@@ -100,11 +100,59 @@ def test_torch_arguments_that_cannot_be_are_refused(case):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"causal": "yes"}, "causal must be True or False, not str 'yes'"),
+        ({"causal": None}, "causal must be True or False, not None"),
+        ({"causal": 1}, "causal must be True or False, not int 1"),
+        ({"q": object()}, "q has type object"),
+        ({"q": [[1.0], [1.0, 2.0]]}, "q of type list is not an array"),
+        ({"q": torch.ones(2, 4, 6, 8, dtype=torch.bfloat16)}, "q of type Tensor is not an array.*use protperf.torch"),
+        ({"k": torch.ones(2, 2, 6, 8, requires_grad=True)}, "k of type Tensor is not an array.*use protperf.torch"),
+        ({"omega": [[1.0], [1.0, 2.0]]}, "omega of type list is not an array"),
+        ({"omega": "gaussian"}, "omega has type str"),
+        ({"feature_map": 3}, "feature_map must be a name or a LogLinear, not int"),
+        ({"feature_map": ["relu"]}, "feature_map must be a name or a LogLinear, not list"),
+        ({"kernel_epsilon": 1 + 2j}, "kernel_epsilon must be a number, not complex"),
+        ({"key_padding_mask": "left"}, "key_padding_mask has type str"),
+        ({"cu_seqlens": "0,6", "batch": 1}, "cu_seqlens has type str"),
+        ({"cu_seqlens": [[0], [0, 6]], "batch": 1}, "cu_seqlens of type list is not an array"),
+    ],
+    ids=lambda x: str(next(iter(x))) if isinstance(x, dict) else None,
+)
+def test_numpy_arguments_of_the_wrong_kind_are_refused_by_name(changes, message):
+    given, options = arguments({"batch": changes.get("batch", 2)})
+    with pytest.raises(errors.DtypeError, match=message):
+        protperf.favor_attention(**(given | options | {k: x for k, x in changes.items() if k != "batch"}))
+
+
+def test_a_number_that_no_float_holds_is_refused():
+    given, _ = arguments({})
+    with pytest.raises(errors.ConfigError, match="kernel_epsilon is int, which no float holds"):
+        protperf.favor_attention(**given, feature_map="relu", kernel_epsilon=10**400)
+
+
+def test_lists_are_arrays_and_flags_may_be_numpys():
+    given, _ = arguments({"batch": 1})
+    needed = protperf.favor_attention(**given, causal=True, cu_seqlens=np.array([0, 2, 6]))
+    lists = {name: x.tolist() for name, x in given.items()}
+    assert np.array_equal(protperf.favor_attention(**lists, causal=np.bool_(True), cu_seqlens=[0, 2, 6]), needed)
+
+
+@pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
         ({"num_features": 0}, ValueError, "num_features is 0"),
         ({"head_dim": -1}, ValueError, "head_dim is -1"),
-        ({"num_features": 2.5}, TypeError, "float"),
+        ({"num_features": 2.5}, TypeError, "num_features must be an integer, not float 2.5"),
+        ({"num_features": None}, TypeError, "num_features must be an integer, not None"),
+        ({"num_features": True}, TypeError, "num_features must be an integer, not bool True"),
+        ({"head_dim": "64"}, TypeError, "head_dim must be an integer, not str '64'"),
+        ({"seed": 1.0}, TypeError, "seed must be an integer, not float 1.0"),
+        ({"sampler": None}, TypeError, "sampler must be a string, not None"),
+        ({"norm": 2}, TypeError, "norm must be a string, not int 2"),
+        ({"stream": 3}, TypeError, "stream is 3; it must be three integers"),
+        ({"stream": (0, 0, 0.5)}, TypeError, "stream is .* it must be three integers"),
         ({"sampler": "sobol"}, ValueError, "sobol"),
         ({"norm": "unit"}, ValueError, "unit"),
         ({"seed": -1}, ValueError, "seed is -1"),

@@ -52,7 +52,7 @@ def _tensors() -> tuple[Any, ...]:
 def _forward(q: Any, k: Any, v: Any, omega: Any, **options: Any) -> Any:
     import numpy as np
 
-    arrays = [x.astype(np.float32) for x in (q, k, v)]
+    q, k, v = (x.astype(np.float32) for x in (q, k, v))
     out, den = np.empty(v.shape, np.float32), np.empty((*v.shape[:3], 2), np.float32)
-    _native.favor_forward(*arrays, omega, out, den, feature_map="positive", **options)
+    _native.favor_forward(q, k, v, omega, out, den, **options)
     return out

@@ -17,7 +17,7 @@ __all__ = ["favor_attention", "favor_attention_with_state", "merge_states", "sof
 
 _DEFAULT_EPSILON = {"relu": 1e-3}
 # Read once: a compiled graph cannot call into the native module.
-_FEATURE_MAPS = _native.feature_maps()
+_FEATURE_MAPS = tuple(row.name for row in _native.feature_maps())
 
 
 @tells_memory
@@ -128,8 +128,8 @@ def merge_states(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64):
         raise DtypeError(f"a has type {_name(a)} and b {_name(b)}; both must be float32 or both float64")
     out = torch.empty(a.shape, dtype=a.dtype)
-    arrays = [_ops.contiguous_array(x, x.dtype) for x in (a, b)]
-    _native.merge_states(*arrays, out.numpy(), a.shape[3] - 2)
+    first, second = (_ops.contiguous_array(x, x.dtype) for x in (a, b))
+    _native.merge_states(first, second, out.numpy(), a.shape[3] - 2)
     return out
 
 

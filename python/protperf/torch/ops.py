@@ -76,8 +76,8 @@ def _favor(
     batch, heads, q_len, _ = q.shape
     out = torch.empty(batch, heads, q_len, v.shape[3], dtype=q.dtype)
     den = torch.empty(batch, heads, q_len, 2, dtype=q.dtype)
-    arrays = [_array(x) for x in (q, k, v)]
-    _native.favor_forward(*arrays, _omega_array(omega), out.numpy(), den.numpy(), **_options(*options))
+    x, y, z = (_array(tensor) for tensor in (q, k, v))
+    _native.favor_forward(x, y, z, _omega_array(omega), out.numpy(), den.numpy(), **_options(*options))
     return out, den
 
 
@@ -102,16 +102,17 @@ def _favor_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     dq, dk, dv = (torch.empty(*x.shape, dtype=x.dtype) for x in (q, k, v))
     domega = torch.empty(*(omega.shape if with_omega and omega is not None else (0,)), dtype=torch.float64)
-    tensors = [_array(x) for x in (q, k, v)]
-    saved = [_array(out), contiguous_array(den, q.dtype), _array(grad)]
-    gradients = [x.numpy() for x in (dq, dk, dv)]
     _native.favor_backward(
-        *tensors,
+        _array(q),
+        _array(k),
+        _array(v),
         _omega_array(omega),
-        saved[0],
-        saved[1],
-        saved[2],
-        *gradients,
+        _array(out),
+        contiguous_array(den, q.dtype),
+        _array(grad),
+        dq.numpy(),
+        dk.numpy(),
+        dv.numpy(),
         domega.numpy() if with_omega else None,
         **_options(*options),
     )
@@ -150,9 +151,10 @@ def _favor_state(
     den = torch.empty(batch, heads, q_len, 2, dtype=q.dtype)
     after = torch.empty(batch, heads, features, v.shape[3] + 2, dtype=q.dtype)
     options = _options(feature_map, True, kernel_epsilon, None, None)
-    arrays = [_array(x) for x in (q, k, v)]
     _native.favor_forward(
-        *arrays,
+        _array(q),
+        _array(k),
+        _array(v),
         _omega_array(omega),
         out.numpy(),
         den.numpy(),

@@ -1,9 +1,11 @@
 //! The CPU as a backend.
 
 use crate::dispatch::Isa;
+use crate::parallel::Workers;
 use crate::stored::CpuStored;
 use crate::{backward, forward};
 use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
+use protperf_core::state::merge_states;
 use protperf_core::{Execution, FavorArgs, Result};
 
 /// The processor's cores, with one instruction set.
@@ -30,5 +32,17 @@ impl<S: CpuStored> Backend<S> for Cpu {
         run: &Execution<'_>,
     ) -> Result<()> {
         backward::run(self.isa, args, saved, gradients, run)
+    }
+
+    fn merge_states(
+        &self,
+        a: &[S::Compute],
+        b: &[S::Compute],
+        value_dim: usize,
+        out: &mut [S::Compute],
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        Workers::new(run).check()?;
+        merge_states(a, b, value_dim, out, run.cancel)
     }
 }

@@ -45,5 +45,7 @@ pub use backend::Cpu;
 pub use direct::{Context, Gradients, Saved, favor_backward, favor_forward};
 pub use dispatch::Isa;
 pub use ops::CpuElement;
-pub use parallel::{default_num_threads, rehearse_panic};
+pub use parallel::default_num_threads;
+#[cfg(feature = "rehearse-panic")]
+pub use parallel::rehearse_panic;
 pub use stored::CpuStored;

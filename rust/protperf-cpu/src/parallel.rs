@@ -178,6 +178,7 @@ impl<R, F: FnMut(usize, R) -> Result<()>> Ordered<R, F> {
 /// # Errors
 /// [`Error::Interrupted`] once the caller's flag is raised.
 fn check(cancel: &AtomicBool) -> Result<()> {
+    #[cfg(feature = "rehearse-panic")]
     if REHEARSED.load(Ordering::Relaxed) != 0 {
         let last = REHEARSED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         assert!(last != Ok(1), "rehearsed");
@@ -186,10 +187,12 @@ fn check(cancel: &AtomicBool) -> Result<()> {
 }
 
 /// Checks that are left until the one that panics; 0: none panics.
+#[cfg(feature = "rehearse-panic")]
 static REHEARSED: AtomicUsize = AtomicUsize::new(0);
 
 /// Makes the `checks`-th [`check`] from now panic, once, in whichever thread reaches it: for tests of what a panic in
 /// the middle of a call leaves behind. 0 cancels it.
+#[cfg(feature = "rehearse-panic")]
 #[doc(hidden)]
 pub fn rehearse_panic(checks: usize) {
     REHEARSED.store(checks, Ordering::Relaxed);

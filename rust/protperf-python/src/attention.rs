@@ -1,120 +1,52 @@
-//! Linear attention on buffers: unpack, run without the GIL, answer signals, translate errors.
+//! Attention on buffers: unpack, run without the GIL, answer signals, translate errors.
 
-use crate::arrays::{Number, buffer, contiguous, holds, view, writable};
-use crate::call::{guarded, run};
-use crate::errors::{raise, to_python};
-use protperf::attention::exact::{self, SoftmaxArgs};
-use protperf::{
-    Backend, Context, Cpu, Error, Execution, FavorArgs, FeatureMap, Gradients, Isa, MapArgs, Omega, Result, Saved,
-    favor_backward as backward, favor_forward as forward, rehearse_panic, try_reserved,
+use crate::arrays::{
+    Number, buffer, contiguous, holds, optional, optional_contiguous, optional_writable, view, writable, writable_as,
 };
-use pyo3::buffer::PyBuffer;
+use crate::call::{Once, guarded, run};
+use crate::errors::{raise, to_python};
+use crate::inputs::{Inputs, MapBuffers, MapGradientBuffers, ParameterTuple, Visibility};
+use protperf::attention::exact::{self, SoftmaxArgs};
+use protperf::backend::{FinalState, Gradients, Outputs, Saved};
+use protperf::{Execution, FavorArgs, Isa, MapArgs, bf16, f16};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use std::sync::atomic::Ordering;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(favor_forward, module)?)?;
     module.add_function(wrap_pyfunction!(favor_backward, module)?)?;
     module.add_function(wrap_pyfunction!(softmax_attention, module)?)?;
-    module.add_function(wrap_pyfunction!(merge_states, module)?)?;
-    module.add_function(wrap_pyfunction!(_rehearse_panic, module)?)
+    module.add_function(wrap_pyfunction!(merge_states, module)?)
 }
 
-/// Options that both directions take.
-struct Options {
-    feature_map: FeatureMap,
-    causal: bool,
-    kernel_epsilon: f64,
-    cu_seqlens: Option<PyBuffer<i64>>,
-    key_padding_mask: Option<PyBuffer<u8>>,
+/// How the caller wants a call to run.
+struct Choice {
     isa: Isa,
     num_threads: usize,
 }
 
-impl Options {
-    fn new(py: Python<'_>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let get = |name: &str| Ok::<_, PyErr>(options.get_item(name)?.filter(|value| !value.is_none()));
-        let fail = |error| to_python(py, &error);
-        let name = get("feature_map")?.map_or(Ok("positive".to_owned()), |value| value.extract::<String>())?;
-        let feature_map = FeatureMap::from_name(&name).map_err(fail)?;
-        let isa = match get("isa")? {
-            Some(value) => Isa::from_name(&value.extract::<String>()?),
-            None => Isa::from_env(),
-        };
-        let epsilon = get("kernel_epsilon")?.map(|value| value.extract::<f64>()).transpose()?;
-        Ok(Options {
-            feature_map,
-            causal: get("causal")?.map_or(Ok(false), |value| value.extract())?,
-            kernel_epsilon: epsilon.unwrap_or(feature_map.default_epsilon()),
-            cu_seqlens: get("cu_seqlens")?.map(|value| buffer("cu_seqlens", &value)).transpose()?,
-            key_padding_mask: get("key_padding_mask")?.map(|value| buffer("key_padding_mask", &value)).transpose()?,
-            isa: isa.map_err(fail)?,
-            num_threads: get("num_threads")?.map_or(Ok(1), |value| value.extract::<usize>())?.max(1),
-        })
+impl Choice {
+    fn new(py: Python<'_>, isa: Option<&str>, num_threads: usize) -> PyResult<Self> {
+        let isa = isa.map_or_else(Isa::from_env, Isa::from_name).map_err(|error| to_python(py, &error))?;
+        Ok(Choice { isa, num_threads: num_threads.max(1) })
     }
 }
 
-/// Buffers of the tensors that both directions read.
-struct Inputs<T: Number> {
-    q: PyBuffer<T>,
-    k: PyBuffer<T>,
-    v: PyBuffer<T>,
-    omega: Option<(PyBuffer<f64>, Vec<usize>)>,
-    mask: Option<Vec<bool>>,
-}
-
-impl<T: Number> Inputs<T> {
-    fn new(tensors: [&Bound<'_, PyAny>; 4], options: &Options) -> PyResult<Self> {
-        let [q, k, v, omega] = tensors;
-        let py = q.py();
-        let omega = if omega.is_none() {
-            None
-        } else {
-            let omega = buffer::<f64>("omega", omega)?;
-            let shape = omega.shape().to_vec();
-            if !(2..=3).contains(&shape.len()) {
-                let message = format!("omega must be [M,D] or [H,M,D], not {} axes", shape.len());
-                return Err(raise(py, "ShapeError", message));
+/// Calls a function for the type that tensors are stored in: that of q's buffer, or what 16-bit buffers of integers
+/// are said to hold.
+macro_rules! for_stored {
+    ($q:expr, $stored:expr, $function:ident($($argument:expr),* $(,)?)) => {
+        match $stored {
+            None if holds::<f64>($q) => $function::<f64>($($argument),*),
+            None => $function::<f32>($($argument),*),
+            Some("bfloat16") => $function::<bf16>($($argument),*),
+            Some("float16") => $function::<f16>($($argument),*),
+            Some(other) => {
+                let message = format!("stored is {other:?}; it must be bfloat16 or float16");
+                Err(raise($q.py(), "DtypeError", message))
             }
-            Some((omega, shape))
-        };
-        let mask = match &options.key_padding_mask {
-            Some(mask) => {
-                let bytes = contiguous(py, "key_padding_mask", mask)?;
-                let mut flags = try_reserved(bytes.len()).map_err(|error| to_python(py, &error))?;
-                flags.extend(bytes.iter().map(|&byte| byte != 0));
-                Some(flags)
-            }
-            None => None,
-        };
-        Ok(Inputs { q: buffer("q", q)?, k: buffer("k", k)?, v: buffer("v", v)?, omega, mask })
-    }
-
-    fn args<'a>(&'a self, py: Python<'_>, options: &'a Options) -> PyResult<FavorArgs<'a, T>> {
-        let omega = match &self.omega {
-            Some((data, shape)) => Some(Omega {
-                data: contiguous(py, "omega", data)?,
-                num_heads: (shape.len() == 3).then_some(shape[0]),
-                num_features: shape[shape.len() - 2],
-                head_dim: shape[shape.len() - 1],
-            }),
-            None => None,
-        };
-        let cu_seqlens = match &options.cu_seqlens {
-            Some(borders) => Some(contiguous(py, "cu_seqlens", borders)?),
-            None => None,
-        };
-        Ok(FavorArgs {
-            q: view(py, "q", &self.q)?,
-            k: view(py, "k", &self.k)?,
-            v: view(py, "v", &self.v)?,
-            map: MapArgs::Named { map: options.feature_map, omega, kernel_epsilon: options.kernel_epsilon },
-            causal: options.causal,
-            cu_seqlens,
-            key_padding_mask: self.mask.as_deref(),
-        })
-    }
+        }
+    };
 }
 
 /// Multiply-adds of a forward pass, roughly.
@@ -128,184 +60,252 @@ fn work<T: Copy>(args: &FavorArgs<'_, T>) -> f64 {
     b * h * (l + s) * m * (d + e)
 }
 
-/// Writes out `[B,H,L,E]` and den `[B,H,L,2]`; see `protperf_cpu::favor_forward`.
+/// Fill out `[B,H,L,E]`, den `[B,H,L,2]` and, where it is given, state_out; see `protperf_core::Backend::forward`.
 #[pyfunction]
-#[pyo3(signature = (q, k, v, omega, out, den, **options))]
+#[pyo3(signature = (
+    q, k, v, omega, out, den, *, feature_map="positive", kernel_epsilon=None, parameters=None, causal=false,
+    cu_seqlens=None, key_padding_mask=None, state_in=None, state_out=None, stored=None, isa=None, num_threads=1
+))]
+#[allow(clippy::too_many_arguments)]
 fn favor_forward(
+    py: Python<'_>,
     q: &Bound<'_, PyAny>,
     k: &Bound<'_, PyAny>,
     v: &Bound<'_, PyAny>,
-    omega: &Bound<'_, PyAny>,
+    omega: Option<&Bound<'_, PyAny>>,
     out: &Bound<'_, PyAny>,
     den: &Bound<'_, PyAny>,
-    options: Option<&Bound<'_, PyDict>>,
+    feature_map: &str,
+    kernel_epsilon: Option<f64>,
+    parameters: Option<ParameterTuple<'_>>,
+    causal: bool,
+    cu_seqlens: Option<&Bound<'_, PyAny>>,
+    key_padding_mask: Option<&Bound<'_, PyAny>>,
+    state_in: Option<&Bound<'_, PyAny>>,
+    state_out: Option<&Bound<'_, PyAny>>,
+    stored: Option<&str>,
+    isa: Option<&str>,
+    num_threads: usize,
 ) -> PyResult<()> {
-    let run = if holds::<f64>(q) { forward_as::<f64> } else { forward_as::<f32> };
-    let empty = PyDict::new(q.py());
-    guarded(q.py(), || run([q, k, v, omega], out, den, options.unwrap_or(&empty)))
-}
-
-fn forward_as<T: Number>(
-    tensors: [&Bound<'_, PyAny>; 4],
-    out: &Bound<'_, PyAny>,
-    den: &Bound<'_, PyAny>,
-    options: &Bound<'_, PyDict>,
-) -> PyResult<()> {
-    let py = out.py();
-    let state = |name: &str| -> PyResult<Option<PyBuffer<T>>> {
-        options.get_item(name)?.filter(|value| !value.is_none()).map(|value| buffer(name, &value)).transpose()
-    };
-    let (state_in, state_out) = (state("state_in")?, state("state_out")?);
-    let options = Options::new(py, options)?;
-    let inputs = Inputs::<T>::new(tensors, &options)?;
-    let args = inputs.args(py, &options)?;
-    let (out, den) = (buffer::<T>("out", out)?, buffer::<T>("den", den)?);
-    let outputs = Once::new((
-        writable(py, "out", &out)?,
-        writable(py, "den", &den)?,
-        match &state_out {
-            Some(state) => Some(writable(py, "state_out", state)?),
-            None => None,
-        },
-    ));
-    let state_in = match &state_in {
-        Some(state) => Some(contiguous(py, "state_in", state)?),
-        None => None,
-    };
-    run(py, work(&args), options.num_threads, |cancel, num_threads| {
-        let (out, den, state_out) = outputs.take()?;
-        forward(&args, state_in, out, den, state_out, &Context { isa: options.isa, num_threads, cancel })
+    guarded(py, || {
+        let map = MapBuffers::new(py, feature_map, omega, kernel_epsilon, parameters.as_ref())?;
+        let visibility = Visibility::new(py, causal, cu_seqlens, key_padding_mask)?;
+        let choice = Choice::new(py, isa, num_threads)?;
+        let objects = ForwardObjects { out, den, state_in, state_out };
+        for_stored!(q, stored, forward_as(py, [q, k, v], &map, &visibility, objects, &choice))
     })
 }
 
-/// Writes dq, dk, dv and, where it is given, domega (float64); see `protperf_cpu::favor_backward`.
+/// What a forward pass reads and fills besides its arguments.
+struct ForwardObjects<'a, 'py> {
+    out: &'a Bound<'py, PyAny>,
+    den: &'a Bound<'py, PyAny>,
+    state_in: Option<&'a Bound<'py, PyAny>>,
+    state_out: Option<&'a Bound<'py, PyAny>>,
+}
+
+fn forward_as<T: Number>(
+    py: Python<'_>,
+    tensors: [&Bound<'_, PyAny>; 3],
+    map: &MapBuffers,
+    visibility: &Visibility,
+    objects: ForwardObjects<'_, '_>,
+    choice: &Choice,
+) -> PyResult<()> {
+    let inputs = Inputs::<T>::new(tensors)?;
+    let args = inputs.favor_args(py, map, visibility)?;
+    let (out, den) = (buffer("out", objects.out)?, buffer("den", objects.den)?);
+    let (state_in, state_out) = (optional("state_in", objects.state_in)?, optional("state_out", objects.state_out)?);
+    let outputs = Once::new(Outputs {
+        state_in: optional_contiguous(py, "state_in", state_in.as_ref())?,
+        out: writable_as::<T>(py, "out", &out)?,
+        den: writable(py, "den", &den)?,
+        state_out: optional_writable(py, "state_out", state_out.as_ref())?,
+    });
+    let backend = T::backend(choice.isa);
+    run(py, work(&args), choice.num_threads, |cancel, num_threads| {
+        backend.forward(&args, outputs.take()?, &Execution { num_threads, cancel })
+    })
+}
+
+/// Fill dq, dk, dv and, where they are given, domega or dparameters (float64) and dstate_in, from what the forward
+/// pass left; see `protperf_core::Backend::backward`.
 #[pyfunction]
-#[pyo3(signature = (q, k, v, omega, out, den, grad, dq, dk, dv, domega, **options))]
+#[pyo3(signature = (
+    q, k, v, omega, out, den, grad, dq, dk, dv, domega, *, feature_map="positive", kernel_epsilon=None,
+    parameters=None, dparameters=None, causal=false, cu_seqlens=None, key_padding_mask=None, state_in=None,
+    state_out=None, grad_state=None, dstate_in=None, stored=None, isa=None, num_threads=1
+))]
 #[allow(clippy::too_many_arguments)]
 fn favor_backward(
+    py: Python<'_>,
     q: &Bound<'_, PyAny>,
     k: &Bound<'_, PyAny>,
     v: &Bound<'_, PyAny>,
-    omega: &Bound<'_, PyAny>,
+    omega: Option<&Bound<'_, PyAny>>,
     out: &Bound<'_, PyAny>,
     den: &Bound<'_, PyAny>,
     grad: &Bound<'_, PyAny>,
     dq: &Bound<'_, PyAny>,
     dk: &Bound<'_, PyAny>,
     dv: &Bound<'_, PyAny>,
-    domega: &Bound<'_, PyAny>,
-    options: Option<&Bound<'_, PyDict>>,
+    domega: Option<&Bound<'_, PyAny>>,
+    feature_map: &str,
+    kernel_epsilon: Option<f64>,
+    parameters: Option<ParameterTuple<'_>>,
+    dparameters: Option<ParameterTuple<'_>>,
+    causal: bool,
+    cu_seqlens: Option<&Bound<'_, PyAny>>,
+    key_padding_mask: Option<&Bound<'_, PyAny>>,
+    state_in: Option<&Bound<'_, PyAny>>,
+    state_out: Option<&Bound<'_, PyAny>>,
+    grad_state: Option<&Bound<'_, PyAny>>,
+    dstate_in: Option<&Bound<'_, PyAny>>,
+    stored: Option<&str>,
+    isa: Option<&str>,
+    num_threads: usize,
 ) -> PyResult<()> {
-    let run = if holds::<f64>(q) { backward_as::<f64> } else { backward_as::<f32> };
-    let empty = PyDict::new(q.py());
-    guarded(q.py(), || run([q, k, v, omega], [out, den, grad], [dq, dk, dv, domega], options.unwrap_or(&empty)))
-}
-
-fn backward_as<T: Number>(
-    tensors: [&Bound<'_, PyAny>; 4],
-    saved: [&Bound<'_, PyAny>; 3],
-    gradients: [&Bound<'_, PyAny>; 4],
-    options: &Bound<'_, PyDict>,
-) -> PyResult<()> {
-    let py = tensors[0].py();
-    let options = Options::new(py, options)?;
-    let inputs = Inputs::<T>::new(tensors, &options)?;
-    let args = inputs.args(py, &options)?;
-    let [out, den, grad] = saved;
-    let (out, den, grad) = (buffer::<T>("out", out)?, buffer::<T>("den", den)?, buffer::<T>("grad", grad)?);
-    let (out, den, grad) = (view(py, "out", &out)?, contiguous(py, "den", &den)?, view(py, "grad", &grad)?);
-    let [dq, dk, dv, domega] = gradients;
-    let (dq, dk, dv) = (buffer::<T>("dq", dq)?, buffer::<T>("dk", dk)?, buffer::<T>("dv", dv)?);
-    let domega = if domega.is_none() { None } else { Some(buffer::<f64>("domega", domega)?) };
-    let outputs = Once::new(Gradients {
-        dq: writable(py, "dq", &dq)?,
-        dk: writable(py, "dk", &dk)?,
-        dv: writable(py, "dv", &dv)?,
-        domega: match &domega {
-            Some(domega) => Some(writable(py, "domega", domega)?),
-            None => None,
-        },
-    });
-    run(py, 3.0 * work(&args), options.num_threads, |cancel, num_threads| {
-        let saved = Saved { out: &out, den, grad: &grad };
-        backward(&args, &saved, outputs.take()?, &Context { isa: options.isa, num_threads, cancel })
+    guarded(py, || {
+        let map = MapBuffers::new(py, feature_map, omega, kernel_epsilon, parameters.as_ref())?;
+        let gradients = MapGradientBuffers::new(py, domega, dparameters.as_ref())?;
+        let visibility = Visibility::new(py, causal, cu_seqlens, key_padding_mask)?;
+        let choice = Choice::new(py, isa, num_threads)?;
+        let objects = BackwardObjects { saved: [out, den, grad], gradients: [dq, dk, dv], map: gradients };
+        let states = StateObjects { state_in, state_out, grad_state, dstate_in };
+        for_stored!(q, stored, backward_as(py, [q, k, v], &map, &visibility, objects, states, &choice))
     })
 }
 
-/// Writes out `[B,H,L,E]`, exact and quadratic; see `protperf_core::attention::exact`.
+/// What a backward pass reads and fills besides its arguments.
+struct BackwardObjects<'a, 'py> {
+    saved: [&'a Bound<'py, PyAny>; 3],
+    gradients: [&'a Bound<'py, PyAny>; 3],
+    map: Option<MapGradientBuffers>,
+}
+
+/// The states of a backward pass.
+struct StateObjects<'a, 'py> {
+    state_in: Option<&'a Bound<'py, PyAny>>,
+    state_out: Option<&'a Bound<'py, PyAny>>,
+    grad_state: Option<&'a Bound<'py, PyAny>>,
+    dstate_in: Option<&'a Bound<'py, PyAny>>,
+}
+
+fn backward_as<T: Number>(
+    py: Python<'_>,
+    tensors: [&Bound<'_, PyAny>; 3],
+    map: &MapBuffers,
+    visibility: &Visibility,
+    objects: BackwardObjects<'_, '_>,
+    states: StateObjects<'_, '_>,
+    choice: &Choice,
+) -> PyResult<()> {
+    let inputs = Inputs::<T>::new(tensors)?;
+    let args = inputs.favor_args(py, map, visibility)?;
+    let [out, den, grad] = objects.saved;
+    let (out, den, grad) = (buffer("out", out)?, buffer("den", den)?, buffer("grad", grad)?);
+    let (state_in, state_out) = (optional("state_in", states.state_in)?, optional("state_out", states.state_out)?);
+    let (grad_state, dstate_in) =
+        (optional("grad_state", states.grad_state)?, optional("dstate_in", states.dstate_in)?);
+    let final_state = match (&state_out, &grad_state) {
+        (Some(state), Some(grad)) => {
+            Some(FinalState { state: contiguous(py, "state_out", state)?, grad: contiguous(py, "grad_state", grad)? })
+        }
+        _ => None,
+    };
+    let saved = Saved {
+        out: view(py, "out", &out)?,
+        den: contiguous(py, "den", &den)?,
+        grad: view(py, "grad", &grad)?,
+        state_in: optional_contiguous(py, "state_in", state_in.as_ref())?,
+        final_state,
+    };
+    let [dq, dk, dv] = objects.gradients;
+    let (dq, dk, dv) = (buffer("dq", dq)?, buffer("dk", dk)?, buffer("dv", dv)?);
+    let gradients = Once::new(Gradients {
+        dq: writable_as::<T>(py, "dq", &dq)?,
+        dk: writable_as::<T>(py, "dk", &dk)?,
+        dv: writable_as::<T>(py, "dv", &dv)?,
+        map: objects.map.as_ref().map(|map| map.writable(py)).transpose()?,
+        state_in: optional_writable(py, "dstate_in", dstate_in.as_ref())?,
+    });
+    let backend = T::backend(choice.isa);
+    run(py, 3.0 * work(&args), choice.num_threads, |cancel, num_threads| {
+        backend.backward(&args, &saved, gradients.take()?, &Execution { num_threads, cancel })
+    })
+}
+
+/// Fill out `[B,H,L,E]`, exact and quadratic; see `protperf_core::attention::exact`.
 #[pyfunction]
-#[pyo3(signature = (q, k, v, out, **options))]
+#[pyo3(signature = (q, k, v, out, *, causal=false, cu_seqlens=None, key_padding_mask=None, stored=None))]
+#[allow(clippy::too_many_arguments)]
 fn softmax_attention(
+    py: Python<'_>,
     q: &Bound<'_, PyAny>,
     k: &Bound<'_, PyAny>,
     v: &Bound<'_, PyAny>,
     out: &Bound<'_, PyAny>,
-    options: Option<&Bound<'_, PyDict>>,
+    causal: bool,
+    cu_seqlens: Option<&Bound<'_, PyAny>>,
+    key_padding_mask: Option<&Bound<'_, PyAny>>,
+    stored: Option<&str>,
 ) -> PyResult<()> {
-    fn exact_as<T: Number>(tensors: [&Bound<'_, PyAny>; 4], out: &Bound<'_, PyAny>, options: &Options) -> PyResult<()> {
-        let py = out.py();
-        let inputs = Inputs::<T>::new(tensors, options)?;
-        let args = inputs.args(py, options)?;
-        let out = buffer::<T>("out", out)?;
-        let out = Once::new(writable(py, "out", &out)?);
-        let ([b, h, l, d], [_, _, s, e]) = (args.q.shape(), args.v.shape());
-        let work = [b, h, l, s, d + e].iter().map(|&n| n as f64).product();
-        run(py, work, 1, |cancel, _| {
-            let args = SoftmaxArgs {
-                q: args.q,
-                k: args.k,
-                v: args.v,
-                causal: args.causal,
-                cu_seqlens: args.cu_seqlens,
-                key_padding_mask: args.key_padding_mask,
-            };
-            exact::softmax_attention(&args, out.take()?, &|| cancel.load(Ordering::Relaxed))
-        })
-    }
-    let py = q.py();
-    let options = Options::new(py, options.unwrap_or(&PyDict::new(py)))?;
-    let none = py.None().into_bound(py);
-    let run = if holds::<f64>(q) { exact_as::<f64> } else { exact_as::<f32> };
-    guarded(py, || run([q, k, v, &none], out, &options))
+    guarded(py, || {
+        let visibility = Visibility::new(py, causal, cu_seqlens, key_padding_mask)?;
+        for_stored!(q, stored, exact_as(py, [q, k, v], out, &visibility))
+    })
 }
 
-/// out = the state of both sets of keys; all `[.., 2 + value_dim]`.
+fn exact_as<T: Number>(
+    py: Python<'_>,
+    tensors: [&Bound<'_, PyAny>; 3],
+    out: &Bound<'_, PyAny>,
+    visibility: &Visibility,
+) -> PyResult<()> {
+    let inputs = Inputs::<T>::new(tensors)?;
+    let [q, k, v] = inputs.views(py)?;
+    let args = SoftmaxArgs {
+        q,
+        k,
+        v,
+        causal: visibility.causal,
+        cu_seqlens: visibility.borders(py)?,
+        key_padding_mask: visibility.padding(),
+    };
+    let out = buffer("out", out)?;
+    let out = Once::new(writable_as::<T>(py, "out", &out)?);
+    let ([b, h, l, d], [_, _, s, e]) = (q.shape(), v.shape());
+    let work = [b, h, l, s, d + e].iter().map(|&n| n as f64).product();
+    run(py, work, 1, |cancel, _| exact::softmax_attention(&args, out.take()?, &|| cancel.load(Ordering::Relaxed)))
+}
+
+/// Fill out with the state of both sets of keys; all `[.., 2 + value_dim]`.
 #[pyfunction]
-fn merge_states(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>, value_dim: usize) -> PyResult<()> {
-    fn merge_as<T: Number>(
-        a: &Bound<'_, PyAny>,
-        b: &Bound<'_, PyAny>,
-        out: &Bound<'_, PyAny>,
-        e: usize,
-    ) -> PyResult<()> {
-        let py = a.py();
-        let (a, b, out) = (buffer::<T>("a", a)?, buffer::<T>("b", b)?, buffer::<T>("out", out)?);
-        let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);
-        let out = Once::new(writable(py, "out", &out)?);
-        // Memory bounds it, so an element counts for more than a multiply-add.
-        run(py, 16.0 * a.len() as f64, 1, |cancel, num_threads| {
-            let run = Execution { num_threads, cancel };
-            Backend::<T>::merge_states(&Cpu { isa: Isa::from_env()? }, a, b, e, out.take()?, &run)
-        })
-    }
-    let run = if holds::<f64>(a) { merge_as::<f64> } else { merge_as::<f32> };
-    guarded(a.py(), || run(a, b, out, value_dim))
+#[pyo3(signature = (a, b, out, value_dim))]
+fn merge_states(
+    py: Python<'_>,
+    a: &Bound<'_, PyAny>,
+    b: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    value_dim: usize,
+) -> PyResult<()> {
+    let merge = if holds::<f64>(a) { merge_as::<f64> } else { merge_as::<f32> };
+    guarded(py, || merge(py, a, b, out, value_dim))
 }
 
-/// Makes the `checks`-th look at the cancel flag from now panic, in whichever thread does it; 0 takes it back. For tests.
-#[pyfunction]
-fn _rehearse_panic(checks: usize) {
-    rehearse_panic(checks);
-}
-
-/// Exclusive outputs that a shared closure hands to its only run.
-pub struct Once<T>(std::sync::Mutex<Option<T>>);
-
-impl<T> Once<T> {
-    pub fn new(value: T) -> Self {
-        Once(std::sync::Mutex::new(Some(value)))
-    }
-    pub fn take(&self) -> Result<T> {
-        self.0.lock().ok().and_then(|mut slot| slot.take()).ok_or(Error::Interrupted)
-    }
+fn merge_as<T: Number>(
+    py: Python<'_>,
+    a: &Bound<'_, PyAny>,
+    b: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    value_dim: usize,
+) -> PyResult<()> {
+    let (a, b, out) = (buffer("a", a)?, buffer("b", b)?, buffer("out", out)?);
+    let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);
+    let out = Once::new(writable(py, "out", &out)?);
+    let backend = T::backend(Isa::from_env().map_err(|error| to_python(py, &error))?);
+    // Memory bounds it, so an element counts for more than a multiply-add.
+    run(py, 16.0 * a.len() as f64, 1, |cancel, num_threads| {
+        backend.merge_states(a, b, value_dim, out.take()?, &Execution { num_threads, cancel })
+    })
 }

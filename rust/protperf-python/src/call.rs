@@ -1,9 +1,10 @@
-//! How a call runs: without the GIL, answering signals, and with a panic of ours told as an exception.
+//! How a call runs: without the GIL, answering signals, and with a panic turned into an exception.
 
 use crate::errors::{panicked, to_python};
-use protperf::Result;
+use protperf::{Error, Result};
 use pyo3::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -13,8 +14,8 @@ pub const SLICE: Duration = Duration::from_millis(20);
 /// Work up to this many multiply-adds (about a millisecond) is done by the calling thread alone.
 const SMALL: f64 = 2e7;
 
-/// The result of `body`, a panic turned into `InternalError`: PyO3's own exception for one is no `Exception`, so that
-/// nobody catches it.
+/// The result of `body`, with a panic turned into `InternalError`: PyO3's own exception for one does not derive from
+/// `Exception`, so callers would not catch it.
 pub fn guarded<R>(py: Python<'_>, body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(py, payload.as_ref())))
 }
@@ -64,5 +65,18 @@ pub fn run<R: Send>(
         (None, Ok(Ok(value))) => Ok(value),
         (None, Ok(Err(error))) => Err(to_python(py, &error)),
         (None, Err(payload)) => Err(panicked(py, payload.as_ref())),
+    }
+}
+
+/// Exclusive outputs that a shared closure hands to its only run.
+pub struct Once<T>(Mutex<Option<T>>);
+
+impl<T> Once<T> {
+    pub fn new(value: T) -> Self {
+        Once(Mutex::new(Some(value)))
+    }
+
+    pub fn take(&self) -> Result<T> {
+        self.0.lock().ok().and_then(|mut slot| slot.take()).ok_or(Error::Interrupted)
     }
 }

@@ -34,7 +34,7 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     raise(py, class_name(error.kind()), error.to_string())
 }
 
-/// The exception for a panic: a fault of ours, told as a `RuntimeError` so that callers can handle it.
+/// The exception for a panic: a fault of ours, raised as a `RuntimeError` so that callers can handle it.
 pub fn panicked(py: Python<'_>, payload: &(dyn std::any::Any + Send)) -> PyErr {
     let what = payload
         .downcast_ref::<String>()

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<FeatureMapRow>()?;
     module.add_function(wrap_pyfunction!(feature_maps, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(cores_allowed, module)?)
@@ -17,11 +18,31 @@ fn cores_allowed() -> usize {
     default_num_threads()
 }
 
-#[pyfunction]
-fn feature_maps(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
-    PyTuple::new(py, FeatureMap::ALL.map(FeatureMap::name))
+/// A row of the registry of feature maps.
+#[pyclass(frozen, get_all, module = "protperf._native", name = "FeatureMap")]
+struct FeatureMapRow {
+    name: &'static str,
+    family: &'static str,
+    default_epsilon: f64,
+    projections_per_row: usize,
+    features_per_row: usize,
 }
 
+/// The registry of feature maps, one record per map.
+#[pyfunction]
+fn feature_maps(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    let record = |map: FeatureMap| FeatureMapRow {
+        name: map.name(),
+        family: map.family().name(),
+        default_epsilon: map.default_epsilon(),
+        projections_per_row: map.num_projections(1),
+        features_per_row: map.feature_dim(1),
+    };
+    let records = FeatureMap::ALL.map(|map| Bound::new(py, record(map)));
+    PyTuple::new(py, records.into_iter().collect::<PyResult<Vec<_>>>()?)
+}
+
+/// What this build is and what it runs on.
 #[pyfunction]
 fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let info = PyDict::new(py);

@@ -9,7 +9,10 @@ mod call;
 mod data;
 mod errors;
 mod info;
+mod inputs;
 mod projection;
+#[cfg(feature = "rehearse-panic")]
+mod rehearsal;
 
 use pyo3::prelude::*;
 
@@ -19,5 +22,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(module)?;
     projection::register(module)?;
     info::register(module)?;
+    #[cfg(feature = "rehearse-panic")]
+    rehearsal::register(module)?;
     data::register(module)
 }

@@ -1,8 +1,7 @@
 //! Drawing omega.
 
 use crate::arrays::{buffer, writable};
-use crate::attention::Once;
-use crate::call::{guarded, run};
+use crate::call::{Once, guarded, run};
 use crate::errors::to_python;
 use protperf::projection::{Draw, Norm, Sampler};
 use pyo3::prelude::*;
@@ -12,7 +11,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(draw_projection, module)?)
 }
 
-/// Fills omega, `[num_features, head_dim]` float64.
+/// Fill omega `[num_features, head_dim]`, float64.
 #[pyfunction]
 #[pyo3(signature = (omega, num_features, head_dim, sampler, norm, seed, stream))]
 #[allow(clippy::too_many_arguments)]
