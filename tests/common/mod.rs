@@ -5,6 +5,7 @@
 pub mod judge;
 pub mod kernel;
 mod pairs;
+pub mod passes;
 pub mod subjects;
 
 pub use pairs::narrow::plain as plain_f32;
