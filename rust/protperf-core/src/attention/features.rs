@@ -81,6 +81,12 @@ impl HeadMap {
         Ok(Self::new(map.family(), map.parameters(set, head_dim)?, head_dim, map.kernel_epsilon()))
     }
 
+    /// The same map with zeros in place of its parameters.
+    pub(crate) fn zeroed(mut self) -> Self {
+        self.parameters.fields_mut().for_each(|field| field.fill(0.0));
+        self
+    }
+
     /// P.
     fn num_projections(&self) -> usize {
         self.parameters.query_directions.len() / self.head_dim

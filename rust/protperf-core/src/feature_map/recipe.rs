@@ -80,10 +80,14 @@ pub const SPHERE: Recipe = Recipe {
 };
 
 fn row_norm(row: &[f64]) -> f64 {
+    // Checked first: `max` below would drop a NaN, and a row of nothing else would have norm 0.
+    if row.iter().any(|w| !w.is_finite()) {
+        return f64::NAN;
+    }
     // Scaled by the largest entry, so that neither tiny nor huge rows lose their norm.
     let largest = row.iter().fold(0.0f64, |m, w| m.max(w.abs()));
-    if largest == 0.0 || !largest.is_finite() {
-        return if largest == 0.0 { 0.0 } else { f64::NAN };
+    if largest == 0.0 {
+        return 0.0;
     }
     largest * libm::sqrt(row.iter().map(|w| (w / largest) * (w / largest)).sum::<f64>())
 }
@@ -113,5 +117,14 @@ mod tests {
         let mut domega = [0.0; 2];
         (SPHERE.pull_back)(&[0.0, 0.0], 2, &Parameters::of_directions(vec![1.0, 2.0]), &mut domega);
         assert_eq!(domega, [0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_has_a_gradient_that_is_nan() {
+        for row in [[f64::NAN, f64::NAN], [f64::NAN, 1.0], [f64::INFINITY, 1.0]] {
+            let mut domega = [0.0; 2];
+            (SPHERE.pull_back)(&row, 2, &Parameters::of_directions(vec![1.0, 2.0]), &mut domega);
+            assert!(domega.iter().all(|x| x.is_nan()), "{row:?}");
+        }
     }
 }

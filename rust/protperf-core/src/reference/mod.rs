@@ -187,8 +187,12 @@ struct MapSums {
 
 impl<'a> Maps<'a> {
     fn new<T: Stored>(args: &FavorArgs<'a, T>, shape: &FavorShape) -> Result<Self> {
-        let sets = (0..args.map.num_sets()).map(|set| HeadMap::of_call(&args.map, set, shape.head_dim));
-        Ok(Maps { args: args.map, sets: sets.collect::<Result<_>>()? })
+        let map_of = |set| {
+            let map = HeadMap::of_call(&args.map, set, shape.head_dim)?;
+            // Everything that such a head computes is NaN or, where no gradient arrives, 0; 0 times NaN would be neither.
+            Ok(if args.map.is_finite(set) { map } else { map.zeroed() })
+        };
+        Ok(Maps { args: args.map, sets: (0..args.map.num_sets()).map(map_of).collect::<Result<_>>()? })
     }
 
     fn line<T: Stored>(
