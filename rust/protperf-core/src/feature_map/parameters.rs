@@ -2,8 +2,10 @@
 //!
 //! With scaled inputs x = q D^-1/4 and y = k D^-1/4 every exponential map is log-linear,
 //!
-//!     log phi_m(q) = w^q_m . x + c^q_m
-//!     log phi_m(k) = w^k_m . y + c^k_m - h(y),    h(y) = sum_l g_l y_l^2 / 2
+//! ```text
+//! log phi_m(q) = w^q_m . x + c^q_m
+//! log phi_m(k) = w^k_m . y + c^k_m - h(y),    h(y) = sum_l g_l y_l^2 / 2
+//! ```
 //!
 //! so a map is nothing but these parameters, and one operation serves them all. A constant of a query (the same for
 //! all of its features) cancels in the quotient, so h is on the key side alone. Constants of c^q_m and c^k_m act
@@ -12,7 +14,9 @@
 //! A shift of the means needs no parameter of its own. As exp(x . y) is exp((x - mu_q) . (y - mu_k)) exp(mu_q . y)
 //! times a constant of the query, a map shifted by mu_q and mu_k (scaled as x and y are) is the record
 //!
-//!     w^k_m <- w^k_m + g * mu_k + mu_q,    c^q_m <- c^q_m - w^q_m . mu_q,    c^k_m <- c^k_m - w^k_m . mu_k
+//! ```text
+//! w^k_m <- w^k_m + g * mu_k + mu_q,    c^q_m <- c^q_m - w^q_m . mu_q,    c^k_m <- c^k_m - w^k_m . mu_k
+//! ```
 //!
 //! with the old w^k_m on the right and * by axis; the rest of h(y - mu_k) is one constant for all keys and features.
 //!
