@@ -1,4 +1,4 @@
-"""Every command that reads sequences keeps the residue table: 256 bytes, three policies, and what a fault tells."""
+"""Every command that reads sequences keeps the residue table: 256 bytes, three policies, and what an error says."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PLACE = 9
 
 @dataclass
 class Reading:
-    """What a command made of an input: ids (where it keeps any), letters (where it gives any) and lengths by record."""
+    """What a command read: lengths by record, and ids and letters where the command returns them."""
 
     ids: list[str] | None = None
     sequences: list[str] | None = None
     lengths: list[int] = field(default_factory=list)
     flags: list[str] | None = None
     rejected: int = 0
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
 def read_tokens(path: Path, policy: str) -> Reading:
@@ -42,8 +42,8 @@ def read_tokens(path: Path, policy: str) -> Reading:
     flags = [",".join(io.flag_names(record.flags)) for record in records]
     sequences = [record.sequence for record in records]
     summary = reader.summary
-    told = list(summary.warnings)
-    return Reading([r.id for r in records], sequences, [len(r) for r in records], flags, summary.rejected, told)
+    messages = list(summary.warnings)
+    return Reading([r.id for r in records], sequences, [len(r) for r in records], flags, summary.rejected, messages)
 
 
 def read_fasta(path: Path, policy: str) -> Reading:
@@ -52,20 +52,22 @@ def read_fasta(path: Path, policy: str) -> Reading:
         records = list(lm.read_fasta(path, residues=policy))
     sequences = [str(record.seq) for record in records]
     flags = [str(record.annotations["flags"]) for record in records]
-    told = [str(warning.message) for warning in caught]
-    return Reading([r.id for r in records], sequences, [len(s) for s in sequences], flags, rejected_in(told), told)
+    messages = [str(warning.message) for warning in caught]
+    return Reading(
+        [r.id for r in records], sequences, [len(s) for s in sequences], flags, rejected_in(messages), messages
+    )
 
 
 def read_to_train(path: Path, policy: str) -> Reading:
-    told: list[str] = []
-    store = read_store(path, policy, told.append)
+    messages: list[str] = []
+    store = read_store(path, policy, messages.append)
     sequences = [io.decode(store.sequence(i)) for i in range(len(store))]
-    assert rejected_in(told) == store.rejected
-    return Reading(None, sequences, store.lengths.tolist(), None, store.rejected, told)
+    assert rejected_in(messages) == store.rejected
+    return Reading(None, sequences, store.lengths.tolist(), None, store.rejected, messages)
 
 
-def rejected_in(told: list[str]) -> int:
-    counts = [int(match[1]) for text in told if (match := re.search(r"rejected (\d+) of \d+ records", text))]
+def rejected_in(messages: list[str]) -> int:
+    counts = [int(match[1]) for text in messages if (match := re.search(r"rejected (\d+) of \d+ records", text))]
     assert len(counts) <= 1
     return sum(counts)
 
@@ -74,9 +76,9 @@ def scored(model: lm.Model, records: object, policy: str) -> Reading:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rows = list(model.score(records, residues=policy))
-    told = [str(warning.message) for warning in caught]
+    messages = [str(warning.message) for warning in caught]
     lengths, flags = [row.len for row in rows], [row.flags for row in rows]
-    return Reading([row.id for row in rows], None, lengths, flags, rejected_in(told), told)
+    return Reading([row.id for row in rows], None, lengths, flags, rejected_in(messages), messages)
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def three_records(byte: int) -> bytes:
 
 
 def check(byte: int, policy: str, read: Callable[[], Reading], name: str, line: int) -> None:
-    """Judge one byte: the reading is the table's, or the fault tells file, line, column and byte and no residue."""
+    """Judge one byte: the reading is the table's, or the error names file, line, column and byte and no residue."""
     wanted = expected(byte, policy, BEFORE, AFTER)
     if wanted.sequence is None and policy != "skip":
         with pytest.raises(errors.FastaError) as caught:
@@ -164,8 +166,8 @@ def command(
         training = ["--fasta", path, "-o", tmp_path / "run", "--force", "--steps", 1, "--size", tmp_path / "small.toml"]
         places = training if name == "train" else [runs["both"], path]
         code = main([name, *map(str, places), "-j", "1", *map(str, words)])
-        out, told = capsysbinary.readouterr()
-        return code, out, told.decode()
+        out, messages = capsysbinary.readouterr()
+        return code, out, messages.decode()
 
     yield run
     for number, handler in kept.items():
@@ -188,20 +190,20 @@ def check_score_command(some_bytes: Iterable[int], policy: str, command: Callabl
     path = tmp_path / "three.fasta"
     for byte in some_bytes:
         path.write_bytes(three_records(byte))
-        code, out, told = command("score", path, "--residues", policy)
+        code, out, messages = command("score", path, "--residues", policy)
         wanted = expected(byte, policy, BEFORE, AFTER).sequence
         rows = [(row["n"], row["id"]) for row in table(out)]
         if wanted is not None:
-            assert (code, rows) == (0, [("0", "ok"), ("1", "odd"), ("2", "last")]), told
+            assert (code, rows) == (0, [("0", "ok"), ("1", "odd"), ("2", "last")]), messages
         elif policy == "skip":
-            assert (code, rows) == (5, [("0", "ok"), ("2", "last")]), told
-            assert "warning: rejected 1 of 3 records" in told
+            assert (code, rows) == (5, [("0", "ok"), ("2", "last")]), messages
+            assert "warning: rejected 1 of 3 records" in messages
         else:
             # The table ends where the fault is; what was scored before it may stand.
-            assert (code, rows) in ((1, []), (1, [("0", "ok")])), told
-            assert f"error: {path}:4:{PLACE}: " in told
-        assert BEFORE[:4] not in told
-        assert AFTER[:4] not in told
+            assert (code, rows) in ((1, []), (1, [("0", "ok")])), messages
+            assert f"error: {path}:4:{PLACE}: " in messages
+        assert BEFORE[:4] not in messages
+        assert AFTER[:4] not in messages
 
 
 ODD = {
@@ -229,17 +231,17 @@ def test_odd_files_end_each_command_as_the_table_says(
     trains = outcome != "nothing"
     for read in (read_tokens, read_fasta, lambda path, policy: scored(model, path, policy)):
         check_odd(lambda read=read: read(path, policy), outcome, f"{path}:{place}: ")
-    code, out, told = command("score", path, "--residues", policy)
+    code, out, messages = command("score", path, "--residues", policy)
     rows = table(out)
-    assert code == {"fault": 1, "reject": 5}.get(outcome, 0), told
+    assert code == {"fault": 1, "reject": 5}.get(outcome, 0), messages
     assert len(rows) == {"fault": 0, "nothing": 0, "reject": 2}.get(outcome, 3)
     if outcome == "empty":
         assert (rows[0]["len"], math.isnan(float(rows[0]["ll"]))) == ("0", True)
-    assert (f"error: {path}:{place}: " in told) == (outcome == "fault")
-    assert ("warning: " in told) == (outcome in ("warn", "reject", "nothing")), told
-    code, _, told = command("train", path, "--residues", policy, "--validate", 0.4)
-    assert code == ({"fault": 1, "reject": 5}.get(outcome, 0) if trains else 1), told
-    assert ("warning: " in told) == (outcome in ("warn", "reject", "nothing")), told
+    assert (f"error: {path}:{place}: " in messages) == (outcome == "fault")
+    assert ("warning: " in messages) == (outcome in ("warn", "reject", "nothing")), messages
+    code, _, messages = command("train", path, "--residues", policy, "--validate", 0.4)
+    assert code == ({"fault": 1, "reject": 5}.get(outcome, 0) if trains else 1), messages
+    assert ("warning: " in messages) == (outcome in ("warn", "reject", "nothing")), messages
     assert (tmp_path / "run").exists() == (trains and outcome != "fault")
 
 
@@ -256,27 +258,27 @@ def check_odd(read: Callable[[], Reading], outcome: str, place: str) -> None:
     if outcome == "empty":
         assert (found.lengths[0], found.flags and found.flags[0]) == (0, "empty")
     if outcome in ("warn", "nothing"):
-        (text,) = found.told
+        (text,) = found.messages
         assert ("nucleotides" if outcome == "warn" else "is empty") in text
 
 
 def test_train_counts_what_it_left_out_and_ends_in_5_unless_allowed(command: Callable, tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "bad": "MK1V", "b": "MWC", "c": "MKKL", "worse": "M-K"})
-    code, _, told = command("train", path, "--residues", "skip", "--validate", 0.3)
+    code, _, messages = command("train", path, "--residues", "skip", "--validate", 0.3)
     assert code == 5
-    assert f"protperf: warning: rejected 2 of 5 records; the first is {path}:4:3: digit" in told
+    assert f"protperf: warning: rejected 2 of 5 records; the first is {path}:4:3: digit" in messages
     assert command("train", path, "--residues", "skip", "--validate", 0.3, "--allow-rejects")[0] == 0
     held = write_fasta(tmp_path / "held.fa", {"a": "MKVA", "bad": "MK1V"})
     good = write_fasta(tmp_path / "good.fa", {"a": "MKVA", "b": "MWC"})
     assert command("train", good, "--residues", "skip", "--validate", held)[0] == 5
 
 
-def test_notes_are_told_unless_quiet(command: Callable, tmp_path: Path) -> None:
+def test_notes_are_printed_unless_quiet(command: Callable, tmp_path: Path) -> None:
     path = tmp_path / "odd.fasta"
     path.write_bytes(b"\xef\xbb\xbf;by hand\n>a\nMKVA\n>b\nMWC\n")
-    told = command("score", path)[2]
-    assert f"protperf: note: {path}: byte order mark dropped" in told
-    assert "comments" in told
+    messages = command("score", path)[2]
+    assert f"protperf: note: {path}: byte order mark dropped" in messages
+    assert "comments" in messages
     assert command("score", path, "-q")[2] == ""
     assert f"protperf: note: {path}: byte order mark dropped" in command("train", path, "--validate", 0.4)[2]
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use protperf_core::Error;
 use protperf_core::alphabet::VOCABULARY;
 use protperf_core::fasta::{Columns, FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
+use protperf_core::try_filled;
 use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step, checksums};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
@@ -225,10 +226,8 @@ fn sequence_checksums(
 ) -> PyResult<Py<PyBytes>> {
     let (tokens, offsets) = (buffer::<u8>("tokens", tokens)?, buffer::<i64>("offsets", offsets)?);
     let (tokens, offsets) = (contiguous(py, "tokens", &tokens)?, contiguous(py, "offsets", &offsets)?);
-    let mut found = Vec::new();
     let len = offsets.len().saturating_sub(1);
-    found.try_reserve_exact(len).map_err(|_| to_python(py, &Error::OutOfMemory { bytes: 4 * len }))?;
-    found.resize(len, 0);
+    let mut found = try_filled(len, 0).map_err(|error| to_python(py, &error))?;
     py.detach(|| checksums(tokens, offsets, seed, &mut found)).map_err(|index| {
         raise(py, "ShapeError", format!("offsets[{index}] and the next are not in order in tokens"))
     })?;
