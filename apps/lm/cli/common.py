@@ -14,9 +14,13 @@ from protperf.errors import ConfigError
 
 
 def tell(text: str) -> None:
-    """One line on standard error; where that is full or gone, the work goes on without it."""
-    with contextlib.suppress(OSError, ValueError):
+    """Print one line to standard error; if that is full or gone, the work continues without messages."""
+    try:
         print(f"protperf: {plain(text)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        # The line stays in the buffer, and Python would exit with code 120 for failing to write it at the end.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def plain(text: str) -> str:
