@@ -1,4 +1,4 @@
-"""Checkpoints made to break their reader: each case changes a good step, then signs it anew where that helps it.
+"""Checkpoints made to break their reader: each case changes a good step, then seals it again so that it is read at all.
 
 `CASES` has by name what to do to the step, and whether only resuming reads what was changed.
 """
@@ -25,7 +25,7 @@ _NETWORK, _TRAINER, _CONFIG = "model.safetensors", "trainer.safetensors", "confi
 
 
 def resign(step: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
-    """Make a manifest that fits whatever the files of a step hold now, with a change of its own."""
+    """Make a manifest that fits what the files of a step hold now, with a change of its own."""
     manifest = json.loads((step / checkpoint.MANIFEST).read_bytes())
     for name in checkpoint.FILES:
         with_size = (step / name).read_bytes()
@@ -112,7 +112,7 @@ def _texts() -> None:
         "1e400": b'{"step": 1e400}',
         "UTF-16": '{"step": 3}'.encode("utf-16"),
         "a byte order mark": b"\xef\xbb\xbf{}",
-        "bytes that are no text": b'{"\xff\xfe": 1}',
+        "bytes that are not text": b'{"\xff\xfe": 1}',
         "NUL": b'{"a": 1}\0',
         "ten megabytes of blanks": b" " * 10**7 + b"{}",
         "a number of 200,000 digits": b'{"a": ' + b"9" * 200_000 + b"}",
@@ -210,7 +210,7 @@ def _headers() -> dict[str, bytes]:
         "a name with NUL": _tensor_file(_entries(**{"a\0b": one}), four),
         "an empty name": _tensor_file(_entries(**{"": one}), four),
         "a name of 300 letters": _tensor_file(_entries(**{"a" * 300: one}), four),
-        "metadata that are no text": _tensor_file(_entries(a=one, __metadata__={"x": [1]}), four),
+        "metadata that is not text": _tensor_file(_entries(a=one, __metadata__={"x": [1]}), four),
         "no tensors": _tensor_file(b"{}"),
         "one tensor of terabytes": _tensor_file(_entries(a=_entry(shape=[2**42], offsets=[0, 2**44]))),
     }

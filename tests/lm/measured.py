@@ -1,7 +1,7 @@
 """A program that reads checkpoints as `score` and as `train --resume` do, and measures what each refusal costs.
 
 It takes lines of JSON, a run directory and its sequences each, and answers each with a line: the errors, the processor
-seconds, and by how many bytes the memory in use rose at its highest. It goes on to the next whatever happens.
+seconds, and by how many bytes the memory in use rose at its highest. It always goes on to the next.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def measured(action: Callable[[], object]) -> dict[str, Any]:
 
 
 def resumed(run: Path, fasta: Path) -> list[str]:
-    told: list[str] = []
+    messages: list[str] = []
     config, options = stored_choices(run, {})
-    train_run(fasta, run, config, options, resume=True, warn=told.append)
-    return told
+    train_run(fasta, run, config, options, resume=True, warn=messages.append)
+    return messages
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What may stand on a disk when the power fails, from the trace of a process: a model of a journaling file system.
+"""What may be on a disk after a power failure, from the trace of a process: a model of a journaling file system.
 
 Names (made, renamed, removed) reach the disk in order, at any time, and no later than the sync of the directory that
 they are in. Contents reach it at any time, in any part, and no later than the sync of the file. So after k calls any
@@ -24,7 +24,7 @@ _MOST_COMBINATIONS = 64
 
 @dataclass
 class _File:
-    """Contents now, and when last synced; whether it was cut short since."""
+    """Contents now, contents at the last sync, and whether it was truncated since."""
 
     now: bytes = b""
     synced: bytes | None = None
@@ -65,7 +65,7 @@ class State:
 
 
 def snapshot(root: Path) -> dict[str, bytes | None]:
-    """A folder as it is, all of it safe."""
+    """A folder as it is, all of it synced."""
     return {
         path.relative_to(root).as_posix(): None if path.is_dir() else path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -93,7 +93,7 @@ class _Disk:
         self._now: Tree = {}
         for path, data in start.items():
             self._now[path] = None if data is None else self._new(_File(data, data))
-        # The trees that may be on the disk: the one that is safe, then one for each later change of names.
+        # The trees that may be on the disk: the synced one, then one for each later change of names.
         self._trees: list[tuple[str, Tree]] = [("", dict(self._now))]
         self._first = 0
 
@@ -166,7 +166,7 @@ class _Disk:
 
 
 def _combinations(choices: list[list[bytes]]) -> Iterator[tuple[bytes, ...]]:
-    """All of them; where they are many, those in which all files fare alike."""
+    """All combinations; if there are many, only those in which all files are in the same condition."""
     if math.prod(map(len, choices)) <= _MOST_COMBINATIONS:
         yield from product(*choices)
         return

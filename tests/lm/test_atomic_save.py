@@ -73,22 +73,22 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Path]:
 
 
 def faults(run: Path, allowed: list[dict[str, bytes]]) -> list[str]:
-    """What is wrong with a run directory after an interruption: nothing should be."""
-    told: list[str] = []
+    """What is wrong with a run directory after an interruption; empty if nothing is."""
+    messages: list[str] = []
     with directory.locked(run):
-        told += directory.recover(run)
-        newest = newest_step(run, told.append)
+        messages += directory.recover(run)
+        newest = newest_step(run, messages.append)
         found = None if newest is None else contents(newest.path)
     if found not in (allowed or [None]):
-        told.append(f"found {newest and newest.path.name}, neither the old nor the new step")
-    told += [f"left {path.name}" for path in run.iterdir() if path.name.startswith((".tmp", ".del", ".old"))]
+        messages.append(f"found {newest and newest.path.name}, neither the old nor the new step")
+    messages += [f"left {path.name}" for path in run.iterdir() if path.name.startswith((".tmp", ".del", ".old"))]
     if (run / "notes.txt").read_text() != "mine":
-        told.append("a foreign file was changed")
+        messages.append("a foreign file was changed")
     save(run, NEW + 1)
-    newest = newest_step(run, told.append)
+    newest = newest_step(run, messages.append)
     if newest is None or newest.number != NEW + 1:
-        told.append("a second save does not work")
-    return told
+        messages.append("a second save does not work")
+    return messages
 
 
 def states(make: Callable[[], Path]) -> tuple[dict[str, bytes] | None, dict[str, bytes], Trace]:
@@ -138,7 +138,7 @@ def test_a_save_that_fails_at_any_call_names_the_path_and_keeps_the_old_step(
         elif at <= after["recovered"] or at > after["saved"]:
             warned += 1
             if not any(reason in text and str(run) in text for text in struck.report["result"]):
-                bad.append(f"{at} {call}: nothing was told")
+                bad.append(f"{at} {call}: there was no warning")
         allowed = [old, new] if struck.code else [new]
         bad += [f"{at} {call}: {text}" for text in faults(run, allowed)]
     print(f"N={len(whole.calls)} calls, {errors} errors, {warned} warnings, {len(bad)} bad states")
@@ -174,7 +174,7 @@ def test_a_step_is_named_only_after_the_metrics_that_led_to_it_are_safe(tmp_path
 
 
 def test_a_limit_on_the_size_of_files_is_told_with_the_name(tmp_path: Path) -> None:
-    """The kernel itself refuses here, no tracer."""
+    """Here the kernel itself refuses, without the tracer."""
     save(tmp_path, 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -72,12 +72,12 @@ def test_a_checkpoint_says_where_it_was_made_and_one_that_does_not_was_made_on_t
     from test_corruption import resign
 
     options = small_options(steps=2)
-    told: list[str] = []
+    messages: list[str] = []
 
     def go_on(steps: int, name: str) -> None:
         train_run(
             fasta, tmp_path / name, small_config(dropout=0.1), small_options(steps=steps), resume=True,
-            device="cpu", warn=told.append,
+            device="cpu", warn=messages.append,
         )  # fmt: skip
 
     train_run(fasta, tmp_path / "run", small_config(dropout=0.1), options, device="cpu")
@@ -90,10 +90,10 @@ def test_a_checkpoint_says_where_it_was_made_and_one_that_does_not_was_made_on_t
 
     resign(newest, forget)
     go_on(3, "run")
-    assert not [text for text in told if "last bits" in text]
+    assert not [text for text in messages if "last bits" in text]
     resign(tmp_path / "run" / "step-3", lambda manifest: manifest.update(device="cuda"))
     go_on(4, "run")
-    assert "device cuda then, cpu now: the continued run may differ in the last bits" in told[-1]
+    assert "device cuda then, cpu now: the continued run may differ in the last bits" in messages[-1]
     assert checkpoint.find(tmp_path / "run" / "step-4").manifest["device"] == "cpu"
 
 

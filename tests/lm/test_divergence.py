@@ -183,11 +183,13 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_resuming_passes_over_a_step_that_is_not_finite(sick: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(sick, tmp_path / "run"))
-    told: list[str] = []
+    messages: list[str] = []
     fasta = sick.with_name("proteins.fasta")
-    outcome = train_run(fasta, run, small_config(dropout=0.1), small_options(steps=4), resume=True, warn=told.append)
+    outcome = train_run(
+        fasta, run, small_config(dropout=0.1), small_options(steps=4), resume=True, warn=messages.append
+    )
     assert outcome.steps == 4
-    (warning,) = [text for text in told if "not finite" in text]
+    (warning,) = [text for text in messages if "not finite" in text]
     assert f"{run}/step-3/model.safetensors: tensor blocks.1.down.weight holds a number that is not finite" in warning
     assert all(all_finite(step) for step in run.glob("step-*"))
 
@@ -225,6 +227,6 @@ def test_one_number_of_any_tensor_is_found(name: str, value: float, sick: Path, 
         changed[tensor].reshape(-1)[-1] = value
         save_file(changed, step / name)
         resign(step)
-        told: list[str] = []
-        assert newest_step(tmp_path / "run", told.append) is None
-        assert f"tensor {tensor} " in told[0]
+        messages: list[str] = []
+        assert newest_step(tmp_path / "run", messages.append) is None
+        assert f"tensor {tensor} " in messages[0]

@@ -15,7 +15,7 @@ from hostile import CASES, build, resign
 from machine import HANG_S
 from training import small_options, synthetic, trainer
 
-MOST_CPU_S, MOST_BYTES = 1.0, 64 << 20
+MAX_CPU_S, MAX_BYTES = 1.0, 64 << 20
 MEASURED = Path(__file__).with_name("measured.py")
 
 
@@ -62,7 +62,7 @@ def test_hostile_checkpoints_are_refused_at_once_and_named(step: Path, tmp_path:
             worst_cpu_s = max(worst_cpu_s, float(str(answer["cpu_s"])))
             over = int(str(answer["bytes"])) - size(run)
             worst_bytes = max(worst_bytes, over)
-            if float(str(answer["cpu_s"])) > MOST_CPU_S or over > MOST_BYTES:
+            if float(str(answer["cpu_s"])) > MAX_CPU_S or over > MAX_BYTES:
                 faults.append(f"{name}, {kind}: {answer}")
             if kind == "read" and CASES[name][1]:
                 continue

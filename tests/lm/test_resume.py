@@ -151,17 +151,17 @@ def test_a_timed_run_resumes_bit_for_bit_once_its_number_of_steps_is_known(
 ) -> None:
     table = {"config": small_config(dropout=0.1).to_mapping(), "kill_at": None, "resume": False, "fasta": fasta}
     table |= {"options": small_options(steps=None, time_s=2.0, checkpoint_every=0).to_mapping(), "tick_s": 0.005}
-    begun = tmp_path / "begun"
-    process = warm.start({**table, "run": begun})
-    while not any(begun.glob("step-*")):
+    started = tmp_path / "started"
+    process = warm.start({**table, "run": started})
+    while not any(started.glob("step-*")):
         time.sleep(0.01)
     os.kill(process, signal.SIGKILL)
     assert warm.wait() == -signal.SIGKILL
     # The first checkpoint is the one that keeps the number.
-    (step,) = map(checkpoint.verify, begun.glob("step-*"))
+    (step,) = map(checkpoint.verify, started.glob("step-*"))
     total = step.manifest["progress"]["total_steps"]
     assert total > step.number >= 5
-    one, two = (Path(shutil.copytree(begun, tmp_path / name)) for name in ("one", "two"))
+    one, two = (Path(shutil.copytree(started, tmp_path / name)) for name in ("one", "two"))
     assert warm.run({**table, "run": one, "resume": True}) == 0
     kill = (total - step.number) // 2 * 2
     assert warm.run({**table, "run": two, "resume": True, "kill_at": kill}) == -signal.SIGKILL

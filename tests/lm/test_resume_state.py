@@ -1,4 +1,4 @@
-"""Nothing superfluous is stored and nothing is missing: leaving out any one piece of the state makes another run."""
+"""Exactly what is needed is stored: leaving out any one piece of the state makes another run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def timed() -> TrainOptions:
-    # The steps of a timed run stand nowhere but in the progress. The clip is wide, so that it does not hide the scale.
+    # Only the progress holds the number of steps of a timed run. The clip is wide, so that it does not hide the scale.
     return small_options(steps=None, time_s=1e6, clip=2.0)
 
 
@@ -73,7 +73,7 @@ def outcome(one: Trainer) -> list[str]:
 
 
 def pieces(saved: tuple[Path, Path]) -> Iterator[tuple[str, Callable[[Trainer], None]]]:
-    """Each piece by name, and how a trainer looks that did not restore it: as a new one."""
+    """Each piece by name, and a function that makes a trainer look as if it had not restored that piece."""
     new = trainer(saved[0].parent, saved[1], timed())
     for name, tensor in new.loop.network.state_dict().items():
         yield f"model {name}", lambda one, n=name, t=tensor: one.loop.network.state_dict()[n].copy_(t)  # type: ignore[misc]

@@ -171,6 +171,6 @@ def test_a_run_that_learnt_something_does_not(tmp_path: Path) -> None:
 
 def test_the_command_tells_of_a_run_that_learnt_nothing_unless_it_is_quiet(fasta: Path, tmp_path: Path) -> None:
     words = ["train", "--fasta", fasta, "--steps", 1, "--batch-tokens", 100, "-o"]
-    told = in_process(*words, tmp_path / "run").stderr.decode()
-    assert f"protperf: warning: {tmp_path}/run: 1 step taught the model little or nothing" in told
+    messages = in_process(*words, tmp_path / "run").stderr.decode()
+    assert f"protperf: warning: {tmp_path}/run: 1 step taught the model little or nothing" in messages
     assert in_process(*words, tmp_path / "quiet", "-q").stderr == b""

@@ -27,7 +27,7 @@ import pytest
 
 KILL = "KILL"
 SHORT = "SHORT"
-"""The call writes half of what it was asked to: the system may do so at any time."""
+"""The call writes half of its data, which the system may do at any time."""
 
 _TRACEME, _SYSCALL, _GETREGS, _SETREGS, _SETOPTIONS = 0, 24, 12, 13, 0x4200
 # Mark system-call stops, follow threads and forks, kill all when the tracer ends.
@@ -87,7 +87,7 @@ class Trace:
 
 
 def mark(text: str) -> None:
-    """Say, in a traced child, that something is done; the trace tells after how many calls."""
+    """Note, in a traced child, that something is done; the trace has it with the number of calls made before."""
     if _report_to is not None:
         os.write(_report_to, f"mark {text}\n".encode())
 
@@ -122,7 +122,7 @@ def _why_not() -> str | None:
 
 
 def require_ptrace() -> None:
-    """Skip the test where nothing can be traced."""
+    """Skip the test if this system cannot trace."""
     reason = _why_not()
     if reason is not None:
         pytest.skip(reason)
@@ -197,7 +197,7 @@ class _Tracer:
             self._entered.setdefault(pid, None)
             _ptrace(_SYSCALL, pid, 0, passed)
         except OSError as error:
-            # It was killed while it stood still.
+            # It was killed while it was stopped.
             if error.errno != errno.ESRCH:
                 raise
 
@@ -319,13 +319,13 @@ def _memory(pid: int, address: int, size: int) -> bytes:
 def _string(pid: int, address: int) -> str:
     text = b""
     while b"\0" not in text:
-        # Never across a border of pages, behind which there may be nothing.
+        # Not across the end of a page, after which no memory may be mapped.
         text += _memory(pid, address + len(text), min(256, 4096 - (address + len(text)) % 4096))
     return os.fsdecode(text.split(b"\0")[0])
 
 
 def _child(work: Callable[[], object], writer: int) -> None:
-    """Be traced; do the work; report its result or its error; never return."""
+    """Let the parent trace this process, do the work, report its result or error; does not return."""
     global _report_to
     _report_to, code = writer, 0
     try:

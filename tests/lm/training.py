@@ -1,4 +1,4 @@
-"""What the tests of resuming share: a small run, and all that a run leaves, with the times taken out."""
+"""What the tests of training share: a small run, and all that a run leaves behind, without the times."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def trainer(
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """Every line of the metrics but for times; numbers as hexadecimal text, so that equal means every bit."""
+    """Every line of the metrics without times; numbers as hexadecimal text, so that equal means equal in every bit."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     timed = ("wall_s", "tokens_per_s")
     return [{k: v.hex() if isinstance(v, float) else v for k, v in x.items() if k not in timed} for x in lines]

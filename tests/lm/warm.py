@@ -31,14 +31,14 @@ class Warm:
         self._server.communicate()
 
     def start(self, job: dict[str, Any]) -> int:
-        """Begin a job; returns the number of its process."""
+        """Start a job; returns the number of its process."""
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(job, default=os.fspath) + "\n")
         self._server.stdin.flush()
         return int(self._answer())
 
     def wait(self) -> int:
-        """The status of the job that was begun."""
+        """The status of the job that was started."""
         return int(self._answer())
 
     def run(self, job: dict[str, Any]) -> int:

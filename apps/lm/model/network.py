@@ -2,7 +2,7 @@
 
 The tokens of all sequences of a batch follow one another, `[N]`, with borders `cu_seqlens`; nothing is padded. The
 queries and keys of each head are scaled to unit length times the root of a learned temperature, so that random features
-stay in the range where they estimate well. Whatever is computed lies on the device of the tokens.
+stay in the range where they estimate well. All that is computed lies on the device of the tokens.
 """
 
 from __future__ import annotations

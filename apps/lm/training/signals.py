@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-# Ctrl-C, a scheduler's or a user's kill, a lost terminal, the limit on processor time, and the warning of schedulers
-# that are told to send it before they kill.
+# Ctrl-C; kill, as users and schedulers send it; a lost terminal; the limit on processor time; and the signal that many
+# schedulers send as a warning some time before they kill a job.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1")
 
 
