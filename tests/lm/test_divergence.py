@@ -18,6 +18,7 @@ from warm import Warm
 from protperf.errors import CheckpointError, DivergenceError
 from protperf.lm.loading import load_run
 from protperf.lm.storage import checkpoint, tensor_file
+from protperf.lm.training.optimizer import not_finite
 from protperf.lm.training.resume import newest_step
 from protperf.lm.training.run import train_run
 from protperf.lm.training.trainer import Trainer
@@ -212,6 +213,15 @@ def test_a_step_that_is_not_finite_is_not_scored_without_an_error(warm: Warm, si
     assert status == 3
     assert "not finite" in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_large_numbers_are_finite_and_one_that_is_not_is_named() -> None:
+    """The norm of large numbers overflows; that alone is no fault."""
+    tensors = {"a": torch.full((3, 4), 3e38), "b": torch.ones(5), "count": torch.ones(2, dtype=torch.int64)}
+    assert not_finite(tensors.items()) is None
+    for value in (math.nan, math.inf, -math.inf):
+        tensors["b"] = torch.tensor([1.0, value])
+        assert not_finite(tensors.items()) == "b"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "trainer.safetensors"])
