@@ -9,14 +9,14 @@ from unittest import mock
 import pytest
 import torch
 from conftest import small_config
-from training import small_options, synthetic
+from training import small_options, synthetic, trainer
 
 from protperf.lm.data import store
 from protperf.lm.storage import checkpoint
 from protperf.lm.training import run as runs
 from protperf.lm.training import schedule
 from protperf.lm.training.clock import Clock
-from protperf.lm.training.loop import Loop
+from protperf.lm.training.loop import Checkpoint, Line, Loop
 from protperf.lm.training.run import train_run
 from protperf.lm.training.validation import Validation
 
@@ -112,3 +112,20 @@ def test_reading_counts_from_where_the_clock_was_made(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     train_run(fasta, tmp_path / "run", small_config(), small_options(steps=1), clock=clock)
     assert checkpoint.verify(tmp_path / "run" / "step-1").manifest["progress"]["wall_s"] == 15.0
+
+
+def test_a_loop_whose_checkpoints_are_not_kept_ends_in_time_too(tmp_path: Path) -> None:
+    """The loop itself knows no file: it can be run for its events alone."""
+    one = trainer(tmp_path / "run", synthetic(tmp_path / "proteins.fasta"), small_options(steps=None, time_s=30.0))
+    costs = Costs()
+    one.loop.clock = Clock(lambda: costs.now_s)
+    one.loop._backward = costs._taking(one.loop._backward, 0.2)  # type: ignore[method-assign]
+    one.loop.validation.measure = costs._taking(one.loop.validation.measure, 0.1)  # type: ignore[method-assign]
+    lines = checkpoints = 0
+    for event in one.loop.run(lambda: False):
+        lines += isinstance(event, Line)
+        checkpoints += isinstance(event, Checkpoint)
+    assert one.loop.progress.total_steps == one.loop.progress.step > 50
+    assert lines == 2 * checkpoints
+    assert 28.0 <= costs.now_s <= 30.0
+    assert list((tmp_path / "run").iterdir()) == []

@@ -1,4 +1,4 @@
-"""The training loop: batches in, metrics out. It knows no file and no signal.
+"""The training loop: batches in, metrics out. It touches no file and handles no signal.
 
 A step is a function of its number, so a resumed run repeats the uninterrupted one bit for bit. Nothing random is
 carried along: order, crops, masks, modes and dropout are drawn from counters keyed by the seed and the step. The state
@@ -27,13 +27,13 @@ from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress
 from protperf.lm.training.validation import Validation
 
-_CALIBRATION_STEPS, _CALIBRATION = 5, 0.08
-"""Steps, and fraction of `--time`, after which the number of steps of a timed run is estimated, once."""
+_MEASURED_STEPS, _MEASURED_FRACTION = 5, 0.08
+"""Steps, and fraction of `--time` spent in steps, after which the number of steps of a timed run is fixed, once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of metrics, and the number of steps of the run as far as it is known."""
+    """A line of metrics, and the number of steps of the whole run if it is known."""
 
     values: dict[str, Any]
     total_steps: int | None
@@ -41,15 +41,25 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The state is to be kept now; the loop goes on once it is asked for its next event.
+    """The state has to be kept now, before the loop is asked for its next event.
 
-    `progress` is to be called when all else is written: a timed run then fixes its number of steps, and the time that
-    a checkpoint takes is part of that.
+    Attributes:
+        progress: gives the progress to keep. To be called after everything else has been written: a timed run then
+            fixes its number of steps, and accounts for the time that a checkpoint takes.
+        figures: of the validation of this step; None if there was none.
     """
 
     progress: Callable[[], Progress]
     figures: dict[str, float] | None
-    """Of the validation of this step, if there was one."""
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Steps made since the run was started or resumed, the seconds they took, and when the first of them began."""
+
+    start_s: float = 0.0
+    steps: int = 0
+    steps_s: float = 0.0
 
 
 class Loop:
@@ -62,26 +72,24 @@ class Loop:
         self.network, self.optimizer, self.feed, self.validation = network, optimizer, feed, validation
         self.options, self.clock = options, clock
         self.progress = Progress(total_steps=options.steps)
-        self._steps, self._steps_s, self._start_s = 0, 0.0, 0.0
-        """Steps made since the loop was started, the time they took, and when the first of them began."""
-        self._logged = (0.0, 0)
-        """Time in steps, and tokens, at the last line of metrics."""
+        self._pace = _Pace()
+        self._logged_steps_s, self._logged_tokens = 0.0, 0
         self._kept_step = -1
-        self._checkpoint_from_s: float | None = None
+        self._checkpoint_start_s: float | None = None
 
     def restore(self, progress: Progress) -> None:
-        """Go on from stored progress; weights and optimizer are restored by the caller."""
+        """Continue from stored progress. The caller restores the weights and the optimizer."""
         self.progress, self._kept_step = progress, progress.step
-        self._logged = (0.0, progress.tokens)
+        self._logged_tokens = progress.tokens
         self.clock.resume(progress.wall_s)
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Line | Checkpoint]:
-        """Train to the end, or until `stop` says so after a step. The last state is always offered to be kept.
+        """Train to the end, or until `stop` is true after a step. The last event is the checkpoint of the last step.
 
         Raises:
-            DivergenceError: a loss, a gradient or a weight is not finite. It is not kept.
+            DivergenceError: a loss, a gradient or a weight is not finite. No event offers such a state.
         """
-        self._start_s = self.clock.elapsed_s()
+        self._pace.start_s = self.clock.elapsed_s()
         while not self.finished() and not stop():
             loss, _ = self.step()
             if self.progress.step % self.options.log_every == 0 or self.finished():
@@ -89,7 +97,7 @@ class Loop:
             if self._is_due() or self._can_fix_steps():
                 yield from self._validated()
         if self._kept_step != self.progress.step:
-            # What stops a run may not wait for a validation.
+            # A scheduler that stops a run kills it soon after: there may be no time for a validation.
             yield from self._validated() if self.finished() else self._kept(None)
 
     def finished(self) -> bool:
@@ -121,12 +129,12 @@ class Loop:
         p.step += 1
         p.tokens += targets
         p.wall_s = self.clock.elapsed_s()
-        self._steps += 1
-        self._steps_s += p.wall_s - started_s
+        self._pace.steps += 1
+        self._pace.steps_s += p.wall_s - started_s
         return loss, targets
 
     def _backward(self) -> tuple[float, int]:
-        """Gradients of the batches of one step; returns their loss (nats per target) and the number of targets."""
+        """Compute the gradients of one step; returns the loss (nats per target) and the number of targets."""
         p = self.progress
         self.network.train()
         device = self.network.embedding.weight.device
@@ -154,8 +162,8 @@ class Loop:
 
     def _training_line(self, loss: float) -> Line:
         p = self.progress
-        took_s, tokens = self._steps_s - self._logged[0], p.tokens - self._logged[1]
-        self._logged = (self._steps_s, p.tokens)
+        took_s, tokens = self._pace.steps_s - self._logged_steps_s, p.tokens - self._logged_tokens
+        self._logged_steps_s, self._logged_tokens = self._pace.steps_s, p.tokens
         values = {"step": p.step, "loss": loss, "lr": self.optimizer.adamw.param_groups[0]["lr"], "tokens": p.tokens}
         return self._line({**values, "tokens_per_s": tokens / max(took_s, 1e-9), "wall_s": p.wall_s})
 
@@ -169,7 +177,7 @@ class Loop:
     def _validated(self) -> Iterator[Line | Checkpoint]:
         """Validate, then offer the state to be kept."""
         p = self.progress
-        self._checkpoint_from_s = self.clock.elapsed_s()
+        self._checkpoint_start_s = self.clock.elapsed_s()
         figures = self.validation.measure(self.network)
         if not math.isfinite(figures["val_loss"]):
             raise DivergenceError(f"the validation loss after step {p.step} is {figures['val_loss']}; {self._remedy()}")
@@ -184,33 +192,36 @@ class Loop:
         if (name := not_finite(stored)) is not None:
             raise DivergenceError(f"{name} is not finite after step {p.step}; {self._remedy()}")
         yield Checkpoint(self._settled, figures)
-        self._settled()
+        if self._checkpoint_start_s is not None:
+            # Whoever keeps no checkpoints has not asked for the progress.
+            self._settled()
         self._kept_step = p.step
 
     def _settled(self) -> Progress:
-        """The progress as a checkpoint holds it; a timed run fixes its number of steps here, once."""
+        """The progress to store in a checkpoint. A timed run fixes its number of steps here, once."""
         p = self.progress
         now_s = self.clock.elapsed_s()
-        if self._can_fix_steps() and self._checkpoint_from_s is not None:
+        if self._can_fix_steps() and self._checkpoint_start_s is not None:
             left_s = (self.options.time_s or 0.0) - now_s
-            step_s = self._steps_s / self._steps
-            more = schedule.more_steps(self.options, p.step, left_s, step_s, now_s - self._checkpoint_from_s)
+            step_s = self._pace.steps_s / self._pace.steps
+            more = schedule.more_steps(self.options, p.step, left_s, step_s, now_s - self._checkpoint_start_s)
             p.total_steps = p.step + more
+        self._checkpoint_start_s = None
         p.wall_s = now_s
         return p
 
     def _can_fix_steps(self) -> bool:
         """Whether enough of a timed run has passed to fix its number of steps."""
-        p, limit_s = self.progress, self.options.time_s
-        if limit_s is None or p.total_steps is not None or not self._steps:
+        p, pace, limit_s = self.progress, self._pace, self.options.time_s
+        if limit_s is None or p.total_steps is not None or not pace.steps:
             return False
-        enough = self._steps >= _CALIBRATION_STEPS and self._steps_s >= _CALIBRATION * (limit_s - self._start_s)
-        # Steps of a large model may take so long that five of them would leave no time to go by.
-        return enough or p.wall_s >= limit_s / 2
+        measured = pace.steps_s >= _MEASURED_FRACTION * (limit_s - pace.start_s)
+        # The steps of a large model may take so long that five of them would use up the time.
+        return (measured and pace.steps >= _MEASURED_STEPS) or p.wall_s >= limit_s / 2
 
 
 def _forked_generator(device: torch.device) -> AbstractContextManager[Any]:
-    """Give back torch's random numbers as they were, those of a device with several generators too."""
+    """Restore the state of torch's random numbers at the end, also that of a CUDA device."""
     if device.type == "cuda":
         return torch.random.fork_rng(devices=[device], device_type="cuda")
     return torch.random.fork_rng(devices=[])

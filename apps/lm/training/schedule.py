@@ -6,6 +6,8 @@ import math
 
 from protperf.lm.training.options import TrainOptions
 
+_SHORTEST_STEP_S = 1e-6
+"""A clock may be too coarse to see a step."""
 _USED_FRACTION = 0.97
 """Of the time given: the last step, validation and checkpoint must not exceed it by chance."""
 
@@ -40,7 +42,7 @@ def more_steps(options: TrainOptions, step: int, left_s: float, step_s: float, c
         left_s: seconds until the end of the time given; step_s: of one step; checkpoint_s: of a validation and a save.
     """
     left_s -= (1 - _USED_FRACTION) * (options.time_s or 0.0)
-    fits, too_many = 0, max(0, int(left_s / step_s)) + 1
+    fits, too_many = 0, max(0, int(left_s / max(step_s, _SHORTEST_STEP_S))) + 1
     while too_many - fits > 1:
         more = (fits + too_many) // 2
         if more * step_s + _checkpoints(options, step, step + more) * checkpoint_s <= left_s:
