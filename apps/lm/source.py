@@ -1,4 +1,4 @@
-"""Whatever a Python program calls a sequence, as records: text, pairs, Biopython records, files, or many of them."""
+"""What a Python program may call sequences, as records: text, pairs, Biopython records, files, or many of these."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 from protperf import io
 from protperf.errors import ConfigError, DataError, DtypeError, FastaError
+from protperf.lm.shared_options import ReadingOptions
+from protperf.message import Argument, Message
 
 _SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".seq", ".txt", ".a2m", ".a3m", ".csv", ".tsv")
 _PACKED = (".gz", ".xz", ".zst", ".bz2")
-_TAKEN = "give text, a pair (id, sequence), a SeqRecord, a path, or an iterable of these"
+_TAKEN = "give text, a SeqRecord, a path, or an iterable of these or of pairs (id, sequence)"
 
 
 class Source:
@@ -22,23 +24,25 @@ class Source:
     `rejected` and `warnings` fill up meanwhile. Every record's `n` is its place among all, rejected ones counted.
     """
 
-    def __init__(
-        self, records: Any, residues: str = "map", *, seq_col: str | None = None, id_col: str | None = None
-    ) -> None:
-        if residues not in ("map", "strict", "skip"):
-            raise ConfigError(f"residues is {residues!r}; choose one of map, strict, skip")
-        io.check_columns(seq_col, id_col)
+    def __init__(self, records: Any, reading: ReadingOptions | None = None) -> None:
+        self._reading = reading or ReadingOptions()
+        io.check_columns(self._reading.seq_col, self._reading.id_col)
         if isinstance(records, Mapping):
             raise DtypeError("records is a mapping; give its items() for pairs (id, sequence)")
         if hasattr(records, "columns"):
             raise DtypeError("records is a table; give its columns as pairs, such as zip(table.id, table.sequence)")
         if isinstance(records, bytes):
             raise DtypeError("records is bytes; decode it, or give a path")
-        single = isinstance(records, (str, os.PathLike, io.Record)) or _is_pair(records) or hasattr(records, "seq")
+        if _is_pair(records):
+            first, second = (_shortened(part) for part in records)
+            raise DtypeError(
+                f"records is a pair of texts, which may be an id and a sequence or two sequences; give "
+                f"[({first}, {second})] for one record, or [{first}, {second}] for two"
+            )
+        single = isinstance(records, (str, os.PathLike, io.Record)) or hasattr(records, "seq")
         if not single and not isinstance(records, Iterable):
             raise DtypeError(f"records is a {type(records).__name__}; {_TAKEN}")
         self._items: Iterable[Any] = [records] if single else records
-        self._residues, self._seq_col, self._id_col = residues, seq_col, id_col
         self._n = 0
         self._nucleotides = 0
         self.rejected: list[io.Rejection] = []
@@ -60,9 +64,7 @@ class Source:
             )
 
     def _file(self, path: str | os.PathLike[str]) -> Iterator[io.Record]:
-        reader = io.read_tokens(
-            path, residues=self._residues, seq_col=self._seq_col, id_col=self._id_col, first_n=self._n
-        )
+        reader = io.read_tokens(path, **self._reading.to_mapping(), first_n=self._n)
         for batch in reader:
             self.rejected += batch.rejected
             yield from batch
@@ -70,14 +72,15 @@ class Source:
         self.warnings += reader.summary.warnings
 
     def _encoded(self, item: Any) -> io.Record | None:
-        if self._seq_col is not None:
+        if self._reading.seq_col is not None:
             kind = type(item).__name__
-            raise ConfigError(f"seq_col is for files, but record {self._n} is a {kind}; give paths, or leave it out")
+            text = "{option} is for files, but record {n} is a {kind}; give paths, or leave it out"
+            raise ConfigError(Message(text, option=Argument("seq_col"), n=self._n, kind=kind))
         name, sequence = self._named(item)
         try:
-            tokens, flags = io.encode(sequence, residues=self._residues, name=f"<record {self._n}>")
+            tokens, flags = io.encode(sequence, residues=self._reading.residues, name=f"<record {self._n}>")
         except FastaError as error:
-            if self._residues != "skip":
+            if self._reading.residues != "skip":
                 raise
             self.rejected.append(io.Rejection(self._n, name, error.line, error.column, str(error)))
             return None
@@ -86,7 +89,14 @@ class Source:
 
     def _named(self, item: Any) -> tuple[str, str]:
         if isinstance(item, str):
-            return str(self._n), item
+            # The end of the line that the text was read from says nothing.
+            text = item.rstrip("\r\n")
+            if "\n" in text or "\r" in text:
+                raise DtypeError(
+                    f"record {self._n} has line breaks, which may separate sequences or parts of one; give a list of "
+                    "sequences, the lines joined, or the path of a FASTA file"
+                )
+            return str(self._n), text
         if _is_pair(item):
             return item[0], item[1]
         if hasattr(item, "seq") and hasattr(item, "id"):
@@ -98,12 +108,12 @@ class Source:
 
 
 _NAME = re.compile(r"[^.]*[^.\s]\.[a-z][a-z0-9]{1,7}\Z")
-"""One dot, and behind it what names a format, such as `proteins.dat`: no sequence of an alignment has a single gap and
-inserts at its end."""
+"""One dot, and after it the name of a format, such as `proteins.dat`: no sequence of an alignment has a single gap
+followed by inserts up to its end."""
 
 
 def is_path(text: str) -> bool:
-    """Whether text names a file: never by looking for one, so that its meaning does not depend on the folder."""
+    """Whether text names a file: never by looking for one, so that its meaning does not depend on the directory."""
     if _NAME.match(text):
         return True
     lowered = text.lower()
@@ -114,3 +124,7 @@ def is_path(text: str) -> bool:
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 20 else f"{text[:20]}...")

@@ -24,10 +24,11 @@ import numpy as np
 from protperf.errors import CheckpointError, ConfigError, DataError
 from protperf.lm.data import token_file
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.scoring.formats import Encoder
-from protperf.lm.scoring.output import FileSink, beside
 from protperf.lm.storage import checkpoint, plain_file, tensor_file
 from protperf.lm.storage import manifest as stored
+from protperf.lm.tables.destination import companions
+from protperf.lm.tables.formats import Encoder
+from protperf.lm.tables.sink import FileSink
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress, read_options, read_progress
 
@@ -152,7 +153,7 @@ class _Tokens(bytes):
 def journal(data: bytes) -> None:
     """The journal of an interrupted table: whatever it says, the finished table is right or the resume is refused."""
     out = FOLDER / "table.tsv"
-    part, place, meta = beside(out)
+    part, place, meta = companions(out)
     for contents, forged in ((data, False), (_sealed(place, data), True)):
         if contents is not None:
             _resume(out, part, place, meta, contents, forged)
@@ -173,7 +174,7 @@ def _resume(out: Path, part: Path, place: Path, meta: Path, contents: bytes, for
     place.write_bytes(contents)
     records = [_Record(n, f"r{n}", _Tokens([3, 4, n])) for n in range(4)]
     with judged(part, ConfigError, DataError):
-        sink = FileSink(out, Encoder({"a": str, "b": str}, "tsv"), _FINGERPRINT, resume=True)
+        sink = FileSink(out, Encoder(_Row, "tsv"), _FINGERPRINT, resume=True)
         try:
             waiting = iter(records)
             sink.replay(waiting)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protperf import _native
 from protperf.errors import ConfigError, DtypeError, OutOfMemory
+from protperf.message import Argument, Message
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,11 +259,15 @@ def check_columns(seq_col: str | None, id_col: str | None) -> None:
         if not isinstance(name, str):
             raise DtypeError(f"{argument} is a {type(name).__name__}; give the name of a column as text")
         if not name.isascii() and name.encode(errors="replace").decode() != name:
-            raise ConfigError(f"{argument} is {name!r}, which is not UTF-8; no column has such a name")
+            text = "{option} is {name!r}, which is not UTF-8; no column has such a name"
+            raise ConfigError(Message(text, option=Argument(argument), name=name))
+    options = {"ids": Argument("id_col"), "sequences": Argument("seq_col")}
     if id_col is not None and seq_col is None:
-        raise ConfigError(f"id_col is {id_col!r} but seq_col is missing; it names the table's column of sequences")
+        text = "{ids} is {name!r} but {sequences} is missing; it names the table's column of sequences"
+        raise ConfigError(Message(text, **options, name=id_col))
     if id_col is not None and id_col == seq_col:
-        raise ConfigError(f"id_col and seq_col are both {id_col!r}; name the column of ids, or leave out id_col")
+        text = "{ids} and {sequences} are both {name!r}; name the column of ids, or leave out {ids}"
+        raise ConfigError(Message(text, **options, name=id_col))
 
 
 def scan(

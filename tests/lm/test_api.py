@@ -44,7 +44,7 @@ def test_every_kind_of_record_gives_the_same_score(model: lm.Model, tmp_path: Pa
     assert [repr(row.ll) for row in model.score(SEQUENCES.values())] == [repr(row.ll) for row in want]
     assert [row.id for row in model.score(SEQUENCES.values())] == ["0", "1", "2", "3"]
     assert [str(record.seq) for record in biopython] == list(SEQUENCES.values())
-    for single in ("MKVAC", ("a", "MKVAC"), biopython[0], next(io.scan(path))):
+    for single in ("MKVAC", "MKVAC\n", [("a", "MKVAC")], biopython[0], next(io.scan(path))):
         assert [row.ll for row in model.score(single)] == [want.rows[0].ll]
     assert repr(lm.score(model, path).rows) == repr(want.rows)
 
@@ -109,6 +109,13 @@ def test_rejects_and_warnings_reach_the_caller(model: lm.Model, tmp_path: Path) 
         ([b"MKV"], DtypeError, "record 0 is a bytes"),
         (["MKV", ("a", "b", "c")], DtypeError, "record 1 is a tuple"),
         ([["a", "MKV"]], DtypeError, "record 0 is a list"),
+        (
+            ("MKV", "ACD"),
+            DtypeError,
+            r"an id and a sequence or two sequences; give \[\('MKV', 'ACD'\)\] for one record",
+        ),
+        ("MKV\nACD", DtypeError, "record 0 has line breaks, which may separate sequences or parts of one"),
+        (["MKV", "MK\rV\n"], DtypeError, "record 1 has line breaks"),
         (["MKV", "MéV"], FastaError, "<record 1>:1:2: "),
         ([SeqRecord(Seq(None, length=5), id="x")], DataError, "record 0 has no residues"),
         ("none.fasta", MissingFileError, "none.fasta"),

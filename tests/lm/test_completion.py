@@ -13,7 +13,9 @@ import pytest
 from commands import COMMAND, environment, error_line, in_process, protperf
 
 from protperf.lm.cli import COMMANDS
-from protperf.lm.scoring.choices import FORMATS, METHODS
+from protperf.lm.cli.parameters import declared_in
+from protperf.lm.scoring.options import METHODS
+from protperf.lm.tables.options import FORMATS
 
 ASKS = [
     ("protperf ", set(COMMANDS)),
@@ -129,10 +131,11 @@ def test_an_answer_imports_neither_torch_nor_numpy(shell: str) -> None:
     assert "--attention" in done.stdout
 
 
-def test_every_parameter_of_a_command_that_parses_for_itself_is_completed() -> None:
-    info = import_module("protperf.lm.cli.info")
-    for option in protperf(env=asked("bash", "protperf info -")).stdout.decode().split():
-        assert option in info._HELP
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_of_a_command_is_completed(name: str) -> None:
+    groups = import_module(f"protperf.lm.cli.{name}").GROUPS
+    flags = {flag for each in declared_in(groups).values() for flag in each.flags}
+    assert set(protperf(env=asked("bash", f"protperf {name} -")).stdout.decode().split()) == flags | {"--help"}
 
 
 def test_a_shell_that_is_not_known_is_refused() -> None:

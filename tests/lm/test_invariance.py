@@ -10,13 +10,15 @@ import torch
 from conftest import small_config
 
 from protperf import io
+from protperf.lm import inference
+from protperf.lm.inference import CHUNK
 from protperf.lm.model.network import Network
-from protperf.lm.scoring import score
-from protperf.lm.scoring.score import CHUNK, Row, score_records
+from protperf.lm.scoring.likelihood import score_records
+from protperf.lm.scoring.row import Row
 
 LENGTHS = (1, 2, 3, 7, 15, 16, 17, 30, 31, 33, 63, 64, 65, 100, 127, 150, 199, 255, 300, 420, 599)
 MOST = 1e-5
-"""Nats a residue that may lie between two ways of scoring without `deterministic`."""
+"""Nats per residue that may lie between two ways of scoring without `deterministic`."""
 THREADS = (1, 2, 3)
 
 
@@ -73,18 +75,18 @@ def test_scores_in_any_batch_differ_by_rounding_alone(network: Network, method: 
         for order, batch_tokens in ((given, 1), (given, 300), (given[::-1], 4096), (given, 10**6)):
             for name, row in scored(network, order, method, batch_tokens=batch_tokens).items():
                 worst = max(worst, abs(row.ll_per_residue - alone[name].ll_per_residue))
-    print(f"\n{network.config.attention}, {method}: at most {worst:.1e} nats a residue between any two ways")
+    print(f"\n{network.config.attention}, {method}: at most {worst:.1e} nats per residue between any two ways")
     assert worst <= MOST
 
 
 def test_chunks_of_a_long_sequence_change_only_its_rounding(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     given = records((CHUNK + 300,))
     in_chunks = scored(network, given, "ll", deterministic=True)["r0"]
-    monkeypatch.setattr(score, "CHUNK", 10**6)
+    monkeypatch.setattr(inference, "CHUNK", 10**6)
     whole = scored(network, given, "ll", deterministic=True)["r0"]
-    monkeypatch.setattr(score, "CHUNK", 97)
-    monkeypatch.setattr(score, "EXACT_CHUNK", 97)
+    monkeypatch.setattr(inference, "CHUNK", 97)
+    monkeypatch.setattr(inference, "EXACT_CHUNK", 97)
     small = scored(network, given, "ll", deterministic=True)["r0"]
     worst = max(abs(one.ll_per_residue - whole.ll_per_residue) for one in (in_chunks, small))
-    print(f"\n{network.config.attention}: at most {worst:.1e} nats a residue between chunks and the whole")
+    print(f"\n{network.config.attention}: at most {worst:.1e} nats per residue between chunks and the whole")
     assert worst <= MOST

@@ -19,7 +19,7 @@ from protperf.lm import train
 from protperf.lm.storage import checkpoint
 from protperf.lm.storage.manifest import read_config
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.resume import new_choices, stored_choices
+from protperf.lm.training.resume import stored_choices
 from protperf.lm.training.run import train_run
 
 STARTED = ["--steps", 4, "--batch-tokens", 150, "--accumulate", 2, "--warmup", 1, "--lr", 0.002, "--log-every", 1]
@@ -188,18 +188,6 @@ def test_the_python_interface_resumes_with_the_options_of_the_run(tmp_path: Path
         train(fasta, tmp_path / "run", steps=6, lr=1e-4, resume=True)
     with pytest.raises(ConfigError, match="unknown option 'stepps'"):
         train(fasta, tmp_path / "new", stepps=6)
-
-
-def test_defaults_of_the_command_are_those_of_the_options() -> None:
-    import inspect
-
-    from protperf.lm.cli.train import run
-
-    shown = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items()}
-    config, options = new_choices({"steps": 1})
-    values = {**config.to_mapping(), **options.to_mapping(), "validate": str(options.validate)}
-    for name in shown.keys() & values.keys() - {"steps", "num_features"}:
-        assert shown[name] == values[name], name
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:

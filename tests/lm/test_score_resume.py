@@ -26,9 +26,9 @@ from tracer import KILL, Call, Trace, trace
 
 from protperf.errors import DataError
 from protperf.lm.cli import main
-from protperf.lm.scoring import output
-from protperf.lm.scoring.choices import COLUMNS
-from protperf.lm.scoring.formats import Encoder
+from protperf.lm.scoring.row import Row
+from protperf.lm.tables import sink
+from protperf.lm.tables.formats import Encoder
 
 FAILURES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 Score = Callable[..., dict[str, object]]
@@ -42,7 +42,7 @@ def score(runs: dict[str, Path], tmp_path: Path) -> Score:
     path = write_fasta(tmp_path / "proteins.fa", proteins)
 
     def run(folder: Path, *words: str, name: str = "scores.tsv") -> dict[str, object]:
-        output.SYNC_S = 0.0
+        sink.SYNC_S = 0.0
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             try:
@@ -101,7 +101,7 @@ def refusal(folder: Path, journal: bytes) -> str | None:
     """Why `--resume` will not continue the partial file of a folder; None where it would."""
     fingerprint = json.loads(journal)["fingerprint"]
     try:
-        output.FileSink(folder / "scores.tsv", Encoder(COLUMNS, "tsv"), fingerprint, resume=True)._close()
+        sink.FileSink(folder / "scores.tsv", Encoder(Row, "tsv"), fingerprint, resume=True)._close()
     except DataError as error:
         return str(error)
     return None
@@ -155,7 +155,7 @@ def test_a_table_is_not_continued_in_another_format(score: Score, golden: tuple[
     folder = new(tmp_path / "killed")
     assert trace(lambda: score(folder), folder, len(golden[1].calls) // 2, KILL).killed
     said = str(score(folder, "--resume", "--format", "csv")["said"])
-    assert "was begun with another format" in said
+    assert "was started with another format" in said
     assert faults(folder, score, golden[0]) == []
 
 
@@ -451,6 +451,6 @@ def test_a_changed_bit_in_what_an_interruption_left_is_refused_and_named(
 
 def test_a_journal_that_names_thousands_of_inputs_is_read_again(tmp_path: Path) -> None:
     fingerprint = {"input_sha256": [f"{n:064x}" for n in range(5000)]}
-    encoder = Encoder(COLUMNS, "tsv")
-    output.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=False).interrupt()
-    output.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=True).interrupt()
+    encoder = Encoder(Row, "tsv")
+    sink.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=False).interrupt()
+    sink.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=True).interrupt()

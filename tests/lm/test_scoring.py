@@ -15,8 +15,8 @@ from protperf.errors import ConfigError
 from protperf.lm.alphabet import BOS, EOS, MASK, VOCAB_SIZE
 from protperf.lm.model.config import ATTENTIONS
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
-from protperf.lm.scoring import score
-from protperf.lm.scoring.choices import choose_method
+from protperf.lm.scoring import likelihood as score
+from protperf.lm.scoring.options import choose_method
 
 
 def network(attention: str = "relu", **choices: object) -> Network:
@@ -117,7 +117,7 @@ def test_ambiguous_residues_are_context_and_an_empty_record_is_nan(fasta: Path) 
 def test_a_method_that_was_not_trained_is_refused_with_the_other_name() -> None:
     with pytest.raises(ConfigError, match="pll"):
         choose_method("masked", "ll")
-    with pytest.raises(ConfigError, match="--method ll"):
+    with pytest.raises(ConfigError, match="method='ll'"):
         choose_method("causal", "pll")
     assert choose_method("both", "auto") == "ll"
 

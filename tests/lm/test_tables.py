@@ -13,10 +13,10 @@ from conftest import LETTERS
 
 from protperf import lm
 from protperf.errors import ConfigError, DtypeError
-from protperf.lm.scoring import output
-from protperf.lm.scoring.choices import COLUMNS
-from protperf.lm.scoring.formats import Encoder
+from protperf.lm.scoring.row import Row
 from protperf.lm.storage import checkpoint
+from protperf.lm.tables.formats import Encoder
+from protperf.lm.tables.sink import FileSink
 
 SEQUENCES = {f"A{i}G": LETTERS[i:] + LETTERS[: i + 3] for i in range(12)}
 
@@ -102,10 +102,10 @@ def test_a_resumed_table_of_other_columns_is_refused(runs: dict[str, Path], csv:
     assert (facts["seq_col"], facts["id_col"], facts["format"]) == ("seq", "mutant", "tsv")
     told_at_the_end = ("command", "model", "input", "rejected", "rows", "bytes", "records_sha256")
     begun = {name: value for name, value in facts.items() if name not in told_at_the_end}
-    output.FileSink(out, Encoder(COLUMNS, "tsv"), begun, resume=False).interrupt()
+    FileSink(out, Encoder(Row, "tsv"), begun, resume=False).interrupt()
     result = in_process(*words, "--resume")
     assert result.returncode == 2
-    assert "was begun with another id col" in error_line(result)
+    assert "was started with another id col" in error_line(result)
     assert in_process(*words, "--resume", "--id-col", "mutant").returncode == 0
 
 
@@ -136,7 +136,7 @@ def test_what_is_no_table_file_is_refused_with_what_to_give(runs: dict[str, Path
     ("columns", "told"),
     [
         (["--seq-col", "seq", "--id-col", "seq"], "--id-col and --seq-col are both 'seq'"),
-        (["--seq-col", "\udcff"], "which is no UTF-8"),
+        (["--seq-col", "\udcff"], "which is not UTF-8"),
     ],
 )
 def test_names_of_columns_that_cannot_be_are_refused(

@@ -80,8 +80,8 @@ def test_a_terminal_that_does_not_tell_its_size_has_80_columns(fasta: Path, tmp_
 def test_ctrl_c_is_told_with_what_was_kept(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {f"p{i}": "MKVACDEFGH" * 30 for i in range(1000)})
     words = ["score", runs["both"], path, "--method", "pll", "--batch-tokens", 300]
-    at_once = "import sys; from protperf.lm.cli import main, progress; from protperf.lm.scoring import output;"
-    at_once += "progress.DELAY_S = output.SYNC_S = 0; sys.exit(main(sys.argv[1:]))"
+    at_once = "import sys; from protperf.lm.cli import main, progress; from protperf.lm.tables import sink;"
+    at_once += "progress.DELAY_S = sink.SYNC_S = 0; sys.exit(main(sys.argv[1:]))"
     program = [sys.executable, "-c", at_once]
     code, lines = in_terminal(*words, "-o", tmp_path / "x.tsv", command=program, interrupt_at=b"proteins=3")
     assert code == 130
@@ -118,10 +118,10 @@ def test_an_error_moves_no_cursor_and_is_one_line(tmp_path: Path) -> None:
 
 def test_steps_measure_a_run_of_a_given_time_once_their_number_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine became busy: the time given is over, and a quarter of the steps is left."""
-    monkeypatch.setattr(progress, "shows", lambda quiet: True)
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
-    with progress.TrainBar(False, 150.0) as bar:
+    with progress.TrainProgress(False, 150.0) as bar:
         bar.report({"step": 10, "loss": 2.0, "tokens_per_s": 5.0, "wall_s": 4.5, "total_steps": None})
         bar.report({"step": 300, "loss": 2.0, "tokens_per_s": 5.0, "wall_s": 151.5, "total_steps": 400})
     before, after = [part for part in said.getvalue().split("\r") if "step " in part][:2]
@@ -131,10 +131,10 @@ def test_steps_measure_a_run_of_a_given_time_once_their_number_is_known(monkeypa
 
 
 def test_a_training_that_is_refused_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "shows", lambda quiet: True)
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
-    with progress.TrainBar(False, None):
+    with progress.TrainProgress(False, None):
         pass
     assert "first steps" in said.getvalue()
     assert said.getvalue().endswith("\r")

@@ -135,7 +135,7 @@ def scans(trials, folder):
 def scoring():
     from protperf.lm.model.config import ModelConfig
     from protperf.lm.model.network import Network
-    from protperf.lm.scoring.score import log_likelihoods
+    from protperf.lm.scoring.likelihood import log_likelihoods
 
     residues = io.encode("ACDEFGHIKLMNPQRSTVWY" * 10_000)[0]
     for attention in ("relu", "exact"):

@@ -1,19 +1,47 @@
-"""What several commands share."""
+"""What several commands share: messages, signals, threads, and the options that all of them have."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from protperf.errors import ConfigError
+from protperf.lm.options import check, option
+from protperf.message import Argument, Message
 
 
-def tell(text: str) -> None:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MessageOptions:
+    """How much a command says on standard error."""
+
+    quiet: bool = option(False, "No progress and no notes.", short="-q")
+    verbose: bool = option(False, "Also say what is computed where, how fast, and what was found.", short="-v")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.quiet and self.verbose:
+            names = {"quiet": Argument("quiet"), "verbose": Argument("verbose")}
+            raise ConfigError(Message("{quiet} and {verbose} exclude each other; give one", **names))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadOptions:
+    """How many threads compute."""
+
+    threads: int | None = option(
+        None, "Threads to compute with.", short="-j", least=1, most=4096, shown_default="the cores this process may use"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def say(text: str) -> None:
     """Print one line to standard error; if that is full or gone, the work continues without messages."""
     try:
         print(f"protperf: {plain(text)}", file=sys.stderr, flush=True)
@@ -24,14 +52,14 @@ def tell(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Text that moves no cursor and breaks no line: names come from files, and files from strangers."""
+    """Text that moves no cursor and breaks no line: names come from files, and files from anywhere."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_closed_streams() -> None:
-    """Give each standard stream that was closed a descriptor: the next file opened would become it otherwise.
+    """Give each standard stream that is closed a descriptor, or the next file opened would become that stream.
 
-    Reading from, and writing to, a stream that was closed fails; what is told to a closed standard error is lost.
+    Reading from, and writing to, a stream that was closed fails; what is written to a closed standard error is lost.
     """
     for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -44,50 +72,49 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
 
 
-def end_at_once() -> None:
+def write_utf8() -> None:
+    """Write UTF-8 to standard output whatever the locale, for tables hold ids as files have them.
+
+    Messages keep the encoding of the terminal; what it cannot show is escaped.
+    """
+    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def exit_on_signal() -> None:
     """From now on SIGINT and SIGTERM end the process where it stands.
 
-    While libraries load, an exception thrown into an import comes out as any other, or is swallowed; and nothing that
-    is written by then needs more care than after a kill.
+    While libraries load, an exception raised inside an import may come out as another one, or be swallowed; and nothing
+    that is written by then needs more care than after a kill. A signal that is ignored stays ignored.
     """
 
     def leave(number: int, frame: object) -> NoReturn:
-        # Below a bar, where one stands.
+        # Below a progress bar, if there is one.
         with contextlib.suppress(OSError):
             os.write(2, b"\n" * os.isatty(2) + b"protperf: interrupted\n")
         os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+    _handle(leave, leave)
 
 
-def unwind() -> None:
-    """From now on SIGINT and SIGTERM are exceptions, so that what is written stays whole."""
+def raise_on_signal() -> None:
+    """From now on SIGINT and SIGTERM are exceptions, so that what is being written stays whole."""
 
     def terminate(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, terminate)
+    _handle(signal.default_int_handler, terminate)
 
 
-def one_of(names: Sequence[str]) -> Callable[[], list[str]]:
-    """What a shell completes an option's value to."""
-    return lambda: list(names)
+def _handle(interrupt: Any, terminate: Any) -> None:
+    for number, handler in ((signal.SIGINT, interrupt), (signal.SIGTERM, terminate)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
-def check_voice(quiet: bool, verbose: bool) -> None:
-    """Check `-q` and `-v`.
-
-    Raises:
-        ConfigError: both.
-    """
-    if quiet and verbose:
-        raise ConfigError("--quiet and --verbose exclude each other; give one")
-
-
-def surroundings(num_threads: int, dtype: str) -> str:
-    """What a result's last bits depend on, in one line."""
+def environment(num_threads: int, dtype: str) -> str:
+    """What the last bits of a result depend on, in one line."""
     import torch
 
     from protperf.functional import build_info
@@ -98,7 +125,7 @@ def surroundings(num_threads: int, dtype: str) -> str:
 
 
 def spent(since: float) -> str:
-    """Time since `time.monotonic()` said `since`, and the most memory that this process has held."""
+    """The time since `time.monotonic()` was `since`, and the most memory that this process has held."""
     import resource
 
     # In bytes on macOS, in KiB elsewhere.
@@ -107,23 +134,12 @@ def spent(since: float) -> str:
     return f"{time.monotonic() - since:.1f} s, peak memory {peak / 1e6:.0f} MB"
 
 
-def check_threads(threads: int | None) -> None:
-    """Check `-j`.
-
-    Raises:
-        ConfigError: out of range.
-    """
-    if threads is not None and not 1 <= threads <= 4096:
-        raise ConfigError(f"--threads is {threads}; it must be from 1 to 4096")
-
-
 def set_threads(threads: int | None) -> int:
-    """Threads of torch and of the kernels: `-j`, else PROTPERF_NUM_THREADS, else the cores this process may use."""
+    """Set the threads of torch and of the kernels: `-j`, else what the environment says, else all cores allowed."""
     import torch
 
     from protperf.functional import build_info
 
-    check_threads(threads)
     if threads is not None:
         os.environ["PROTPERF_NUM_THREADS"] = str(threads)
     chosen = int(build_info()["num_threads"])

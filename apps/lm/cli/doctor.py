@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from protperf.lm.cli import EXIT_DATA
+from protperf.lm.options import instance, option, pick
 
-GROUPS = {"options": ("model", "as_json")}
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorOptions:
+    """What `doctor` is asked."""
+
+    model: Path | None = option(None, "Also check this model: its files, and that its scores agree.", unit="RUN")
+    as_json: bool = option(False, "Print JSON.", flag="--json")
+
+
+GROUPS = {"options": pick(DoctorOptions)}
 EXAMPLES = """
 protperf doctor
 protperf doctor --model runs/mine
@@ -19,31 +28,26 @@ protperf doctor --json > machine.json
 """
 
 
-def run(
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Check this model too: its files, and that its scores agree with each other."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> int:
+def run(given: dict[str, Any]) -> int:
     """Compare the kernels with each other and with float64, a model's scores with each other; print the verdict."""
-    if model is not None and not model.exists():
+    options = instance(DoctorOptions, given)
+    if options.model is not None and not options.model.exists():
         from protperf.lm.storage import checkpoint
 
-        checkpoint.find(model)
+        checkpoint.find(options.model)
     import torch
 
     from protperf import build_info
-    from protperf.lm.cli.progress import waiting
+    from protperf.lm.cli.progress import CommandWatch
 
-    with waiting("checking", " checks") as bar:
+    with CommandWatch(GROUPS, quiet=False).waiting("checking", " checks") as stage:
         checks = []
-        for check in _checks(model):
+        for check in _checks(options.model):
             checks.append(check)
-            bar.update()
+            stage.update(1)
     report = {**build_info(), "torch": torch.__version__, "checks": checks}
     healthy = all(check["ok"] for check in checks)
-    if as_json:
+    if options.as_json:
         print(json.dumps(report, indent=1))
     else:
         for name in ("version", "profile", "target", "isa", "isas", "num_threads", "torch"):

@@ -1,59 +1,41 @@
-"""`protperf info`: what a trained model is, from its manifest and headers alone. Imports neither torch nor typer."""
+"""`protperf info`: what a trained model is, from its manifest and headers alone. torch is not needed."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from protperf.errors import ConfigError
+from protperf.lm.options import REQUIRED, instance, option, pick
 
 if TYPE_CHECKING:
     from protperf.lm.storage.checkpoint import Step
 
-_HELP = """\
-usage: protperf info [OPTIONS] MODEL
 
-Show what a trained model is.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InfoOptions:
+    """What `info` is asked."""
 
-input:
-  MODEL                   Run directory, or one step of it
+    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
+    as_json: bool = option(False, "Print JSON.", flag="--json")
 
-output:
-      --json              Print JSON
 
-  -h, --help              Show this message
-
-examples:
-  protperf info runs/mine
-  protperf info runs/mine/step-400 --json
+GROUPS = {"input": pick(InfoOptions, "model"), "output": pick(InfoOptions, "as_json")}
+EXAMPLES = """
+protperf info runs/mine
+protperf info runs/mine/step-400 --json
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def format_help(self) -> str:
-        return _HELP
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see protperf info --help)")
-
-
-def main(words: list[str]) -> int:
+def run(given: dict[str, Any]) -> int:
     """Print the facts of a model; returns the exit code."""
-    parser = _Parser("protperf info", allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--json", action="store_true")
-    try:
-        given, unknown = parser.parse_known_args(words)
-    except SystemExit as error:  # --help
-        return int(error.code or 0)
-    if unknown:
-        first = unknown[0]
-        wrong = f"unknown option {first}; did you mean --json?" if first.startswith("-") else f"{first} is one too many"
-        parser.error(wrong)
-    facts = _facts(given.model)
-    if given.json:
+    from protperf.lm.storage import checkpoint
+
+    options = instance(InfoOptions, given)
+    facts = checkpoint.read(options.model, _facts)
+    if options.as_json:
         print(json.dumps(facts, indent=1))
         return 0
     for name, value in facts.items():
@@ -61,13 +43,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _facts(model: str) -> dict[str, Any]:
-    from protperf.lm.storage import checkpoint
-
-    return checkpoint.read(model, _facts_of_step)
-
-
-def _facts_of_step(step: Step) -> dict[str, Any]:
+def _facts(step: Step) -> dict[str, Any]:
     from protperf.lm.storage import manifest, tensor_file
     from protperf.lm.training.state import read_progress
 

@@ -1,4 +1,4 @@
-"""Progress bars on standard error, where that is a terminal: how far, how fast, how long still."""
+"""Progress on standard error: a bar if that is a terminal, else one line now and then for the log that it goes to."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
-from protperf.lm.cli.common import tell
+from protperf.lm.cli.common import say
+from protperf.lm.cli.parameters import Groups, in_flags
+from protperf.lm.watch import Stage, Watch
 
-_REFRESH_S = 1.0
 DELAY_S = 2.0
-"""Seconds of work before a scoring shows a bar."""
+"""Seconds of work before a bar is shown."""
+LOG_INTERVAL_S = 60.0
+"""Seconds between two lines in a log."""
+_REFRESH_S = 1.0
 
 
-def shows(quiet: bool) -> bool:
-    """Whether a bar is wanted."""
-    return sys.stderr.isatty() and not quiet
+def is_terminal() -> bool:
+    """Whether a bar can be shown."""
+    return sys.stderr.isatty()
 
 
-def _size() -> dict[str, Any]:
-    """What tqdm is told of the terminal: to ask for its size, unless it says 0, as one without a window does."""
+def _terminal_size() -> dict[str, Any]:
+    """Tqdm's arguments for the size: it asks the terminal, unless that says 0, as one without a window does."""
     try:
         known = all(os.get_terminal_size(sys.stderr.fileno()))
     except (OSError, ValueError):
@@ -32,100 +35,149 @@ def _size() -> dict[str, Any]:
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
-def waiting(what: str, unit: str, quiet: bool = False) -> tqdm[Any]:
-    """A count of something whose end is not known, such as residues read; it goes away when it is done."""
-    return tqdm(
-        desc=what, unit=unit, unit_scale=True, disable=not shows(quiet), file=sys.stderr, delay=DELAY_S, leave=False,
-        **_size(),
-    )  # fmt: skip
+class CommandWatch(Watch):
+    """Notes and stages of a command's work on standard error; neither if it is to be quiet."""
+
+    def __init__(self, groups: Groups, quiet: bool) -> None:
+        self._groups, self._quiet = groups, quiet
+        self.shows_progress = self.takes_notes = not quiet
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        say(in_flags(self._groups, text))
+
+    def waiting(self, what: str, unit: str) -> Stage:
+        if self._quiet:
+            return Stage()
+        if not is_terminal():
+            return _LogStage(what, unit, None, "")
+        # It goes away when it is done.
+        return _BarStage(what, unit, None, leave=False)
+
+    def working(self, what: str, unit: str, total: int | None, items: str) -> Stage:
+        if self._quiet:
+            return Stage()
+        return _BarStage(what, unit, total, items) if is_terminal() else _LogStage(what, unit, total, items)
 
 
-class ScoreBar:
-    """Tokens read so far, of all where their number is known, and proteins done."""
+class _BarStage(Stage):
+    """A bar: how far, how fast, how much longer."""
 
-    def __init__(self, total: int | None, quiet: bool) -> None:
-        self._proteins = 0
+    def __init__(self, what: str, unit: str, total: int | None, items: str = "", *, leave: bool = True) -> None:
+        self._items, self._completed = items, 0
         self._bar = tqdm(
-            total=total, desc="scoring", unit="token", unit_scale=True, disable=not shows(quiet),
-            file=sys.stderr, delay=DELAY_S, **_size(),
+            total=total, desc=what, unit=unit, unit_scale=True, file=sys.stderr, delay=DELAY_S, leave=leave,
+            **_terminal_size(),
         )  # fmt: skip
 
-    def __enter__(self) -> ScoreBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the bar as it is; what is told from now on stands below it."""
-        self._bar.close()
-
-    def tokens(self, count: int) -> None:
+    def update(self, count: int) -> None:
         self._bar.update(count)
 
-    def passed(self, records: Iterator[Any], size: Callable[[Any], int]) -> Iterator[Any]:
-        """Records that were scored before: their tokens are no work of this run."""
-        for record in records:
-            if self._bar.total is not None:
-                self._bar.total -= size(record)
-            yield record
+    def skip(self, count: int) -> None:
+        if self._bar.total is not None:
+            self._bar.total -= count
 
-    def proteins(self, count: int) -> None:
-        self._proteins += count
-        self._bar.set_postfix(proteins=self._proteins, refresh=False)
+    def complete(self, count: int) -> None:
+        self._completed += count
+        self._bar.set_postfix({self._items: self._completed}, refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()
 
 
-class TrainBar:
-    """Step, loss, tokens a second, validation and time left.
+class _LogStage(Stage):
+    """A line now and then with the same facts."""
 
-    Steps measure a run, and until their number is known, the clock one of a given time: on a machine that became busy
-    its steps take longer than they were given. Reports come every few steps, which may take minutes in a large model,
-    so a thread moves the clock between them.
+    def __init__(self, what: str, unit: str, total: int | None, items: str) -> None:
+        self._what, self._unit, self._total, self._items = what, unit.strip(), total, items
+        self._done = self._completed = 0
+        self._started = self._said = time.monotonic()
+
+    def update(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._said >= LOG_INTERVAL_S:
+            self._said = now
+            say(f"{self._what}: {', '.join(self._facts(now - self._started))}")
+
+    def skip(self, count: int) -> None:
+        if self._total is not None:
+            self._total -= count
+
+    def complete(self, count: int) -> None:
+        self._completed += count
+
+    def _facts(self, passed_s: float) -> list[str]:
+        speed = self._done / max(passed_s, 1e-9)
+        counted = f"{tqdm.format_sizeof(self._done)} {self._unit}"
+        facts = [f"{counted} in {tqdm.format_interval(passed_s)}"]
+        if self._total:
+            left_s = max(0, self._total - self._done) / max(speed, 1e-9)
+            share = min(1.0, self._done / self._total)
+            facts = [f"{share:.0%}", counted, f"{tqdm.format_interval(left_s)} left"]
+        return [*facts, f"{self._completed} {self._items}"] if self._items else facts
+
+
+class TrainProgress:
+    """Step, loss, tokens per second, validation and time left.
+
+    Progress is measured in steps, and until their number is known, in the time that a run was given: on a machine that
+    has become busy, its steps take longer than that. Reports come every few steps, which may take minutes in a large
+    model, so a thread moves the clock between them.
     """
 
     def __init__(self, quiet: bool, time_s: float | None) -> None:
-        self._time_s = time_s
-        self._bar = tqdm(total=time_s, disable=not shows(quiet), file=sys.stderr, bar_format="{desc}", **_size())
+        self._time_s, self._shows_bar = time_s, not quiet and is_terminal()
+        self._bar = tqdm(
+            total=time_s, disable=not self._shows_bar, file=sys.stderr, bar_format="{desc}", **_terminal_size()
+        )
         self._line: dict[str, Any] = {}
         self._left_s: float | None = time_s
         self._heard = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        if not self._bar.disable:
+        if self._shows_bar:
             self._draw()
+        if not quiet:
             threading.Thread(target=self._tick, daemon=True).start()
 
     def report(self, line: dict[str, Any]) -> None:
         """Take in a line of metrics."""
-        if self._bar.disable:
-            return
         with self._lock:
             self._line |= {name: value for name, value in line.items() if value is not None}
             if "wall_s" in line:
                 self._heard = time.monotonic()
                 self._left_s = self._estimate()
-            self._draw()
+            if self._shows_bar:
+                self._draw()
 
-    def __enter__(self) -> TrainBar:
+    def __enter__(self) -> TrainProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         with self._lock:
-            # Of what ended before its first step there is nothing to show.
+            # A training that ended before its first step has nothing to show.
             self._bar.leave = bool(self._line)
             self._bar.close()
 
     def warn(self, text: str) -> None:
-        """Tell something without tearing the bar."""
+        """Say something without breaking the bar."""
         with self._lock, tqdm.external_write_mode(file=sys.stderr):
-            tell(text)
+            say(text)
 
     def _tick(self) -> None:
-        while not self._ended.wait(_REFRESH_S):
+        while not self._ended.wait(_REFRESH_S if self._shows_bar else LOG_INTERVAL_S):
             with self._lock:
-                if not self._ended.is_set():
+                if self._ended.is_set():
+                    return
+                if self._shows_bar:
                     self._draw()
+                else:
+                    say(", ".join(_facts(self._line, self._now_left())))
 
     def _estimate(self) -> float | None:
         line = self._line
@@ -133,9 +185,12 @@ class TrainBar:
             return max(0, line["total_steps"] - line["step"]) * line["wall_s"] / line["step"]
         return None if self._time_s is None else max(0.0, self._time_s - line["wall_s"])
 
-    def _draw(self) -> None:
+    def _now_left(self) -> float | None:
         since = time.monotonic() - self._heard
-        line, left = self._line, None if self._left_s is None else max(0.0, self._left_s - since)
+        return None if self._left_s is None else max(0.0, self._left_s - since)
+
+    def _draw(self) -> None:
+        line, left = self._line, self._now_left()
         if "total_steps" in line:
             self._bar.total, self._bar.n = line["total_steps"], line["step"]
         elif self._time_s is not None and left is not None:
@@ -152,6 +207,6 @@ def _facts(line: dict[str, Any], left_s: float | None) -> list[str]:
         facts.append(f"{tqdm.format_interval(left_s)} left")
     if "loss" in line:
         facts += [f"loss {line['loss']:.3f}", f"{tqdm.format_sizeof(line['tokens_per_s'])} tokens/s"]
-    # Left to right, then masked, where the model is trained for both.
+    # Left to right, then masked, if the model is trained for both.
     perplexities = [f"{line[name]:.1f}" for name in ("val_perplexity", "val_perplexity_masked") if name in line]
     return [*facts, f"ppl {'/'.join(perplexities)}"] if perplexities else facts

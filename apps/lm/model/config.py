@@ -10,19 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
+from protperf.lm.options import REQUIRED, check, from_mapping, option
+from protperf.message import Argument, Message
 
 SIZES = ("nano", "tiny", "small", "base")
 ATTENTIONS = ("relu", "softmax", "exact")
 OBJECTIVES = ("masked", "causal", "both")
-
-_MOST = {
-    "num_layers": 256,
-    "model_dim": 16384,
-    "num_heads": 256,
-    "head_dim": 1024,
-    "ffn_dim": 65536,
-    "num_features": 4096,
-}
+MODEL_CHOICES = ("attention", "objective", "num_features", "dropout")
+"""Fields of `ModelConfig` that are chosen for a run; its size decides the others."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,31 +28,21 @@ class ModelConfig:
     `masked`, `causal` or `both`. `seed` draws weights and random directions.
     """
 
-    num_layers: int
-    model_dim: int
-    num_heads: int
-    head_dim: int
-    ffn_dim: int
-    num_features: int
-    attention: str = "relu"
-    objective: str = "both"
-    dropout: float = 0.0
-    seed: int = 42
+    num_layers: int = option(REQUIRED, "Blocks of attention and feed-forward layer.", least=1, most=256)
+    model_dim: int = option(REQUIRED, "Width of the residual stream.", least=1, most=16384)
+    num_heads: int = option(REQUIRED, "Heads per layer.", least=1, most=256)
+    head_dim: int = option(REQUIRED, "Width of a head; even.", least=1, most=1024)
+    ffn_dim: int = option(REQUIRED, "Width of the feed-forward layer.", least=1, most=65536)
+    num_features: int = option(REQUIRED, "Random features per head.", least=1, most=4096, shown_default="set by --size")
+    attention: str = option("relu", "relu or softmax, both linear in length, or exact.", choices=ATTENTIONS)
+    objective: str = option("both", "What to predict: masked, causal or both.", choices=OBJECTIVES)
+    dropout: float = option(0.0, "Probability of dropout.", least=0.0, below=1.0)
+    seed: int = option(42, "Seed of the weights and the random features.", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise ConfigError(f"{name} is {value!r}; it must be an integer from 1 to {most}")
+        check(self)
         if self.head_dim % 2:
             raise ConfigError(f"head_dim is {self.head_dim}; rotary positions need an even number")
-        for name, choices in (("attention", ATTENTIONS), ("objective", OBJECTIVES)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout!r}; it must be from 0 to less than 1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed!r}; it must be an integer from 0 to 2^63 - 1")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -66,14 +51,7 @@ class ModelConfig:
         Raises:
             ConfigError: a key that is unknown or missing, or a value out of range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = [key for key in values if key not in known]
-        if unknown:
-            raise ConfigError(f"unknown key {unknown[0]!r}; known are {', '.join(known)}")
-        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
-        if missing:
-            raise ConfigError(f"key {missing[0]!r} is missing")
-        return cls(**values)
+        return from_mapping(cls, values)
 
     @classmethod
     def from_size(cls, size: str, **choices: Any) -> ModelConfig:
@@ -84,7 +62,8 @@ class ModelConfig:
             OSError: the file cannot be read.
         """
         if size not in SIZES and not size.endswith(".toml"):
-            raise ConfigError(f"size is {size!r}; choose one of {', '.join(SIZES)} or name a .toml file")
+            text = "{size} is {value!r}; choose one of {known} or name a .toml file"
+            raise ConfigError(Message(text, size=Argument("size"), value=size, known=", ".join(SIZES)))
         # Choices are judged on a good recipe first: what is wrong after that is the file's fault.
         chosen = cls.from_mapping({**_recipe(size if size in SIZES else "nano"), **choices})
         if size in SIZES:

@@ -1,4 +1,4 @@
-"""How much work a scoring is, told before it begins."""
+"""How much work a scoring is, found out before it starts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from protperf import io
 from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.lm.inference import packed_logits
 from protperf.lm.model.network import MASKED, Network
-from protperf.lm.scoring.choices import Progress, nobody
+from protperf.lm.watch import Progress, no_progress
 
 _SHORT, _LONG = 256, 2048
 """Tokens of the sequences that the speed is measured at."""
@@ -30,11 +30,14 @@ class Work:
     whole: bool = True
 
 
-def count_work(paths: list[str], method: str, progress: Progress = nobody, **reading: Any) -> Work | None:
-    """Read the sequences once without scoring; None for what can be read but once, such as a pipe.
+def count_work(paths: list[str], method: str, progress: Progress = no_progress, **reading: Any) -> Work | None:
+    """Read the sequences once without scoring; None if they can be read only once, as from a pipe.
 
-    Up to the first fault of the input, which is told when the scores reach it. `progress` is told of the residues
-    read; `reading` are the options of `protperf.io.read_tokens`.
+    Reading stops at the first fault of the input, which is reported when the scores reach it.
+
+    Args:
+        progress: called with the residues read.
+        reading: options of `protperf.io.read_tokens`.
     """
     if not all(os.path.isfile(path) for path in paths):
         return None
@@ -59,11 +62,11 @@ def tokens_read(length: int, method: str) -> int:
 
 
 def estimate_pll(network: Network, work: Work | None) -> str:
-    """The passes and the time of `pll` in words; where they cannot be counted, the time of 300 residues."""
+    """The passes and the time of `pll` in words; if they cannot be counted, the time of 300 residues."""
     fixed, growing = _seconds_per_token(network)
     if work is None:
         example = Work(300, 300 * 302, 300 * 302**2)
-        return f"about {_duration(fixed * example.tokens + growing * example.squares)} for a protein of 300"
+        return f"about {_duration(fixed * example.tokens + growing * example.squares)} for a protein of 300 residues"
     seconds = _duration(fixed * work.tokens + growing * work.squares)
     if not work.whole:
         return f"about {seconds} up to the first fault of the input"
@@ -71,7 +74,7 @@ def estimate_pll(network: Network, work: Work | None) -> str:
 
 
 def _seconds_per_token(network: Network) -> tuple[float, float]:
-    """What a token costs, and what each token of its sequence adds to that: nothing where attention is linear."""
+    """What a token costs, and what each token of its sequence adds to that: nothing if attention is linear."""
     short = _measured(network, _SHORT)
     if network.config.attention != "exact":
         return short, 0.0
@@ -81,14 +84,14 @@ def _seconds_per_token(network: Network) -> tuple[float, float]:
 
 def _measured(network: Network, length: int) -> float:
     rng = np.random.default_rng(0)
-    tokens = torch.from_numpy(rng.integers(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD, _LONG).astype(np.uint8))
-    borders = torch.arange(0, _LONG + 1, length)
+    tokens = rng.integers(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD, _LONG).astype(np.uint8)
+    sequences = np.split(tokens, range(length, _LONG, length))
     times = []
-    with torch.inference_mode():
-        for _ in range(3):
-            start = time.perf_counter()
-            network(tokens, borders, MASKED)
-            times.append(time.perf_counter() - start)
+    for _ in range(3):
+        start = time.perf_counter()
+        # As a number, which waits for a device that computes on its own.
+        float(packed_logits(network, sequences, MASKED)[0][0, 0])
+        times.append(time.perf_counter() - start)
     return min(times) / _LONG
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.model.network import Network
-from protperf.lm.scoring.choices import BATCH_TOKENS
-from protperf.lm.scoring.score import chunked_log_likelihoods, log_likelihoods, pseudo_log_likelihoods
+from protperf.lm.scoring.likelihood import chunked_log_likelihoods, log_likelihoods, pseudo_log_likelihoods
+from protperf.lm.scoring.options import BATCH_TOKENS
 
 PROMISED = 1e-5
-"""Nats a residue by which batch mates and chunks may move a score."""
+"""Nats per residue by which batch mates and chunks may move a score."""
 
 _LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 300)
 _MASKED_LENGTH, _CHUNK = 60, 37
@@ -29,8 +29,8 @@ Scores = list[NDArray[np.float64]]
 def model_checks(network: Network) -> Iterator[dict[str, Any]]:
     """Scores of made-up sequences, computed in ways that must agree: name, found and ok of each check.
 
-    The network computes in float32. One with random features has one more line that tells how far they carry its scores
-    from those of exact attention; it is a figure to know and no failure.
+    The network computes in float32. One with random features has one more line, which says how far they carry its
+    scores from those of exact attention: a figure to know, never a failure.
     """
     sequences = _made_up()
     if network.config.objective != "masked":
@@ -58,7 +58,7 @@ def _made_up() -> Sequences:
 
 def _agreement(name: str, ours: Scores, theirs: Scores) -> dict[str, Any]:
     worst = max(abs(float(a.mean() - b.mean())) for a, b in zip(ours, theirs, strict=True))
-    return {"name": name, "found": f"at most {worst:.1g} nats a residue", "ok": worst <= PROMISED}
+    return {"name": name, "found": f"at most {worst:.1g} nats per residue", "ok": worst <= PROMISED}
 
 
 def _estimate(network: Network, sequences: Sequences) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _estimate(network: Network, sequences: Sequences) -> dict[str, Any]:
     ours, theirs = (np.concatenate(_values(net, sequences)) for net in (network, exact))
     found = float(np.sqrt(np.mean((ours - theirs) ** 2)))
     name = f"{network.config.num_features} random features against exact attention"
-    return {"name": name, "found": f"{found:.1g} nats a residue apart", "ok": math.isfinite(found)}
+    return {"name": name, "found": f"{found:.1g} nats per residue apart", "ok": math.isfinite(found)}
 
 
 def _values(network: Network, sequences: Sequences) -> Scores:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
+from protperf.lm.model.config import SIZES
+from protperf.lm.options import check, from_mapping, listed, option, options_of
+from protperf.lm.shared_options import parse_duration, residues_option, seq_col_option
+from protperf.message import Message
 
 DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
-POLICIES = ("map", "strict", "skip")
+
+
+def read_fraction_or_file(text: str) -> float | Path:
+    """A number as the fraction that it is; any other text as a path."""
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,85 +33,70 @@ class TrainOptions:
     optimizer steps; 0 never redraws.
     """
 
-    steps: int | None = None
-    epochs: float | None = None
-    time_s: float | None = None
-    batch_tokens: int = 4096
-    accumulate: int = 1
-    crop: int = 1024
-    lr: float = 1e-3
-    warmup: int = 50
-    clip: float = 1.0
-    weight_decay: float = 0.1
-    validate: float | None = 0.02
-    residues: str = "map"
-    redraw_interval: int = 0
-    checkpoint_every: int = 0
-    log_every: int = 10
-    seed: int = 42
+    steps: int | None = option(None, "Train for this many optimizer steps.", least=1, most=2**40)
+    epochs: float | None = option(
+        None, "Train for this many passes over the sequences.", unit="X", least=1e-6, most=1e9
+    )
+    time_s: float | None = option(
+        None, "Train for this long, such as 90s, 20m or 1h30m.", argument="time", unit="DURATION", read=parse_duration,
+        least=1.0, most=1e9,
+    )  # fmt: skip
+    batch_tokens: int = option(4096, "Tokens per batch.", least=1, most=2**40)
+    accumulate: int = option(1, "Batches per optimizer step.", least=1, most=2**16)
+    crop: int = option(1024, "Most tokens of one sequence seen at once.", least=16, most=2**31)
+    lr: float = option(1e-3, "Peak learning rate.", least=1e-12, most=1e3)
+    warmup: int = option(50, "Steps of linear warm-up.", least=0, most=2**40)
+    clip: float = option(1.0, "Largest norm of the gradient.", least=1e-12, most=1e12)
+    weight_decay: float = option(0.1, "Weight decay of AdamW.", least=0.0, most=1e3)
+    validate: float | None = option(
+        0.02, "Fraction of the sequences to hold out for validation, or a file of other sequences in the same format.",
+        unit="X|FILE", read=read_fraction_or_file, or_path=True, least=1e-6, most=0.9,
+    )  # fmt: skip
+    residues: str = residues_option()
+    redraw_interval: int = option(
+        0, "Steps between redraws of the random features; 0 never redraws.", least=0, most=2**40
+    )
+    checkpoint_every: int = option(
+        0, "Steps between checkpoints.", least=0, most=2**40, shown_default="a tenth of the run, at least 100"
+    )  # fmt: skip
+    log_every: int = option(10, "Steps between lines of metrics.jsonl.", least=1, most=2**40)
+    seed: int = option(42, "Seed of everything random.", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:
-        ends = [name for name in DURATION_OPTIONS if getattr(self, name) is not None]
-        if len(ends) != 1:
-            given = "none of them" if not ends else " and ".join(ends)
-            raise ConfigError(f"give exactly one of --steps, --epochs and --time; given: {given}")
-        for name in ("steps", "batch_tokens", "log_every"):
-            self._check(name, 1, 2**40, whole=True)
-        self._check("accumulate", 1, 2**16, whole=True)
-        self._check("crop", 16, 2**31, whole=True)
-        for name in ("warmup", "redraw_interval", "checkpoint_every"):
-            self._check(name, 0, 2**40, whole=True)
-        self._check("seed", 0, 2**63 - 1, whole=True)
-        if self.residues not in POLICIES:
-            raise ConfigError(f"residues is {self.residues!r}; choose one of {', '.join(POLICIES)}")
-        for name, least, most in (
-            ("epochs", 1e-6, 1e9),
-            ("time_s", 1.0, 1e9),
-            ("lr", 1e-12, 1e3),
-            ("clip", 1e-12, 1e12),
-            ("weight_decay", 0.0, 1e3),
-            ("validate", 1e-6, 0.9),
-        ):
-            self._check(name, least, most, whole=False)
-
-    def _check(self, name: str, least: float, most: float, *, whole: bool) -> None:
-        value = getattr(self, name)
-        if value is None and name in (*DURATION_OPTIONS, "validate"):
-            return
-        good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        # NaN is in no range.
-        if not good or not least <= value <= most:
-            kind = "an integer" if whole else "a number"
-            extent = f"from {least:g} to {most:g}" if most < 2**31 else f"of at least {least:g}"
-            raise ConfigError(f"{name} is {value!r}; it must be {kind} {extent}")
+        arguments = {name: options_of(TrainOptions)[name].argument for name in DURATION_OPTIONS}
+        given = [argument for name, argument in arguments.items() if getattr(self, name) is not None]
+        if len(given) != 1:
+            known, parts = listed(arguments.values())
+            found = listed(given)[0] if given else "none of them"
+            raise ConfigError(Message(f"give exactly one of {known}; given: {found}", **parts))
+        check(self)
 
     @classmethod
     def from_mapping(cls, values: Any) -> TrainOptions:
-        """Options from a table of a file.
+        """Options from a table of a file, which has all of them.
 
         Raises:
             ConfigError: a key that is unknown or missing, or a value out of range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(values, dict) or set(values) != set(known):
-            raise ConfigError(f"options must have {', '.join(known)} and nothing else")
-        return cls(**values)
+        return from_mapping(cls, values, complete=True)
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON."""
         return dataclasses.asdict(self)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of a duration such as `90`, `90s`, `20m`, `1h30m` or `2d`.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a training is asked besides the options that its run keeps."""
 
-    Raises:
-        ConfigError: anything else.
-    """
-    import re
+    size: str = option("nano", f"{', '.join(SIZES)}, or a .toml file.", unit="NAME|FILE", suggestions=SIZES)
+    seq_col: str | None = seq_col_option()
+    resume: bool = option(
+        False,
+        "Continue the run in the directory with the options that it was started with. Only how long it trains, which "
+        "counts from its start, and the options of bookkeeping may be others.",
+    )
+    force: bool = option(False, "Replace the run in the directory.")
 
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    if not text or match is None:
-        raise ConfigError(f"{text!r} is no duration; write it like 90s, 20m or 1h30m")
-    parts = [float(part) if part else 0.0 for part in match.groups()]
-    return sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True))
+    def __post_init__(self) -> None:
+        check(self)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from protperf.errors import MissingPackageError
 
 _ROWS = 1 << 16
-"""Rows of a group, the most that are held in memory."""
+"""Rows of a group, and the most that are held in memory."""
 
 
 def require() -> None:
@@ -30,7 +30,7 @@ def write(lines: Iterable[str], columns: Mapping[str, type], stream: BinaryIO) -
     """Write rows, each a line of fields with tabs between them, as Parquet.
 
     Args:
-        columns: names and types (int, float, str) in the order of the fields.
+        columns: names and types (int, float, str) in the order of the fields. A number that is missing becomes null.
     """
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
@@ -41,5 +41,11 @@ def write(lines: Iterable[str], columns: Mapping[str, type], stream: BinaryIO) -
     with ParquetWriter(stream, schema) as writer:
         while group := list(islice(rows, _ROWS)):
             cells = zip(columns.values(), zip(*group, strict=True), strict=True)
-            arrays = [pa.array(list(map(kind, fields)), types[kind]) for kind, fields in cells]
+            arrays = [pa.array([_value(kind, field) for field in fields], types[kind]) for kind, fields in cells]
             writer.write_table(pa.table(arrays, schema=schema), _ROWS)
+
+
+def _value(kind: type, field: str) -> int | float | str | None:
+    if kind is str:
+        return field
+    return None if field == "NaN" else kind(field)

@@ -1,0 +1,26 @@
+"""A row of a table of scores. Imports nothing heavy: a command chooses the format before it loads a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protperf.lm.tables.formats import columns_of
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record's score: sums in nats; NaN if nothing is scored."""
+
+    n: int
+    id: str
+    len: int
+    scored: int
+    ll: float
+    ll_per_residue: float
+    ppl: float
+    method: str
+    flags: str
+
+
+COLUMNS = columns_of(Row)
+"""Columns of a table of scores and their types."""

@@ -1,0 +1,93 @@
+"""Options that several commands and functions of Python have in common. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from protperf.errors import ConfigError
+from protperf.lm.device import DEVICES, DTYPES, check_device, check_dtype
+from protperf.lm.options import check, option
+
+POLICIES = ("map", "strict", "skip")
+"""What happens to residues that are not letters of the alphabet."""
+
+
+def residues_option() -> Any:
+    """The policy for odd residues."""
+    text = "Odd residues: map corrects and flags them, strict stops at them, skip leaves the record out."
+    return option("map", text, unit="POLICY", choices=POLICIES)
+
+
+def seq_col_option() -> Any:
+    """The column of a table that holds the sequences."""
+    return option(None, "The input is CSV or TSV and has its sequences in this column.", unit="NAME")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """How sequence files are read."""
+
+    seq_col: str | None = seq_col_option()
+    id_col: str | None = option(
+        None, "Column of the ids.", unit="NAME", shown_default="id, or the number of the row if there is no such column"
+    )
+    residues: str = residues_option()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The values by name, as `protperf.io.read_tokens` takes them."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """Where a model computes, and in which type."""
+
+    device: str = option("auto", f"Where to compute: {' or '.join(DEVICES)}.", suggestions=DEVICES, judge=check_device)
+    dtype: str = option("float32", f"Type to compute in: {' or '.join(DTYPES)}.", suggestions=DTYPES, judge=check_dtype)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+_DAY_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_PART = re.compile(r"(\d+(?:\.\d+)?)([dhms])")
+_CLOCK = re.compile(r"(\d+):([0-5]\d):([0-5]\d)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `90`, `90s`, `20m`, `1h30m`, `1h30`, `2d` or `1:30:00`.
+
+    A last number without a unit is in the unit below the one before it, so `1h30` is 1 hour 30 minutes; a number
+    alone is in seconds. `1:30` is refused: it may be hours and minutes, or minutes and seconds.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if (clock := _CLOCK.fullmatch(text)) is not None:
+        hours, minutes, seconds = map(int, clock.groups())
+        return 3600.0 * hours + 60 * minutes + seconds
+    units, total, end = "dhms", 0.0, 0
+    for part in _PART.finditer(text):
+        if part.start() != end or part[2] not in units:
+            raise _no_duration(text)
+        total, end = total + float(part[1]) * _DAY_UNITS[part[2]], part.end()
+        # Larger units come first, each once.
+        units = units[units.index(part[2]) + 1 :]
+    rest = text[end:]
+    if rest:
+        unit = "s" if end == 0 else units[:1]
+        if not unit or re.fullmatch(r"\d+(?:\.\d+)?", rest) is None:
+            raise _no_duration(text)
+        total += float(rest) * _DAY_UNITS[unit]
+    elif end == 0:
+        raise _no_duration(text)
+    return total
+
+
+def _no_duration(text: str) -> ConfigError:
+    return ConfigError(f"{text!r} is not a duration; write it like 90s, 20m, 1h30m or 1:30:00")

@@ -1,0 +1,54 @@
+"""A request to train: the options that a command line or a program gives, as what `train_run` takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
+from protperf.lm.options import Option, pick
+from protperf.lm.training.options import RunOptions, TrainOptions
+from protperf.lm.training.resume import new_choices, stored_choices
+
+_KEPT = [*pick(RunOptions, "size"), *pick(TrainOptions), *pick(ModelConfig, *MODEL_CHOICES)]
+"""Options that a run keeps, so that it can be resumed without naming them again."""
+TRAINING_OPTIONS: list[Option] = [*_KEPT, *pick(RunOptions, "seq_col", "resume", "force")]
+"""Every option of a training, as `protperf.lm.train` takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """The configuration and options of a run, the file to validate on if there is one, and how to start the run."""
+
+    config: ModelConfig
+    options: TrainOptions
+    validate: Path | None
+    run: RunOptions
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `train_run` takes by keyword."""
+        run = self.run
+        return {"validate": self.validate, "seq_col": run.seq_col, "resume": run.resume, "force": run.force}
+
+
+def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> TrainRequest:
+    """The request that options make, for the run directory `out`.
+
+    Args:
+        given: by field, the options that were named; others may be among them.
+
+    Raises:
+        ConfigError: options that are out of range, exclude each other or contradict the run that is resumed;
+        CheckpointError: the run cannot be resumed.
+    """
+    run = RunOptions(**{each.name: given[each.name] for each in pick(RunOptions) if each.name in given})
+    kept = {each.name: given[each.name] for each in _KEPT if each.name in given}
+    file = kept.get("validate")
+    if isinstance(file, Path):
+        kept["validate"] = None
+    config, options = stored_choices(out, kept) if run.resume else new_choices(kept)
+    return TrainRequest(config, options, file if isinstance(file, Path) else None, run)
