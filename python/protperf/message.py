@@ -29,7 +29,7 @@ class Message(str):
 
     Args:
         template: what `str.format` takes, such as `"{option} is {value!r}; it must be positive"`.
-        parts: what fills the template. Nothing in a part is read as a template, whatever it holds.
+        parts: what fills the template, messages among it. Nothing in a part is read as a template, whatever it holds.
     """
 
     _template: str
@@ -46,5 +46,10 @@ class Message(str):
 
     def spelled(self, spell: Callable[[Argument], str]) -> str:
         """The text with every argument spelled by `spell`."""
-        parts = {name: spell(part) if isinstance(part, Argument) else part for name, part in self._parts.items()}
-        return self._template.format(**parts)
+        return self._template.format(**{name: _spelled(part, spell) for name, part in self._parts.items()})
+
+
+def _spelled(part: object, spell: Callable[[Argument], str]) -> object:
+    if isinstance(part, Argument):
+        return spell(part)
+    return part.spelled(spell) if isinstance(part, Message) else part

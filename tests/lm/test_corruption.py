@@ -222,7 +222,7 @@ def test_a_run_without_one_whole_step_cannot_be_resumed(run: Path, fasta: Path) 
 
 def test_an_existing_run_is_neither_overwritten_nor_shared(run: Path, fasta: Path) -> None:
     options = small_options(steps=3)
-    with pytest.raises(ConfigError, match="--resume"):
+    with pytest.raises(ConfigError, match="resume=True"):
         train_run(fasta, run, small_config(), options)
     with directory.locked(run), pytest.raises(ConfigError, match="another process"):
         train_run(fasta, run, small_config(), options, force=True)

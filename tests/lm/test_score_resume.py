@@ -173,13 +173,14 @@ def test_a_finished_table_is_left_as_it_is_and_that_of_other_records_is_kept(
         assert f"note: {out}: was finished before, nothing was done" in again.stderr.decode()
         refused = in_process("score", runs["both"], other, "-o", out, "--resume")
         assert refused.returncode == 2
-        assert error_line(refused).startswith(f"{out}: is a finished table of another input sha256; choose another -o")
+        kept = f"{out}: is a finished table of another input sha256; choose another --out"
+        assert error_line(refused).startswith(kept)
         assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("t.*")} == files
     with (tmp_path / "t.parquet").open("ab") as table_file:
         table_file.write(b"more")
     changed = in_process("score", runs["both"], one, "-o", tmp_path / "t.parquet", "--resume")
     assert changed.returncode == 2
-    assert "t.parquet: was changed after it was finished; choose another -o" in error_line(changed)
+    assert "t.parquet: was changed after it was finished; choose another --out" in error_line(changed)
     for text, code in ((one.read_bytes(), 0), (other.read_bytes(), 2)):
         words = ["score", "-q", runs["both"], "-", "-o", tmp_path / "piped.tsv"]
         assert protperf(*words, *(["--resume"] if code else []), stdin=text).returncode == code

@@ -121,7 +121,7 @@ def test_steps_measure_a_run_of_a_given_time_once_their_number_is_known(monkeypa
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
-    with progress.TrainProgress(False, 150.0) as bar:
+    with progress.TrainProgress({}, False, 150.0) as bar:
         bar.report({"step": 10, "loss": 2.0, "tokens_per_s": 5.0, "wall_s": 4.5, "total_steps": None})
         bar.report({"step": 300, "loss": 2.0, "tokens_per_s": 5.0, "wall_s": 151.5, "total_steps": 400})
     before, after = [part for part in said.getvalue().split("\r") if "step " in part][:2]
@@ -134,7 +134,7 @@ def test_a_training_that_is_refused_leaves_no_bar(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
-    with progress.TrainProgress(False, None):
+    with progress.TrainProgress({}, False, None):
         pass
     assert "first steps" in said.getvalue()
     assert said.getvalue().endswith("\r")

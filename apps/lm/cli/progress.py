@@ -129,7 +129,8 @@ class TrainProgress:
     model, so a thread moves the clock between them.
     """
 
-    def __init__(self, quiet: bool, time_s: float | None) -> None:
+    def __init__(self, groups: Groups, quiet: bool, time_s: float | None) -> None:
+        self._groups = groups
         self._time_s, self._shows_bar = time_s, not quiet and is_terminal()
         self._bar = tqdm(
             total=time_s, disable=not self._shows_bar, file=sys.stderr, bar_format="{desc}", **_terminal_size()
@@ -167,7 +168,7 @@ class TrainProgress:
     def warn(self, text: str) -> None:
         """Say something without breaking the bar."""
         with self._lock, tqdm.external_write_mode(file=sys.stderr):
-            say(text)
+            say(in_flags(self._groups, text))
 
     def _tick(self) -> None:
         while not self._ended.wait(_REFRESH_S if self._shows_bar else LOG_INTERVAL_S):

@@ -10,6 +10,7 @@ from typing import Any
 from protperf.errors import ConfigError
 from protperf.lm.cli import EXIT_REJECTED
 from protperf.lm.cli.common import MessageOptions, ThreadOptions, environment, say, set_threads, spent
+from protperf.lm.cli.parameters import in_flags
 from protperf.lm.device import DEVICES, check_device, check_dtype
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import REQUIRED, check, instance, option, pick
@@ -84,7 +85,7 @@ def run(given: dict[str, Any]) -> int:
     request = read_request(command.out, given)
     if messages.verbose:
         say(environment(num_threads, command.dtype))
-    with TrainProgress(messages.quiet, request.options.time_s) as bar:
+    with TrainProgress(GROUPS, messages.quiet, request.options.time_s) as bar:
         outcome = train_run(
             [*command.fasta, *command.files],
             command.out,
@@ -98,7 +99,7 @@ def run(given: dict[str, Any]) -> int:
         )
     if not messages.quiet:
         if outcome.remark is not None:
-            say(f"warning: {outcome.remark}")
+            say(f"warning: {in_flags(GROUPS, outcome.remark)}")
         figures = ", ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
         say(f"{outcome.run}: {outcome.steps} steps{figures and f'; {figures}'}")
     if messages.verbose:

@@ -24,6 +24,7 @@ from protperf.lm.data.token_file import (
     write_token_file,
 )
 from protperf.lm.storage import durable
+from protperf.message import Argument, Message
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -135,7 +136,8 @@ def read_store(
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     token_files = [path for path in paths if is_token_file(path)]
     if token_files and (len(paths) > 1 or seq_col is not None):
-        raise ConfigError(f"{os.fspath(token_files[0])}: is a token file; train on it alone and without seq_col")
+        text = "{path}: is a token file; train on it alone and without {seq_col}"
+        raise ConfigError(Message(text, path=os.fspath(token_files[0]), seq_col=Argument("seq_col")))
     if token_files:
         mapped = open_tokens(token_files[0])
         store = TokenStore.packed(mapped, mapped.offsets, mapped.header.rejected)
@@ -197,7 +199,8 @@ def split(store: TokenStore, fraction: float, seed: int) -> tuple[TokenStore, To
         marks[rows] = io.checksums(tokens, offsets, seed & 0xFFFFFFFF)
     smallest, largest = int(marks.min(initial=0xFFFFFFFF)), int(marks.max(initial=0))
     if smallest >= largest:
-        raise DataError("has fewer than two distinct sequences, none to hold out; name a file with --validate")
+        text = "has fewer than two distinct sequences, none to hold out; name a file with {validate}"
+        raise DataError(Message(text, validate=Argument("validate")))
     held = marks < min(max(round(fraction * 2**32), smallest + 1), largest)
     return store.select(np.flatnonzero(~held)), store.select(np.flatnonzero(held))
 

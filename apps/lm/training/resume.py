@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import CheckpointError, ConfigError
-from protperf.lm.model.config import ModelConfig
+from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
+from protperf.lm.options import options_of
 from protperf.lm.storage import checkpoint, directory, tensor_file
 from protperf.lm.storage.manifest import read_config
 from protperf.lm.storage.plain_file import broken, read_bytes, short
 from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
 from protperf.lm.training.state import Progress, read_options
+from protperf.message import Argument, Message
 
 LOGGING_OPTIONS = ("checkpoint_every", "log_every")
 """Options that change what is written, not what is computed."""
-_MODEL_OPTIONS = ("attention", "objective", "num_features", "dropout", "seed")
+_MODEL_OPTIONS = (*MODEL_CHOICES, "seed")
+
+FORCE = Argument("force", True)
 
 Choices = tuple[ModelConfig, TrainOptions]
 
@@ -85,7 +89,9 @@ def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Cho
 def no_usable_step(run: Path) -> CheckpointError:
     """The error for a run whose every step is damaged or not finite."""
     return CheckpointError(
-        None, "has no checkpoint to resume from that can be used; start again with --force", str(run)
+        None,
+        Message("has no checkpoint to resume from that can be used; start again with {force}", force=FORCE),
+        str(run),
     )
 
 
@@ -130,14 +136,16 @@ def check_agreement(step: checkpoint.Step, config: ModelConfig, options: TrainOp
                 raise ConfigError(_contradiction(name, stored[name], value))
 
 
-def _contradiction(name: str, stored: Any, value: Any) -> str:
+def _contradiction(name: str, stored: Any, value: Any) -> Message:
+    option = _argument(name)
     if name == "validate" and None in (stored, value):
         held = "a file of its own" if stored is None else f"a fraction of {stored} of the sequences"
-        return f"--validate contradicts the run, which validates on {held}; give the same again"
-    return (
-        f"{_flag(name)} contradicts the run, whose {name} is {short(stored)} and not {short(value)}; "
-        "leave it out to continue, or start another run with another -o"
-    )
+        text = "{option} contradicts the run, which validates on {held}; give the same again"
+        return Message(text, option=option, held=held)
+    text = "{option} contradicts the run, whose {name} is {stored} and not {value}; leave it out to continue, "
+    text += "or start another run with another {out}"
+    values = {"stored": short(stored), "value": short(value)}
+    return Message(text, option=option, name=name, out=Argument("out"), **values)
 
 
 def apply_new_end(run: Path, progress: Progress, before: TrainOptions, options: TrainOptions) -> str | None:
@@ -151,14 +159,11 @@ def apply_new_end(run: Path, progress: Progress, before: TrainOptions, options: 
         return None
     past = {"steps": progress.step, "epochs": progress.epoch, "time_s": progress.wall_s}[new[0]]
     if new[1] < past or (new[0] != "epochs" and new[1] == past):
-        raise ConfigError(
-            f"{_flag(new[0])} {new[1]} is behind the run, which is at {past}; it counts from the start of the run"
-        )
+        text = "{end} is behind the run, which is at {past}; it counts from the start of the run"
+        raise ConfigError(Message(text, end=_argument(*new), past=past))
     progress.total_steps = options.steps
-    return (
-        f"note: {run}: ends at {_flag(new[0])} {new[1]} instead of {_flag(old[0])} {old[1]}; "
-        "the learning rate follows the new end"
-    )
+    text = "note: {run}: ends at {new} instead of {old}; the learning rate follows the new end"
+    return Message(text, run=run, new=_argument(*new), old=_argument(*old))
 
 
 def differences(facts: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -171,8 +176,8 @@ def _end(options: TrainOptions) -> tuple[str, float]:
     return next((name, getattr(options, name)) for name in DURATION_OPTIONS if getattr(options, name) is not None)
 
 
-def _flag(name: str) -> str:
-    fields = {field.name for field in dataclasses.fields(TrainOptions)}
-    if name == "time_s":
-        return "--time"
-    return f"--{name.replace('_', '-')}" if name in fields or name in _MODEL_OPTIONS else "--size"
+def _argument(name: str, value: object = None) -> Argument:
+    """The argument that sets an option of a run, which is its size for those that only that decides."""
+    if name in options_of(TrainOptions):
+        return Argument(options_of(TrainOptions)[name].argument, value)
+    return Argument(name if name in _MODEL_OPTIONS else "size", value)

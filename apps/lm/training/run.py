@@ -25,6 +25,13 @@ from protperf.lm.training.clock import Clock
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.trainer import Trainer
 from protperf.lm.training.validation import nothing_learnt, perplexity
+from protperf.message import Argument, Message
+
+_OPTIONS = {
+    **{name: Argument(name) for name in ("steps", "epochs", "time", "size", "validate")},
+    **{name: Argument(name, True) for name in ("resume", "force")},
+}
+"""Arguments that messages name."""
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -86,7 +93,8 @@ def train_run(
     if validate is not None:
         options = dataclasses.replace(options, validate=None)
     if options.validate is None and validate is None:
-        raise ConfigError("the sequences to validate on are in a file of their own; name it with --validate")
+        text = "the sequences to validate on are in a file of their own; name it with {validate}"
+        raise ConfigError(Message(text, **_OPTIONS))
     train, held, rejected = _read(run, fasta, validate, options, seq_col, warn)
     detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
     with directory.locked(run, warn):
@@ -107,7 +115,8 @@ def train_run(
             trainer.restore(start)
             _forget_later_metrics(run, start.number)
             if trainer.loop.finished():
-                warn(f"note: {run}: is finished; a larger --steps, --epochs or --time trains on")
+                text = "note: {run}: is finished; a larger {steps}, {epochs} or {time} trains on"
+                warn(Message(text, run=run, **_OPTIONS))
         figures = trainer.fit(report)
     steps, stopped_by = trainer.loop.progress.step, trainer.stop_signal
     remark = _remark(run, steps, figures) if figures and stopped_by is None else None
@@ -121,9 +130,11 @@ def _check_directory(run: Path, resume: bool, force: bool) -> None:
         return
     if directory.holds_run(run):
         if not resume:
-            raise ConfigError(f"{run}: holds a run already; continue it with --resume or replace it with --force")
+            text = "{run}: holds a run already; continue it with {resume} or replace it with {force}"
+            raise ConfigError(Message(text, run=run, **_OPTIONS))
     elif (entry := directory.foreign_entry(run)) is not None:
-        raise ConfigError(f"{run}: holds {entry.name} and no run; name a directory of its own, or give --force")
+        text = "{run}: holds {entry} and no run; name a directory of its own, or give {force}"
+        raise ConfigError(Message(text, run=run, entry=entry.name, **_OPTIONS))
 
 
 def _read(
@@ -142,7 +153,7 @@ def _read(
         try:
             train, held = split(store, options.validate or 0.0, options.seed)
         except DataError as error:
-            raise DataError(f"{listed(paths)}: {error}") from error
+            raise DataError(Message("{paths}: {error}", paths=listed(paths), error=error.args[0])) from error
     else:
         train, held = store, read_store(validate, options.residues, warn, seq_col=seq_col, folder=run)
         rejected += held.rejected
@@ -150,9 +161,8 @@ def _read(
         raise DataError(f"{listed(paths)}: holds none of the twenty residues, there is nothing to train on")
     if not _has_standard_residue(held):
         where = f"{listed(paths)}: {_extent(held)} held out of it" if validate is None else f"{os.fspath(validate)}: it"
-        raise DataError(
-            f"{where} cannot be scored, for lack of any of the twenty residues; name others with --validate"
-        )
+        text = "{where} cannot be scored, for lack of any of the twenty residues; name others with {validate}"
+        raise DataError(Message(text, where=where, **_OPTIONS))
     return train, held, rejected
 
 
@@ -179,11 +189,11 @@ def _remark(run: Path, steps: int, figures: dict[str, float]) -> str | None:
     if not nothing_learnt(figures):
         return None
     found, by_frequencies = perplexity(figures["val_loss"]), figures["unigram_perplexity"]
-    return (
-        f"{run}: {steps} step{'s' * (steps != 1)} taught the model little or nothing: its validation perplexity is "
-        f"{found:.3f}, that of residue frequencies alone {by_frequencies:.3f}; "
-        "train for longer (--time, --epochs or --steps), choose a smaller --size, or free the machine for it"
-    )
+    text = "{run}: {made} taught the model little or nothing: its validation perplexity is {found:.3f}, "
+    text += "that of residue frequencies alone {unigram:.3f}; "
+    text += "train for longer ({time}, {epochs} or {steps}), choose a smaller {size}, or free the machine for it"
+    made = f"{steps} step{'s' * (steps != 1)}"
+    return Message(text, run=run, made=made, found=found, unigram=by_frequencies, **_OPTIONS)
 
 
 def _forget_later_metrics(run: Path, step: int) -> None:

@@ -27,6 +27,7 @@ from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import read_options, read_progress
 from protperf.lm.training.validation import Validation
+from protperf.message import Argument, Message
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -157,10 +158,10 @@ class Trainer:
     def _check_data(self, facts: dict[str, Any]) -> None:
         for name, what in (
             ("data_sha256", "was trained on other sequences; resume with the same FASTA files"),
-            ("validation_sha256", "is validated on other sequences; resume with the same --validate"),
+            ("validation_sha256", "is validated on other sequences; resume with the same {validate}"),
         ):
             if facts[name] != self._digests[name]:
-                raise ConfigError(f"{self.run}: {what}")
+                raise ConfigError(Message(f"{{run}}: {what}", run=self.run, validate=Argument("validate")))
 
 
 def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
