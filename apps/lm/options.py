@@ -99,12 +99,19 @@ class Option:
             ConfigError: it stands for none, or for one that is out of range.
         """
         if self.read is not None:
-            return self.given(self.read(text))
+            return self.given(self._read(text))
         try:
             value = self.kind(text) if self.kind in (int, float) else text
         except ValueError:
             raise self._refused(text) from None
         return self.checked((value,))[0] if self.is_many else self.checked(value)
+
+    def _read(self, text: str) -> Any:
+        assert self.read is not None
+        try:
+            return self.read(text)
+        except ConfigError as error:
+            raise ConfigError(Message("{name}: {what}", name=Argument(self.argument), what=error.args[0])) from error
 
     def given(self, value: Any) -> Any:
         """A value that a program gives, which may be text or a path where the option reads them.
@@ -248,8 +255,8 @@ def _plain(value: Any, kind: type) -> Any:
 def _shown(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        text = f"a {type(value).__name__}"
+    except ValueError:
+        text = "a number of thousands of digits"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
