@@ -83,21 +83,23 @@ def one_torch_thread() -> Iterator[None]:
     torch keeps this number for each thread, and another one for threads that are yet to start. Setting the first also
     sets the second, which is put back at once: threads that start meanwhile keep the number of the program.
     """
-    before = torch.get_num_threads()
-    _set_own_threads(1)
+    before = _set_own_threads(1)
     try:
         yield
     finally:
         _set_own_threads(before)
 
 
-def _set_own_threads(count: int) -> None:
-    if count == torch.get_num_threads():
-        return
+def _set_own_threads(count: int) -> int:
+    """Set torch's number of threads for the calling thread alone; returns what it was."""
+    # A thread that asks torch for the first time gets the number for new threads: not while that is changed.
     with _setting:
-        for_new = _in_new_thread(torch.get_num_threads)
-        torch.set_num_threads(count)
-        _in_new_thread(lambda: torch.set_num_threads(for_new))
+        before = torch.get_num_threads()
+        if before != count:
+            for_new = _in_new_thread(torch.get_num_threads)
+            torch.set_num_threads(count)
+            _in_new_thread(lambda: torch.set_num_threads(for_new))
+        return before
 
 
 def _in_new_thread(work: Callable[[], T]) -> T:
