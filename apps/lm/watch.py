@@ -10,7 +10,7 @@ Progress = Callable[[int], None]
 
 
 def no_progress(count: int) -> None:
-    """Progress that nobody looks at."""
+    """Progress that is shown nowhere."""
 
 
 class Stage:

@@ -29,7 +29,7 @@ class Message(str):
 
     Args:
         template: what `str.format` takes, such as `"{option} is {value!r}; it must be positive"`.
-        parts: what fills the template, messages among it. Nothing in a part is read as a template, whatever it holds.
+        parts: what fills the template, messages among it. Nothing in a part is read as a template.
     """
 
     _template: str

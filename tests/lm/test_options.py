@@ -29,7 +29,7 @@ from protperf.message import Argument, Message
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Brewing:
-    """A command that nobody has."""
+    """Options of a command that does not exist."""
 
     beans: Path = option(REQUIRED, "Beans to grind.", positional=True, unit="BEANS")
     cups: tuple[str, ...] = option((), "Cups to fill.", unit="CUP")

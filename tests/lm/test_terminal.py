@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,6 +129,45 @@ def test_steps_measure_a_run_of_a_given_time_once_their_number_is_known(monkeypa
     assert "02:25 left" in before
     assert " 75%" in after
     assert "step 300/400, 00:50 left" in after
+
+
+def test_a_log_gets_a_line_now_and_then(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is a file: no bar, and not silence until the end either."""
+    path = write_fasta(tmp_path / "x.fa", {f"p{i}": "MKVACDEFGH" * 20 for i in range(30)})
+    words = ["score", runs["both"], path, "--batch-tokens", 500]
+    assert len(in_process(*words).stderr.splitlines()) == 1
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.0)
+    lines = in_process(*words).stderr.decode().splitlines()
+    pattern = r"protperf: scoring: \d+%, [\d.]+k? token, \d\d:\d\d left, \d+ proteins"
+    scoring = [line for line in lines if "scoring" in line]
+    assert len(scoring) > 10
+    assert all(re.fullmatch(pattern, line) for line in scoring), scoring
+    assert "scoring: 100%, 6.06k token, 00:00 left" in scoring[-1]
+    assert in_process(*words, "-q").stderr == b""
+    piped = in_process("score", runs["both"], path, "-o", tmp_path / "x.tsv").stderr.decode()
+    assert "protperf: checksum: " in piped
+    assert "\r" not in piped
+
+
+def test_a_training_in_a_log_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.02)
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    with progress.TrainProgress({}, False, None) as shown:
+        shown.report({"step": 10, "loss": 2.0, "tokens_per_s": 5.0, "wall_s": 4.0, "total_steps": 40})
+        shown.report({"step": 10, "val_loss": 2.1, "val_perplexity": 8.25})
+        deadline = time.monotonic() + 20
+        while written.getvalue().count("\n") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    lines = written.getvalue().splitlines()
+    assert len(lines) >= 2
+    assert re.fullmatch(r"protperf: step 10/40, 00:1\d left, loss 2.000, 5.00 tokens/s, ppl 8.2", lines[-1])
+    ended = written.getvalue()
+    time.sleep(0.1)
+    assert written.getvalue() == ended
+    with progress.TrainProgress({}, True, None):
+        time.sleep(0.1)
+    assert written.getvalue() == ended
 
 
 def test_a_training_that_is_refused_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = _complete() if os.environ.get(COMPLETION_REQUEST) else _dispatch(words)
         sys.stdout.flush()
     except OSError as error:
-        return _file_failure(error)
+        code = _file_failure(error)
     return code
 
 

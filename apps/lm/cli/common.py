@@ -73,13 +73,12 @@ def open_closed_streams() -> None:
 
 
 def write_utf8() -> None:
-    """Write UTF-8 to standard output whatever the locale, for tables hold ids as files have them.
+    """Write UTF-8 to standard output in any locale, for tables hold ids as files have them.
 
-    Messages keep the encoding of the terminal; what it cannot show is escaped.
+    Messages keep the encoding of the terminal, and what it cannot show is escaped, as Python does by itself.
     """
-    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def exit_on_signal() -> None:

@@ -1,8 +1,8 @@
 """A command's words, read by the declarations of its options: only what was named comes back, checked.
 
-argparse takes the words apart and `protperf.lm.options` turns text into values, so that a wrong value is told in the
-same way whether it was typed, written in a file or given by a program. (typer, which completes command lines, would
-load pydantic to read them: longer than `--help` or `info` may take.)
+argparse takes the words apart and `protperf.lm.options` turns text into values, so that a wrong value is reported in
+the same way whether it was typed, written in a file or given by a program. (typer, which completes command lines, would
+load pydantic to read them, which takes longer than `--help` or `info` may take in all.)
 """
 
 from __future__ import annotations

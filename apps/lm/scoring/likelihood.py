@@ -52,8 +52,8 @@ def score_batches(
     Args:
         method: `ll` or `pll`.
         batch_tokens: tokens packed into one pass: of several sequences for `ll`, of one and its masked sites for `pll`.
-        deterministic: one sequence per pass and one thread of torch: the same bits whatever the batch size, the other
-            sequences and the number of threads.
+        deterministic: one sequence per pass and one thread of torch: the same bits for any batch size, any other
+            sequences and any number of threads.
         progress: called with the tokens read.
     """
     inference.check_fork()

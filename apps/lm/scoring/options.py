@@ -32,7 +32,7 @@ class ScoreOptions:
         least=1,
         most=2**40,
     )
-    deterministic: bool = option(False, "The same bits whatever the batch size, order and threads; slower.")
+    deterministic: bool = option(False, "The same bits for any batch size, order and number of threads; slower.")
 
     def __post_init__(self) -> None:
         check(self)

@@ -29,7 +29,7 @@ def descriptor_of(out: Path) -> int | None:
 
 
 def companions(out: Path) -> tuple[Path, Path, Path]:
-    """The partial file of an output file, the journal of that, and the sidecar that tells where the table came from."""
+    """The partial file of an output file, the journal of that, and the sidecar that says where the table came from."""
     return tuple(out.with_name(out.name + suffix) for suffix in (".part", ".part.json", ".meta.json"))  # type: ignore[return-value]
 
 
@@ -72,7 +72,7 @@ def open_stream(out: Path | None) -> Callable[[str], None]:
 
 
 def _write_to_stdout(text: str) -> None:
-    # UTF-8 whatever the locale.
+    # UTF-8 in any locale.
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None:
         sys.stdout.write(text)

@@ -18,8 +18,11 @@ class TableOptions:
         None, "File to write, with FILE.meta.json next to it.", short="-o", unit="FILE", shown_default="standard output"
     )
     format: str | None = option(
-        None, "tsv, csv, jsonl or parquet (needs pyarrow).", choices=FORMATS, shown_default="suffix of -o, else tsv"
-    )  # fmt: skip
+        None,
+        "tsv, csv, jsonl, or parquet, which needs pyarrow.",
+        choices=FORMATS,
+        shown_default="suffix of -o, else tsv",
+    )
     resume: bool = option(False, "Continue the table in FILE.part, with the same model, input and options.")
     force: bool = option(False, "Start over where FILE.part has rows of a table that was interrupted.")
 

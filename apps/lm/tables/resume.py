@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from protperf import io
 
 Identify = Callable[[Any], Iterable[bytes]]
-"""The bytes that tell an item of the input from any other, in parts."""
+"""The bytes by which an item of the input differs from any other, in parts."""
 
 _MAX_JOURNAL = 1 << 26
 """Bytes of a journal, which names every input file: enough for nearly a million of them."""

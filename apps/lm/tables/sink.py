@@ -65,7 +65,7 @@ def open_sink(
 
     Args:
         fingerprint: all that decides the bytes of the table, by name.
-        identify: what tells an item of the input from any other.
+        identify: the bytes by which an item of the input differs from any other.
 
     Raises:
         ConfigError: `resume` without a file, or a table of something else; neither `resume` nor `force` where there are
@@ -217,7 +217,7 @@ class FileSink(Sink):
             # Where the partial file took the name itself, another process may have started one by now.
             if finished != self._part:
                 self._part.unlink(missing_ok=True)
-            # Last: without it, what is left of a table could not be told from a file of someone else.
+            # Last: without it, what is left of a table would look like a file of someone else.
             self._journal.path.unlink(missing_ok=True)
         self._close()
         return None
