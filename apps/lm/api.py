@@ -131,7 +131,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Model:
     """
     chosen = instance(LoadOptions, from_keywords(options, pick(LoadOptions)))
     check_fork()
-    return Model(load_run(path, chosen.dtype), chosen)
+    return Model(load_run(path, chosen.dtype, chosen.device), chosen)
 
 
 def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table[Row]:

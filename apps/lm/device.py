@@ -20,6 +20,11 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
 
 
+def torch_device(device: str) -> str:
+    """What torch calls a device that was checked; `auto` is the CPU, where every form of attention has a kernel."""
+    return "cpu" if device == "auto" else device
+
+
 def check_dtype(dtype: str, known: tuple[str, ...] = DTYPES) -> None:
     """Refuse a type that nothing is computed in here.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from protperf.lm.device import torch_device
 from protperf.lm.model.network import Network
 from protperf.lm.storage import checkpoint, manifest, tensor_file
 from protperf.lm.storage.expected import ExpectedTensors
@@ -22,7 +23,7 @@ class LoadedModel:
     step: checkpoint.Step
 
 
-def load_run(path: str | os.PathLike[str], dtype: str = "float32") -> LoadedModel:
+def load_run(path: str | os.PathLike[str], dtype: str = "float32", device: str = "auto") -> LoadedModel:
     """Load the best step of a run directory by validation, or the step that is named, to compute in `dtype`.
 
     The run may be in training: if its step is pruned while it is being read, the next best is read.
@@ -30,10 +31,10 @@ def load_run(path: str | os.PathLike[str], dtype: str = "float32") -> LoadedMode
     Raises:
         MissingFileError: no such directory; CheckpointError: a file is damaged or holds numbers that are not finite.
     """
-    return checkpoint.read(path, lambda step: _load(step, dtype))
+    return checkpoint.read(path, lambda step: _load(step, dtype, device))
 
 
-def _load(step: checkpoint.Step, dtype: str) -> LoadedModel:
+def _load(step: checkpoint.Step, dtype: str, device: str) -> LoadedModel:
     config = manifest.read_config(step)
     for check in (manifest.read_facts, state.read_options, state.read_progress):
         check(step)
@@ -44,4 +45,4 @@ def _load(step: checkpoint.Step, dtype: str) -> LoadedModel:
             raise broken(file, f"tensor {name} holds a number that is not finite: this training failed; train it again")
     network = Network(config)
     network.load_state_dict(tensors)
-    return LoadedModel(network.to(getattr(torch, dtype)).eval(), step)
+    return LoadedModel(network.to(device=torch_device(device), dtype=getattr(torch, dtype)).eval(), step)

@@ -71,6 +71,27 @@ def test_files_to_train_on_may_follow_one_another(fasta: Path, tmp_path: Path) -
     assert facts[0]["best_validation_loss"] == pytest.approx(3.0, abs=1.0)
 
 
+@pytest.mark.parametrize("name", ["info", "doctor", "completion"])
+def test_a_command_is_its_declarations_and_its_work(name: str) -> None:
+    """What every command needs lies below them: parsing, help, completion, errors."""
+    source = Path(str(import_module(f"protperf.lm.cli.{name}").__file__)).read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 80
+    assert "argparse" not in source
+
+
+@pytest.mark.parametrize("variable", ["PROTPERF_NUM_THREADS", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"])
+def test_the_number_of_threads_may_be_set_where_other_programs_look(
+    variable: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    path = write_fasta(tmp_path / "x.fa", {"a": "MKVA"})
+    env = {name: value for name, value in environment().items() if not name.endswith(("NUM_THREADS", "PER_TASK"))}
+    result = protperf("score", "-v", runs["both"], path, env={**env, variable: "1"})
+    assert " 1 thread, " in result.stderr.decode()
+    # What is typed counts more.
+    result = protperf("score", "-v", runs["both"], path, "-j", 3, env={**env, variable: "1"})
+    assert " 3 threads, " in result.stderr.decode()
+
+
 def test_help_lists_every_command() -> None:
     text = protperf("--help").stdout.decode()
     assert all(name in text and summary in text for name, summary in COMMANDS.items())

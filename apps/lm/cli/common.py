@@ -11,6 +11,7 @@ import time
 from typing import Any, NoReturn
 
 from protperf.errors import ConfigError
+from protperf.lm.device import torch_device
 from protperf.lm.options import check, option
 from protperf.message import Argument, Message
 
@@ -34,7 +35,12 @@ class ThreadOptions:
     """How many threads compute."""
 
     threads: int | None = option(
-        None, "Threads to compute with.", short="-j", least=1, most=4096, shown_default="the cores this process may use"
+        None,
+        "Threads to compute with.",
+        short="-j",
+        least=1,
+        most=4096,
+        shown_default="PROTPERF_NUM_THREADS, OMP_NUM_THREADS or SLURM_CPUS_PER_TASK, else the cores allowed",
     )
 
     def __post_init__(self) -> None:
@@ -112,7 +118,7 @@ def _handle(interrupt: Any, terminate: Any) -> None:
             signal.signal(number, handler)
 
 
-def environment(num_threads: int, dtype: str) -> str:
+def environment(num_threads: int, dtype: str, device: str) -> str:
     """What the last bits of a result depend on, in one line."""
     import torch
 
@@ -120,7 +126,8 @@ def environment(num_threads: int, dtype: str) -> str:
 
     info = build_info()
     threads = f"{num_threads} thread{'s' if num_threads > 1 else ''}"
-    return f"protperf {info['version']}, torch {torch.__version__}, device cpu, {info['isa']}, {threads}, {dtype}"
+    where = f"device {torch_device(device)}, {info['isa']}, {threads}, {dtype}"
+    return f"protperf {info['version']}, torch {torch.__version__}, {where}"
 
 
 def spent(since: float) -> str:

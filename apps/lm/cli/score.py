@@ -76,9 +76,9 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.loading import load_run
 
     num_threads, watch = set_threads(threads), CommandWatch(GROUPS, messages.quiet)
-    loaded = load_run(command.model, load.dtype)
+    loaded = load_run(command.model, load.dtype, load.device)
     if messages.verbose:
-        say(environment(num_threads, load.dtype))
+        say(environment(num_threads, load.dtype, load.device))
     prepared = job.prepare(loaded, load.dtype, watch)
     raise_on_signal()
     summary = job.write(prepared, watch)

@@ -11,7 +11,7 @@ from protperf.errors import ConfigError
 from protperf.lm.cli import EXIT_REJECTED
 from protperf.lm.cli.common import MessageOptions, ThreadOptions, environment, say, set_threads, spent
 from protperf.lm.cli.parameters import in_flags
-from protperf.lm.device import DEVICES, check_device, check_dtype
+from protperf.lm.device import DEVICES, check_device, check_dtype, torch_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.training.clock import Clock
@@ -84,7 +84,7 @@ def run(given: dict[str, Any]) -> int:
     num_threads = set_threads(instance(ThreadOptions, given).threads)
     request = read_request(command.out, given)
     if messages.verbose:
-        say(environment(num_threads, command.dtype))
+        say(environment(num_threads, command.dtype, command.device))
     with TrainProgress(GROUPS, messages.quiet, request.options.time_s) as bar:
         outcome = train_run(
             [*command.fasta, *command.files],
@@ -92,6 +92,7 @@ def run(given: dict[str, Any]) -> int:
             request.config,
             request.options,
             **request.arguments,
+            device=torch_device(command.device),
             clock=clock,
             report=bar.report,
             warn=bar.warn,

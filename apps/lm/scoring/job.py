@@ -170,13 +170,15 @@ def _skipped(records: Iterator[io.Record], method: str, stage: Stage) -> Iterato
 def _fingerprint(loaded: LoadedModel, digests: list[str | None], options: dict[str, Any]) -> dict[str, Any]:
     import torch
 
+    from protperf.lm.inference import device_of
+
     info, manifest = build_info(), loaded.step.manifest
     return {
         "version": info["version"],
         "model_sha256": manifest["files"]["model.safetensors"]["sha256"],
         "input_sha256": digests,
         **options,
-        "device": "cpu",
+        "device": str(device_of(loaded.network)),
         "isa": info["isa"],
         "threads": 1 if options["deterministic"] else torch.get_num_threads(),
         "torch": torch.__version__,
