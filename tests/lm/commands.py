@@ -47,8 +47,8 @@ def in_process(*words: object, cwd: Path | str = ".") -> subprocess.CompletedPro
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-    out, told = (stream.buffer.getvalue() for stream in streams)  # type: ignore[attr-defined]
-    return subprocess.CompletedProcess(arguments, code, out, told)
+    out, errors = (stream.buffer.getvalue() for stream in streams)  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(arguments, code, out, errors)
 
 
 def error_line(result: subprocess.CompletedProcess[bytes]) -> str:

@@ -1,4 +1,4 @@
-"""The Python interface: whatever a program calls a sequence is scored once, in its order, and left as it was."""
+"""The Python interface: what a program may call a sequence is scored once, in its order, and left as it was."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_rejects_and_warnings_reach_the_caller(model: lm.Model, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("records", "kind", "told"),
+    ("records", "kind", "message"),
     [
         (None, DtypeError, "NoneType"),
         (5, DtypeError, "int"),
@@ -122,14 +122,16 @@ def test_rejects_and_warnings_reach_the_caller(model: lm.Model, tmp_path: Path) 
     ],
     ids=str,
 )
-def test_what_is_no_sequence_is_refused_by_name(records: object, kind: type[Error], told: str, model: lm.Model) -> None:
-    with pytest.raises(kind, match=told) as caught:
+def test_what_is_no_sequence_is_refused_by_name(
+    records: object, kind: type[Error], message: str, model: lm.Model
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
         model.score(records)
     assert isinstance(caught.value, Error)
 
 
 @pytest.mark.parametrize(
-    ("choices", "told"),
+    ("choices", "message"),
     [
         ({"method": "lll"}, "auto, ll, pll"),
         ({"residues": "loose"}, "map, strict, skip"),
@@ -137,8 +139,8 @@ def test_what_is_no_sequence_is_refused_by_name(records: object, kind: type[Erro
     ],
     ids=str,
 )
-def test_a_choice_that_does_not_exist_is_refused(choices: dict[str, object], told: str, model: lm.Model) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_choice_that_does_not_exist_is_refused(choices: dict[str, object], message: str, model: lm.Model) -> None:
+    with pytest.raises(ConfigError, match=message):
         model.score("MKV", **choices)
 
 

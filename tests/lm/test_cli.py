@@ -117,7 +117,7 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["scroe"], 2, "did you mean score?"),
         (["--verson"], 2, "did you mean --version?"),
@@ -167,19 +167,19 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_mistake_is_one_plain_line(
-    words: list[str], code: int, told: str, runs: dict[str, Path], tmp_path: Path
+    words: list[str], code: int, message: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     good = write_fasta(tmp_path / "good.fa", {"a": "MKV"})
     named = {"RUN": str(runs["both"]), "GOOD": str(good)}
     result = in_process(*[named.get(word, word) for word in words], cwd=tmp_path)
-    assert told in error_line(result)
+    assert message in error_line(result)
     assert result.returncode == code
     assert result.stdout == b""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.fa"]
     assert good.read_text() == ">a\nMKV\n"
 
 
-# Exit codes of score and of train, and what is told of the file.
+# Exit codes of score and of train, and what they say of the file.
 BROKEN = {
     "empty_file.fasta": (0, 1, "warning: PATH: ", "error: PATH: "),
     "sequence_before_header.fasta": (1, 1, "error: PATH:1:", None),
@@ -198,12 +198,12 @@ def test_every_broken_file_has_a_row(shared_data: Path) -> None:
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_ends_as_its_table_says(name: str, runs: dict[str, Path], shared_data: Path) -> None:
     path = shared_data / "smoke" / "broken" / name
-    code, _, told, _ = BROKEN[name]
+    code, _, message, _ = BROKEN[name]
     result = in_process("score", "-q", runs["both"], path)
     assert result.returncode == code
     said = result.stderr.decode().splitlines()
-    assert len(said) == bool(told)
-    assert all(line.startswith(f"protperf: {told}".replace("PATH", str(path))) for line in said)
+    assert len(said) == bool(message)
+    assert all(line.startswith(f"protperf: {message}".replace("PATH", str(path))) for line in said)
     assert result.stdout.startswith(HEADER)
     rows = table(result.stdout)
     if name == "empty_record.fasta":
@@ -217,11 +217,11 @@ def test_a_broken_file_ends_as_its_table_says(name: str, runs: dict[str, Path], 
 @pytest.mark.parametrize("name", BROKEN)
 def test_train_takes_or_refuses_a_broken_file_as_score_does(name: str, shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "smoke" / "broken" / name
-    _, code, told, of_train = BROKEN[name]
+    _, code, message, of_train = BROKEN[name]
     result = in_process("train", "-q", "--fasta", path, "-o", tmp_path / "run", "--steps", 1, "--batch-tokens", 100)
     assert result.returncode == code
     if code:
-        assert f"error: {error_line(result)}".startswith((of_train or told).replace("PATH", str(path)))
+        assert f"error: {error_line(result)}".startswith((of_train or message).replace("PATH", str(path)))
         assert not (tmp_path / "run").exists()
     else:
         assert result.stderr == b""
@@ -233,8 +233,8 @@ def test_rejected_records_have_no_row_and_end_in_5(runs: dict[str, Path], tmp_pa
     result = in_process("score", runs["both"], path, "--residues", "skip")
     assert result.returncode == 5
     assert [(row["n"], row["id"]) for row in table(result.stdout)] == [("0", "good"), ("2", "fine")]
-    told = f"warning: rejected 1 of 3 records; the first is {path}:4:3: digit '1' in the sequence"
-    assert told in result.stderr.decode()
+    message = f"warning: rejected 1 of 3 records; the first is {path}:4:3: digit '1' in the sequence"
+    assert message in result.stderr.decode()
     assert "(record 'bad')" in result.stderr.decode()
     assert in_process("score", runs["both"], path, "--residues", "skip", "--allow-rejects").returncode == 0
 
@@ -260,8 +260,8 @@ def test_several_inputs_and_standard_input_count_on(runs: dict[str, Path], tmp_p
 
 def test_pll_tells_how_long_it_will_take_before_it_begins(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": "MWC"})
-    told = in_process("score", runs["masked"], path).stderr.decode()
-    assert "7 passes, about 1 s" in told
+    message = in_process("score", runs["masked"], path).stderr.decode()
+    assert "7 passes, about 1 s" in message
 
 
 def test_info_gives_the_same_facts_as_text_and_json(runs: dict[str, Path]) -> None:
@@ -329,20 +329,20 @@ def test_one_protein_needs_another_to_validate_on(tmp_path: Path) -> None:
 def test_verbose_tells_what_is_computed_where_and_what_was_mended(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": "mk-v"})
     plain = in_process("score", runs["both"], path)
-    told = in_process("score", "-v", runs["both"], path, "--dtype", "float64")
+    message = in_process("score", "-v", runs["both"], path, "--dtype", "float64")
     assert len(plain.stderr.splitlines()) == 1
     for text in ("device cpu, ", ", 1 thread, float64", "read 2 records with 7 residues in ", "peak memory ", "MB",
                  "flagged 1 gaps, 1 lower_case"):  # fmt: skip
-        assert text in told.stderr.decode()
-    ours, exact = ([float(row["ll"]) for row in table(result.stdout)] for result in (plain, told))
+        assert text in message.stderr.decode()
+    ours, exact = ([float(row["ll"]) for row in table(result.stdout)] for result in (plain, message))
     assert ours != exact
     assert ours == pytest.approx(exact, abs=1e-5)
 
 
 def test_verbose_training_tells_of_data_model_and_checkpoints(fasta: Path, tmp_path: Path) -> None:
     words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--steps", 2, "--batch-tokens", 100, "-v"]
-    told = in_process(*words, "--checkpoint-every", 1).stderr.decode()
-    lines = [line.removeprefix("protperf: ") for line in told.splitlines()]
+    message = in_process(*words, "--checkpoint-every", 1).stderr.decode()
+    lines = [line.removeprefix("protperf: ") for line in message.splitlines()]
     assert "device cpu, " in lines[0]
     assert "sequences (" in lines[1]
     assert "residues) to validate on" in lines[1]
@@ -371,6 +371,6 @@ def test_an_interruption_while_libraries_load_ends_the_command(
             time.sleep(0.005)
         time.sleep(delay_s)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=machine.HANG_S)
-        assert process.returncode in (130, -signal.SIGINT) or (command != "train" and process.returncode == 0), told
-        assert "Traceback" not in told
+        _, message = process.communicate(timeout=machine.HANG_S)
+        assert process.returncode in (130, -signal.SIGINT) or (command != "train" and process.returncode == 0), message
+        assert "Traceback" not in message

@@ -1,4 +1,4 @@
-"""Completion as a shell asks for it: bash and fish for real where they are, zsh by what it is told."""
+"""Completion as a shell asks for it: bash and fish for real where they are, zsh by what the script answers it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ FILES = ["protperf score ", "protperf score run ", "protperf score -o ", "protpe
 def asked(shell: str, line: str) -> dict[str, str]:
     """The environment in which a shell calls the command for its answer."""
     words = line.split(" ")
-    told = {"bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}}
+    message = {"bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}}
     also = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    return environment(**told.get(shell, also), _PROTPERF_COMPLETE=f"complete_{shell}")
+    return environment(**message.get(shell, also), _PROTPERF_COMPLETE=f"complete_{shell}")
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def test_zsh_completes_at_the_first_tab(path: str, tmp_path: Path) -> None:
         f"fpath=({tmp_path}/fpath $fpath); autoload -Uz compinit; compinit -u -D; "
         "_arguments() { print -r -- $@ }; words=(protperf sc); CURRENT=2; _protperf"
     )
-    told = subprocess.run(["zsh", "-f", "-c", program], capture_output=True, text=True, env=env)
-    assert "score" in told.stdout, told
+    message = subprocess.run(["zsh", "-f", "-c", program], capture_output=True, text=True, env=env)
+    assert "score" in message.stdout, message
 
 
 def test_zsh_is_told_where_files_are_meant() -> None:

@@ -1,4 +1,4 @@
-"""Damage to a checkpoint: found to the last bit, told with the name of the file, and passed over when a run resumes."""
+"""Damage to a checkpoint: found to the last bit, reported with the name of the file, passed over on resuming."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def warm() -> Iterator[Warm]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with two steps, 2 and 3; nobody changes it."""
+    """A run with two steps, 2 and 3; no test changes it."""
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("saved") / "run"
     trainer(run, synthetic(run.with_name("proteins.fasta")), small_options(steps=3)).fit(lambda line: None)
@@ -62,7 +62,7 @@ def named_in(step: Path) -> Path:
 
 
 def resign(step: Path, change: Callable[[dict[str, object]], None] = lambda manifest: None) -> None:
-    """Make a manifest that fits whatever the files of a step hold now."""
+    """Make a manifest that fits what the files of a step hold now."""
     manifest = json.loads((step / checkpoint.MANIFEST).read_bytes())
     for name in checkpoint.FILES:
         data = (step / name).read_bytes()
@@ -193,15 +193,15 @@ def test_resuming_passes_over_damage_with_a_warning_and_reading_ends_in_3(
     data[-1] ^= 1
     damaged.write_bytes(data)
     for words in (["info", run], ["score", run, fasta], ["score", run / "step-3", fasta], ["info", run / "step-3"]):
-        status, told = warm.command(tmp_path / "errors", *words)
+        status, message = warm.command(tmp_path / "errors", *words)
         assert status == 3
-        assert told.startswith(f"protperf: error: {damaged}: does not have the contents that were saved")
-        assert len(told.splitlines()) == 1
+        assert message.startswith(f"protperf: error: {damaged}: does not have the contents that were saved")
+        assert len(message.splitlines()) == 1
     words = ["train", "--fasta", fasta, "-o", run, "--resume", "--steps", 5, "-q"]
-    status, told = warm.command(tmp_path / "errors", *words)
+    status, message = warm.command(tmp_path / "errors", *words)
     assert status == 0
-    assert f"warning: {damaged}: does not have the contents that were saved" in told
-    assert "trying an older step" in told
+    assert f"warning: {damaged}: does not have the contents that were saved" in message
+    assert "trying an older step" in message
     # The run went on from step 2 as if step 3 had never been there.
     golden = trainer(tmp_path / "golden", fasta, small_options(steps=3))
     golden.fit(lambda line: None)
@@ -212,12 +212,12 @@ def test_resuming_passes_over_damage_with_a_warning_and_reading_ends_in_3(
 
 
 def test_a_run_without_one_whole_step_cannot_be_resumed(run: Path, fasta: Path) -> None:
-    told: list[str] = []
+    message: list[str] = []
     for number in checkpoint.steps(run):
         (run / f"step-{number}" / checkpoint.MANIFEST).write_bytes(b"{}")
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
-        train_run(fasta, run, small_config(dropout=0.1), small_options(steps=5), resume=True, warn=told.append)
-    assert len(told) == len(checkpoint.steps(run))
+        train_run(fasta, run, small_config(dropout=0.1), small_options(steps=5), resume=True, warn=message.append)
+    assert len(message) == len(checkpoint.steps(run))
 
 
 def test_an_existing_run_is_neither_overwritten_nor_shared(run: Path, fasta: Path) -> None:

@@ -17,7 +17,7 @@ from protperf.lm.scoring.likelihood import score_records
 from protperf.lm.scoring.row import Row
 
 LENGTHS = (1, 2, 3, 7, 15, 16, 17, 30, 31, 33, 63, 64, 65, 100, 127, 150, 199, 255, 300, 420, 599)
-MOST = 1e-5
+MAX_DIFFERENCE = 1e-5
 """Nats per residue that may lie between two ways of scoring without `deterministic`."""
 THREADS = (1, 2, 3)
 
@@ -76,7 +76,7 @@ def test_scores_in_any_batch_differ_by_rounding_alone(network: Network, method: 
             for name, row in scored(network, order, method, batch_tokens=batch_tokens).items():
                 worst = max(worst, abs(row.ll_per_residue - alone[name].ll_per_residue))
     print(f"\n{network.config.attention}, {method}: at most {worst:.1e} nats per residue between any two ways")
-    assert worst <= MOST
+    assert worst <= MAX_DIFFERENCE
 
 
 def test_chunks_of_a_long_sequence_change_only_its_rounding(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +89,4 @@ def test_chunks_of_a_long_sequence_change_only_its_rounding(network: Network, mo
     small = scored(network, given, "ll", deterministic=True)["r0"]
     worst = max(abs(one.ll_per_residue - whole.ll_per_residue) for one in (in_chunks, small))
     print(f"\n{network.config.attention}: at most {worst:.1e} nats per residue between chunks and the whole")
-    assert worst <= MOST
+    assert worst <= MAX_DIFFERENCE

@@ -59,7 +59,7 @@ def test_a_command_line_gives_what_it_names_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "missing argument BEANS"),
         (["a", "b"], "'b' is one argument too many"),
@@ -77,14 +77,14 @@ def test_a_command_line_gives_what_it_names_and_nothing_else() -> None:
     ],
     ids=" ".join,
 )
-def test_a_wrong_word_is_told_with_its_flag(words: list[str], told: str) -> None:
+def test_a_wrong_word_is_told_with_its_flag(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_words(GROUPS, words)
-    assert in_flags(GROUPS, caught.value.args[0]).startswith(told)
+    assert in_flags(GROUPS, caught.value.args[0]).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"num_grams": 6}, "num_grams is 6; it must be a whole number from 7 to 60"),
         ({"num_grams": True}, "num_grams is True"),
@@ -102,10 +102,10 @@ def test_a_wrong_word_is_told_with_its_flag(words: list[str], told: str) -> None
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_wrong_keyword_is_told_with_its_name(given: dict[str, Any], told: str) -> None:
+def test_a_wrong_keyword_is_told_with_its_name(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_keywords(given, pick(Brewing))
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
     assert len(str(caught.value)) < 400
 
 
@@ -123,13 +123,13 @@ def test_a_table_of_a_file_is_the_same_options() -> None:
     options = TrainOptions(epochs=2.5, residues="strict")
     assert TrainOptions.from_mapping(options.to_mapping()) == options
     assert from_mapping(Brewing, {"beans": "a", "num_grams": 9}).num_grams == 9
-    for values, told in (
+    for values, message in (
         ({"beans": "a", "milk": 1}, "unknown key 'milk'"),
         ({}, "key 'beans' is missing"),
         ({"beans": "a", "num_grams": 1}, "num_grams is 1"),
         ([], "it is a list and not a table"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             from_mapping(Brewing, values)
 
 
@@ -179,7 +179,7 @@ def test_a_message_is_spelled_for_whom_reads_it() -> None:
 
 
 def test_the_same_mistake_is_told_to_a_program_and_to_a_user(fasta: Path, tmp_path: Path) -> None:
-    for words, given, told in (
+    for words, given, message in (
         (["--steps", "0"], {"steps": 0}, "{steps} is 0; it must be a whole number of at least 1"),
         (["--steps", "1", "--time", "5"], {"steps": 1, "time": 5}, "exactly one of {steps}, {epochs} and {time}"),
         (["--batch-tokens", "-1"], {"batch_tokens": -1}, "{batch_tokens} is -1"),
@@ -188,10 +188,10 @@ def test_the_same_mistake_is_told_to_a_program_and_to_a_user(fasta: Path, tmp_pa
         names = ("steps", "epochs", "time", "batch_tokens", "size")
         with pytest.raises(ConfigError) as caught:
             lm.train(fasta, tmp_path / "run", **given)
-        assert told.format(**{name: name for name in names}) in str(caught.value)
+        assert message.format(**{name: name for name in names}) in str(caught.value)
         result = in_process("train", "--fasta", fasta, "-o", tmp_path / "run", *words)
         assert result.returncode == 2
-        assert told.format(**{name: f"--{name.replace('_', '-')}" for name in names}) in error_line(result)
+        assert message.format(**{name: f"--{name.replace('_', '-')}" for name in names}) in error_line(result)
 
 
 @pytest.mark.parametrize(

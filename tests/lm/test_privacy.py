@@ -57,10 +57,10 @@ def test_an_interrupted_scoring_leaves_no_sequence_behind(runs: dict[str, Path],
     words = [*COMMAND, "score", runs["masked"], path, "-o", tmp_path / "s.tsv"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment(TMPDIR=str(tmp_path))) as process:
         assert process.stderr is not None
-        told = process.stderr.readline()
+        message = process.stderr.readline()
         process.kill()
-        told += process.stderr.read()
-    assert not holds_canary(told)
+        message += process.stderr.read()
+    assert not holds_canary(message)
     assert not [name for name, data in written(tmp_path, but=("in.fa",)).items() if holds_canary(data)]
 
 

@@ -36,8 +36,8 @@ if child == 0:
         torch.ones(2000, 2000) @ torch.ones(2000, 2000)
         again = lm.load(sys.argv[1]).score("ACD")
     close = all(abs(row.ll - ll) < 1e-2 for row, ll in zip(rows, before))
-    told = [str(one.message) for one in said]
-    os._exit(0 if close and len(again) == 1 and len(told) == 1 and "one thread of torch" in told[0] else 1)
+    message = [str(one.message) for one in said]
+    os._exit(0 if close and len(again) == 1 and len(message) == 1 and "one thread of torch" in message[0] else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

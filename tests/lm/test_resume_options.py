@@ -46,10 +46,10 @@ def trained(warm: Warm, tmp_path_factory: pytest.TempPathFactory, recipe: Path) 
     """A finished run of four steps; nothing changes it."""
     folder = tmp_path_factory.mktemp("trained")
     fasta = write_proteins(folder / "proteins.fasta")
-    status, told = warm.command(
+    status, message = warm.command(
         folder / "errors", "train", "--fasta", fasta, "-o", folder / "run", "--size", recipe, *STARTED
     )
-    assert status == 0, told
+    assert status == 0, message
     return folder / "run"
 
 
@@ -60,7 +60,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--lr", "1e-4"], "--lr contradicts the run, whose lr is 0.002 and not 0.0001"),
         (["--batch-tokens", "4096"], "--batch-tokens contradicts the run"),
@@ -85,14 +85,14 @@ def run(trained: Path, tmp_path: Path) -> Path:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_option_that_contradicts_the_run_is_refused_by_name(
-    words: list[str], told: str, run: Path, fasta: Path, warm: Warm, tmp_path: Path
+    words: list[str], message: str, run: Path, fasta: Path, warm: Warm, tmp_path: Path
 ) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     named = [str(fasta) if word == "FASTA" else word for word in words]
     status, errors = warm.command(tmp_path / "errors", "train", "--fasta", fasta, "-o", run, "--resume", *named)
     assert status == 2, errors
     assert errors.startswith("protperf: error: ")
-    assert told in errors
+    assert message in errors
     assert len(errors.splitlines()) == 1
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -101,9 +101,9 @@ def test_the_command_that_started_a_run_resumes_it(
     run: Path, fasta: Path, recipe: Path, warm: Warm, tmp_path: Path
 ) -> None:
     words = ["train", "--fasta", fasta, "-o", run, "--size", recipe, *STARTED, "--resume"]
-    status, told = warm.command(tmp_path / "errors", *words)
+    status, message = warm.command(tmp_path / "errors", *words)
     assert status == 0
-    assert told.splitlines() == [
+    assert message.splitlines() == [
         f"protperf: note: {run}: is finished; a larger --steps, --epochs or --time trains on",
         f"protperf: {run}: 4 steps",
     ]
@@ -111,15 +111,15 @@ def test_the_command_that_started_a_run_resumes_it(
 
 @pytest.mark.parametrize("words", [["--steps", "6"], ["--epochs", "1.5"], ["--time", "LATER"]], ids=" ".join)
 def test_a_new_end_trains_on_and_says_so(words: list[str], run: Path, fasta: Path, warm: Warm, tmp_path: Path) -> None:
-    # Two seconds more than the run took on this machine, whatever else it does.
+    # Two seconds more than the run took on this machine, busy or not.
     wall_s = checkpoint.verify(run / "step-4").manifest["progress"]["wall_s"]
     words = [word.replace("LATER", f"{wall_s + 2:.1f}s") for word in words]
-    status, told = warm.command(
+    status, message = warm.command(
         tmp_path / "errors", "train", "--fasta", fasta, "-o", run, "--resume", "--log-every", "2", *words
     )
     assert status == 0
-    assert f"note: {run}: ends at {words[0]} " in told
-    assert " instead of --steps 4; the learning rate follows the new end" in told
+    assert f"note: {run}: ends at {words[0]} " in message
+    assert " instead of --steps 4; the learning rate follows the new end" in message
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps[:4] == [1, 2, 3, 4]
@@ -154,12 +154,12 @@ def trainer_of(run: Path, fasta: Path, config: Any, options: TrainOptions) -> An
 def test_other_sequences_are_refused_and_another_machine_is_told(tmp_path: Path, fasta: Path) -> None:
     run, held = tmp_path / "run", tmp_path / "held.fasta"
     held.write_text(">h\nMKVLAWAG\n>i\nMKWCDEFG\n")
-    told: list[str] = []
-    train_run(fasta, run, small_config(), small_options(steps=2), validate=held, warn=told.append)
+    message: list[str] = []
+    train_run(fasta, run, small_config(), small_options(steps=2), validate=held, warn=message.append)
     config, options = stored_choices(run, {"steps": 3})
 
     def again(sequences: Path, validate: Path | None = held) -> None:
-        train_run(sequences, run, config, options, validate=validate, resume=True, warn=told.append)
+        train_run(sequences, run, config, options, validate=validate, resume=True, warn=message.append)
 
     with pytest.raises(ConfigError, match="name it with validate"):
         again(fasta, None)
@@ -169,12 +169,12 @@ def test_other_sequences_are_refused_and_another_machine_is_told(tmp_path: Path,
         again(changed)
     with pytest.raises(ConfigError, match="validated on other sequences"):
         again(fasta, changed)
-    assert told == []
+    assert message == []
     import torch
 
     torch.set_num_threads(2)
     again(fasta)
-    assert f"warning: {run}/step-2: threads 1 then, 2 now: the continued run may differ in the last bits" in told
+    assert f"warning: {run}/step-2: threads 1 then, 2 now: the continued run may differ in the last bits" in message
 
 
 def test_the_python_interface_resumes_with_the_options_of_the_run(tmp_path: Path, fasta: Path, recipe: Path) -> None:
@@ -206,14 +206,14 @@ def test_resuming_starts_a_run_that_is_not_there(
         (new / ".tmp-1").mkdir()
         (new / ".lock").touch()
     words = ["train", "--fasta", fasta, "-o", new, "--size", recipe, *STARTED, "--resume"]
-    status, told = warm.command(tmp_path / "errors", *words)
-    assert status == 0, told
-    assert f"note: {new}: has no checkpoint yet; the run starts from the beginning" in told
+    status, message = warm.command(tmp_path / "errors", *words)
+    assert status == 0, message
+    assert f"note: {new}: has no checkpoint yet; the run starts from the beginning" in message
     assert metrics(new) == metrics(run)
     assert final_digests(new) == final_digests(run)
-    status, told = warm.command(tmp_path / "errors", *words)
+    status, message = warm.command(tmp_path / "errors", *words)
     assert status == 0
-    assert f"note: {new}: is finished" in told
+    assert f"note: {new}: is finished" in message
     assert final_digests(new) == final_digests(run)
 
 
@@ -227,8 +227,8 @@ def test_a_run_killed_before_its_first_checkpoint_is_resumed_with_its_options(
     refused = ["train", "--fasta", fasta, "-o", killed, "--size", recipe, *STARTED]
     assert warm.command(tmp_path / "errors", *refused)[0] == 2
     # None of its options is named again, not even how long it is to train.
-    status, told = warm.command(tmp_path / "errors", "train", "--fasta", fasta, "-o", killed, "--resume")
-    assert status == 0, told
+    status, message = warm.command(tmp_path / "errors", "train", "--fasta", fasta, "-o", killed, "--resume")
+    assert status == 0, message
     assert metrics(killed) == metrics(run)
     assert final_digests(killed) == final_digests(run)
 
@@ -255,7 +255,7 @@ def test_resuming_takes_no_directory_that_holds_other_files(name: str, fasta: Pa
         (other / name).write_text("mine")
     before = snapshot(other)
     words = ["train", "--fasta", fasta, "-o", other, "--resume", "--steps", "1"]
-    status, told = warm.command(tmp_path / "errors", *words)
-    assert status in (2, 3), told
-    assert told.splitlines()[-1].startswith(f"protperf: error: {other}")
+    status, message = warm.command(tmp_path / "errors", *words)
+    assert status in (2, 3), message
+    assert message.splitlines()[-1].startswith(f"protperf: error: {other}")
     assert {path: data for path, data in snapshot(other).items() if path.name != ".lock"} == before

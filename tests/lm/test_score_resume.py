@@ -84,17 +84,17 @@ def golden(score: Score, tmp_path: Path) -> tuple[bytes, Trace]:
 
 def faults(folder: Path, score: Score, golden: bytes, name: str = "scores.tsv") -> list[str]:
     """What is wrong after an interruption was resumed: nothing should be."""
-    told = []
+    message = []
     code = in_child(lambda: score(folder, "--resume", name=name))
     if code:
-        told.append(f"--resume ended in {code}")
+        message.append(f"--resume ended in {code}")
     if (folder / name).read_bytes() != golden:
-        told.append("the table differs")
+        message.append("the table differs")
     if sorted(os.listdir(folder)) != [name, f"{name}.meta.json"]:
-        told.append(f"left {sorted(os.listdir(folder))}")
+        message.append(f"left {sorted(os.listdir(folder))}")
     elif json.loads((folder / f"{name}.meta.json").read_bytes())["rows"] != 12:
-        told.append("the sidecar counts other rows")
-    return told
+        message.append("the sidecar counts other rows")
+    return message
 
 
 def refusal(folder: Path, journal: bytes) -> str | None:

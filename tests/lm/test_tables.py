@@ -100,9 +100,9 @@ def test_a_resumed_table_of_other_columns_is_refused(runs: dict[str, Path], csv:
     assert in_process(*words, "--id-col", "mutant").returncode == 0
     facts = json.loads(out.with_name("scores.tsv.meta.json").read_text())
     assert (facts["seq_col"], facts["id_col"], facts["format"]) == ("seq", "mutant", "tsv")
-    told_at_the_end = ("command", "model", "input", "rejected", "rows", "bytes", "records_sha256")
-    begun = {name: value for name, value in facts.items() if name not in told_at_the_end}
-    FileSink(out, Encoder(Row, "tsv"), begun, resume=False).interrupt()
+    added_at_the_end = ("command", "model", "input", "rejected", "rows", "bytes", "records_sha256")
+    started = {name: value for name, value in facts.items() if name not in added_at_the_end}
+    FileSink(out, Encoder(Row, "tsv"), started, resume=False).interrupt()
     result = in_process(*words, "--resume")
     assert result.returncode == 2
     assert "was started with another id col" in error_line(result)
@@ -116,8 +116,8 @@ def test_places_and_ids_go_on_over_tables_and_other_records(runs: dict[str, Path
     model = lm.load(runs["both"])
     expected = [(i, str(i)) for i in range(4)]
     assert [(row.n, row.id) for row in model.score(paths, seq_col="seq")] == expected
-    told = table(in_process("score", runs["both"], *paths, "--seq-col", "seq").stdout)
-    assert [(int(row["n"]), row["id"]) for row in told] == expected
+    message = table(in_process("score", runs["both"], *paths, "--seq-col", "seq").stdout)
+    assert [(int(row["n"]), row["id"]) for row in message] == expected
 
 
 def test_what_is_no_table_file_is_refused_with_what_to_give(runs: dict[str, Path]) -> None:
@@ -133,18 +133,18 @@ def test_what_is_no_table_file_is_refused_with_what_to_give(runs: dict[str, Path
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         (["--seq-col", "seq", "--id-col", "seq"], "--id-col and --seq-col are both 'seq'"),
         (["--seq-col", "\udcff"], "which is not UTF-8"),
     ],
 )
 def test_names_of_columns_that_cannot_be_are_refused(
-    columns: list[str], told: str, runs: dict[str, Path], csv: Path
+    columns: list[str], message: str, runs: dict[str, Path], csv: Path
 ) -> None:
     result = in_process("score", runs["both"], csv, *columns)
     assert result.returncode == 2
-    assert told in error_line(result)
+    assert message in error_line(result)
 
 
 def test_an_empty_table_of_scores_has_the_types_of_any_other(runs: dict[str, Path]) -> None:

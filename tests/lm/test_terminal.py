@@ -43,7 +43,7 @@ def in_terminal(
         while True:
             try:
                 part = os.read(ours, 65536)
-            except OSError:  # how Linux tells that the other end is closed
+            except OSError:  # how Linux says that the other end is closed
                 break
             if not part:
                 break
@@ -200,8 +200,8 @@ def test_a_closed_standard_error_costs_no_row_and_takes_in_no_message(runs: dict
     first = shell(f"{command('score', runs['both'], path, '-o', out)} 2>&-")
     assert (first.returncode, first.stdout) == (0, b"")
     assert [row["id"] for row in table(out.read_bytes())] == ["a", "b"]
-    told = shell(f"{command('score', runs['both'], tmp_path / 'missing.fa')} 2>&-")
-    assert (told.returncode, told.stdout) == (3, b"")
+    message = shell(f"{command('score', runs['both'], tmp_path / 'missing.fa')} 2>&-")
+    assert (message.returncode, message.stdout) == (3, b"")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
