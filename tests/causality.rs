@@ -1,5 +1,5 @@
-//! Causal means causal: whatever happens to later rows, no bit of an earlier output changes, nor of the gradients of an
-//! earlier loss. Each trial changes some later rows and counts the bits that differ; `--nocapture` shows the counts.
+//! Causal means causal: no change of later rows changes a bit of an earlier output, or of the gradients of an earlier
+//! loss. Each trial changes some later rows and counts the bits that differ; `--nocapture` shows the counts.
 //!
 //! The domain: no visible value is below 2^-40 of the largest. One-hot values lie outside of it and have a bound.
 
@@ -103,7 +103,7 @@ fn try_every_change<T: CpuElement>(case: &Case, seed: u64, cuts: &[usize], how: 
     count
 }
 
-/// Both types on every instruction set; the same number of trials whatever the machine has.
+/// Both types on every instruction set; the same number of trials on any machine.
 fn in_every_way(map: FeatureMap, case: &Case, cuts: &[usize], kinds: &[Changed]) -> Count {
     let mut total = Count::default();
     let rounds = 3usize.div_ceil(Isa::available().len());
@@ -214,7 +214,7 @@ fn entry(x: &[f64], batch: usize, at: usize) -> Vec<u64> {
     x[at * size..(at + 1) * size].iter().map(|x| x.to_bits()).collect()
 }
 
-/// What stands in another entry of the batch, or where a key is padding, is seen by nobody.
+/// The contents of another entry of the batch, or of a key that is padding, have no effect.
 #[test]
 fn batch_mates_and_the_contents_of_padding_change_no_bit() {
     let mut count = 0;

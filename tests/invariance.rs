@@ -100,7 +100,7 @@ fn later_rows_change_no_bit_of_earlier_ones() {
     }
 }
 
-/// With 64 dimensions a key on a direction raises a reference by more than 2^40: rows before it are redone.
+/// With 64 dimensions a key on a direction raises a reference by more than 2^40: rows before it are recomputed.
 #[test]
 fn a_later_key_far_above_the_rest_changes_no_bit_of_earlier_rows() {
     for map in FeatureMap::ALL {

@@ -1,4 +1,4 @@
-//! The kernels touch the elements of their arguments and nothing beside them: inputs, outputs, masks, borders and
+//! The kernels touch the elements of their arguments and nothing around them: inputs, outputs, masks, borders and
 //! states lie against pages that must not be touched, in every layout, on every instruction set.
 
 #![cfg(unix)]
@@ -127,7 +127,7 @@ fn guarded_kernel<T: CpuElement>(case: &Case, data: &Data, how: How, layout: Lay
     [wide(&out), wide(&dq), wide(&dk), wide(&dv), domega.to_vec()]
 }
 
-/// Plain, with padding, with segments and shared key heads, with directions a head, and without any.
+/// Plain, with padding, with segments and shared key heads, with directions per head, and without any.
 fn variants(
     map: FeatureMap,
     causal: bool,

@@ -22,7 +22,7 @@ fn cases() -> impl Strategy<Value = Case> {
 type Choices = (bool, bool, bool, usize, f64);
 type Shape = (usize, usize, usize, usize, usize, usize);
 
-/// A case that is valid whatever was drawn: what excludes what is decided here.
+/// A case that is valid for any draw: this function decides which choices exclude each other.
 fn assembled(
     (map, shape, heads, cuts, choices): (FeatureMap, Shape, (usize, usize), Option<Vec<f64>>, Choices),
 ) -> Case {

@@ -151,7 +151,7 @@ class _Tokens(bytes):
 
 
 def journal(data: bytes) -> None:
-    """The journal of an interrupted table: whatever it says, the finished table is right or the resume is refused."""
+    """The journal of an interrupted table, with any contents: the finished table is right or the resume is refused."""
     out = FOLDER / "table.tsv"
     part, place, meta = companions(out)
     for contents, forged in ((data, False), (_sealed(place, data), True)):
@@ -160,7 +160,7 @@ def journal(data: bytes) -> None:
 
 
 def _sealed(place: Path, data: bytes) -> bytes | None:
-    """The same table with a seal that fits it; None where it is no table."""
+    """The same table with a seal that fits it; None if it is not one."""
     with contextlib.suppress(CheckpointError, RecursionError):
         table = plain_file.parse_table(place, data)
         return plain_file.seal({name: value for name, value in table.items() if name != "sha256"})

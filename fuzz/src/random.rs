@@ -26,7 +26,7 @@ impl Random {
     }
 }
 
-/// A number that tells byte strings apart (FNV-1a, 64 bits).
+/// A number that distinguishes byte strings (FNV-1a, 64 bits).
 pub fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

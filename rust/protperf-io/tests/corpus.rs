@@ -1,4 +1,4 @@
-//! The corpus of `tests/fasta`: every file, policy and way of reading must give the outcome written beside the file.
+//! The corpus of `tests/fasta`: every file, policy and way of reading must have the outcome that its table states.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -105,7 +105,7 @@ fn kind_name(kind: &FastaErrorKind) -> String {
     name.into()
 }
 
-/// Scan bytes that lie in memory, in pieces that end where told and at the end.
+/// Scan bytes in memory, in pieces that end at the given places and at the end.
 fn scan(data: &[u8], policy: ResiduePolicy, ends: impl Iterator<Item = usize>) -> Vec<Row> {
     let mut scanner = Scanner::new(policy);
     let mut done = 0;
@@ -192,7 +192,7 @@ impl Tally {
         if is_silent { &mut self.silent } else { &mut self.loud }.push(text);
     }
 
-    /// Print the figure past the test's captured output, then hold it to nothing.
+    /// Print the counts past the test's captured output, then require that nothing was wrong.
     fn report(&self, name: &str) {
         let (silent, loud) = (self.silent.len(), self.loud.len());
         let line = format!("{name}: {silent} silent changes and {loud} wrong errors in {} readings\n", self.readings);
