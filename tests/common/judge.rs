@@ -8,7 +8,7 @@
 use super::{Answer, Case, Data, PARTS, magnitudes, plain_f32, reference};
 use protperf::{CpuElement, Element, FeatureMap};
 
-/// Units in the last place that an f32 kernel may be off beside twice the plain evaluation's error.
+/// Units in the last place that an f32 kernel may be off in addition to twice the plain evaluation's error.
 const UNITS: f64 = 4.0;
 /// The same for f64 kernels, whose plain evaluation is the reference itself: the logarithms of features carry
 /// rounding of their own on both sides.
