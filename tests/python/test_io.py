@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import pathlib
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -280,6 +282,22 @@ def test_encode_keeps_the_policy_and_hides_the_sequence():
         with pytest.raises(errors.FastaError) as caught:
             io.encode(sequence, residues=policy)
         assert "WW" not in str(caught.value)
+
+
+def test_checksums_are_those_of_zlib(tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8)
+    offsets = np.array([0, 0, 1, 17, 17, 400, 1000])
+    for seed in (0, 1, 0xFFFFFFFF):
+        expected = [zlib.crc32(tokens[a:b].tobytes(), seed) for a, b in itertools.pairwise(offsets)]
+        assert io.checksums(tokens, offsets, seed).tolist() == expected
+    assert io.checksums(tokens, offsets[:1]).tolist() == io.checksums(tokens, offsets[:0]).tolist() == []
+    for wrong in ([0, 1001], [5, 4], [-1, 2]):
+        with pytest.raises(errors.ShapeError, match=r"offsets\[0\]"):
+            io.checksums(tokens, np.array(wrong))
+    with pytest.raises(errors.DtypeError, match="tokens"):
+        io.checksums(tokens.astype(np.int16), offsets)
+    with pytest.raises(errors.ShapeError, match="contiguous"):
+        io.checksums(tokens[::2], offsets)
 
 
 def test_decode_refuses_what_is_not_a_residue():

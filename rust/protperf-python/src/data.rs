@@ -1,7 +1,7 @@
-//! Sequence files for Python: `protperf-io`'s reader as an iterator of batches, and one sequence in memory.
+//! Sequence files for Python: the reader of `protperf-io` as an iterator of batches, and single sequences in memory.
 //!
 //! Numbers cross as bytes objects that `protperf.io` views as NumPy arrays, so this file needs no NumPy. The GIL is
-//! released while bytes are read and scanned, in slices of at most [`SLICE`], between which signals are answered.
+//! released while bytes are read and scanned, in slices of at most [`SLICE`]; signals are handled between them.
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,9 +38,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Iterates over the records of FASTA inputs in batches of bounded size.
 #[pyclass(module = "protperf._native")]
 struct FastaReader {
-    // Only ever used through `&mut self`; the lock is what makes the class shareable.
+    // Used through `&mut self` only; the lock makes the class `Sync`.
     reader: Mutex<Reader>,
-    /// What a signal handler raised while a read waited.
+    /// The exception that a signal handler raised while a read waited.
     raised: Arc<Mutex<Option<PyErr>>>,
 }
 
@@ -182,7 +182,7 @@ fn token_bytes(py: Python<'_>, tokens: &[u8]) -> PyResult<Py<PyBytes>> {
     bytes(py, tokens.len(), tokens.iter().map(|&token| [token]))
 }
 
-/// Counts of bytes, records and lines stay below 2^63, so the bits are those of a signed number.
+/// Counts of bytes, records and lines are below 2^63, so their bits are those of the signed numbers.
 fn int64_bytes<'a>(py: Python<'_>, len: usize, values: impl IntoIterator<Item = &'a u64>) -> PyResult<Py<PyBytes>> {
     bytes(py, len, values.into_iter().map(|value| value.to_ne_bytes()))
 }
@@ -196,7 +196,7 @@ fn bytes<const N: usize>(py: Python<'_>, len: usize, values: impl Iterator<Item 
     made.map(Bound::unbind).map_err(|_| to_python(py, &Error::OutOfMemory { bytes: len * N }))
 }
 
-/// Tokens and flags of one sequence without header, under the same policy as a file's; errors call it `name`.
+/// Tokens and flags of one sequence without header, under the same policies as files; errors name it `name`.
 #[pyfunction]
 #[pyo3(signature = (sequence, *, residues = "map", name = "<sequence>"))]
 fn scan_sequence(py: Python<'_>, sequence: &[u8], residues: &str, name: &str) -> PyResult<(Py<PyBytes>, u16)> {
@@ -266,7 +266,7 @@ fn read_error(py: Python<'_>, error: ReadError) -> PyErr {
     match &error {
         ReadError::Io { path, source } => match source.raw_os_error() {
             Some(number) => {
-                // Python adds the number and the path by itself.
+                // Python adds the number and the path itself.
                 let reason = source.to_string();
                 let reason = reason.split(" (os error").next().unwrap_or_default();
                 raise_with(py, file_error_class(source.kind()), (number, reason, path))
