@@ -241,7 +241,9 @@ def test_odd_files_end_each_command_as_the_table_says(
     assert ("warning: " in messages) == (outcome in ("warn", "reject", "nothing")), messages
     code, _, messages = command("train", path, "--residues", policy, "--validate", 0.4)
     assert code == ({"fault": 1, "reject": 5}.get(outcome, 0) if trains else 1), messages
-    assert ("warning: " in messages) == (outcome in ("warn", "reject", "nothing")), messages
+    # Training also says that one step teaches a model nothing.
+    of_the_input = [line for line in messages.splitlines() if "warning: " in line and "perplexity" not in line]
+    assert bool(of_the_input) == (outcome in ("warn", "reject", "nothing")), messages
     assert (tmp_path / "run").exists() == (trains and outcome != "fault")
 
 

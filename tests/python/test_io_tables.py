@@ -104,7 +104,7 @@ def test_what_csv_writes_is_read(tmp_path_factory, rows, separator, quoting):
     writer = csv.writer(stream, delimiter=separator, quoting=quoting)
     writer.writerows([("x", "seq", "id"), *rows])
     path = tmp_path_factory.getbasetemp() / "written.csv"
-    path.write_text(stream.getvalue(), newline="")
+    path.write_text(stream.getvalue(), encoding="utf-8", newline="")
     records = list(io.scan(path, seq_col="seq"))
     assert [record.sequence for record in records] == [sequence for _, sequence, _ in rows]
     for record, (*_, name) in zip(records, rows, strict=True):
@@ -116,7 +116,7 @@ def test_what_csv_writes_is_read(tmp_path_factory, rows, separator, quoting):
 def test_nothing_is_read_that_a_strict_reader_refuses_or_reads_otherwise(tmp_path_factory, text):
     data = "id,seq\r\n" + "".join(text)
     path = tmp_path_factory.getbasetemp() / "any.csv"
-    path.write_text(data, newline="")
+    path.write_text(data, encoding="utf-8", newline="")
     try:
         found = [(record.id, record.sequence) for record in io.scan(path, seq_col="seq")]
     except errors.FastaError:

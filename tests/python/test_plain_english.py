@@ -35,6 +35,7 @@ _EACH = (
     "row|residue|head|batch|second|minute|hour|feature|thread|record|rejection|line|token|sequence|call|pass|task|step|"
     "key|query|target|position|policy|run|case|file|byte|element|lane|block|chunk|layer|epoch|protein|segment|worker"
 )
+_VERBS = r"(is|has|was|may|can|must|does|takes|makes|needs|uses|reads|holds|gets)\b"
 _KINDS = (
     "directory|model|file|run|table|number|text|sequence|residue|path|record|checkpoint|token|UTF-8|multiple|integer"
 )
@@ -55,7 +56,7 @@ class Form:
 
 
 FORMS = (
-    Form(rf"\b({_COUNTS}) an? ({_EACH})\b", "per", "nats a residue", "one per row, as a residue is read"),
+    Form(rf"\b({_COUNTS}) an? ({_EACH})\b(?! {_VERBS})", "per", "nats a residue", "which rows a call takes, one per row"),
     Form(rf"\bone (?!is|has|was)\w+ an? ({_EACH})\b", "per", "one pass a residue", "one is a row, one pass per row"),
     Form(r"\blest\b", "so that .. not", "checked lest it fail", "at least"),
     Form(r"\bbegun\b", "started", "a run that was begun", "a run that began"),
