@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import resource
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from commands import environment
 from conftest import small_config
 from numpy.typing import NDArray
+from tracer import KILL, trace
 from training import final_digests, metrics, small_options
 
 from protperf import io
@@ -214,6 +216,33 @@ def test_a_full_disk_is_an_error_that_names_the_place(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(tmp_path) in str(caught.value.filename)
     assert [path.name for path in tmp_path.iterdir()] == ["x.fasta"]
+
+
+def test_a_write_killed_or_failed_at_any_call_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
+    fasta, folder = write_corpus(tmp_path / "x.fasta"), tmp_path / "there"
+    folder.mkdir()
+    out = folder / "x.tokens"
+    (tmp_path / "small.fasta").write_text(">a\nMKVA\n")
+
+    def start() -> bytes:
+        write_tokens(tmp_path / "small.fasta", out)
+        return out.read_bytes()
+
+    old = start()
+    whole = trace(lambda: write_tokens(fasta, out), folder)
+    new = out.read_bytes()
+    assert (whole.code, len(whole.calls) > 8, old != new) == (0, True, True)
+    for at, call in enumerate(whole.calls, 1):
+        for action in (KILL, errno.ENOSPC):
+            start()
+            struck = trace(lambda: write_tokens(fasta, out), folder, at, action)
+            assert out.read_bytes() in (old, new), (at, call, action)
+            assert struck.killed == (action == KILL)
+            # What a kill left does not stand in the way of the next write.
+            write_tokens(fasta, out)
+            assert out.read_bytes() == new
+            left = {path.name for path in folder.iterdir()}
+            assert left == {"x.tokens"}, (at, call, action)
 
 
 def test_training_is_the_same_on_a_token_file_and_on_a_mapped_one(

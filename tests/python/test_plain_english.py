@@ -56,7 +56,7 @@ class Form:
 
 
 FORMS = (
-    Form(rf"\b({_COUNTS}) an? ({_EACH})\b(?! {_VERBS})", "per", "nats a residue", "which rows a call takes, one per row"),
+    Form(rf"\b({_COUNTS}) an? ({_EACH})\b(?! {_VERBS})", "per", "nats a residue", "rows a call takes, one per row"),
     Form(rf"\bone (?!is|has|was)\w+ an? ({_EACH})\b", "per", "one pass a residue", "one is a row, one pass per row"),
     Form(r"\blest\b", "so that .. not", "checked lest it fail", "at least"),
     Form(r"\bbegun\b", "started", "a run that was begun", "a run that began"),
