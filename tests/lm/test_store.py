@@ -273,6 +273,20 @@ def test_other_readers_name_a_token_file(tmp_path: Path) -> None:
         list(io.read_tokens(tmp_path / "x.tokens"))
 
 
+def test_an_output_that_would_replace_an_input_is_refused(tmp_path: Path) -> None:
+    fasta = write_corpus(tmp_path / "x.fasta")
+    (tmp_path / "link").symlink_to(fasta)
+    before = fasta.read_bytes()
+    for out, reason in (
+        (fasta, "one of the inputs"),
+        (tmp_path / "link", "one of the inputs"),
+        (tmp_path, "directory"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            write_tokens([fasta], out)
+    assert fasta.read_bytes() == before
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(DataError) as caught:
         read_store(path)

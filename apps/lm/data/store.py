@@ -172,9 +172,15 @@ def write_tokens(
         warn: called with each remark of the reader: notes, warnings, and the number of records left out.
 
     Raises:
-        DataError: no residues; FastaError, FileError: as `protperf.io.read_tokens`, or a full disk.
+        DataError: no residues; ConfigError: `out` is a directory or one of the inputs; FastaError, FileError: as
+        `protperf.io.read_tokens`, or a full disk.
     """
-    reader = io.read_tokens(fasta, residues=residues, seq_col=seq_col)
+    paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
+    if os.path.isdir(out):
+        raise ConfigError(f"{os.fspath(out)}: is a directory; name a file")
+    if any(os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out) for path in paths):
+        raise ConfigError(f"{os.fspath(out)}: is one of the inputs, which would be replaced; name another file")
+    reader = io.read_tokens(paths, residues=residues, seq_col=seq_col)
     header = write_token_file(reader, Path(out))
     _report(reader, warn)
     return header.num_sequences
