@@ -125,11 +125,11 @@ def test_a_signal_that_was_ignored_at_entry_stays_ignored(number: signal.Signals
     assert noted == [other]
 
 
-def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, fasta: Path) -> None:
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, fasta: Path, recipe: str) -> None:
     program = (
         "import os, signal, sys, protperf.lm as lm\n"
         "hang_up = lambda line: os.kill(os.getpid(), signal.SIGHUP)\n"
-        f"lm.train(sys.argv[1], sys.argv[2], steps=3, report=hang_up, **{GIVEN!r})\n"
+        f"lm.train(sys.argv[1], sys.argv[2], steps=3, size={recipe!r}, report=hang_up, **{GIVEN!r})\n"
     )
     words = ["nohup", sys.executable, "-c", program, str(fasta), str(tmp_path / "run")]
     result = subprocess.run(
