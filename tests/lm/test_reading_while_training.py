@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from training import small_options, synthetic, trainer
 
 from protperf.errors import CheckpointError
 from protperf.lm.loading import load_run
-from protperf.lm.storage import checkpoint, directory
+from protperf.lm.storage import checkpoint, directory, tensor_file
 
 STEPS = 8
 
@@ -34,7 +36,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def train_on(library: Path, run: Path, steps: tuple[int, int]) -> None:
+def train_on(library: Path, run: Path, steps: tuple[int, ...]) -> None:
     """What a training leaves once it has saved two more steps: those alone."""
     for number in steps:
         shutil.copytree(library / f"step-{number}", run / f".tmp-{number}" / f"step-{number}")
@@ -98,6 +100,40 @@ def test_a_run_that_is_pruned_again_and_again_is_read(library: Path, tmp_path: P
 
     found, _ = reading(run, action, lambda count: count % 2 == 0, lambda: load_run(run))
     assert found.step.number in (7, 8)
+
+
+def test_a_step_replaced_at_any_moment_of_reading_is_read_as_the_old_or_the_new(library: Path, tmp_path: Path) -> None:
+    """A resumed run writes a step again that was found damaged, or that lies beyond the one it resumed from."""
+    config = json.loads((library / "step-2" / "config.json").read_bytes())
+    found = 0
+    while True:
+        run = tmp_path / f"run-{found}"
+        run.mkdir()
+        train_on(library, run, (2,))
+        other = library / "step-3"
+        model, trainer = (
+            tensor_file.read_tensors(other / f"{name}.safetensors", None) for name in ("model", "trainer")
+        )
+        facts = {k: v for k, v in checkpoint.verify(run / "step-2").manifest.items() if k not in ("step", "files")}
+        replace = partial(checkpoint.save, run, 2, config, model, trainer, lambda facts=facts: facts)
+        loaded, ran = reading(run, replace, (found + 1).__eq__, partial(load_run, run))
+        if not ran:
+            break
+        found += 1
+        weights = loaded.network.state_dict()
+        old = tensor_file.read_tensors(library / "step-2" / "model.safetensors", None)
+        assert any(all(torch.equal(weights[name], x[name]) for name in x) for x in (old, model))
+    assert found >= 4
+
+
+def test_a_run_whose_only_step_is_about_to_be_replaced_is_waited_for(library: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    train_on(library, run, (2,))
+    (run / "step-2").rename(run / ".old-2")
+    with mock.patch.object(time, "sleep", side_effect=lambda _: (run / ".old-2").rename(run / "step-2")) as sleep:
+        assert checkpoint.find(run).number == 2
+    assert sleep.call_count == 1
 
 
 def test_a_damaged_step_is_refused_at_once(library: Path, tmp_path: Path) -> None:

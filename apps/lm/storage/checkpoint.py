@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FILES = ("config.json", "model.safetensors", "trainer.safetensors")
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
-_MAX_ATTEMPTS = 20
-"""How often a reader looks for another step where the one that it was reading has been pruned."""
+_MAX_ATTEMPTS, _PAUSE_S = 20, 0.001
+"""How often a reader looks again after the step that it was reading has been pruned or replaced, and how soon."""
 
 T = TypeVar("T")
 
@@ -162,8 +163,8 @@ def find(path: str | os.PathLike[str]) -> Step:
 def read(path: str | os.PathLike[str], use: Callable[[Step], T]) -> T:
     """What `use` makes of the verified step that reading commands take.
 
-    A training may be pruning the run at the same time. If the step disappears while it is verified or used, the run is
-    looked at again, and `use` is called with the step that is the best by then.
+    A training may prune or replace steps of the run at the same time. If the step disappears while it is verified or
+    used, the run is looked at again, and `use` is called with the step that is the best by then.
 
     Raises:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
@@ -172,13 +173,16 @@ def read(path: str | os.PathLike[str], use: Callable[[Step], T]) -> T:
     if _is_step(place):
         return use(verify(place))
     for _ in range(_MAX_ATTEMPTS - 1):
-        chosen: list[Path] = []
+        chosen: list[tuple[Path, object]] = []
         try:
             return use(_best(place, chosen))
         except CheckpointError:
-            # A step is renamed before its files are removed: one that is still there was not being pruned.
-            if not chosen or os.path.lexists(chosen[-1]):
+            # A step is renamed before its files are removed or replaced, so one that is unchanged is really at fault.
+            if chosen and all(_identity(step) == identity for step, identity in chosen):
                 raise
+            if not chosen and not any(name.startswith(".old-") for name in os.listdir(place)):
+                raise
+        time.sleep(_PAUSE_S)
     return use(_best(place, []))
 
 
@@ -202,16 +206,27 @@ def _is_step(place: Path) -> bool:
     return named
 
 
-def _best(run: Path, chosen: list[Path]) -> Step:
-    """The best step of a run by validation, verified; the steps that are looked at are added to `chosen`."""
+def _identity(step: Path) -> object:
+    """What distinguishes a directory from any that takes its place; None if there is none."""
+    try:
+        status = os.stat(step)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _best(run: Path, chosen: list[tuple[Path, object]]) -> Step:
+    """The best step of a run by validation, verified; each step that is looked at is added to `chosen`."""
     numbers = steps(run)
     if not numbers:
         raise CheckpointError(None, "holds no checkpoint; train one with protperf train", os.fspath(run))
-    chosen.append(run / f"step-{numbers[0]}")
-    newest = verify(chosen[-1])
+    step = run / f"step-{numbers[0]}"
+    chosen.append((step, _identity(step)))
+    newest = verify(step)
     progress = newest.manifest.get("progress")
     best = progress.get("best_step") if isinstance(progress, dict) else None
     if type(best) is not int or best not in numbers[1:]:
         return newest
-    chosen.append(run / f"step-{best}")
-    return verify(chosen[-1])
+    step = run / f"step-{best}"
+    chosen.append((step, _identity(step)))
+    return verify(step)
