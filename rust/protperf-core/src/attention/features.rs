@@ -73,12 +73,17 @@ impl HeadMap {
         HeadMap { family, head_dim, epsilon, parameters }
     }
 
-    /// The map of a call over one of its sets of parameters.
+    /// The map of a call over one of its sets of parameters: over zeros where they are not all finite, for outputs and
+    /// gradients are NaN by decision then, and 0 * NaN would reach rows that no gradient reaches.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn of_call(map: &MapArgs<'_>, set: usize, head_dim: usize) -> Result<Self> {
-        Ok(Self::new(map.family(), map.parameters(set, head_dim)?, head_dim, map.kernel_epsilon()))
+        let mut parameters = map.parameters(set, head_dim)?;
+        if !map.is_finite(set) {
+            parameters.fields_mut().for_each(|field| field.fill(0.0));
+        }
+        Ok(Self::new(map.family(), parameters, head_dim, map.kernel_epsilon()))
     }
 
     /// The same map with zeros in place of its parameters.

@@ -18,12 +18,15 @@ pub(super) struct Initial {
 }
 
 impl Initial {
-    /// A state `[F,2+E]`, or the empty one.
+    /// A state `[F,2+E]`, or the empty one where none is given; also where it is not finite, for then every row that
+    /// sees it is NaN and no number of it may be multiplied.
     pub fn new(rows: Option<&[f64]>, shape: &FavorShape) -> Self {
-        let Some(rows) = rows else {
-            return Initial { state: State::new(shape.feature_dim, shape.value_dim + 1), is_finite: true };
+        let is_finite = rows.is_none_or(|rows| rows.iter().all(|x| x.is_finite()));
+        let state = match rows.filter(|_| is_finite) {
+            Some(rows) => State::import(rows, shape.value_dim),
+            None => State::new(shape.feature_dim, shape.value_dim + 1),
         };
-        Initial { state: State::import(rows, shape.value_dim), is_finite: rows.iter().all(|x| x.is_finite()) }
+        Initial { state, is_finite }
     }
 }
 
