@@ -103,7 +103,7 @@ fn try_every_change<T: CpuElement>(case: &Case, seed: u64, cuts: &[usize], how: 
     count
 }
 
-/// Both types on every instruction set; the same number of trials on any machine.
+/// Both types on every instruction set; the same number of trials on every machine.
 fn in_every_way(map: FeatureMap, case: &Case, cuts: &[usize], kinds: &[Changed]) -> Count {
     let mut total = Count::default();
     let rounds = 3usize.div_ceil(Isa::available().len());
@@ -214,7 +214,7 @@ fn entry(x: &[f64], batch: usize, at: usize) -> Vec<u64> {
     x[at * size..(at + 1) * size].iter().map(|x| x.to_bits()).collect()
 }
 
-/// The contents of another entry of the batch, or of a key that is padding, have no effect.
+/// No output depends on another entry of the batch, or on what padding holds.
 #[test]
 fn batch_mates_and_the_contents_of_padding_change_no_bit() {
     let mut count = 0;

@@ -11,7 +11,7 @@ use protperf::FeatureMap;
 use protperf::projection::{Norm, Sampler, draw_projection};
 
 /// Lengths about the lanes of 4, 8 and 16 and off the chunks of 64; head_dim (each to 17 and about powers of two),
-/// value_dim and num_features as odd.
+/// value_dim and num_features as odd as these.
 const SHAPES: [(usize, usize, usize, usize); 30] = [
     (0, 4, 3, 5),
     (1, 1, 1, 1),

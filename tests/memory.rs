@@ -1,4 +1,4 @@
-//! The kernels touch the elements of their arguments and nothing around them: inputs, outputs, masks, borders and
+//! The kernels touch the elements of their arguments and nothing else: inputs, outputs, masks, borders and
 //! states lie against pages that must not be touched, in every layout, on every instruction set.
 
 #![cfg(unix)]

@@ -22,7 +22,7 @@ fn cases() -> impl Strategy<Value = Case> {
 type Choices = (bool, bool, bool, usize, f64);
 type Shape = (usize, usize, usize, usize, usize, usize);
 
-/// A case that is valid for any draw: this function decides which choices exclude each other.
+/// A valid case from any choices: options that exclude each other are sorted out here.
 fn assembled(
     (map, shape, heads, cuts, choices): (FeatureMap, Shape, (usize, usize), Option<Vec<f64>>, Choices),
 ) -> Case {

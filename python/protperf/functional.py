@@ -52,7 +52,7 @@ def favor_attention(
     """Estimate softmax attention in time linear in sequence length.
 
     Shapes: q [B,H,L,D], k [B,Hk,S,D], v [B,Hk,S,E] with H a multiple of Hk, omega [M,D] or [H,M,D]; returns [B,H,L,E]
-    in q's type. q and k are each scaled by D^-1/4. float16 is computed in float32.
+    in q's type. q and k are each scaled by D^-1/4. 16-bit types are computed in float32.
 
     Args:
         omega: random directions from `draw_projection`; None uses the inputs themselves (activation maps only).
@@ -77,14 +77,15 @@ def favor_attention(
     (q, k, v), result = _tensors(q, k, v, causal)
     directions, of_map = _map(feature_map, omega, kernel_epsilon, q)
     visibility = _visibility(q, k, cu_seqlens, key_padding_mask)
-    out, den = _empty((*q.shape[:3], v.shape[3]), q.dtype), _empty((*q.shape[:3], 2), q.dtype)
+    out, den = _empty((*q.shape[:3], v.shape[3]), q.dtype), _empty((*q.shape[:3], 2), _computed(q.dtype))
     _native.favor_forward(
-        q,
-        k,
-        v,
+        _buffer(q),
+        _buffer(k),
+        _buffer(v),
         directions,
-        out,
+        _buffer(out),
         den,
+        stored=_stored(q.dtype),
         causal=causal,
         isa=_arguments.isa(),
         num_threads=num_threads(),
@@ -114,7 +115,15 @@ def softmax_attention(
     causal = _arguments.check_flag("causal", causal)
     (q, k, v), result = _tensors(q, k, v, causal)
     out = _empty((*q.shape[:3], v.shape[3]), q.dtype)
-    _native.softmax_attention(q, k, v, out, causal=causal, **_visibility(q, k, cu_seqlens, key_padding_mask))
+    _native.softmax_attention(
+        _buffer(q),
+        _buffer(k),
+        _buffer(v),
+        _buffer(out),
+        causal=causal,
+        stored=_stored(q.dtype),
+        **_visibility(q, k, cu_seqlens, key_padding_mask),
+    )
     return out.astype(result, copy=False)
 
 
@@ -230,15 +239,31 @@ def _parameter(value: Any) -> NDArray[Any] | None:
 
 
 def _tensors(q: ArrayLike, k: ArrayLike, v: ArrayLike, causal: bool) -> tuple[list[NDArray[Any]], np.dtype[Any]]:
-    import numpy as np
-
+    """q, k and v as the native module reads them, and the type of the result: q's, byte order included."""
     arrays = {"q": _array("q", q), "k": _array("k", k), "v": _array("v", v)}
     shapes = {name: a.shape for name, a in arrays.items()}
     _arguments.check_tensors(shapes, {name: a.dtype.name for name, a in arrays.items()}, causal)
     _arguments.check_sizes(shapes)
-    result = arrays["q"].dtype
-    computed = np.dtype(np.float64 if result.itemsize == 8 else np.float32)
-    return [_usable(a, computed) for a in arrays.values()], result
+    return [_usable(a, a.dtype.newbyteorder("=")) for a in arrays.values()], arrays["q"].dtype
+
+
+def _computed(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that is computed in."""
+    import numpy as np
+
+    return np.dtype(np.float64 if stored.itemsize == 8 else np.float32)
+
+
+def _stored(dtype: np.dtype[Any]) -> str | None:
+    """The name of a type that the buffer protocol lacks."""
+    return dtype.name if dtype.itemsize == 2 else None
+
+
+def _buffer(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, its bits as integers where the buffer protocol lacks its type."""
+    import numpy as np
+
+    return array.view(np.uint16) if array.dtype.itemsize == 2 else array
 
 
 def _usable(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""How many threads a call uses: the one place that reads the environment for it.
+"""The number of threads that calls use: the one place that reads the environment for it.
 
 In this order: `PROTPERF_NUM_THREADS`; the number that the calling library has chosen (torch's); `OMP_NUM_THREADS`;
 `SLURM_CPUS_PER_TASK`; every core. All but the first are limited to the cores that affinity and the control group's

@@ -1,4 +1,4 @@
-//! Memory whose last or first element touches a page without access rights: one step too far ends the process.
+//! Memory whose last or first element borders on a page without access: one step too far ends the process.
 
 use std::ffi::{c_int, c_void};
 use std::ops::{Deref, DerefMut};

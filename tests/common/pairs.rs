@@ -2,7 +2,7 @@
 //! (the plain evaluation whose error bounds that of the kernels).
 
 use super::{Answer, Case, Data, Directions, norm, sees};
-use protperf::{Family, FeatureMap, Parameters};
+use protperf::{Activation, Family, FeatureMap, Parameters};
 
 macro_rules! pairs {
     ($module:ident, $float:ty) => {
@@ -48,7 +48,7 @@ macro_rules! pairs {
                         let domega = &mut answer[4][start..start + matrix];
                         let gradient: Vec<f64> = gradient.iter().map(|&x| f64::from(x)).collect();
                         if absolute {
-                            add_magnitudes(case, omega, &gradient, domega);
+                            add_magnitudes(case, omega, &weights, &gradient, domega);
                         } else {
                             let gradient = Parameters::of_directions(gradient);
                             case.map.add_omega_gradient(omega, case.head_dim, &gradient, domega);
@@ -58,16 +58,14 @@ macro_rules! pairs {
                 answer
             }
 
-            /// Magnitudes of the gradient of omega from those of the directions'.
-            fn add_magnitudes(case: &Case, omega: &[f64], gradient: &[f64], domega: &mut [f64]) {
+            /// Magnitudes of the gradient of omega from those of the directions', for any recipe: a row that
+            /// was scaled passes on its gradient with that factor, or only what is tangent of it.
+            fn add_magnitudes(case: &Case, omega: &[f64], weights: &[f64], gradient: &[f64], domega: &mut [f64]) {
+                let d = case.head_dim;
                 for (at, &g) in gradient.iter().enumerate() {
-                    let row = at % omega.len() / case.head_dim * case.head_dim;
-                    // Renormalised rows: a tangent is at most as long as the gradient.
-                    let shrink = match case.map {
-                        FeatureMap::Smreg => (case.head_dim as f64).sqrt() / norm(&omega[row..][..case.head_dim]),
-                        _ => 1.0,
-                    };
-                    domega[at % omega.len()] += shrink * g;
+                    let (row, direction) = (at % omega.len() / d * d, at / d * d);
+                    let scale = norm(&weights[direction..][..d]) / norm(&omega[row..][..d]);
+                    domega[at % omega.len()] += scale * g;
                 }
             }
 
@@ -238,16 +236,31 @@ macro_rules! pairs {
                     self.case.map == FeatureMap::Trigonometric
                 }
 
+                fn activation(&self) -> Activation {
+                    match self.case.map.family() {
+                        Family::Activation(activation) => activation,
+                        _ => panic!("{} is not an activation map", self.case.map.name()),
+                    }
+                }
+
                 fn phi(&self, x: Float) -> Float {
-                    let negative = if self.case.map == FeatureMap::Relu { 0.0 } else { x.min(0.0).exp() };
-                    self.case.epsilon as Float + x.max(0.0) + negative
+                    let value = match self.activation() {
+                        Activation::Relu => x.max(0.0),
+                        Activation::Elu1 => x.max(0.0) + x.min(0.0).exp(),
+                    };
+                    self.case.epsilon as Float + value
                 }
 
                 fn slope(&self, x: Float) -> Float {
-                    match self.case.map {
-                        _ if x > 0.0 => 1.0,
-                        FeatureMap::Relu => 0.0,
-                        _ => x.exp(),
+                    match self.activation() {
+                        Activation::Relu => Float::from(u8::from(x > 0.0)),
+                        Activation::Elu1 => {
+                            if x > 0.0 {
+                                1.0
+                            } else {
+                                x.exp()
+                            }
+                        }
                     }
                 }
             }

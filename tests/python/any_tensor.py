@@ -83,7 +83,7 @@ def make_call(rng: random.Random, numbers: np.random.Generator) -> Call:
 
 
 def junk(shape: Any, x: torch.Tensor) -> torch.Tensor:
-    """Memory between the elements that nobody may use."""
+    """Memory between the elements, which no call may use."""
     return torch.full(tuple(shape), torch.nan if x.is_floating_point() else 1, dtype=x.dtype)
 
 
@@ -377,7 +377,7 @@ def refusal(call: Call, run: Any) -> str:
     try:
         run()
     except (TypeError, ValueError) as error:
-        # Types and layouts of q decide what the others must be, so a fault of one may be told as the others'.
+        # Types and layouts of q decide what the others must be, so a fault of one may be reported as that of another.
         named = re.search(rf"\b{name}\b", str(error))
         ours = isinstance(error, protperf.Error)
         return "refused" if named and ours else f"refused without naming it: {type(error).__name__}: {error}"

@@ -91,6 +91,30 @@ def test_every_isa_matches_the_reference(monkeypatch, isa, feature_map):
             assert worst(out, needed) < bound * max(1.0, np.abs(needed).max()), (d, e, m, causal)
 
 
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_float16_is_computed_in_float32_and_rounded_once(feature_map):
+    for case in range(3):
+        q, k, v, omega = arrays(1, 2, 70, scale=0.5, dtype=np.float16)
+        if case == 1:
+            q, k = np.asfortranarray(q), k[:, :, ::-1]
+        if case == 2:
+            q, v = q.astype(q.dtype.newbyteorder()), np.repeat(v, 2, -1)[..., ::2]
+        wide = protperf.favor_attention(*(x.astype(np.float32) for x in (q, k, v)), omega, feature_map=feature_map)
+        out = protperf.favor_attention(q, k, v, omega, feature_map=feature_map)
+        assert out.dtype == q.dtype
+        assert np.array_equal(out, wide.astype(np.float16))
+        exact = protperf.softmax_attention(q, k, v)
+        assert worst(exact, protperf.softmax_attention(*(x.astype(np.float64) for x in (q, k, v)))) < 2**-11
+
+
+def test_a_number_of_omega_that_is_not_finite_is_nan_in_every_output():
+    q, k, v, omega = arrays(1, 2, 30)
+    for feature_map, bad in itertools.product(MAPS, (np.nan, np.inf, -np.inf)):
+        broken = omega.copy()
+        broken[3, 2] = bad
+        assert np.isnan(protperf.favor_attention(q, k, v, broken, feature_map=feature_map)).all(), feature_map
+
+
 @pytest.mark.parametrize("feature_map", ACTIVATION)
 def test_activation_maps_work_without_projection(feature_map):
     q, k, v, _ = arrays(1, 2, 40)

@@ -1,4 +1,4 @@
-"""Which number of threads a call takes: our variable, the caller's number, OpenMP's, Slurm's, the cores allowed."""
+"""The number of threads that calls use: our variable, the caller's number, OpenMP's, Slurm's, the cores allowed."""
 
 import subprocess
 import sys

@@ -25,7 +25,7 @@ pub const VOCABULARY: [&str; VOCABULARY_SIZE] = [
     "V", "W", "Y", "U", "O", "B", "Z", "J", "X",
 ];
 
-/// Token of an upper-case letter; `None` where the byte is no residue.
+/// Token of an upper-case letter; `None` where the byte is not a residue.
 pub const fn token_of(letter: u8) -> Option<u8> {
     let mut index = 0;
     while index < RESIDUES.len() {

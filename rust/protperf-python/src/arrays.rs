@@ -8,7 +8,7 @@
 //! memory and cost more than the attention of a short sequence. What keeps the harm small is that elements are plain
 //! numbers, that no size, index or branch on memory depends on an element (offsets come from shapes and strides that
 //! were copied at the start), and that outputs are arrays which our own Python code has just made. The documentation
-//! tells users not to write to an array while a call reads it.
+//! asks users not to write to an array while a call reads it.
 
 use crate::errors::{raise, to_python};
 use protperf::{Backend, Cpu, Isa, Stored, TensorRef, bf16, f16, try_reserved};

@@ -1,6 +1,6 @@
 //! Features of the plain f64 reference: each one a mantissa and an integer exponent, `mantissa * 2^exponent`.
 //!
-//! The exponent carries whatever could overflow: the logarithm of an exponential feature, the factor
+//! The exponent carries what could overflow: the logarithm of an exponential feature, the factor
 //! `exp(|y|^2/2)` of a trigonometric key. It is an integer, so every change of a reference is an exact power of two.
 //! Activation features have exponent 0. Nothing downstream needs to know the family.
 
@@ -73,17 +73,12 @@ impl HeadMap {
         HeadMap { family, head_dim, epsilon, parameters }
     }
 
-    /// The map of a call over one of its sets of parameters: over zeros where they are not all finite, for outputs and
-    /// gradients are NaN by decision then, and 0 * NaN would reach rows that no gradient reaches.
+    /// The map of a call over one of its sets of parameters.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn of_call(map: &MapArgs<'_>, set: usize, head_dim: usize) -> Result<Self> {
-        let mut parameters = map.parameters(set, head_dim)?;
-        if !map.is_finite(set) {
-            parameters.fields_mut().for_each(|field| field.fill(0.0));
-        }
-        Ok(Self::new(map.family(), parameters, head_dim, map.kernel_epsilon()))
+        Ok(Self::new(map.family(), map.parameters(set, head_dim)?, head_dim, map.kernel_epsilon()))
     }
 
     /// The same map with zeros in place of its parameters.

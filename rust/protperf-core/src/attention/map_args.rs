@@ -44,9 +44,9 @@ pub enum MapGradients<'a> {
     LogLinear(Parameters<&'a mut [f64]>),
 }
 
-/// Widths that a checked map has.
+/// Sizes that a checked map has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MapWidths {
+pub(crate) struct MapSizes {
     pub num_features: usize,
     pub num_projections: usize,
     pub feature_dim: usize,
@@ -162,7 +162,7 @@ impl MapArgs<'_> {
     }
 
     /// Checks the map against the heads and the width of the queries.
-    pub(crate) fn validate(&self, heads: usize, head_dim: usize) -> Result<MapWidths> {
+    pub(crate) fn validate(&self, heads: usize, head_dim: usize) -> Result<MapSizes> {
         match self {
             MapArgs::Named { map, omega, kernel_epsilon } => {
                 check_epsilon(*map, *kernel_epsilon)?;
@@ -171,11 +171,11 @@ impl MapArgs<'_> {
                     None => without_omega(*map, head_dim)?,
                 };
                 let num_projections = map.num_projections(num_features);
-                Ok(MapWidths { num_features, num_projections, feature_dim: map.feature_dim(num_features) })
+                Ok(MapSizes { num_features, num_projections, feature_dim: map.feature_dim(num_features) })
             }
             MapArgs::LogLinear(record) => {
                 let width = record.validate(heads, head_dim)?;
-                Ok(MapWidths { num_features: width, num_projections: width, feature_dim: width })
+                Ok(MapSizes { num_features: width, num_projections: width, feature_dim: width })
             }
         }
     }

@@ -108,12 +108,12 @@ impl<T: Copy> FavorArgs<'_, T> {
     /// [`Error::ShapeMismatch`] or [`Error::InvalidOption`] naming the argument, what it has and what is needed.
     pub fn validate(&self) -> Result<FavorShape> {
         let shape = check_qkv(&self.q, &self.k, &self.v, self.causal)?;
-        let widths = self.map.validate(shape.heads, shape.head_dim)?;
+        let sizes = self.map.validate(shape.heads, shape.head_dim)?;
         let shape = FavorShape {
             num_segments: self.cu_seqlens.map_or(1, |borders| borders.len().saturating_sub(1)),
-            num_features: widths.num_features,
-            num_projections: widths.num_projections,
-            feature_dim: widths.feature_dim,
+            num_features: sizes.num_features,
+            num_projections: sizes.num_projections,
+            feature_dim: sizes.feature_dim,
             ..shape
         };
         check_visibility(&shape, self.cu_seqlens, self.key_padding_mask)?;

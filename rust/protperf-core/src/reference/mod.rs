@@ -1,7 +1,7 @@
 //! The plain f64 reference of linear attention, forward and backward: the judge of every fast form.
 //!
 //! It is written to be read, not to be fast: one row after another, every feature kept, references exact. It computes
-//! in f64 whatever the tensors are stored in; [`Reference`] is the same as a backend, rounding at the end.
+//! in f64 for every type that tensors are stored in; [`Reference`] is the same as a backend, rounding at the end.
 
 mod backend;
 mod line;
