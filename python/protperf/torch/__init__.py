@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from protperf.torch import nn, reference
-from protperf.torch.functional import (
-    favor_attention,
-    favor_attention_with_state,
-    merge_states,
-    softmax_attention,
-)
+from protperf.torch.exact import softmax_attention
+from protperf.torch.functional import favor_attention, favor_attention_with_state, merge_states
 
 __all__ = [
     "favor_attention",

@@ -7,7 +7,7 @@ import torch
 from protperf.errors import ConfigError
 from protperf.functional import draw_projection, feature_maps
 from protperf.torch.functional import favor_attention
-from protperf.torch.memory import tells_memory
+from protperf.torch.memory import translate_out_of_memory
 
 __all__ = ["FavorAttention"]
 
@@ -48,7 +48,7 @@ class FavorAttention(torch.nn.Module):
         self.feature_map, self.causal, self.seed = feature_map, causal, seed
         self.register_buffer("omega", self._drawn(0))
 
-    @tells_memory
+    @translate_out_of_memory
     def _drawn(self, draw: int) -> torch.Tensor:
         heads = [
             torch.from_numpy(draw_projection(self.num_features, self.head_dim, seed=self.seed, stream=(0, head, draw)))

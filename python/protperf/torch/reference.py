@@ -1,22 +1,26 @@
-"""Attention written out plainly in torch: the independent oracle, and the path for devices without kernels.
+"""Attention written out over every pair of positions and every feature: the oracle of tests and of `protperf doctor`.
 
-Every pair of positions and every feature is formed: memory O(L S F). Differentiable any number of times.
+Memory O(L S F). It shares no formula with the native kernels nor with the chunked form: no state, no chunk and no power
+of two, but logarithms and torch's own `logsumexp`. Differentiable any number of times.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
-__all__ = ["favor_attention", "feature_dim", "log_weights", "softmax_attention", "visible"]
+from protperf.torch.visibility import visible
+
+__all__ = ["favor_attention", "log_weights", "softmax_attention"]
 
 EXPONENTIAL = ("positive", "hyperbolic", "smreg")
-
-
-def feature_dim(feature_map: str, num_features: int) -> int:
-    """Width of phi(x) for a number of rows of omega."""
-    return num_features * (2 if feature_map in ("hyperbolic", "trigonometric") else 1)
+ACTIVATION: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
+    "relu": (torch.relu, 1e-3),
+    "elu1": (lambda x: torch.nn.functional.elu(x) + 1, 0.0),
+}
+"""Each activation map and its own `kernel_epsilon`."""
 
 
 def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
@@ -26,29 +30,6 @@ def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
     if feature_map == "smreg":
         return omega * (math.sqrt(omega.shape[-1]) / torch.linalg.vector_norm(omega, dim=-1, keepdim=True))
     return omega
-
-
-def visible(
-    q_len: int,
-    kv_len: int,
-    causal: bool,
-    cu_seqlens: torch.Tensor | None,
-    key_padding_mask: torch.Tensor | None,
-    device: torch.device | None = None,
-) -> torch.Tensor:
-    """Which keys each query sees: bool [B or 1, 1, L, S]."""
-    rows, cols = torch.arange(q_len, device=device), torch.arange(kv_len, device=device)
-    seen = torch.ones(q_len, kv_len, dtype=torch.bool, device=device)
-    if causal:
-        seen = seen & (cols[None, :] <= rows[:, None])
-    if cu_seqlens is not None:
-        borders = cu_seqlens.to(device=device, dtype=torch.int64)
-        segment = torch.bucketize(rows, borders, right=True)
-        seen = seen & (segment[:, None] == segment[None, :])
-    seen = seen[None, None]
-    if key_padding_mask is not None:
-        seen = seen & ~key_padding_mask[:, None, None, :]
-    return seen
 
 
 def log_weights(
@@ -77,12 +58,19 @@ def favor_attention(
     Shapes as there. Source: Choromanski et al. 2021, arXiv:2009.14794.
     """
     q, k, v, seen, poisoned = _prepare(q, k, v, causal, cu_seqlens, key_padding_mask)
+    if omega is not None:
+        finite = omega.isfinite()
+        poisoned = poisoned | ~finite.all(-1).all(-1)[..., None, None]
+        omega = omega.masked_fill(~finite, 0.0)
     if feature_map in EXPONENTIAL:
         assert omega is not None
         a, b = log_weights(q, k, omega, feature_map)
         scores = _exp(torch.logsumexp(a[:, :, :, None, :] + b[:, :, None, :, :], -1), seen)
+    elif feature_map == "trigonometric":
+        assert omega is not None
+        scores = _trigonometric_scores(q, k, omega, seen)
     else:
-        scores = _scores(q, k, omega, feature_map, kernel_epsilon).masked_fill(~seen, 0.0)
+        scores = _activation_scores(q, k, omega, feature_map, kernel_epsilon).masked_fill(~seen, 0.0)
     return _mean(scores, v, poisoned)
 
 
@@ -124,22 +112,25 @@ def _mean(scores: torch.Tensor, v: torch.Tensor, poisoned: torch.Tensor) -> torc
     return out.masked_fill(poisoned, torch.nan)
 
 
-def _scores(
+def _trigonometric_scores(q: torch.Tensor, k: torch.Tensor, omega: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """cos(w.(x - y)) exp(|y|^2/2) summed over w, less the largest |y|^2/2 that a row sees."""
+    w = omega.to(q.dtype)
+    x, y = q * q.shape[-1] ** -0.25, k * k.shape[-1] ** -0.25
+    u, z = x @ w.mT, y @ w.mT
+    half_norm = 0.5 * (y * y).sum(-1)[:, :, None, :].expand(-1, -1, q.shape[2], -1)
+    return (torch.cos(u) @ torch.cos(z).mT + torch.sin(u) @ torch.sin(z).mT) * _exp(half_norm, seen)
+
+
+def _activation_scores(
     q: torch.Tensor, k: torch.Tensor, omega: torch.Tensor | None, feature_map: str, kernel_epsilon: float | None
 ) -> torch.Tensor:
     x, y = q * q.shape[-1] ** -0.25, k * k.shape[-1] ** -0.25
     if omega is not None:
         w = omega.to(q.dtype)
-        u, w = x @ w.mT, y @ w.mT
-    else:
-        u, w = x, y
-    if feature_map == "trigonometric":
-        weight = torch.exp(0.5 * (y * y).sum(-1))[:, :, None, :]
-        return (torch.cos(u) @ torch.cos(w).mT + torch.sin(u) @ torch.sin(w).mT) * weight
-    epsilon = (1e-3 if feature_map == "relu" else 0.0) if kernel_epsilon is None else kernel_epsilon
-    if feature_map == "relu":
-        return (torch.relu(u) + epsilon) @ (torch.relu(w) + epsilon).mT
-    return (torch.nn.functional.elu(u) + 1 + epsilon) @ (torch.nn.functional.elu(w) + 1 + epsilon).mT
+        x, y = x @ w.mT, y @ w.mT
+    activation, default_epsilon = ACTIVATION[feature_map]
+    epsilon = default_epsilon if kernel_epsilon is None else kernel_epsilon
+    return (activation(x) + epsilon) @ (activation(y) + epsilon).mT
 
 
 def softmax_attention(

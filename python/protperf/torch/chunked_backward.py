@@ -1,0 +1,267 @@
+"""The backward pass of `chunked.py`: features are made again, so memory is that of inputs and gradients.
+
+Only out and the denominators D_i = p_i 2^T_i are kept from the forward pass. With g~_i = [g_i, -g_i . out_i] / p_i,
+
+    dphi_im = sum_(j seen by i) phi_jm 2^-T_i (g~_i . v~_j)
+    dphi_jm = sum_(i that sees j) phi_im 2^-T_i (g~_i . v~_j),     dv~_j = sum_i sum_m phi_im phi_jm 2^-T_i g~_i.
+
+These are two passes of the forward's kind. First queries read keys from left to right. Then keys read queries from
+right to left: there the payload of a query is g~_i and its exponents are lowered by T_i. The gradient of the final
+state is what the second pass starts from, the gradient of the initial state what it ends with. D_i is at least about
+each of its own terms, so again no exponent that is formed is much above 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from protperf.torch import states
+from protperf.torch.chunked import square_halves
+from protperf.torch.exponents import NIL, power_of_two
+from protperf.torch.features import Features
+from protperf.torch.inputs import Call, Keys, Options
+from protperf.torch.lines import Lines, RowCollector, StateCollector
+from protperf.torch.states import State
+
+__all__ = ["Gradients", "backward"]
+
+
+class Gradients(NamedTuple):
+    """Gradients of the inputs, in their types; `omega` where it was asked for, `state` [..,F,2+E]."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    omega: torch.Tensor | None
+    state: torch.Tensor
+
+
+class _Queries(NamedTuple):
+    """Queries of a chunk in the backward pass.
+
+    Shapes: rows [n,H,C,D]; features; lowered, the features with exponents less T_i; payload [n,H,C,E+1], which is g~_i.
+    """
+
+    rows: torch.Tensor
+    features: Features
+    lowered: Features
+    payload: torch.Tensor
+
+
+def backward(
+    grad: torch.Tensor,
+    grad_state: torch.Tensor | None,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    out: torch.Tensor,
+    den: torch.Tensor,
+    options: Options,
+    *,
+    with_omega: bool,
+) -> Gradients:
+    """Gradients of q, k, v, omega and the initial state (`inputs`), given those of the output and the final state."""
+    q, k, v, omega, state = inputs
+    return _Backward(Call(q, k, v, omega, options), grad, grad_state, state, out, den, with_omega).run()
+
+
+class _Backward:
+    def __init__(
+        self,
+        call: Call,
+        grad: torch.Tensor,
+        grad_state: torch.Tensor | None,
+        state: torch.Tensor | None,
+        out: torch.Tensor,
+        den: torch.Tensor,
+        with_omega: bool,
+    ) -> None:
+        self.call, self.grad, self.grad_state, self.state, self.out, self.den = call, grad, grad_state, state, out, den
+        self.with_omega = with_omega
+        self.dq, self.dk, self.dv = (RowCollector(x.shape, x, x.dtype, True) for x in (call.q, call.k, call.v))
+        shape = [call.num_states, call.heads, call.map.width, 2 + call.value_dim]
+        self.dstate = StateCollector(shape, call.q, call.dtype)
+        self.ddirections: torch.Tensor | None = None
+
+    def run(self) -> Gradients:
+        for lines in self.call.lines:
+            self.dstate.put(lines, self._causal(lines) if self.call.options.causal else self._noncausal(lines))
+        omega = self._omega_gradient() if self.with_omega else None
+        return Gradients(self.dq.result(), self.dk.result(), self.dv.result(), omega, self.dstate.result())
+
+    def _causal(self, lines: Lines) -> torch.Tensor:
+        call = self.call
+        chunks = lines.chunks(lines.q_len, call.chunk_size)
+        state, bad = call.first_state(lines, self.state)
+        for low, high in chunks:
+            queries, keys = self._queries(lines, low, high), call.keys(lines, low, high)
+            key_features = call.map.keys(keys.rows, keys.keep)
+            dfeatures = _read(state, queries.lowered, queries.payload)
+            _add_visible_keys(dfeatures, queries.lowered, queries.payload, key_features, keys.payload)
+            self._put_query_gradient(lines, low, queries, dfeatures)
+            state, bad = states.add(state, key_features, keys.payload), bad | keys.bad.any(-1)
+        later = self._last_cotangent(lines, state.reference, bad)
+        for low, high in reversed(chunks):
+            queries, keys = self._queries(lines, low, high), call.keys(lines, low, high)
+            key_features = call.map.keys(keys.rows, keys.keep)
+            dfeatures, dpayload = _read(later, key_features, keys.payload), _read_payload(later, key_features)
+            _add_visible_queries(dfeatures, dpayload, key_features, keys.payload, queries.lowered, queries.payload)
+            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dpayload)
+            later = states.add(later, queries.lowered, queries.payload)
+        return self._first_gradient(lines, later)
+
+    def _noncausal(self, lines: Lines) -> torch.Tensor:
+        call = self.call
+        state, bad = call.first_state(lines, self.state)
+        key_chunks = lines.chunks(lines.kv_len, call.chunk_size)
+        for low, high in key_chunks:
+            keys = call.keys(lines, low, high)
+            state, bad = states.add(state, call.map.keys(keys.rows, keys.keep), keys.payload), bad | keys.bad.any(-1)
+        later = self._last_cotangent(lines, state.reference, bad)
+        for low, high in lines.chunks(lines.q_len, call.chunk_size):
+            queries = self._queries(lines, low, high)
+            dfeatures = _read(state, queries.lowered, queries.payload)
+            self._put_query_gradient(lines, low, queries, dfeatures)
+            later = states.add(later, queries.lowered, queries.payload)
+        for low, high in key_chunks:
+            keys = call.keys(lines, low, high)
+            key_features = call.map.keys(keys.rows, keys.keep)
+            dfeatures, dpayload = _read(later, key_features, keys.payload), _read_payload(later, key_features)
+            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dpayload)
+        return self._first_gradient(lines, later)
+
+    def _queries(self, lines: Lines, low: int, high: int) -> _Queries:
+        call = self.call
+        rows, _ = call.queries(lines, low, high)
+        grad, out, den = (lines.take(x, low, high).to(call.dtype) for x in (self.grad, self.out, self.den))
+        mantissa = den[..., 1:]
+        bad = mantissa.isnan()
+        counts = (mantissa != 0) & ~bad
+        inside = lines.inside(low, high)
+        if inside is not None:
+            counts, bad = counts & inside[..., None], bad & inside[..., None]
+        grad = torch.where(counts | bad, grad, 0.0)
+        along = -(grad * torch.where(counts, out, 0.0)).sum(-1, keepdim=True) * call.value_scale
+        payload = torch.cat([grad, along], -1) / torch.where(counts, mantissa, 1.0)
+        payload = torch.where(bad, torch.where((grad != 0).any(-1, keepdim=True), torch.nan, 0.0), payload)
+        features = call.map.queries(rows)
+        # A row that takes no part raises no reference.
+        exponent = torch.where(counts, features.exponent - den[..., :1], NIL)
+        lowered = Features(torch.where(counts, features.mantissa, 0.0), exponent)
+        return _Queries(rows, features, lowered, payload)
+
+    def _put_query_gradient(self, lines: Lines, low: int, queries: _Queries, dfeatures: torch.Tensor) -> None:
+        # Values were scaled, and so was all that v~ went into.
+        dfeatures = dfeatures * self.call.value_unscale
+        dx, ddirections = self.call.map.queries_gradient(queries.rows, queries.features, dfeatures)
+        self._add_directions(ddirections)
+        self.dq.put(lines, low, dx)
+
+    def _put_key_gradient(
+        self,
+        lines: Lines,
+        low: int,
+        keys: Keys,
+        features: Features,
+        dfeatures: torch.Tensor,
+        dpayload: torch.Tensor,
+    ) -> None:
+        dfeatures = dfeatures * self.call.value_unscale
+        dx, ddirections = self.call.map.keys_gradient(keys.rows, features, dfeatures)
+        self._add_directions(ddirections)
+        exists = (keys.keep | keys.bad)[..., None]
+        self.dk.put(lines, low, self.call.for_key_heads(torch.where(exists, dx, 0.0)))
+        self.dv.put(lines, low, self.call.for_key_heads(torch.where(exists, dpayload[..., :-1], 0.0)))
+
+    def _add_directions(self, ddirections: torch.Tensor | None) -> None:
+        if self.with_omega and ddirections is not None:
+            self.ddirections = ddirections if self.ddirections is None else self.ddirections + ddirections
+
+    def _omega_gradient(self) -> torch.Tensor:
+        omega = self.call.omega
+        assert omega is not None
+        if self.ddirections is None:
+            return torch.zeros_like(omega)
+        return self.call.map.omega_gradient(self.ddirections).to(omega.dtype)
+
+    def _last_cotangent(self, lines: Lines, reference: torch.Tensor, bad: torch.Tensor) -> State:
+        """Where the second pass starts: the gradient of the final state, as of a query that reads it."""
+        call = self.call
+        shape = (lines.count, call.heads, call.map.width, call.value_dim + 1)
+        if self.grad_state is None:
+            return states.empty(shape, call.map.num_references, call.dtype, call.q.device)
+        grad = lines.take_states(self.grad_state)
+        arrives = (grad[..., 1:] != 0).any(-1).any(-1)
+        sums = torch.cat([grad[..., 2:], grad[..., 1:2] * call.value_scale], -1)
+        sums = torch.where((bad & arrives)[..., None, None], torch.nan, sums)
+        return State(-reference, sums)
+
+    def _first_gradient(self, lines: Lines, later: State) -> torch.Tensor:
+        """The gradient of the initial state, which every query reads; its references have none."""
+        call = self.call
+        if self.state is None:
+            return later.sums.new_zeros(*later.sums.shape[:3], call.value_dim + 2)
+        reference = states.references(lines.take_states(self.state))
+        sums = later.sums * power_of_two(later.reference + reference)[..., None]
+        return torch.cat([torch.zeros_like(sums[..., :1]), sums[..., -1:] * call.value_unscale, sums[..., :-1]], -1)
+
+
+def _read(state: State, features: Features, payload: torch.Tensor) -> torch.Tensor:
+    """Gradient [n,H,C,F] of the mantissas of rows that read a state with a payload of their own."""
+    return power_of_two(features.exponent + state.reference[..., None, :]) * (payload @ state.sums.mT)
+
+
+def _read_payload(state: State, features: Features) -> torch.Tensor:
+    """What rows read from a state, [n,H,C,E+1]."""
+    weights = power_of_two(features.exponent + state.reference[..., None, :])
+    return (features.mantissa * weights) @ state.sums
+
+
+def _add_visible_keys(
+    dfeatures: torch.Tensor, queries: Features, payload: torch.Tensor, keys: Features, key_payload: torch.Tensor
+) -> None:
+    """Adds to the gradient of queries what comes from keys of the chunk up to their own position."""
+    own = power_of_two(queries.exponent + keys.exponent)
+    dfeatures += own * keys.mantissa * (payload * key_payload).sum(-1, keepdim=True)
+    half = 1
+    while half < payload.shape[2]:
+        (_, readers), (writers, _) = _square(queries, half), _square(keys, half)
+        pull, weights = _against(readers, writers)
+        along = square_halves(payload, half)[1] @ square_halves(key_payload, half)[0].mT
+        square_halves(dfeatures, half)[1].add_(pull * (along @ weights))
+        half *= 2
+
+
+def _add_visible_queries(
+    dfeatures: torch.Tensor,
+    dpayload: torch.Tensor,
+    keys: Features,
+    key_payload: torch.Tensor,
+    queries: Features,
+    payload: torch.Tensor,
+) -> None:
+    """Adds to the gradients of keys and payloads what comes from queries of the chunk from their own position on."""
+    own = power_of_two(queries.exponent + keys.exponent)
+    dfeatures += own * queries.mantissa * (payload * key_payload).sum(-1, keepdim=True)
+    dpayload += (own * queries.mantissa * keys.mantissa).sum(-1, keepdim=True) * payload
+    half = 1
+    while half < payload.shape[2]:
+        (readers, _), (_, writers) = _square(keys, half), _square(queries, half)
+        pull, weights = _against(readers, writers)
+        later = square_halves(payload, half)[1]
+        along = square_halves(key_payload, half)[0] @ later.mT
+        square_halves(dfeatures, half)[0].add_(pull * (along @ weights))
+        square_halves(dpayload, half)[0].add_(((readers.mantissa * pull) @ weights.mT) @ later)
+        half *= 2
+
+
+def _square(features: Features, half: int) -> tuple[Features, Features]:
+    (first, last), (first_exponent, last_exponent) = (square_halves(x, half) for x in features)
+    return Features(first, first_exponent), Features(last, last_exponent)
+
+
+def _against(readers: Features, writers: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    """Powers of readers, and weights of writers, both relative to the largest exponent of the writers."""
+    reference = writers.exponent.amax(-2, keepdim=True)
+    weights = writers.mantissa * power_of_two(writers.exponent - reference)
+    return power_of_two(readers.exponent + reference), weights

@@ -1,0 +1,209 @@
+"""Features of queries and keys as `mantissa * 2^exponent`, and their gradients: the only file that knows the families.
+
+The integer exponent carries what could overflow: the logarithm of an exponential feature, the factor exp(|y|^2/2) of
+a trigonometric key, the size of an activation. What reads features need not know their family.
+
+With scaled inputs x = q D^-1/4, y = k D^-1/4 and directions w_m (rows made from omega):
+
+    exponential    exp(w.x),          exp(w.y - |y|^2/2)          an exponent per feature
+    activation     f(w.x) + epsilon,  f(w.y) + epsilon            an exponent per row
+    trigonometric  [cos, sin](w.x),   [cos, sin](w.y) exp(|y|^2/2)  an exponent per row
+
+A factor that a whole query row carries cancels in the quotient, so queries leave exp(|x|^2/2) out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from protperf import _arguments
+from protperf._feature_maps import find_map
+from protperf.errors import ConfigError
+from protperf.torch.exponents import NIL, exponent_of, power_of_two, split
+
+__all__ = ["FeatureMap", "Features", "check_epsilon"]
+
+_LOG2_E = 1 / math.log(2.0)
+_MAX_INPUT = 1e15
+"""Scaled inputs saturate here, so that no product of finite inputs overflows."""
+
+_MAX_ROW = 100
+"""Exponents of activation rows stay within this, where both 2^e and 2^-e are normal numbers."""
+
+
+class Features(NamedTuple):
+    """`mantissa * 2^exponent` for the rows of one side.
+
+    Shapes: mantissa [n,H,C,F]; exponent [n,H,C,F], or [n,H,C,1] where a row has one.
+    """
+
+    mantissa: torch.Tensor
+    exponent: torch.Tensor
+
+
+def check_epsilon(feature_map: str, kernel_epsilon: float | None) -> float:
+    """The `kernel_epsilon` of a call; the map's own where none is given.
+
+    Raises:
+        DtypeError: not a number; ConfigError: negative or not finite, or a map that takes none.
+    """
+    epsilon = _arguments.check_epsilon(kernel_epsilon)
+    if epsilon is None:
+        return find_map(feature_map).default_epsilon
+    if not 0 <= epsilon < math.inf:
+        raise ConfigError(f"kernel_epsilon is {epsilon}; it must be finite and at least 0")
+    if epsilon and find_map(feature_map).family != "activation":
+        raise ConfigError(f"kernel_epsilon is {epsilon}, but feature_map {feature_map!r} takes none; leave it out")
+    return epsilon
+
+
+def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
+    """The directions [..,P,D] that a map makes of omega [..,M,D]; a row of zeros stays one."""
+    if feature_map == "hyperbolic":
+        return torch.cat([omega, -omega], -2)
+    if feature_map == "smreg":
+        return omega * _smreg_scale(omega)
+    return omega
+
+
+def directions_gradient(feature_map: str, omega: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient of omega from that of its `directions`."""
+    if feature_map == "hyperbolic":
+        plus, minus = gradient.chunk(2, -2)
+        return plus - minus
+    if feature_map == "smreg":
+        # Only what is tangent to the sphere changes a direction of fixed norm.
+        squares = (omega * omega).sum(-1, keepdim=True)
+        along = (omega * gradient).sum(-1, keepdim=True) / squares.where(squares > 0, 1.0)
+        return _smreg_scale(omega) * (gradient - along * omega)
+    return gradient
+
+
+def _smreg_scale(omega: torch.Tensor) -> torch.Tensor:
+    norm = torch.linalg.vector_norm(omega, dim=-1, keepdim=True)
+    return torch.where(norm > 0, math.sqrt(omega.shape[-1]) / norm.where(norm > 0, 1.0), 0.0)
+
+
+class FeatureMap:
+    """One feature map with its directions, in the type of the computation.
+
+    Args:
+        name: a name from `feature_maps()`.
+        omega: finite, [M,D] or [H,M,D]; None takes the inputs themselves (activation maps only).
+        epsilon: added to every feature of an activation map.
+    """
+
+    def __init__(self, name: str, omega: torch.Tensor | None, head_dim: int, epsilon: float) -> None:
+        self.name, self.family, self.epsilon = name, find_map(name).family, epsilon
+        self.omega = omega
+        self._head_dim, self._input_scale = head_dim, head_dim**-0.25
+        self._directions = None if omega is None else directions(name, omega) * self._input_scale
+
+    @property
+    def width(self) -> int:
+        """F."""
+        projections = self._head_dim if self._directions is None else self._directions.shape[-2]
+        return 2 * projections if self.family == "trigonometric" else projections
+
+    @property
+    def num_references(self) -> int:
+        """Integer references of a state: one for each feature, or one for all."""
+        return self.width if self.family == "exponential" else 1
+
+    def queries(self, x: torch.Tensor) -> Features:
+        """Features of query rows [n,H,C,D]."""
+        return self._features(self._limited(x), is_key=False)
+
+    def keys(self, y: torch.Tensor, keep: torch.Tensor | None) -> Features:
+        """Features of key rows [n,H,C,D]; those that `keep` [n,H,C] leaves out are zero and raise no reference."""
+        features = self._features(self._limited(y), is_key=True)
+        if keep is None:
+            return features
+        keep = keep.unsqueeze(-1)
+        return Features(torch.where(keep, features.mantissa, 0.0), torch.where(keep, features.exponent, NIL))
+
+    def queries_gradient(
+        self, x: torch.Tensor, features: Features, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Gradients of query rows and, summed over rows, of the scaled directions [H,P,D], from that of mantissas."""
+        return self._pull_back(self._limited(x), features, gradient, is_key=False)
+
+    def keys_gradient(
+        self, y: torch.Tensor, features: Features, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `queries_gradient`, for key rows."""
+        return self._pull_back(self._limited(y), features, gradient, is_key=True)
+
+    def omega_gradient(self, ddirections: torch.Tensor) -> torch.Tensor:
+        """The gradient of omega from the sum [H,P,D] of what the gradients above gave."""
+        assert self.omega is not None
+        if self.omega.dim() == 2:
+            ddirections = ddirections.sum(0)
+        return directions_gradient(self.name, self.omega, ddirections * self._input_scale)
+
+    def _limited(self, x: torch.Tensor) -> torch.Tensor:
+        limit = _MAX_INPUT / self._input_scale
+        return x.clamp(-limit, limit)
+
+    def _project(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self._input_scale if self._directions is None else x @ self._directions.mT
+
+    def _half_norm(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * x).sum(-1, keepdim=True) * (0.5 * self._input_scale**2)
+
+    def _features(self, x: torch.Tensor, is_key: bool) -> Features:
+        projected = self._project(x)
+        if self.family == "exponential":
+            log = projected - self._half_norm(x) if is_key else projected
+            return Features(*split(log * _LOG2_E))
+        if self.family == "activation":
+            function, _ = _ACTIVATIONS[self.name]
+            return _row_scaled(function(projected) + self.epsilon)
+        waves = torch.cat([projected.cos(), projected.sin()], -1)
+        if not is_key:
+            return Features(waves, torch.zeros_like(waves[..., :1]))
+        mantissa, exponent = split(self._half_norm(x) * _LOG2_E)
+        return Features(waves * mantissa, exponent)
+
+    def _pull_back(
+        self, x: torch.Tensor, features: Features, gradient: torch.Tensor, is_key: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        mantissa, exponent = features
+        dlog = gradient * mantissa
+        if self.family == "exponential":
+            dprojected, dhalf_norm = dlog, -dlog.sum(-1, keepdim=True)
+        elif self.family == "activation":
+            _, slope = _ACTIVATIONS[self.name]
+            dprojected, dhalf_norm = gradient * slope(self._project(x)) * power_of_two(-exponent), None
+        else:
+            cosines, sines = mantissa.chunk(2, -1)
+            dcosines, dsines = gradient.chunk(2, -1)
+            dprojected, dhalf_norm = dsines * cosines - dcosines * sines, dlog.sum(-1, keepdim=True)
+        if self._directions is None:
+            return dprojected * self._input_scale, None
+        dx, ddirections = dprojected @ self._directions, (dprojected.mT @ x).sum(0)
+        if is_key and dhalf_norm is not None:
+            dx = dx + dhalf_norm * self._input_scale**2 * x
+        return dx, ddirections
+
+
+def _row_scaled(values: torch.Tensor) -> Features:
+    """Each row divided by the power of two above its largest magnitude, so that no product of two rows overflows."""
+    largest = values.detach().abs().amax(-1, keepdim=True)
+    exponent = torch.where(largest > 0, exponent_of(largest).clamp(-_MAX_ROW, _MAX_ROW), 0)
+    return Features(values * power_of_two(-exponent), exponent)
+
+
+def _elu1(u: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.elu(u) + 1
+
+
+_ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "relu": (torch.relu, lambda u: (u > 0).to(u.dtype)),
+    "elu1": (_elu1, lambda u: u.clamp(max=0.0).exp()),
+}
+"""Each activation map and its derivative, as functions of the projection."""
