@@ -1,33 +1,59 @@
-"""Attention as a module: it keeps omega, and nothing else."""
+"""Attention as a module that owns its omega, and knows which draw it is.
+
+omega is a function of the seed, the layer, the head and the number of the draw. The module keeps that key where every
+way of copying, averaging and loading a module finds it: as attributes, and as a small buffer with a checksum
+(`draw_key`), which shows whether omega is what the module drew. Memory that was never filled, as
+`to_empty`, `skip_init` and loaders that build on `meta` leave it, and buffers that were averaged with those of another
+draw fail the checksum, and omega is drawn again before it is used.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import struct
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+from protperf import _arguments
+from protperf._feature_maps import find_map
 from protperf.errors import ConfigError
-from protperf.functional import draw_projection, feature_maps
+from protperf.functional import draw_projection
 from protperf.torch.functional import favor_attention
 from protperf.torch.memory import translate_out_of_memory
 
 __all__ = ["FavorAttention"]
 
+_MAX_DRAW = 2**32 - 1
+
 
 class FavorAttention(torch.nn.Module):
     """FAVOR+ attention without input or output projections.
 
-    omega is a persistent buffer, so checkpoints hold it: [M,D], or [H,M,D] with `num_heads`. It is drawn from the seed;
-    `redraw(draw)` replaces it, which a training loop does between optimizer steps and nothing does in eval.
+    omega is a persistent buffer, [M,D] or, with `num_heads`, [H,M,D]. `redraw(draw)` replaces it: a training loop calls
+    it between optimizer steps, and nothing else does. The state dictionary holds omega and the key of the draw
+    (seed, layer, draw), so that a module that was loaded goes on with the draws of the one that was saved; one without
+    a key, from before there were any, is loaded with the module's own seed and layer.
 
     Args:
         head_dim: D.
         num_features: M, rows of omega.
-        num_heads: one omega for each head; None shares one.
+        num_heads: an omega for each head; None shares one.
         feature_map: a name from `protperf.feature_maps()`.
         causal: position i attends to positions <= i.
-        seed: of omega.
+        seed: of omega, 0 to 2^64 - 1.
+        layer: number of this layer in its network: layers with one seed draw different directions.
+        sampler, norm: as in `protperf.draw_projection`.
+        saves_key: whether the state dictionary holds the key. Without it the caller must know seed and draw.
+        device, dtype: of omega; the default type, on the default device, unless given.
+
+    Raises:
+        DtypeError, ConfigError: an argument of the wrong kind or out of range.
     """
 
     omega: torch.Tensor
+    draw_key: torch.Tensor
 
     def __init__(
         self,
@@ -38,28 +64,63 @@ class FavorAttention(torch.nn.Module):
         feature_map: str = "positive",
         causal: bool = False,
         seed: int = 0,
+        layer: int = 0,
+        sampler: str = "orthogonal",
+        norm: str = "chi",
+        saves_key: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if num_heads is not None and num_heads < 1:
-            raise ConfigError(f"num_heads is {num_heads}; it must be at least 1, or None to share one omega")
-        if feature_map not in feature_maps():
-            raise ConfigError(f"feature_map {feature_map!r} is unknown; choose one of {', '.join(feature_maps())}")
-        self.head_dim, self.num_features, self.num_heads = head_dim, num_features, num_heads
-        self.feature_map, self.causal, self.seed = feature_map, causal, seed
-        self.register_buffer("omega", self._drawn(0))
+        self.head_dim = _positive("head_dim", head_dim)
+        self.num_features = _positive("num_features", num_features)
+        self.num_heads = None if num_heads is None else _positive("num_heads", num_heads)
+        self.feature_map = find_map(_arguments.check_name("feature_map", feature_map)).name
+        self.causal = _arguments.check_flag("causal", causal)
+        self.seed, self.layer = _arguments.check_integer("seed", seed), _arguments.check_integer("layer", layer)
+        self.sampler, self.norm = _arguments.check_name("sampler", sampler), _arguments.check_name("norm", norm)
+        self.draw = 0
+        self._known: tuple[int, int] | None = None
+        # Names and ranges are judged even where nothing is drawn.
+        draw_projection(1, 1, sampler=self.sampler, norm=self.norm, seed=self.seed, stream=(self.layer, 0, 0))
+        heads = () if self.num_heads is None else (self.num_heads,)
+        shape = (*heads, self.num_features, self.head_dim)
+        self.register_buffer("omega", torch.empty(shape, device=device, dtype=dtype or torch.get_default_dtype()))
+        key = torch.empty(4, device=device, dtype=torch.int64)
+        self.register_buffer("draw_key", key, persistent=_arguments.check_flag("saves_key", saves_key))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw omega again; fills a module that was built on `meta` and given memory by `to_empty`."""
+        if not self.omega.is_meta:
+            self.redraw(self.draw)
 
     @translate_out_of_memory
-    def _drawn(self, draw: int) -> torch.Tensor:
+    @torch.no_grad()
+    def redraw(self, draw: int) -> None:
+        """Replace omega by draw number `draw` of the seed, in place and in its type.
+
+        Raises:
+            DtypeError: not an integer; ConfigError: not from 0 to 2^32 - 1.
+        """
+        draw = _arguments.check_integer("draw", draw)
+        if not 0 <= draw <= _MAX_DRAW:
+            raise ConfigError(f"draw is {draw}; it must be from 0 to 2^32 - 1")
         heads = [
-            torch.from_numpy(draw_projection(self.num_features, self.head_dim, seed=self.seed, stream=(0, head, draw)))
+            draw_projection(
+                self.num_features,
+                self.head_dim,
+                sampler=self.sampler,
+                norm=self.norm,
+                seed=self.seed,
+                stream=(self.layer, head, draw),
+            )
             for head in range(self.num_heads or 1)
         ]
-        omega = heads[0] if self.num_heads is None else torch.stack(heads)
-        return omega.to(torch.get_default_dtype())
-
-    def redraw(self, draw: int) -> None:
-        """Replace omega by draw number `draw` of the seed, in place and in its type."""
-        self.omega.copy_(self._drawn(draw))
+        for head, directions in enumerate(heads):
+            (self.omega if self.num_heads is None else self.omega[head]).copy_(torch.from_numpy(directions))
+        self.draw = draw
+        self._write_key()
 
     def forward(
         self,
@@ -71,6 +132,7 @@ class FavorAttention(torch.nn.Module):
         key_padding_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Shapes and masks as in `protperf.torch.favor_attention`."""
+        self.check_omega()
         return favor_attention(
             q,
             k,
@@ -82,8 +144,86 @@ class FavorAttention(torch.nn.Module):
             key_padding_mask=key_padding_mask,
         )
 
+    def check_omega(self) -> None:
+        """Draw omega again where it was never filled, or was averaged with another draw; `forward` calls this.
+
+        Nothing is looked at unless a buffer has changed since. A compiled graph does not look.
+        """
+        if torch.compiler.is_compiling() or self._known == self._versions() or self.omega.is_meta:
+            return
+        try:
+            key = self.draw_key.tolist()
+        except RuntimeError:
+            # Stacked for torch.func.vmap: whoever stacked them had modules that were in order.
+            return
+        found = _unpacked(key)
+        if found is None:
+            self.redraw(self.draw)
+        else:
+            # Buffers copied from another module bring their key along.
+            self.seed, self.layer, self.draw = found
+        self._known = self._versions()
+
     def extra_repr(self) -> str:
+        """The arguments that differ between modules."""
         return (
             f"head_dim={self.head_dim}, num_features={self.num_features}, num_heads={self.num_heads}, "
-            f"feature_map={self.feature_map!r}, causal={self.causal}, seed={self.seed}"
+            f"feature_map={self.feature_map!r}, causal={self.causal}, seed={self.seed}, layer={self.layer}, "
+            f"sampler={self.sampler!r}, norm={self.norm!r}"
         )
+
+    def _versions(self) -> tuple[int, int]:
+        return self.omega._version, self.draw_key._version
+
+    def _write_key(self) -> None:
+        with torch.no_grad():
+            self.draw_key.copy_(torch.tensor(_packed(self.seed, self.layer, self.draw)))
+        self._known = self._versions()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # New memory starts to count its changes anew.
+        self._known = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        name = prefix + "draw_key"
+        if prefix + "omega" not in state_dict or name in state_dict or self.omega.is_meta:
+            return
+        # Saved without a key: omega is taken on trust.
+        if name in missing_keys:
+            missing_keys.remove(name)
+        if self.draw_key.is_meta:
+            self.draw_key = torch.empty(4, dtype=torch.int64, device=self.omega.device)
+        self._write_key()
+
+
+def _positive(name: str, value: Any) -> int:
+    value = _arguments.check_integer(name, value)
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1")
+    return value
+
+
+def _packed(seed: int, layer: int, draw: int) -> list[int]:
+    """The key as four numbers of 64 bits with a sign, the last one a checksum of the others."""
+    words = struct.pack("<QQQ", seed, layer, draw)
+    checksum = hashlib.blake2b(words, digest_size=8, person=b"omega").digest()
+    return list(struct.unpack("<qqqq", words + checksum))
+
+
+def _unpacked(key: list[int]) -> tuple[int, int, int] | None:
+    """Seed, layer and draw of a key; None where the checksum is another."""
+    seed, layer, draw = (word % 2**64 for word in key[:3])
+    return (seed, layer, draw) if _packed(seed, layer, draw) == key else None
