@@ -16,7 +16,7 @@ import machine
 import pytest
 from commands import COMMAND, environment, error_line, in_process, protperf, table, write_fasta
 
-from protperf.lm.cli import COMMANDS
+from protperf.lm.cli.commands import COMMANDS
 
 HEADER = b"n\tid\tlen\tscored\tll\tll_per_residue\tppl\tmethod\tflags\n"
 

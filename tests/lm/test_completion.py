@@ -12,7 +12,7 @@ import machine
 import pytest
 from commands import COMMAND, environment, error_line, in_process, protperf
 
-from protperf.lm.cli import COMMANDS
+from protperf.lm.cli.commands import COMMANDS
 from protperf.lm.cli.parameters import declared_in
 from protperf.lm.scoring.options import METHODS
 from protperf.lm.tables.options import FORMATS

@@ -15,17 +15,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from protperf.lm.cli.commands import COMMANDS, COMPLETION_REQUEST
 from protperf.lm.cli.common import exit_on_signal, open_closed_streams, say, write_utf8
 
-COMMANDS = {
-    "train": "Train a model on your own sequences.",
-    "score": "Score sequences: log-likelihood and perplexity.",
-    "info": "Show what a trained model is.",
-    "doctor": "Check this installation and this machine.",
-    "completion": "Print a script that completes commands in your shell.",
-}
-COMPLETION_REQUEST = "_PROTPERF_COMPLETE"
-"""Set by the shell when it asks how a command line may go on."""
 EXIT_DATA, EXIT_USAGE, EXIT_FILES, EXIT_RESOURCES, EXIT_REJECTED = 1, 2, 3, 4, 5
 
 _REMEDIES = {

@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from typing import Annotated, Any
 
-from protperf.lm.cli import COMMANDS, COMPLETION_REQUEST
+from protperf.lm.cli.commands import COMMANDS, COMPLETION_REQUEST
 from protperf.lm.cli.parameters import completed
 from protperf.lm.options import REQUIRED, instance, option, pick
 

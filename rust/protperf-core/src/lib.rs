@@ -17,6 +17,7 @@ mod memory;
 pub mod projection;
 pub mod reference;
 pub mod rng;
+mod shape;
 pub mod state;
 mod tensor;
 

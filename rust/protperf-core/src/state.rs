@@ -11,17 +11,15 @@
 //! References are integers so that changing one rescales its sums exactly. A state that saw something that is not
 //! finite is NaN throughout. The derivative with respect to a reference is 0: it is a choice of unit.
 
-use crate::attention::FavorShape;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::memory::{check_len, try_filled};
+use crate::shape::FavorShape;
+pub use crate::shape::KV_STATE;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Features between two looks at the cancel flag.
 const FEATURES_PER_CHECK: usize = 1024;
-
-/// Columns of a state's row before those of `kv_state`.
-pub const KV_STATE: usize = 2;
 
 /// A state that has seen no key.
 ///

@@ -1,6 +1,6 @@
 //! The feature map of a call with what its parameters are made from, and where their gradients go.
 
-use super::Omega;
+use super::omega::Omega;
 use crate::error::{Error, Result};
 use crate::feature_map::{Family, FeatureMap, Parameters};
 use crate::memory::{check_len, try_copied, try_filled};

@@ -5,35 +5,15 @@ pub mod exact;
 pub mod features;
 mod map_args;
 pub mod noncausal;
+mod omega;
 pub mod recurrent;
 pub(crate) mod rows;
 
 use crate::error::{Error, Result};
-use crate::state::KV_STATE;
+pub use crate::shape::FavorShape;
 use crate::tensor::{TensorRef, checked_product};
 pub use map_args::{LogLinear, MapArgs, MapGradients};
-
-/// The projection matrix, shared by all heads `[M,D]` or one per head `[H,M,D]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Omega<'a> {
-    /// Rows one after another.
-    pub data: &'a [f64],
-    /// `None`: one matrix for all heads.
-    pub num_heads: Option<usize>,
-    /// M.
-    pub num_features: usize,
-    /// D.
-    pub head_dim: usize,
-}
-
-impl<'a> Omega<'a> {
-    /// The matrix of one head, `[M,D]`.
-    pub fn head(&self, head: usize) -> &'a [f64] {
-        let size = self.num_features * self.head_dim;
-        let start = if self.num_heads.is_some() { head * size } else { 0 };
-        &self.data[start..start + size]
-    }
-}
+pub use omega::Omega;
 
 /// Everything that one call of linear attention takes. `T` is the type that the tensors are stored in.
 ///
@@ -55,50 +35,6 @@ pub struct FavorArgs<'a, T> {
     pub cu_seqlens: Option<&'a [i64]>,
     /// `[B,S]`, true where a key is padding and ignored.
     pub key_padding_mask: Option<&'a [bool]>,
-}
-
-/// Sizes of a checked call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FavorShape {
-    /// B.
-    pub batch: usize,
-    /// H, query heads.
-    pub heads: usize,
-    /// Hk, key and value heads.
-    pub kv_heads: usize,
-    /// L.
-    pub q_len: usize,
-    /// S.
-    pub kv_len: usize,
-    /// D.
-    pub head_dim: usize,
-    /// E.
-    pub value_dim: usize,
-    /// Sequences packed into a batch of one; 1 where nothing is packed.
-    pub num_segments: usize,
-    /// M: rows of omega, D where there is none.
-    pub num_features: usize,
-    /// P: projections that a row of queries or keys is multiplied with.
-    pub num_projections: usize,
-    /// F: width of phi(x).
-    pub feature_dim: usize,
-}
-
-impl FavorShape {
-    /// Query heads that share one key head.
-    pub fn group(&self) -> usize {
-        self.heads / self.kv_heads.max(1)
-    }
-
-    /// Shape of the output `[B,H,L,E]`.
-    pub fn out(&self) -> [usize; 4] {
-        [self.batch, self.heads, self.q_len, self.value_dim]
-    }
-
-    /// Shape of the running state, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`; see [`crate::state`].
-    pub fn state(&self) -> [usize; 4] {
-        [self.batch * self.num_segments, self.heads, self.feature_dim, KV_STATE + self.value_dim]
-    }
 }
 
 impl<T: Copy> FavorArgs<'_, T> {

@@ -2,7 +2,7 @@
 //!
 //! An exponential map is a [`Recipe`] here and a row in the registry; it needs no kernel.
 
-use super::Parameters;
+use super::parameters::Parameters;
 use crate::error::Result;
 use crate::memory::{try_copied, try_filled};
 

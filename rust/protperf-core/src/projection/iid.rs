@@ -1,6 +1,6 @@
 //! Independent normal rows.
 
-use super::{Norm, length};
+use super::norm::{Norm, length};
 use crate::error::Result;
 use crate::rng::Stream;
 

@@ -1,12 +1,14 @@
 //! Samplers of the projection matrix omega: directions, then norms.
 
 mod iid;
+mod norm;
 mod orthogonal;
 
 use crate::error::{Error, Result};
 use crate::memory::{check_len, try_filled};
 use crate::rng::Stream;
 use crate::tensor::checked_product;
+pub use norm::Norm;
 
 /// How the directions of omega are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,15 +17,6 @@ pub enum Sampler {
     Iid,
     /// Blocks of `head_dim` rows from a Haar-distributed rotation.
     Orthogonal,
-}
-
-/// What the rows' norms are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Norm {
-    /// Those of normal vectors: chi distributed with `head_dim` degrees of freedom.
-    Chi,
-    /// sqrt(head_dim), exactly.
-    SqrtDim,
 }
 
 impl Sampler {
@@ -36,20 +29,6 @@ impl Sampler {
             "iid" => Ok(Sampler::Iid),
             "orthogonal" => Ok(Sampler::Orthogonal),
             _ => Err(Error::option("sampler", format!("{name:?} is unknown; choose one of iid, orthogonal"))),
-        }
-    }
-}
-
-impl Norm {
-    /// The norm of a public name.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] that lists the names there are.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "chi" => Ok(Norm::Chi),
-            "sqrt_dim" => Ok(Norm::SqrtDim),
-            _ => Err(Error::option("norm", format!("{name:?} is unknown; choose one of chi, sqrt_dim"))),
         }
     }
 }
@@ -136,13 +115,9 @@ pub fn draw_projection(
     Ok(omega)
 }
 
-/// Euclidean norm.
-fn length(row: &[f64]) -> f64 {
-    libm::sqrt(row.iter().map(|x| x * x).sum())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::norm::length;
     use super::*;
 
     const GOLDEN: [[u64; 5]; 4] = [

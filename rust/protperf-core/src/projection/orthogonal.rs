@@ -3,7 +3,7 @@
 //! Householder's R has a negative diagonal as a rule, so plain Q is not Haar: its i-th row leans away from the i-th
 //! axis. Multiplying each column of Q by the sign of R's diagonal entry makes it so.
 
-use super::{Norm, length};
+use super::norm::{Norm, length};
 use crate::error::Result;
 use crate::memory::try_reserved;
 use crate::rng::Stream;
