@@ -8,8 +8,8 @@
 //! Imports follow this order, each file importing files to its left alone:
 //!
 //! ```text
-//! dispatch, layout < simd < ops < packed_omega, state, rows < features < chunk < workspace, load < call
-//! blocks < plan < load < scan < call < cotangent < forward, backward
+//! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load} < call
+//! blocks < plan < load < scan < call < cotangent < {forward, backward} < backend
 //! ```
 //!
 //! `unsafe` is allowed here: each block states the facts that make it sound.

@@ -73,7 +73,8 @@ struct Case {
     head_dim: usize,
     value_dim: usize,
     num_features: usize,
-    /// How keys grow along the sequence: beyond 1, references are raised far and rows are computed again.
+    /// How much longer the first keys are than the last: beyond 1 references rise far along the sequence, for a long key
+    /// has small features, and rows are computed again.
     rise: f64,
 }
 
@@ -110,7 +111,7 @@ fn answer<T: CpuElement>(case: &Case) -> Vec<u64> {
     let mut stream = Stream::new(1, [0, 0, 0]);
     let mut normals = |n: usize| (0..n).map(|_| stream.normal()).collect::<Vec<f64>>();
     let (q, mut k, v, g) = (normals(l * d), normals(l * d), normals(l * e), normals(l * e));
-    k.iter_mut().enumerate().for_each(|(at, k)| *k *= 1.0 + case.rise * (at / d) as f64 / l as f64);
+    k.iter_mut().enumerate().for_each(|(at, k)| *k *= 1.0 + case.rise * (1.0 - (at / d) as f64 / l as f64));
     let mut fields = Fields([normals(m * d), normals(m * d), normals(d), normals(m), normals(m)]);
     fields.0[2].iter_mut().for_each(|g| *g = g.abs());
     let (fields, omega) = (fields, normals(m * d));
@@ -142,10 +143,13 @@ fn answer<T: CpuElement>(case: &Case) -> Vec<u64> {
     let nan = T::from_f64(f64::NAN);
     let (mut out, mut den) = (vec![nan; l * e], vec![nan; l * 2]);
     let mut before: Vec<T> = state::empty_state(&args.validate().unwrap()).unwrap();
-    before.chunks_exact_mut(2 + e).for_each(|row| {
-        row.fill(T::from_f64(0.5));
-        row[0] = T::ZERO;
-    });
+    if case.rise == 0.0 {
+        // A state that has seen keys; without one, rows look far ahead where references rise.
+        before.chunks_exact_mut(2 + e).for_each(|row| {
+            row.fill(T::from_f64(0.5));
+            row[0] = T::ZERO;
+        });
+    }
     let mut after = vec![nan; before.len()];
     let outputs = Outputs { state_in: Some(&before), out: &mut out, den: &mut den, state_out: Some(&mut after) };
     cpu.forward(&args, outputs, &run).unwrap();

@@ -40,7 +40,8 @@ pub struct Case {
     pub value_dim: usize,
     pub num_features: usize,
     pub scale: f64,
-    /// How keys grow along the sequence: beyond 1, references are raised far and rows are computed again.
+    /// How much longer the first keys are than the last: beyond 1 references rise far along the sequence, for a long key
+    /// has small features, and rows are computed again.
     pub rise: f64,
     /// Whether the pass starts from a state that has seen keys, and a gradient arrives at its final state.
     pub states: bool,
@@ -99,7 +100,7 @@ impl Case {
         let sets = self.num_sets();
         let mut k = normals(b * hk * self.kv_len * d, self.scale);
         for (at, k) in k.iter_mut().enumerate() {
-            *k *= 1.0 + self.rise * (at / d % self.kv_len) as f64 / self.kv_len as f64;
+            *k *= 1.0 + self.rise * (1.0 - (at / d % self.kv_len) as f64 / self.kv_len as f64);
         }
         let mut fields = [
             normals(sets * m * d, 1.0),
