@@ -26,6 +26,7 @@ from protperf.lm.training.optimizer import Optimizer, not_finite
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress
 from protperf.lm.training.validation import Validation
+from protperf.message import Argument, Message
 
 _MEASURED_STEPS, _MEASURED_FRACTION = 5, 0.08
 """Steps, and fraction of `--time` spent in steps, after which the number of steps of a timed run is fixed, once."""
@@ -125,7 +126,7 @@ class Loop:
         self._require_finite("gradient norm", self.optimizer.clip())
         self.optimizer.step(schedule.learning_rate(o, p.step, p.total_steps, self.feed.steps_of_epochs()))
         if (name := not_finite(self.network.named_parameters())) is not None:
-            raise DivergenceError(f"step {p.step + 1} made {name} not finite; {self._remedy()}")
+            raise self._divergence(f"step {p.step + 1} made {name} not finite")
         p.step += 1
         p.tokens += targets
         p.wall_s = self.clock.elapsed_s()
@@ -154,11 +155,14 @@ class Loop:
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            raise DivergenceError(f"the {what} of step {self.progress.step + 1} is {value}; {self._remedy()}")
+            raise self._divergence(f"the {what} of step {self.progress.step + 1} is {value}")
 
-    def _remedy(self) -> str:
+    def _divergence(self, what: str) -> DivergenceError:
         o = self.options
-        return f"try a lower lr (it is {o.lr:g}), a longer warmup ({o.warmup}) or a smaller clip ({o.clip:g})"
+        text = "{what}; try a lower {lr} (it is {lr_now:g}), a longer {warmup} ({warmup_now}) or a smaller {clip} "
+        text += "({clip_now:g})"
+        names = {name: Argument(name) for name in ("lr", "warmup", "clip")}
+        return DivergenceError(Message(text, what=what, lr_now=o.lr, warmup_now=o.warmup, clip_now=o.clip, **names))
 
     def _training_line(self, loss: float) -> Line:
         p = self.progress
@@ -180,7 +184,7 @@ class Loop:
         self._checkpoint_start_s = self.clock.elapsed_s()
         figures = self.validation.measure(self.network)
         if not math.isfinite(figures["val_loss"]):
-            raise DivergenceError(f"the validation loss after step {p.step} is {figures['val_loss']}; {self._remedy()}")
+            raise self._divergence(f"the validation loss after step {p.step} is {figures['val_loss']}")
         if figures["val_loss"] < p.best_loss:
             p.best_loss, p.best_step = figures["val_loss"], p.step
         yield self._line({"step": p.step, **figures})
@@ -190,7 +194,7 @@ class Loop:
         p = self.progress
         stored = (*self.network.state_dict().items(), *self.optimizer.tensors().items())
         if (name := not_finite(stored)) is not None:
-            raise DivergenceError(f"{name} is not finite after step {p.step}; {self._remedy()}")
+            raise self._divergence(f"{name} is not finite after step {p.step}")
         yield Checkpoint(self._settled, figures)
         if self._checkpoint_start_s is not None:
             # Whoever keeps no checkpoints has not asked for the progress.

@@ -83,7 +83,8 @@ class Trainer:
                         figures = event.figures or figures
                         self._save(event)
         except DivergenceError as error:
-            raise DivergenceError(f"{self.run}: {error}; {self._last_kept()}") from error
+            text = "{run}: {error}; {kept}"
+            raise DivergenceError(Message(text, run=self.run, error=error.args[0], kept=self._last_kept())) from error
         return figures
 
     def _stop(self, number: int) -> None:
