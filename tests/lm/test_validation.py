@@ -158,7 +158,7 @@ def test_a_run_that_learnt_nothing_says_so(tmp_path: Path, monkeypatch: pytest.M
     assert f"{math.exp(figures['val_loss']):.3f}, that of residue frequencies alone" in outcome.remark
     assert f"{figures['unigram_perplexity']:.3f}" in outcome.remark
     assert "2 steps" in outcome.remark
-    assert all(way in outcome.remark for way in ("--time", "--size", "machine"))
+    assert all(way in outcome.remark for way in ("time", "size", "machine"))
 
 
 def test_a_run_that_learnt_something_does_not(tmp_path: Path) -> None:
@@ -169,8 +169,9 @@ def test_a_run_that_learnt_something_does_not(tmp_path: Path) -> None:
     assert outcome.remark is None
 
 
-def test_the_command_tells_of_a_run_that_learnt_nothing_unless_it_is_quiet(fasta: Path, tmp_path: Path) -> None:
+def test_the_command_warns_of_a_run_that_learnt_nothing_unless_it_is_quiet(fasta: Path, tmp_path: Path) -> None:
     words = ["train", "--fasta", fasta, "--steps", 1, "--batch-tokens", 100, "-o"]
     messages = in_process(*words, tmp_path / "run").stderr.decode()
     assert f"protperf: warning: {tmp_path}/run: 1 step taught the model little or nothing" in messages
+    assert "train for longer (--time, --epochs or --steps), choose a smaller --size" in messages
     assert in_process(*words, tmp_path / "quiet", "-q").stderr == b""
