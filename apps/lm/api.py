@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from protperf.lm.device import torch_device
 from protperf.lm.inference import check_fork
 from protperf.lm.loading import LoadedModel, load_run
 from protperf.lm.model.config import ModelConfig
@@ -139,7 +140,10 @@ def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -
     return (model if isinstance(model, Model) else load(model)).score(records, **options)
 
 
-@takes(TRAINING_OPTIONS)
+_TRAIN_OPTIONS = [*TRAINING_OPTIONS, *pick(LoadOptions, "device")]
+
+
+@takes(_TRAIN_OPTIONS)
 def train(
     fasta: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
@@ -164,11 +168,14 @@ def train(
         DivergenceError: a loss, a gradient or a weight is not finite; the last checkpoint from before is kept.
     """
     check_fork()
-    given = from_keywords({name: value for name, value in options.items() if value is not None}, TRAINING_OPTIONS)
+    given = from_keywords({name: value for name, value in options.items() if value is not None}, _TRAIN_OPTIONS)
+    device = given.get("device", "auto")
     request = read_request(out, given)
-    outcome = train_run(fasta, out, request.config, request.options, **request.arguments, report=report)
+    outcome = train_run(
+        fasta, out, request.config, request.options, **request.arguments, device=torch_device(device), report=report
+    )
     if outcome.signal is not None:
         raise_for(outcome.signal)
     if outcome.remark is not None:
         print(f"warning: {outcome.remark}", file=sys.stderr)
-    return load(outcome.run)
+    return load(outcome.run, device=device)

@@ -12,6 +12,8 @@ from conftest import small_config
 from torch.nn import functional
 from training import metrics, small_options, synthetic, trainer
 
+import protperf.lm as lm
+from protperf.errors import ConfigError, DeviceError
 from protperf.lm.data.store import read_store, split
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
 from protperf.lm.storage import checkpoint
@@ -122,3 +124,15 @@ def test_a_run_on_cuda_is_that_of_the_cpu_to_rounding(attention: str, tmp_path: 
     again = trainer(tmp_path / "cuda", fasta, small_options(steps=8), attention=attention, dropout=0.0)
     again.restore(checkpoint.verify(tmp_path / "cuda" / "step-6"))
     again.fit(lambda line: None)
+
+
+def test_python_trains_on_the_device_that_is_named(tmp_path: Path, fasta: Path) -> None:
+    given: dict[str, Any] = {"steps": 1, "batch_tokens": 150, "validate": 0.1}
+    lm.train(fasta, tmp_path / "run", device="cpu", **given)
+    assert checkpoint.find(tmp_path / "run").manifest["device"] == "cpu"
+    with pytest.raises(ConfigError, match="device is 'cqu'"):
+        lm.train(fasta, tmp_path / "other", device="cqu", **given)
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="cuda"):
+            lm.train(fasta, tmp_path / "other", device="cuda", **given)
+    assert not (tmp_path / "other").exists()
