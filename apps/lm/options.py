@@ -17,13 +17,11 @@ This module imports neither NumPy nor torch, and takes NumPy's numbers all the s
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
 import numbers
 import os
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -320,6 +318,8 @@ def listed(names: Iterable[str], word: str = "and") -> tuple[str, dict[str, Argu
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """`did you mean ...?` for a word that is nearly a known one."""
+    import difflib
+
     close = difflib.get_close_matches(word, list(known), 1)
     return f"did you mean {close[0]}?" if close else None
 
@@ -356,4 +356,6 @@ def takes(*declared: Sequence[Option]) -> Callable[[T], T]:
 
 
 def _described(declared: Option) -> str:
+    import textwrap
+
     return textwrap.fill(f"{declared.argument}: {declared.help}", 110, initial_indent="    ", subsequent_indent=" " * 8)

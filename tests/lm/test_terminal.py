@@ -138,11 +138,11 @@ def test_a_log_gets_a_line_now_and_then(runs: dict[str, Path], tmp_path: Path, m
     assert len(in_process(*words).stderr.splitlines()) == 1
     monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.0)
     lines = in_process(*words).stderr.decode().splitlines()
-    pattern = r"protperf: scoring: \d+%, [\d.]+k? token, \d\d:\d\d left, \d+ proteins"
+    pattern = r"protperf: scoring: \d+%, [\d.]+k? tokens, \d\d:\d\d left, \d+ proteins"
     scoring = [line for line in lines if "scoring" in line]
     assert len(scoring) > 10
     assert all(re.fullmatch(pattern, line) for line in scoring), scoring
-    assert "scoring: 100%, 6.06k token, 00:00 left" in scoring[-1]
+    assert "scoring: 100%, 6.06k tokens, 00:00 left" in scoring[-1]
     assert in_process(*words, "-q").stderr == b""
     piped = in_process("score", runs["both"], path, "-o", tmp_path / "x.tsv").stderr.decode()
     assert "protperf: checksum: " in piped

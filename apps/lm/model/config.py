@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +66,8 @@ class ModelConfig:
         chosen = cls.from_mapping({**_recipe(size if size in SIZES else "nano"), **choices})
         if size in SIZES:
             return chosen
+        import tomllib
+
         data = Path(size).read_bytes()
         try:
             return cls.from_mapping({**tomllib.loads(data.decode("utf-8")), **choices})
@@ -80,4 +80,9 @@ class ModelConfig:
 
 
 def _recipe(size: str) -> dict[str, Any]:
-    return tomllib.loads(resources.files("protperf.lm").joinpath("recipes", f"{size}.toml").read_text(encoding="utf-8"))
+    # Imported here: `info` reads a configuration without needing a recipe.
+    import tomllib
+    from importlib import resources
+
+    text = resources.files("protperf.lm").joinpath("recipes", f"{size}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)

@@ -109,7 +109,7 @@ class ScoreJob:
         from protperf.lm.scoring.likelihood import score_batches
 
         watch, scoring = watch or Watch(), self._scoring
-        with watch.working("scoring", "token", job.total, "proteins") as stage:
+        with watch.working("scoring", "tokens", job.total, "proteins") as stage:
             records = (record for batch in self._reader for record in batch)
             scored = score_batches(
                 job.loaded.network,
