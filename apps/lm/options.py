@@ -343,7 +343,10 @@ def takes(*declared: Sequence[Option]) -> Callable[[T], T]:
         signature = inspect.signature(function)
         kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         added = [
-            inspect.Parameter(each.argument, inspect.Parameter.KEYWORD_ONLY, default=each.default) for each in listed
+            inspect.Parameter(
+                each.argument, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=_annotation(each)
+            )
+            for each in listed
         ]
         function.__signature__ = signature.replace(parameters=[*kept, *added])
         if function.__doc__ is not None:
@@ -353,6 +356,13 @@ def takes(*declared: Sequence[Option]) -> Callable[[T], T]:
         return function
 
     return decorate
+
+
+def _annotation(declared: Option) -> Any:
+    kind: Any = tuple[declared.kind, ...] if declared.is_many else declared.kind  # type: ignore[name-defined]
+    if declared.read is not None:
+        kind = kind | str
+    return kind | None if declared.is_optional else kind
 
 
 def _described(declared: Option) -> str:

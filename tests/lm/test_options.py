@@ -151,7 +151,10 @@ def test_a_function_shows_the_options_that_it_takes() -> None:
     def brew(beans: str, **options: Any) -> None:
         """Make coffee."""
 
-    assert str(inspect.signature(brew)) == "(beans: 'str', *, num_grams=18, wait=None) -> 'None'"
+    assert (
+        str(inspect.signature(brew))
+        == "(beans: 'str', *, num_grams: int = 18, wait: float | str | None = None) -> 'None'"
+    )
     assert "    num_grams: Grams of coffee." in str(brew.__doc__).splitlines()
     for function in (lm.train, lm.load, lm.Model.score, lm.Model.score_files):
         assert "options" not in inspect.signature(function).parameters
