@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from protperf import feature_maps
 from protperf.errors import ConfigError
 from protperf.lm.options import REQUIRED, check, from_mapping, option
 from protperf.message import Argument, Message
 
 SIZES = ("nano", "tiny", "small", "base")
-ATTENTIONS = ("relu", "softmax", "exact")
+FEATURE_MAP = {"softmax": "positive"}
+"""Other names of feature maps: what the map estimates."""
+ATTENTIONS = ("relu", "softmax", "exact", *(name for name in feature_maps() if name != "relu"))
+SAMPLERS = ("orthogonal", "iid")
+NORMS = ("chi", "sqrt_dim")
 OBJECTIVES = ("masked", "causal", "both")
-MODEL_CHOICES = ("attention", "objective", "num_features", "dropout")
+MODEL_CHOICES = ("attention", "objective", "num_features", "sampler", "norm", "dropout")
 """Fields of `ModelConfig` that are chosen for a run; its size decides the others."""
 
 
@@ -22,8 +27,9 @@ MODEL_CHOICES = ("attention", "objective", "num_features", "dropout")
 class ModelConfig:
     """What decides the shapes of a network and what it was trained to predict.
 
-    `attention` is `relu` or `softmax` (FAVOR+, linear in length) or `exact` (softmax, quadratic). `objective` is
-    `masked`, `causal` or `both`. `seed` draws weights and random directions.
+    `attention` is a feature map (FAVOR+, linear in length), `softmax` (another name of the map `positive`) or `exact`
+    (softmax, quadratic). `objective` is `masked`, `causal` or `both`. `seed` draws weights and random directions, the
+    latter by `sampler` and `norm` of `protperf.draw_projection`.
     """
 
     num_layers: int = option(REQUIRED, "Blocks of attention and feed-forward layer.", least=1, most=256)
@@ -32,10 +38,14 @@ class ModelConfig:
     head_dim: int = option(REQUIRED, "Width of a head; even.", least=1, most=1024)
     ffn_dim: int = option(REQUIRED, "Width of the feed-forward layer.", least=1, most=65536)
     num_features: int = option(REQUIRED, "Random features per head.", least=1, most=4096, shown_default="set by --size")
-    attention: str = option("relu", "relu or softmax, both linear in length, or exact.", choices=ATTENTIONS)
+    attention: str = option(
+        "relu", "A feature map, linear in length: relu, softmax or another; or exact.", choices=ATTENTIONS
+    )
     objective: str = option("both", "What to predict: masked, causal or both.", choices=OBJECTIVES)
     dropout: float = option(0.0, "Probability of dropout.", least=0.0, below=1.0)
     seed: int = option(42, "Seed of the weights and the random features.", least=0, most=2**63 - 1)
+    sampler: str = option("orthogonal", "How random features are drawn.", choices=SAMPLERS)
+    norm: str = option("chi", "Norms of the random features.", choices=NORMS)
 
     def __post_init__(self) -> None:
         check(self)

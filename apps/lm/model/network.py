@@ -10,23 +10,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from protperf import draw_projection
 from protperf.lm.alphabet import VOCAB_SIZE
-from protperf.lm.model.config import ModelConfig
-from protperf.torch import favor_attention, favor_attention_with_state, softmax_attention
+from protperf.lm.model.config import FEATURE_MAP, ModelConfig
+from protperf.torch import softmax_attention
+from protperf.torch.nn import FavorAttention
 
 MASKED, CAUSAL = 0, 1
 """Modes of reading: every position sees all others, or only those before it."""
 
-_FEATURE_MAP = {"relu": "relu", "softmax": "positive"}
 _NORM_EPSILON = torch.finfo(torch.float32).eps
 """Fixed, because torch's default depends on the type: a network in float64 would be another function."""
-_TEMPERATURE = {"relu": 4.0, "softmax": 1.5, "exact": 4.0}
+# Where training starts. Estimates of exponentials need small logits; sines and cosines the smallest.
+_TEMPERATURE = {
+    "relu": 4.0,
+    "elu1": 4.0,
+    "exact": 4.0,
+    "softmax": 1.5,
+    "positive": 1.5,
+    "hyperbolic": 1.5,
+    "smreg": 1.5,
+    "trigonometric": 1.0,
+}
 
 
 @dataclass
@@ -141,52 +151,30 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with rotary positions, unit queries and keys, and a temperature for each head."""
 
-    omega: torch.Tensor
-
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.config, self.layer = config, layer
+        self.config = config
         inner = config.num_heads * config.head_dim
         self.qkv = nn.Linear(config.model_dim, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.model_dim, bias=False)
         start = math.log(_TEMPERATURE[config.attention])
         self.log_temperature = nn.Parameter(torch.full((config.num_heads,), start))
-        if config.attention != "exact":
-            self.register_buffer("omega", self._drawn(0))
-
-    def _drawn(self, draw: int) -> torch.Tensor:
-        c = self.config
-        if self.qkv.weight.is_meta:
-            # Where only shapes are asked for, nothing is drawn.
-            return torch.empty(c.num_heads, c.num_features, c.head_dim, device="meta")
-        heads = [
-            torch.from_numpy(draw_projection(c.num_features, c.head_dim, seed=c.seed, stream=(self.layer, head, draw)))
-            for head in range(c.num_heads)
-        ]
-        return torch.stack(heads).to(torch.float32)
+        self.favor = None if config.attention == "exact" else _random_features(config, layer)
+        # Checkpoints name omega as a tensor of this module.
+        self.register_state_dict_post_hook(_lift_omega)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_lower_omega)  # type: ignore[no-untyped-call]
 
     def redraw(self, draw: int) -> None:
         """Draw number `draw` of this layer's directions."""
-        if self.config.attention != "exact":
-            self.omega.copy_(self._drawn(draw))
+        if self.favor is not None:
+            self.favor.redraw(draw)
 
     def forward(
         self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], cu_seqlens: torch.Tensor, mode: int
     ) -> torch.Tensor:
         q, k, v = self._heads(hidden, rotary)
-        causal = mode == CAUSAL
-        if self.config.attention == "exact":
-            attended = softmax_attention(q, k, v, causal=causal, cu_seqlens=cu_seqlens)
-        else:
-            attended = favor_attention(
-                q,
-                k,
-                v,
-                self.omega,
-                feature_map=_FEATURE_MAP[self.config.attention],
-                causal=causal,
-                cu_seqlens=cu_seqlens,
-            )
+        attend = softmax_attention if self.favor is None else self.favor
+        attended = attend(q, k, v, causal=mode == CAUSAL, cu_seqlens=cu_seqlens)
         return self.out(attended[0].transpose(0, 1).flatten(1))
 
     def causal_chunk(
@@ -194,22 +182,15 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         q, k, v = self._heads(hidden, rotary)
         before = state.layers.get(layer)
-        if self.config.attention == "exact":
+        if self.favor is None:
             if before is not None:
                 k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
             state.layers[layer] = (k, v)
-            rows, cols = torch.arange(q.shape[2]), torch.arange(k.shape[2])
+            rows, cols = (torch.arange(x.shape[2], device=x.device) for x in (q, k))
             seen = cols[None, :] <= rows[:, None] + (k.shape[2] - q.shape[2])
             attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         else:
-            attended, after = favor_attention_with_state(
-                q,
-                k,
-                v,
-                self.omega,
-                before[0] if before is not None else None,
-                feature_map=_FEATURE_MAP[self.config.attention],
-            )
+            attended, after = self.favor.with_state(q, k, v, before[0] if before is not None else None)
             state.layers[layer] = (after,)
         return self.out(attended[0].transpose(0, 1).flatten(1))
 
@@ -225,6 +206,32 @@ class Attention(nn.Module):
             rotate(functional.normalize(k, dim=-1) * length, rotary),
             v,
         )
+
+
+def _random_features(config: ModelConfig, layer: int) -> FavorAttention:
+    return FavorAttention(
+        config.head_dim,
+        config.num_features,
+        num_heads=config.num_heads,
+        feature_map=FEATURE_MAP.get(config.attention, config.attention),
+        seed=config.seed,
+        layer=layer,
+        sampler=config.sampler,
+        norm=config.norm,
+        # The configuration and the step say which draw it is.
+        saves_key=False,
+        dtype=torch.float32,
+    )
+
+
+def _lift_omega(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    if prefix + "favor.omega" in state_dict:
+        state_dict[prefix + "omega"] = state_dict.pop(prefix + "favor.omega")
+
+
+def _lower_omega(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    if prefix + "omega" in state_dict:
+        state_dict[prefix + "favor.omega"] = state_dict.pop(prefix + "omega")
 
 
 def rotations(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

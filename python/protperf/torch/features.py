@@ -31,8 +31,8 @@ _LOG2_E = 1 / math.log(2.0)
 _MAX_INPUT = 1e15
 """Scaled inputs saturate here, so that no product of finite inputs overflows."""
 
-_MAX_ROW = 100
-"""Exponents of activation rows stay within this, where both 2^e and 2^-e are normal numbers."""
+_HUGE = 2.0**30
+"""Activation rows have exponent 0 up to this size; the native kernels have the same, so that states mean the same."""
 
 
 class Features(NamedTuple):
@@ -192,9 +192,9 @@ class FeatureMap:
 
 
 def _row_scaled(values: torch.Tensor) -> Features:
-    """Each row divided by the power of two above its largest magnitude, so that no product of two rows overflows."""
+    """Rows of huge features divided by a power of two, so that sums of products with them stay finite."""
     largest = values.detach().abs().amax(-1, keepdim=True)
-    exponent = torch.where(largest > 0, exponent_of(largest).clamp(-_MAX_ROW, _MAX_ROW), 0)
+    exponent = torch.where(largest > _HUGE, exponent_of(largest.clamp(max=_MAX_INPUT)), 0.0)
     return Features(values * power_of_two(-exponent), exponent)
 
 

@@ -20,7 +20,7 @@ from protperf import _arguments
 from protperf._feature_maps import find_map
 from protperf.errors import ConfigError
 from protperf.functional import draw_projection
-from protperf.torch.functional import favor_attention
+from protperf.torch.functional import favor_attention, favor_attention_with_state
 from protperf.torch.memory import translate_out_of_memory
 
 __all__ = ["FavorAttention"]
@@ -128,10 +128,11 @@ class FavorAttention(torch.nn.Module):
         k: torch.Tensor,
         v: torch.Tensor,
         *,
+        causal: bool | None = None,
         cu_seqlens: torch.Tensor | None = None,
         key_padding_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Shapes and masks as in `protperf.torch.favor_attention`."""
+        """Shapes and masks as in `protperf.torch.favor_attention`; `causal` None is the module's own."""
         self.check_omega()
         return favor_attention(
             q,
@@ -139,7 +140,32 @@ class FavorAttention(torch.nn.Module):
             v,
             self.omega,
             feature_map=self.feature_map,
-            causal=self.causal,
+            causal=self.causal if causal is None else causal,
+            cu_seqlens=cu_seqlens,
+            key_padding_mask=key_padding_mask,
+        )
+
+    def with_state(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        state: torch.Tensor | None = None,
+        *,
+        causal: bool = True,
+        cu_seqlens: torch.Tensor | None = None,
+        key_padding_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output and state after these keys, as `protperf.torch.favor_attention_with_state`."""
+        self.check_omega()
+        return favor_attention_with_state(
+            q,
+            k,
+            v,
+            self.omega,
+            state,
+            feature_map=self.feature_map,
+            causal=causal,
             cu_seqlens=cu_seqlens,
             key_padding_mask=key_padding_mask,
         )
