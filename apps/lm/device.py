@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from protperf.errors import ConfigError, DeviceError
 
-DEVICES = ("auto", "cpu")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "float64")
 
 
 def check_device(device: str) -> None:
-    """Refuse what this installation cannot compute on.
+    """Refuse what this machine and its torch cannot compute on.
 
     Raises:
         ConfigError: an unknown name; DeviceError: a known one that is not here.
     """
-    if device in ("wgpu", "cuda", "mps"):
-        raise DeviceError(f"device {device} is not available in this installation; use cpu")
+    if device == "wgpu":
+        raise DeviceError("device wgpu is not available in this installation; use cpu")
     if device not in DEVICES:
         raise ConfigError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
+    if device in ("cuda", "mps"):
+        # torch takes seconds to load, which the names above need not wait for.
+        import torch
+
+        if not (torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()):
+            raise DeviceError(f"device {device} is not available: torch finds none on this machine; use cpu")
 
 
 def torch_device(device: str) -> str:

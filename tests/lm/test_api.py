@@ -148,7 +148,7 @@ def test_load_refuses_what_is_not_there(tmp_path: Path, runs: dict[str, Path]) -
     with pytest.raises(MissingFileError):
         lm.load(tmp_path / "none")
     with pytest.raises(DeviceError):
-        lm.load(runs["both"], device="cuda")
+        lm.load(runs["both"], device="wgpu")
     with pytest.raises(ConfigError):
         lm.load(runs["both"], device="quantum")
 

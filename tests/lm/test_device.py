@@ -15,6 +15,7 @@ from training import metrics, small_options, synthetic, trainer
 import protperf.lm as lm
 from protperf.errors import ConfigError, DeviceError
 from protperf.lm.data.store import read_store, split
+from protperf.lm.device import check_device
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
 from protperf.lm.storage import checkpoint
 from protperf.lm.training.feed import Feed
@@ -136,3 +137,40 @@ def test_python_trains_on_the_device_that_is_named(tmp_path: Path, fasta: Path) 
         with pytest.raises(DeviceError, match="cuda"):
             lm.train(fasta, tmp_path / "other", device="cuda", **given)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("attention", ["relu", "softmax", "hyperbolic", "smreg", "elu1", "trigonometric"])
+def test_a_run_through_the_form_of_other_devices_is_that_of_the_kernels(
+    attention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cuda and mps compute, on a CPU: training, validation, saving, resuming and every way of scoring."""
+    fasta = synthetic(tmp_path / "in.fa")
+    losses, scores = {}, {}
+    for form in ("native", "chunked"):
+        monkeypatch.setenv("PROTPERF_TORCH_FORM", form)
+        choices = {"attention": attention, "sampler": "iid", "norm": "sqrt_dim", "dropout": 0.0}
+        one = trainer(tmp_path / form, fasta, small_options(steps=4, redraw_interval=2), **choices)
+        one.fit(lambda line: None)
+        again = trainer(tmp_path / form, fasta, small_options(steps=6, redraw_interval=2), **choices)
+        again.restore(checkpoint.verify(tmp_path / form / "step-4"))
+        again.fit(lambda line: None)
+        losses[form] = [float.fromhex(line["loss"]) for line in metrics(tmp_path / form) if "loss" in line]
+        model = lm.load(tmp_path / form)
+        scores[form] = [
+            row.ll for method in ("ll", "pll") for row in model.score(["MKVLAAGIC", "ACDEFGHIKL" * 40], method=method)
+        ]
+    assert len(losses["native"]) > 4
+    assert losses["chunked"] == pytest.approx(losses["native"], rel=1e-4)
+    assert scores["chunked"] == pytest.approx(scores["native"], rel=1e-3)
+
+
+def test_devices_that_torch_lacks_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for device in ("cuda", "mps", "wgpu"):
+        with pytest.raises(DeviceError, match=rf"device {device} is not available.*use cpu"):
+            check_device(device)
+    with pytest.raises(ConfigError, match="choose one of auto, cpu, cuda, mps"):
+        check_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_device("cuda")

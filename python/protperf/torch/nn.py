@@ -118,7 +118,9 @@ class FavorAttention(torch.nn.Module):
             for head in range(self.num_heads or 1)
         ]
         for head, directions in enumerate(heads):
-            (self.omega if self.num_heads is None else self.omega[head]).copy_(torch.from_numpy(directions))
+            # Narrowed on the CPU, for some devices have no float64.
+            narrowed = torch.from_numpy(directions).to(self.omega.dtype)
+            (self.omega if self.num_heads is None else self.omega[head]).copy_(narrowed)
         self.draw = draw
         self._write_key()
 
