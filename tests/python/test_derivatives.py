@@ -1,5 +1,8 @@
 """Derivatives of every mode and order: right, or refused in words that name what can; never silently zero."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from attention_inputs import MAPS, tensors
@@ -276,3 +279,17 @@ def test_autocast_casts_as_torchs_own_attention_does(attention):
     assert all(g.dtype == torch.float32 for g in grads)
     assert (mapped - mixed).abs().max() < 0.02
     assert wide.dtype == torch.float64
+
+
+def test_the_compiler_is_not_loaded_for_attention():
+    """It takes seconds; a command that scores one sequence must not wait for it."""
+    program = (
+        "import sys, torch\n"
+        "from protperf.torch import favor_attention, favor_attention_with_state, nn\n"
+        "q = torch.ones(1, 1, 8, 4, requires_grad=True)\n"
+        "module = nn.FavorAttention(4, 6)\n"
+        "(module(q, q, q).sum() + module.with_state(q, q, q)[0].sum()).backward()\n"
+        "print(*(x for x in sys.modules if x in ('torch._dynamo', 'triton', 'sympy')))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == ""

@@ -7,6 +7,7 @@ torch would drop it and answer that the output does not depend on the input.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -172,5 +173,22 @@ def _define(
             return found
         return below(keyset, args)
 
-    # An operator is one step to the compiler, which must not look into the Python that computes it.
-    to.impl(name, torch.compiler.disable(differentiable), "Autograd", with_keyset=True)
+    to.impl(name, _opaque(differentiable), "Autograd", with_keyset=True)
+
+
+def _opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Hides the Python that computes an operator from the compiler, to which it is one step.
+
+    The compiler is not loaded for this, which would take seconds: where nobody has loaded it, it cannot look.
+    """
+    hidden: Callable[..., Any] | None = None
+
+    def opaque(*args: Any) -> Any:
+        nonlocal hidden
+        if hidden is None:
+            if "torch._dynamo" not in sys.modules:
+                return function(*args)
+            hidden = torch.compiler.disable(function)
+        return hidden(*args)
+
+    return opaque
