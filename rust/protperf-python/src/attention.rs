@@ -211,7 +211,11 @@ fn backward_as<T: Number>(
         (Some(state), Some(grad)) => {
             Some(FinalState { state: contiguous(py, "state_out", state)?, grad: contiguous(py, "grad_state", grad)? })
         }
-        _ => None,
+        (None, Some(_)) => {
+            let message = "grad_state needs state_out, the state that the forward pass ended with".to_owned();
+            return Err(raise(py, "ConfigError", message));
+        }
+        (_, None) => None,
     };
     let saved = Saved {
         out: view(py, "out", &out)?,
