@@ -1,6 +1,6 @@
 //! What the scanner returns: records as packed arrays, and the counts of a whole input.
 
-use super::FastaError;
+use super::error::FastaError;
 
 /// Peculiarities of one record, one bit each.
 pub mod flag {

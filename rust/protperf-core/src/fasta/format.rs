@@ -3,6 +3,9 @@
 /// How many bytes of the first line of text decide: enough to reach the magic of a tar archive.
 pub(super) const SNIFFED: usize = 264;
 
+/// UTF-8's byte order mark.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How messages name a file of rows and fields.
 pub(super) const TABLE: &str = "a CSV or TSV table";
 

@@ -1,18 +1,130 @@
 //! How the scanner makes records: it checks headers, turns residues into tokens and refuses faults.
 //!
-//! Invariant: the batch holds the tokens of the record in progress after those of the complete records, and nothing
-//! else of that record, so that leaving it out means cutting these tokens off.
+//! [`Records`] is given parts of headers and of sequence lines in the order of the input; what a line is was decided
+//! one layer above. Invariant: the batch holds the tokens of the record in progress after those of the complete
+//! records, and nothing else of that record, so that leaving it out means cutting these tokens off.
 
-use super::residues::{self, ResiduePolicy};
-use super::{
-    FastaError, FastaErrorKind, Form, NUCLEOTIDE_LENGTH, Rejection, Scanner, Section, flag, format, split_header,
-};
+use super::batch::{Batch, Rejection, Summary, flag, split_header};
+use super::cursor::{Cursor, Place};
+use super::error::{FastaError, FastaErrorKind, shown_id};
+use super::format;
+use super::residues::{self, ResiduePolicy, Table};
 use crate::alphabet::UNKNOWN;
 
-impl Scanner {
+/// Records with more residues than this, all of them ACGTUN, look like nucleotides.
+pub const NUCLEOTIDE_LENGTH: u64 = 50;
+
+/// What the input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Fasta,
+    /// One sequence without header, where `>` and `;` have no meaning at the start of a line.
+    Sequence,
+    /// Rows of fields; each row has such a sequence.
+    Table,
+}
+
+/// Which part of the input the current line belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    /// The first four bytes decide on the encoding.
+    Start,
+    BeforeRecords,
+    Record,
+    /// A record that is left out, up to the next header: refused under `skip`, or annotation.
+    LeftOut,
+    Finished,
+}
+
+/// The record being read.
+#[derive(Debug, Default)]
+struct Current {
+    header: Vec<u8>,
+    line: u64,
+    /// Traits of its residues, joined by or: the high bits of the table's entries.
+    traits: u16,
+    flags: u16,
+    /// Stops that are trailing unless a residue follows, and the place of the first of them.
+    pending_stops: u64,
+    first_stop: Place,
+}
+
+impl Current {
+    /// The header after it was judged, which made it UTF-8.
+    fn header_text(&self) -> &str {
+        std::str::from_utf8(&self.header).unwrap_or_default()
+    }
+}
+
+/// The records of an input: the one being read and the complete ones.
+#[derive(Debug)]
+pub(super) struct Records {
+    policy: ResiduePolicy,
+    table: &'static Table,
+    pub(super) form: Form,
+    pub(super) section: Section,
+    pub(super) cursor: Cursor,
+    current: Current,
+    /// Complete records, followed by the tokens of the current one.
+    batch: Batch,
+    pub(super) next_ordinal: u64,
+    pub(super) summary: Summary,
+}
+
+impl Records {
+    pub(super) fn new(policy: ResiduePolicy, form: Form) -> Self {
+        Self {
+            policy,
+            table: Table::of(policy),
+            form,
+            // A sequence without header is a record from its first byte on.
+            section: if form == Form::Sequence { Section::Record } else { Section::Start },
+            cursor: Cursor::at((1, 1)),
+            current: Current { line: 1, ..Current::default() },
+            batch: Batch::default(),
+            next_ordinal: 0,
+            summary: Summary::default(),
+        }
+    }
+
+    /// The complete records since the last call.
+    pub(super) fn take(&mut self) -> Batch {
+        let complete = self.batch.num_tokens();
+        let unfinished = Batch { tokens: self.batch.tokens.split_off(complete), ..Batch::default() };
+        std::mem::replace(&mut self.batch, unfinished)
+    }
+
+    /// The complete records so far; the tokens of a record in progress follow theirs.
+    pub(super) fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Make room for all that these bytes can add: at most one residue per byte, and an X for each pending stop.
+    pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), FastaError> {
+        let needed = bytes.saturating_add(usize::try_from(self.current.pending_stops).unwrap_or(usize::MAX));
+        let tokens = self.batch.tokens.try_reserve(needed);
+        tokens.map_err(|_| self.out_of_memory(needed))
+    }
+
+    /// A header begins on the current line.
+    pub(super) fn begin_record(&mut self) -> Result<(), FastaError> {
+        self.close_record()?;
+        self.current = Current { line: self.cursor.line(), ..Current::default() };
+        Ok(())
+    }
+
+    /// The record of a table's row begins. Its header is the id, whose first byte is at `place`; where the table has no
+    /// ids, the ordinal.
+    pub(super) fn begin_row(&mut self, line: u64, id: Option<Vec<u8>>, place: Place) -> Result<(), FastaError> {
+        let header = id.unwrap_or_else(|| self.next_ordinal.to_string().into_bytes());
+        self.section = Section::Record;
+        self.current = Current { header, line, ..Current::default() };
+        self.judge_header(place)
+    }
+
     pub(super) fn extend_header(&mut self, part: &[u8]) -> Result<(), FastaError> {
         if self.current.header.try_reserve(part.len()).is_err() {
-            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes: part.len() }));
+            return Err(self.out_of_memory(part.len()));
         }
         self.current.header.extend_from_slice(part);
         Ok(())
@@ -36,7 +148,7 @@ impl Scanner {
 
     /// Refuse a header that is not text, or decode it where the policy allows that; `place` is the place of its first
     /// byte. A header that was not refused is UTF-8 from here on.
-    pub(super) fn judge_header(&mut self, place: (u64, u64)) -> Result<(), FastaError> {
+    fn judge_header(&mut self, place: Place) -> Result<(), FastaError> {
         let header = &self.current.header;
         let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | 1);
         match std::str::from_utf8(header).map_err(|error| error.valid_up_to()) {
@@ -54,9 +166,8 @@ impl Scanner {
         }
     }
 
-    fn refuse_header(&mut self, place: (u64, u64), at: usize, kind: FastaErrorKind) -> Result<(), FastaError> {
-        let fault = self.fault_at((place.0, place.1 + at as u64), kind);
-        self.refuse(fault)
+    fn refuse_header(&mut self, (line, column): Place, at: usize, kind: FastaErrorKind) -> Result<(), FastaError> {
+        self.refuse((line, column + at as u64), kind)
     }
 
     /// Latin-1 is the first 256 code points of Unicode, so every header has a reading, and the flag marks the guess.
@@ -65,7 +176,7 @@ impl Scanner {
         let bytes = latin1.len() + latin1.iter().filter(|byte| !byte.is_ascii()).count();
         let mut text = String::new();
         if text.try_reserve_exact(bytes).is_err() {
-            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes }));
+            return Err(self.out_of_memory(bytes));
         }
         text.extend(latin1.iter().map(|&byte| char::from(byte)));
         self.current.header = text.into_bytes();
@@ -123,7 +234,7 @@ impl Scanner {
             residues::BLANK => return Ok(()),
             residues::STOP => {
                 if self.current.pending_stops == 0 {
-                    self.current.first_stop = self.place(offset);
+                    self.current.first_stop = self.cursor.place(offset);
                 }
                 self.current.pending_stops += 1;
                 return Ok(());
@@ -139,8 +250,7 @@ impl Scanner {
             _ if byte == b'>' => FastaErrorKind::HeaderInsideLine,
             _ => FastaErrorKind::InvalidByte { byte },
         };
-        let fault = self.fault_at(self.place(offset), kind);
-        self.refuse(fault)
+        self.refuse(self.cursor.place(offset), kind)
     }
 
     /// A residue follows, so the pending stops were internal.
@@ -149,8 +259,7 @@ impl Scanner {
             return Ok(());
         }
         if self.policy != ResiduePolicy::Map {
-            let fault = self.fault_at(self.current.first_stop, FastaErrorKind::InternalStop);
-            return self.refuse(fault);
+            return self.refuse(self.current.first_stop, FastaErrorKind::InternalStop);
         }
         let stops = std::mem::take(&mut self.current.pending_stops) as usize;
         let len = self.batch.tokens.len() + stops;
@@ -161,13 +270,14 @@ impl Scanner {
     }
 
     /// Return the fault as an error, or leave the record out under `skip`.
-    pub(super) fn refuse(&mut self, fault: FastaError) -> Result<(), FastaError> {
+    pub(super) fn refuse(&mut self, place: Place, kind: FastaErrorKind) -> Result<(), FastaError> {
+        let fault = self.fault_at(place, kind);
         if self.policy != ResiduePolicy::Skip || !fault.kind.is_of_record() {
             return Err(fault);
         }
         self.batch.tokens.truncate(self.batch.num_tokens());
         if self.batch.rejected.try_reserve(1).is_err() {
-            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes: size_of::<Rejection>() }));
+            return Err(self.out_of_memory(size_of::<Rejection>()));
         }
         self.batch.rejected.push(Rejection { ordinal: self.next_ordinal, error: fault });
         self.next_ordinal += 1;
@@ -191,10 +301,7 @@ impl Scanner {
         };
         match kind {
             None => self.append_record(flags, len),
-            Some(kind) => {
-                let fault = self.fault_at((self.current.line, 1), kind);
-                self.refuse(fault)
-            }
+            Some(kind) => self.refuse((self.current.line, 1), kind),
         }
     }
 
@@ -222,7 +329,7 @@ impl Scanner {
             && batch.flags.try_reserve(1).is_ok();
         if !reserved {
             let bytes = self.current.header.len() + size_of::<[u64; 5]>();
-            return Err(self.fault_here(FastaErrorKind::OutOfMemory { bytes }));
+            return Err(self.out_of_memory(bytes));
         }
         batch.headers.push_str(header);
         batch.header_ends.push(batch.headers.len());
@@ -233,5 +340,19 @@ impl Scanner {
         self.next_ordinal += 1;
         self.summary.count(flags, len);
         Ok(())
+    }
+
+    pub(super) fn fault_at(&self, (line, column): Place, kind: FastaErrorKind) -> FastaError {
+        let in_record = kind.is_of_record() && self.form != Form::Sequence;
+        let record = in_record.then(|| {
+            let header = self.current.header.trim_ascii_start();
+            let end = header.iter().position(|byte| matches!(byte, b' ' | b'\t' | 1)).unwrap_or(header.len());
+            shown_id(header.get(..end).unwrap_or_default())
+        });
+        FastaError { line, column, record, kind }
+    }
+
+    pub(super) fn out_of_memory(&self, bytes: usize) -> FastaError {
+        self.fault_at(self.cursor.place(0), FastaErrorKind::OutOfMemory { bytes })
     }
 }

@@ -7,17 +7,17 @@
 use csv_core::{ReadFieldResult, Reader, ReaderBuilder};
 use memchr::{memchr2, memchr2_iter};
 
-use super::error::shown_id;
-use super::{Current, FastaError, FastaErrorKind, Form, Line, ResiduePolicy, Scanner, Section, format};
+use super::cursor::Place;
+use super::error::{FastaError, FastaErrorKind, shown_id};
+use super::format::{self, BYTE_ORDER_MARK};
+use super::lines::Lines;
+use super::record::Section;
 
 /// Longest first row in bytes: no table has a longer one, and a file that is not a table may have no line end at all.
 const FIRST_ROW: usize = 1 << 20;
 
 /// How tables write a missing value, in upper or lower case; the letters of each are also residues.
 const MISSING: [&[u8]; 4] = [b"na", b"nan", b"none", b"null"];
-
-/// UTF-8's byte order mark.
-const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Longest name of letters alone that a message shows: a cell in the place of a name may be a sequence.
 const SHOWN_LETTERS: usize = 12;
@@ -31,9 +31,6 @@ pub struct Columns {
     /// record where there is no such column.
     pub id: Option<String>,
 }
-
-/// Line and column of a byte, from 1.
-type Place = (u64, u64);
 
 /// A row in progress, and what the first row says.
 #[derive(Debug)]
@@ -94,175 +91,8 @@ struct Position {
     after_carriage_return: bool,
 }
 
-impl Scanner {
-    /// A scanner for a table, CSV or TSV, whose first row names the columns: one record per row. The separator is a tab
-    /// where the first line has one, else a comma where it has one, else a semicolon.
-    pub fn of_table(policy: ResiduePolicy, columns: Columns) -> Self {
-        let mut scanner = Self::new(policy);
-        scanner.form = Form::Table;
-        scanner.rows = Some(Box::new(Rows::new(columns)));
-        scanner
-    }
-
-    pub(super) fn scan_table(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<(), FastaError> {
-        if rows.parser.is_some() {
-            return self.scan_rows(rows, bytes);
-        }
-        self.reserve_for(&mut rows.head, bytes.len())?;
-        let searched = rows.head.len();
-        rows.head.extend_from_slice(bytes);
-        if !rows.has_started && rows.head.len() < MARK.len() && MARK.starts_with(&rows.head) {
-            return Ok(());
-        }
-        let dropped = self.drop_blank(rows);
-        let new = searched.saturating_sub(dropped);
-        let end = memchr2(b'\n', b'\r', rows.head.get(new..).unwrap_or_default());
-        match end.map_or(rows.head.len(), |end| new + end) {
-            FIRST_ROW.. => {
-                rows.names = vec![rows.head.get(..FIRST_ROW).unwrap_or_default().to_vec()];
-                rows.row_line = rows.next.line;
-                Err(rows.no_column(&rows.columns.sequence))
-            }
-            _ if end.is_some() => self.begin_rows(rows),
-            _ => Ok(()),
-        }
-    }
-
-    /// Drop the byte order mark and the blank lines before the first row; returns the number of bytes dropped.
-    fn drop_blank(&mut self, rows: &mut Rows) -> usize {
-        let has_mark = !std::mem::replace(&mut rows.has_started, true) && rows.head.starts_with(MARK);
-        self.summary.has_byte_order_mark |= has_mark;
-        let mark = if has_mark { MARK.len() } else { 0 };
-        let text = rows.head.get(mark..).unwrap_or_default();
-        let blank = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
-        rows.next.pass(text.get(..blank).unwrap_or_default());
-        rows.head.drain(..mark + blank);
-        mark + blank
-    }
-
-    pub(super) fn end_of_table(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
-        if rows.parser.is_none() {
-            self.begin_rows(rows)?;
-        }
-        // Ends the last row where a line end is missing.
-        self.scan_field(rows, &[])?;
-        if rows.chosen.is_none() && self.summary.bytes > 0 {
-            rows.row_line = 1;
-            return Err(rows.no_column(&rows.columns.sequence));
-        }
-        self.section = Section::Finished;
-        Ok(())
-    }
-
-    /// The first line is complete: choose the separator.
-    fn begin_rows(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
-        let head = std::mem::take(&mut rows.head);
-        let line = head.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
-        let delimiter = [b'\t', b','].into_iter().find(|byte| line.contains(byte)).unwrap_or(b';');
-        let mut parser = Box::new(ReaderBuilder::new().delimiter(delimiter).build());
-        // The parser would drop a byte order mark by itself, unless it has read something before.
-        parser.read_field(b"\n", &mut [0]);
-        rows.parser = Some(parser);
-        rows.head = line.get(..format::SNIFFED).unwrap_or(line).to_vec();
-        self.scan_rows(rows, &head)
-    }
-
-    fn scan_rows(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<(), FastaError> {
-        let mut rest = bytes;
-        while let Some(&first) = rest.first() {
-            let is_between_rows = rows.num_fields == 0 && rows.field.len == 0;
-            let used = if is_between_rows && matches!(first, b'\n' | b'\r') {
-                rows.next.pass(&[first]);
-                1
-            } else {
-                self.scan_field(rows, rest)?
-            };
-            rest = rest.get(used..).unwrap_or_default();
-        }
-        Ok(())
-    }
-
-    /// Continue a field; returns the number of bytes it used. No bytes mean the end of the input.
-    fn scan_field(&mut self, rows: &mut Rows, bytes: &[u8]) -> Result<usize, FastaError> {
-        let Some(parser) = &mut rows.parser else { return Ok(0) };
-        let mut text = [0; 512];
-        let (result, used, written) = parser.read_field(bytes, &mut text);
-        let (raw, text) = (bytes.get(..used).unwrap_or_default(), text.get(..written).unwrap_or_default());
-        if rows.field.len == 0 {
-            rows.field.place = rows.next.place();
-            if rows.num_fields == 0 {
-                rows.row_line = rows.next.line;
-            }
-        }
-        rows.field.add(raw, text);
-        rows.next.pass(raw);
-        rows.bound_names(text.len())?;
-        if let Some(cell) = rows.cell() {
-            self.reserve_for(cell, text.len())?;
-            cell.extend_from_slice(text);
-        }
-        if let ReadFieldResult::Field { record_end } = result {
-            rows.end_field(!bytes.is_empty())?;
-            if record_end {
-                self.end_row(rows)?;
-            }
-        }
-        Ok(used)
-    }
-
-    fn end_row(&mut self, rows: &mut Rows) -> Result<(), FastaError> {
-        let found = std::mem::take(&mut rows.num_fields);
-        let Some(chosen) = rows.chosen else {
-            rows.chosen = Some(rows.choose()?);
-            rows.names.clear();
-            return Ok(());
-        };
-        if found != chosen.num_columns {
-            let kind = FastaErrorKind::FieldCount { found, expected: chosen.num_columns };
-            return Err(self.fault_at((rows.row_line, 1), kind));
-        }
-        self.section = Section::Record;
-        self.current = Current { line: rows.row_line, ..Current::default() };
-        if chosen.id.is_some() {
-            std::mem::swap(&mut self.current.header, &mut rows.id.text);
-        } else {
-            self.current.header = self.next_ordinal.to_string().into_bytes();
-        }
-        self.judge_header(rows.id.place)?;
-        self.take_cell(&rows.sequence)?;
-        rows.sequence.text.clear();
-        rows.id.text.clear();
-        self.close_record()
-    }
-
-    /// Scan the sequence of a row like a sequence in memory.
-    fn take_cell(&mut self, Cell { text, place: (line, column) }: &Cell) -> Result<(), FastaError> {
-        self.line_number = *line;
-        self.line_start = 0;
-        self.position = column - 1;
-        self.after_carriage_return = false;
-        if self.section == Section::Record && is_missing(text) {
-            self.refuse(self.fault_here(FastaErrorKind::MissingValue))?;
-        }
-        self.scan(text)?;
-        self.line = Line::Fresh;
-        Ok(())
-    }
-
-    fn reserve_for(&self, text: &mut Vec<u8>, bytes: usize) -> Result<(), FastaError> {
-        text.try_reserve(bytes).map_err(|_| self.fault_here(FastaErrorKind::OutOfMemory { bytes }))
-    }
-}
-
-/// Whether a cell is one of [`MISSING`], with blanks around it or the sign that some programs write.
-fn is_missing(text: &[u8]) -> bool {
-    let word = text.trim_ascii();
-    let word = word.strip_prefix(b"-").unwrap_or(word);
-    MISSING.iter().any(|missing| word.eq_ignore_ascii_case(missing))
-}
-
 impl Rows {
-    fn new(columns: Columns) -> Self {
+    pub(super) fn new(columns: Columns) -> Self {
         Self {
             columns,
             has_started: false,
@@ -278,6 +108,140 @@ impl Rows {
             row_line: 1,
             next: Position { line: 1, column: 1, after_carriage_return: false },
         }
+    }
+
+    pub(super) fn push(&mut self, lines: &mut Lines, bytes: &[u8]) -> Result<(), FastaError> {
+        if self.parser.is_some() {
+            return self.scan_rows(lines, bytes);
+        }
+        reserve(lines, &mut self.head, bytes.len())?;
+        let searched = self.head.len();
+        self.head.extend_from_slice(bytes);
+        if !self.has_started && self.head.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(&self.head) {
+            return Ok(());
+        }
+        let dropped = self.drop_blank(lines);
+        let new = searched.saturating_sub(dropped);
+        let end = memchr2(b'\n', b'\r', self.head.get(new..).unwrap_or_default());
+        match end.map_or(self.head.len(), |end| new + end) {
+            FIRST_ROW.. => {
+                self.names = vec![self.head.get(..FIRST_ROW).unwrap_or_default().to_vec()];
+                self.row_line = self.next.line;
+                Err(self.no_column(&self.columns.sequence))
+            }
+            _ if end.is_some() => self.begin_rows(lines),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drop the byte order mark and the blank lines before the first row; returns the number of bytes dropped.
+    fn drop_blank(&mut self, lines: &mut Lines) -> usize {
+        let has_mark = !std::mem::replace(&mut self.has_started, true) && self.head.starts_with(BYTE_ORDER_MARK);
+        lines.records.summary.has_byte_order_mark |= has_mark;
+        let mark = if has_mark { BYTE_ORDER_MARK.len() } else { 0 };
+        let text = self.head.get(mark..).unwrap_or_default();
+        let blank = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        self.next.pass(text.get(..blank).unwrap_or_default());
+        self.head.drain(..mark + blank);
+        mark + blank
+    }
+
+    pub(super) fn finish(&mut self, lines: &mut Lines) -> Result<(), FastaError> {
+        if self.parser.is_none() {
+            self.begin_rows(lines)?;
+        }
+        // Ends the last row where a line end is missing.
+        self.scan_field(lines, &[])?;
+        if self.chosen.is_none() && lines.records.summary.bytes > 0 {
+            self.row_line = 1;
+            return Err(self.no_column(&self.columns.sequence));
+        }
+        lines.records.section = Section::Finished;
+        Ok(())
+    }
+
+    /// The first line is complete: choose the separator.
+    fn begin_rows(&mut self, lines: &mut Lines) -> Result<(), FastaError> {
+        let head = std::mem::take(&mut self.head);
+        let line = head.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+        let delimiter = [b'\t', b','].into_iter().find(|byte| line.contains(byte)).unwrap_or(b';');
+        let mut parser = Box::new(ReaderBuilder::new().delimiter(delimiter).build());
+        // The parser would drop a byte order mark by itself, unless it has read something before.
+        parser.read_field(b"\n", &mut [0]);
+        self.parser = Some(parser);
+        self.head = line.get(..format::SNIFFED).unwrap_or(line).to_vec();
+        self.scan_rows(lines, &head)
+    }
+
+    fn scan_rows(&mut self, lines: &mut Lines, bytes: &[u8]) -> Result<(), FastaError> {
+        let mut rest = bytes;
+        while let Some(&first) = rest.first() {
+            let is_between_rows = self.num_fields == 0 && self.field.len == 0;
+            let used = if is_between_rows && matches!(first, b'\n' | b'\r') {
+                self.next.pass(&[first]);
+                1
+            } else {
+                self.scan_field(lines, rest)?
+            };
+            rest = rest.get(used..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Continue a field; returns the number of bytes it used. No bytes mean the end of the input.
+    fn scan_field(&mut self, lines: &mut Lines, bytes: &[u8]) -> Result<usize, FastaError> {
+        let Some(parser) = &mut self.parser else { return Ok(0) };
+        let mut text = [0; 512];
+        let (result, used, written) = parser.read_field(bytes, &mut text);
+        let (raw, text) = (bytes.get(..used).unwrap_or_default(), text.get(..written).unwrap_or_default());
+        if self.field.len == 0 {
+            self.field.place = self.next.place();
+            if self.num_fields == 0 {
+                self.row_line = self.next.line;
+            }
+        }
+        self.field.add(raw, text);
+        self.next.pass(raw);
+        self.bound_names(text.len())?;
+        if let Some(cell) = self.cell() {
+            reserve(lines, cell, text.len())?;
+            cell.extend_from_slice(text);
+        }
+        if let ReadFieldResult::Field { record_end } = result {
+            self.end_field(!bytes.is_empty())?;
+            if record_end {
+                self.end_row(lines)?;
+            }
+        }
+        Ok(used)
+    }
+
+    fn end_row(&mut self, lines: &mut Lines) -> Result<(), FastaError> {
+        let found = std::mem::take(&mut self.num_fields);
+        let Some(chosen) = self.chosen else {
+            self.chosen = Some(self.choose()?);
+            self.names.clear();
+            return Ok(());
+        };
+        if found != chosen.num_columns {
+            let kind = FastaErrorKind::FieldCount { found, expected: chosen.num_columns };
+            return Err(lines.records.fault_at((self.row_line, 1), kind));
+        }
+        let id = chosen.id.map(|_| std::mem::take(&mut self.id.text));
+        lines.records.begin_row(self.row_line, id, self.id.place)?;
+        self.scan_sequence(lines)?;
+        self.sequence.text.clear();
+        lines.records.close_record()
+    }
+
+    /// Scan the sequence of a row like a sequence in memory.
+    fn scan_sequence(&self, lines: &mut Lines) -> Result<(), FastaError> {
+        let Cell { text, place } = &self.sequence;
+        lines.begin_cell(*place);
+        if lines.records.section == Section::Record && is_missing(text) {
+            lines.records.refuse(*place, FastaErrorKind::MissingValue)?;
+        }
+        lines.scan(text)
     }
 
     /// The buffer for the text of the field in progress; `None` for a column that is not read.
@@ -374,6 +338,17 @@ impl Rows {
         }
         names.join(", ")
     }
+}
+
+/// Whether a cell is one of [`MISSING`], with blanks around it or the sign that some programs write.
+fn is_missing(text: &[u8]) -> bool {
+    let word = text.trim_ascii();
+    let word = word.strip_prefix(b"-").unwrap_or(word);
+    MISSING.iter().any(|missing| word.eq_ignore_ascii_case(missing))
+}
+
+fn reserve(lines: &Lines, text: &mut Vec<u8>, bytes: usize) -> Result<(), FastaError> {
+    text.try_reserve(bytes).map_err(|_| lines.records.out_of_memory(bytes))
 }
 
 impl Field {
