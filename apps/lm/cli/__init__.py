@@ -15,10 +15,15 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from protperf.lm.cli.commands import COMMANDS, COMPLETION_REQUEST
+from protperf.lm.cli.commands import (
+    COMMANDS,
+    COMPLETION_REQUEST,
+    EXIT_DATA,
+    EXIT_FILES,
+    EXIT_RESOURCES,
+    EXIT_USAGE,
+)
 from protperf.lm.cli.common import exit_on_signal, open_closed_streams, say, write_utf8
-
-EXIT_DATA, EXIT_USAGE, EXIT_FILES, EXIT_RESOURCES, EXIT_REJECTED = 1, 2, 3, 4, 5
 
 _REMEDIES = {
     errno.ENOENT: "check the path",

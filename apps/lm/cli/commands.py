@@ -1,4 +1,4 @@
-"""The commands by name: each is a module of this package, imported when it runs."""
+"""The commands by name, each a module of this package that is imported when it runs, and their exit codes."""
 
 from __future__ import annotations
 
@@ -11,3 +11,4 @@ COMMANDS = {
 }
 COMPLETION_REQUEST = "_PROTPERF_COMPLETE"
 """Set by the shell when it asks how a command line may go on."""
+EXIT_DATA, EXIT_USAGE, EXIT_FILES, EXIT_RESOURCES, EXIT_REJECTED = 1, 2, 3, 4, 5

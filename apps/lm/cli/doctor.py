@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.cli import EXIT_DATA
+from protperf.lm.cli.commands import EXIT_DATA
 from protperf.lm.options import instance, option, pick
 
 

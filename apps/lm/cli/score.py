@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf.lm.cli import EXIT_REJECTED
+from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.cli.common import (
     MessageOptions,
     ThreadOptions,

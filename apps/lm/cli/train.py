@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
-from protperf.lm.cli import EXIT_REJECTED
+from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.cli.common import MessageOptions, ThreadOptions, environment, say, set_threads, spent
 from protperf.lm.cli.parameters import in_flags
 from protperf.lm.device import DEVICES, check_device, check_dtype, torch_device

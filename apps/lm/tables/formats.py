@@ -87,7 +87,7 @@ class Encoder:
             return part
         with open(part, encoding="utf-8", newline="\n") as lines:
             next(lines)
-            return durable.stage_file(out, lambda stream: parquet.write(lines, self._columns, stream))
+            return durable.stage_file(out, lambda stream: parquet.write(lines, self._columns, MISSING, stream))
 
 
 def _json(value: Any) -> Any:

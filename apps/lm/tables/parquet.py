@@ -26,11 +26,12 @@ def require() -> None:
         raise MissingPackageError(text) from error
 
 
-def write(lines: Iterable[str], columns: Mapping[str, type], stream: BinaryIO) -> None:
+def write(lines: Iterable[str], columns: Mapping[str, type], missing: str, stream: BinaryIO) -> None:
     """Write rows, each a line of fields with tabs between them, as Parquet.
 
     Args:
-        columns: names and types (int, float, str) in the order of the fields. A number that is missing becomes null.
+        columns: names and types (int, float, str) in the order of the fields.
+        missing: how a number that is missing is written; it becomes null.
     """
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
@@ -41,11 +42,13 @@ def write(lines: Iterable[str], columns: Mapping[str, type], stream: BinaryIO) -
     with ParquetWriter(stream, schema) as writer:
         while group := list(islice(rows, _ROWS)):
             cells = zip(columns.values(), zip(*group, strict=True), strict=True)
-            arrays = [pa.array([_value(kind, field) for field in fields], types[kind]) for kind, fields in cells]
+            arrays = [
+                pa.array([_value(kind, field, missing) for field in fields], types[kind]) for kind, fields in cells
+            ]
             writer.write_table(pa.table(arrays, schema=schema), _ROWS)
 
 
-def _value(kind: type, field: str) -> int | float | str | None:
+def _value(kind: type, field: str, missing: str) -> int | float | str | None:
     if kind is str:
         return field
-    return None if field == "NaN" else kind(field)
+    return None if field == missing else kind(field)
