@@ -34,23 +34,20 @@ macro_rules! pairs {
                 for line in 0..case.batch * heads {
                     let matrix = case.num_features * case.head_dim;
                     let start = if case.directions == Directions::PerHead { line % heads * matrix } else { 0 };
-                    let weights = match case.directions {
-                        Directions::Axes => axes(case.head_dim),
-                        _ => {
-                            let omega = &data.omega[start..start + matrix];
-                            case.map.parameters(omega, case.head_dim).unwrap().query_directions
-                        }
+                    let own = match case.directions {
+                        Directions::Axes => Parameters::of_directions(axes(case.head_dim)),
+                        _ => case.map.parameters(&data.omega[start..start + matrix], case.head_dim).unwrap(),
                     };
-                    let head = Head { absolute, ..Head::new(case, data, line, &cast(&weights)) };
-                    let gradient = head.run(case, data, line, &mut answer);
+                    assert!(own.key_directions.is_none() && own.key_quadratic.is_none(), "see tests/parameters.rs");
+                    let head = Head { absolute, ..Head::new(case, data, line, &own) };
+                    let gradient = head.run(case, data, line, &own, &mut answer);
                     if case.directions != Directions::Axes {
                         let omega = &data.omega[start..start + matrix];
                         let domega = &mut answer[4][start..start + matrix];
-                        let gradient: Vec<f64> = gradient.iter().map(|&x| f64::from(x)).collect();
                         if absolute {
-                            add_magnitudes(case, omega, &weights, &gradient, domega);
+                            let directions = [&own.query_directions, &gradient.query_directions];
+                            add_magnitudes(case, omega, directions, domega);
                         } else {
-                            let gradient = Parameters::of_directions(gradient);
                             case.map.add_omega_gradient(omega, case.head_dim, &gradient, domega);
                         }
                     }
@@ -60,7 +57,7 @@ macro_rules! pairs {
 
             /// Magnitudes of the gradient of omega from those of the directions', for any recipe: a row that
             /// was scaled passes on its gradient with that factor, or only what is tangent of it.
-            fn add_magnitudes(case: &Case, omega: &[f64], weights: &[f64], gradient: &[f64], domega: &mut [f64]) {
+            fn add_magnitudes(case: &Case, omega: &[f64], [weights, gradient]: [&Vec<f64>; 2], domega: &mut [f64]) {
                 let d = case.head_dim;
                 for (at, &g) in gradient.iter().enumerate() {
                     let (row, direction) = (at % omega.len() / d * d, at / d * d);
@@ -106,30 +103,42 @@ macro_rules! pairs {
             }
 
             impl<'a> Head<'a> {
-                fn new(case: &'a Case, data: &Data, line: usize, weights: &[Float]) -> Self {
+                fn new(case: &'a Case, data: &Data, line: usize, own: &Parameters<Vec<f64>>) -> Self {
+                    let weights = cast(&own.query_directions);
                     let (h, hk) = case.heads;
                     let (l, s, d, e) = (case.q_len, case.kv_len, case.head_dim, case.value_dim);
                     let kv_line = line / h * hk + line % h / (h / hk);
-                    let rows = |x: &[f64]| cast(x).chunks(d).map(|x| row(x, weights)).collect();
+                    let rows = |x: &[f64], constants: &Option<Vec<f64>>| {
+                        let constants = cast(constants.as_deref().unwrap_or_default());
+                        cast(x).chunks(d).map(|x| row(x, &weights, &constants)).collect()
+                    };
                     Head {
                         case,
                         absolute: false,
                         kv_line,
-                        weights: weights.to_vec(),
-                        queries: rows(&data.q[line * l * d..][..l * d]),
-                        keys: rows(&data.k[kv_line * s * d..][..s * d]),
+                        queries: rows(&data.q[line * l * d..][..l * d], &own.query_constants),
+                        keys: rows(&data.k[kv_line * s * d..][..s * d], &own.key_constants),
+                        weights,
                         values: cast(&data.v[kv_line * s * e..][..s * e]),
                         grad: cast(&data.grad[line * l * e..][..l * e]),
                     }
                 }
 
-                /// Adds to the answer; returns the gradient of the directions.
-                fn run(&self, case: &Case, data: &Data, line: usize, answer: &mut Answer) -> Vec<Float> {
+                /// Adds to the answer; returns the gradient of the parameters.
+                fn run(
+                    &self,
+                    case: &Case,
+                    data: &Data,
+                    line: usize,
+                    own: &Parameters<Vec<f64>>,
+                    answer: &mut Answer,
+                ) -> Parameters<Vec<f64>> {
                     let (l, s, d, e) = (case.q_len, case.kv_len, case.head_dim, case.value_dim);
                     let mut dq = vec![0.0 as Float; l * d];
                     let mut dk = vec![0.0 as Float; s * d];
                     let mut dv = vec![0.0 as Float; s * e];
                     let mut dweights = vec![0.0 as Float; self.weights.len()];
+                    let mut dconstants = [(); 2].map(|()| vec![0.0 as Float; self.weights.len() / d]);
                     for i in 0..l {
                         let batch = line / case.heads.0;
                         let seen: Vec<usize> = (0..s).filter(|&j| sees(case, &data.mask, batch, i, j)).collect();
@@ -149,7 +158,8 @@ macro_rules! pairs {
                             // As linear attention must: the sum over values less the sum over outputs.
                             let (of_values, of_out) = (self.dot(g, &self.values[j * e..][..e]), self.dot(g, &out));
                             let dscore = if self.absolute { of_values + of_out } else { of_values - of_out };
-                            let to = [&mut dq[i * d..][..d], &mut dk[j * d..][..d], &mut dweights];
+                            let [of_query, of_key] = &mut dconstants;
+                            let to = [&mut dq[i * d..][..d], &mut dk[j * d..][..d], &mut dweights, of_query, of_key];
                             self.pull_back(i, j, top, dscore / total, to);
                         }
                     }
@@ -159,7 +169,12 @@ macro_rules! pairs {
                     add(&mut answer[1][line * l * d..], &dq);
                     add(&mut answer[2][self.kv_line * s * d..], &dk);
                     add(&mut answer[3][self.kv_line * s * e..], &dv);
-                    dweights
+                    let wide = |x: &[Float]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+                    Parameters {
+                        query_constants: own.query_constants.as_ref().map(|_| wide(&dconstants[0])),
+                        key_constants: own.key_constants.as_ref().map(|_| wide(&dconstants[1])),
+                        ..Parameters::of_directions(wide(&dweights))
+                    }
                 }
 
                 /// The largest log of a row's terms, the denominator and the row's scores relative to it.
@@ -187,14 +202,16 @@ macro_rules! pairs {
                     a.iter().zip(b).map(|(a, b)| self.size(a * b)).sum()
                 }
 
-                fn pull_back(&self, i: usize, j: usize, top: Float, dscore: Float, to: [&mut [Float]; 3]) {
-                    let [dq, dk, dweights] = to;
+                fn pull_back(&self, i: usize, j: usize, top: Float, dscore: Float, to: [&mut [Float]; 5]) {
+                    let [dq, dk, dweights, of_query, of_key] = to;
                     let d = self.case.head_dim;
                     let unit = (d as Float).powf(-0.25);
                     let (x, y) = (&self.queries[i].scaled, &self.keys[j].scaled);
                     for m in 0..self.queries[i].projected.len() {
                         let t = self.term(i, j, m);
                         let weight = dscore * (t.log - top).exp();
+                        of_query[m] += weight * self.size(t.by_query);
+                        of_key[m] += weight * self.size(t.by_key);
                         for c in 0..d {
                             let w = self.weights[m * d + c];
                             dq[c] += unit * weight * self.size(t.by_query * w);
@@ -265,10 +282,11 @@ macro_rules! pairs {
                 }
             }
 
-            fn row(x: &[Float], weights: &[Float]) -> Row {
+            fn row(x: &[Float], weights: &[Float], constants: &[Float]) -> Row {
                 let unit = (x.len() as Float).powf(-0.25);
                 let scaled: Vec<Float> = x.iter().map(|x| x * unit).collect();
-                let projected = weights.chunks(x.len()).map(|w| dot(w, &scaled)).collect();
+                let mut projected: Vec<Float> = weights.chunks(x.len()).map(|w| dot(w, &scaled)).collect();
+                projected.iter_mut().zip(constants).for_each(|(u, c)| *u += c);
                 let size = |w: &[Float]| w.iter().zip(&scaled).map(|(w, x)| (w * x).abs()).sum();
                 let sizes = weights.chunks(x.len()).map(size).collect();
                 let half_norm = 0.5 * dot(&scaled, &scaled);

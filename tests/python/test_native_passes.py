@@ -104,7 +104,7 @@ def test_contradictions_are_refused_by_name():
         Pass(q, k, v, omega, parameters=(omega, None, None, None, None))
     with pytest.raises(errors.DtypeError, match='stored is "int8"'):
         _native.favor_forward(q, k, v, omega, call.out, call.den, stored="int8")
-    with pytest.raises(errors.DtypeError, match="q: buffer contents are not compatible"):
+    with pytest.raises(errors.DtypeError, match=r"q: .*not compatible with u16"):
         _native.favor_forward(q, k, v, omega, call.out, call.den, stored="bfloat16")
     with pytest.raises(errors.ShapeError, match="state_in has"):
         Pass(q, k, v, omega, np.zeros((1, 2, 3, 10)))
