@@ -10,9 +10,7 @@ pub use protperf_core::state::{empty_state, merge_states};
 pub use protperf_core::*;
 #[cfg(feature = "rehearse-panic")]
 pub use protperf_cpu::rehearse_panic;
-pub use protperf_cpu::{
-    Context, Cpu, CpuElement, CpuStored, Gradients, Isa, Saved, default_num_threads, favor_backward, favor_forward,
-};
+pub use protperf_cpu::{Cpu, CpuElement, CpuStored, Isa, default_num_threads};
 pub use protperf_io as io;
 
 /// Names that [`backend_by_name`] takes.

@@ -2,9 +2,10 @@
 
 mod common;
 
+use common::direct::{Context, favor_forward};
 use common::kernel::{How, every_isa, kernel};
 use common::{Answer, Case, Data, PARTS, Typed, args, reference, relative};
-use protperf::{Context, CpuElement, FeatureMap, Isa, empty_state, favor_forward};
+use protperf::{CpuElement, FeatureMap, Isa, empty_state};
 use std::sync::atomic::AtomicBool;
 
 /// Three blocks of 1024, the last one short and ending off a chunk.

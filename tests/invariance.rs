@@ -3,12 +3,10 @@
 
 mod common;
 
+use common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
 use common::kernel::{How, every_isa, kernel};
 use common::{Answer, Case, Data, Directions, PARTS, Typed, args, grad, relative};
-use protperf::{
-    Context, CpuElement, FavorArgs, FavorShape, FeatureMap, Gradients, Isa, Saved, TensorRef, empty_state,
-    favor_backward, favor_forward, merge_states,
-};
+use protperf::{CpuElement, FavorArgs, FavorShape, FeatureMap, Isa, TensorRef, empty_state, merge_states};
 use std::sync::atomic::AtomicBool;
 
 /// Bits, so that NaN equals itself.

@@ -7,13 +7,11 @@ mod common;
 #[path = "common/guard.rs"]
 mod guard;
 
+use common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
 use common::kernel::{How, every_isa, kernel, on_threads};
 use common::{Answer, Case, Data, Directions, PARTS};
 use guard::{Against, Guarded};
-use protperf::{
-    Context, CpuElement, FavorArgs, FeatureMap, Gradients, Isa, MapArgs, Omega, Saved, TensorRef, empty_state,
-    favor_backward, favor_forward,
-};
+use protperf::{CpuElement, FavorArgs, FeatureMap, Isa, MapArgs, Omega, TensorRef, empty_state};
 use std::sync::atomic::AtomicBool;
 
 /// Length, head_dim, value_dim and num_features: whole registers, and one more or less.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports)]
 
+pub mod direct;
 pub mod judge;
 pub mod kernel;
 mod pairs;

@@ -23,7 +23,6 @@ mod blocks;
 mod call;
 mod chunk;
 mod cotangent;
-mod direct;
 mod dispatch;
 mod features;
 mod forward;
@@ -42,7 +41,6 @@ mod stored;
 mod workspace;
 
 pub use backend::Cpu;
-pub use direct::{Context, Gradients, Saved, favor_backward, favor_forward};
 pub use dispatch::Isa;
 pub use ops::CpuElement;
 pub use parallel::default_num_threads;

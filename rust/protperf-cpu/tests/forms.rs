@@ -1,7 +1,8 @@
 //! The fused forms against sums written out in f64 with plain exponentials: small inputs, every map and mask.
 
-use protperf_core::{FavorArgs, FeatureMap, MapArgs, Omega, Parameters, TensorRef};
-use protperf_cpu::{Context, CpuElement, Gradients, Isa, Saved, favor_backward, favor_forward};
+use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
+use protperf_core::{Execution, FavorArgs, FeatureMap, MapArgs, MapGradients, Omega, Parameters, TensorRef};
+use protperf_cpu::{Cpu, CpuElement, Isa};
 use std::sync::atomic::AtomicBool;
 
 struct Stream(u64);
@@ -170,15 +171,17 @@ fn fused<E: CpuElement>(case: &Case, x: &Inputs, isa: Isa, num_threads: usize) -
         key_padding_mask: case.masked.then_some(&x.mask),
     };
     let cancel = AtomicBool::new(false);
-    let ctx = Context { isa, num_threads, cancel: &cancel };
+    let (cpu, run) = (Cpu { isa }, Execution { num_threads, cancel: &cancel });
     let rows = batch * h * l;
     let (mut out, mut den) = (vec![E::ONE; rows * e], vec![E::ONE; rows * 2]);
-    favor_forward(&args, None, &mut out, &mut den, None, &ctx).unwrap();
+    cpu.forward(&args, Outputs { state_in: None, out: &mut out, den: &mut den, state_out: None }, &run).unwrap();
     let (mut dq, mut dk, mut dv) = (vec![E::ONE; q.len()], vec![E::ONE; k.len()], vec![E::ONE; v.len()]);
     let mut domega = vec![1.0; x.omega.len()];
-    let saved = Saved { out: &tensor("out", &out, h, e), den: &den, grad: &tensor("grad", &g, h, e) };
-    let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, domega: Some(&mut domega) };
-    favor_backward(&args, &saved, gradients, &ctx).unwrap();
+    let (kept, grad) = (tensor("out", &out, h, e), tensor("grad", &g, h, e));
+    let saved = Saved { out: kept, den: &den, grad, state_in: None, final_state: None };
+    let map = Some(MapGradients::Omega(&mut domega));
+    let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, map, state_in: None };
+    cpu.backward(&args, &saved, gradients, &run).unwrap();
     let wide = |x: &[E]| x.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
     [wide(&out), wide(&dq), wide(&dk), wide(&dv), domega]
 }

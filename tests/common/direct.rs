@@ -1,10 +1,7 @@
-//! The backend as two functions, for callers that compute in the type they store.
+//! The CPU backend as two functions, for tests that compute in the type they store.
 
-use crate::backend::Cpu;
-use crate::dispatch::Isa;
-use crate::ops::CpuElement;
-use protperf_core::backend::{self, Backend, Outputs};
-use protperf_core::{Execution, FavorArgs, MapGradients, Result, TensorRef};
+use protperf::backend::{self, Backend, Outputs};
+use protperf::{Cpu, CpuElement, Execution, FavorArgs, Isa, MapGradients, Result, TensorRef};
 use std::sync::atomic::AtomicBool;
 
 /// How a call runs.
@@ -37,9 +34,6 @@ pub struct Gradients<'a, T> {
 }
 
 /// [`Backend::forward`] of [`Cpu`].
-///
-/// # Errors
-/// As there.
 pub fn favor_forward<T: CpuElement>(
     args: &FavorArgs<'_, T>,
     state_in: Option<&[T]>,
@@ -53,9 +47,6 @@ pub fn favor_forward<T: CpuElement>(
 }
 
 /// [`Backend::backward`] of [`Cpu`].
-///
-/// # Errors
-/// As there.
 pub fn favor_backward<T: CpuElement>(
     args: &FavorArgs<'_, T>,
     saved: &Saved<'_, T>,
