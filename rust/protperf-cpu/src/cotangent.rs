@@ -16,7 +16,7 @@ use std::ops::Range;
 /// What a query contributes to the gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contribution {
-    /// Nothing, whatever its output: no gradient arrives, or it sees no key.
+    /// Nothing, even where its output is NaN: no gradient arrives, or it sees no key.
     Nothing,
     /// Its cotangent.
     Cotangent,

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 /// Linear attention on the CPU.
 ///
-/// Working memory besides inputs and outputs is the scratch of each thread, whatever the length: 0.9 MB at f32, D = E =
+/// Working memory besides inputs and outputs is the scratch of each thread, the same for every length: 0.9 MB at f32, D = E =
 /// 64 and M = 256. A long sequence of few heads is worked on in blocks of at least 1024 positions; then there is also
 /// one state `[F,2+E]` per head, and in the causal form one per block.
 ///

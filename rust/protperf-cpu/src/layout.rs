@@ -36,7 +36,7 @@ impl Extent {
     }
 }
 
-/// Widths of one call, padded for the ops.
+/// The widths of one call, padded for the ops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// D.

@@ -62,7 +62,7 @@ fn a_record_of_directions_alone_has_the_bits_of_the_positive_map() {
     }
 }
 
-/// A constant that all features share cancels in the quotient, whatever its size: references are relative.
+/// A constant that all features share cancels in the quotient, however large: references are relative.
 #[test]
 fn constants_of_any_size_cancel() {
     let case = Case { states: false, ..Case::new(Map::Record([false, false, true, true]), true, 90, [6, 4, 20]) };

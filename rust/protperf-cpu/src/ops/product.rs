@@ -2,7 +2,7 @@
 //!
 //! `C[r][c] (op)= sum_k A[r][k] B[k][c]`. A is broadcast element by element from any strides, B is read in whole
 //! registers, the accumulators never leave the registers. Each element of C is one chain of fused multiply-adds in
-//! the order of k, whatever the tile it falls in: results do not depend on how rows are grouped.
+//! the order of k, in every tile the same: results do not depend on how rows are grouped.
 
 use crate::simd::{Real, Simd};
 

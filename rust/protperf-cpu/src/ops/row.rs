@@ -103,8 +103,8 @@ pub unsafe fn largest<S: Simd>(row: &[S::T]) -> (S::T, bool) {
             // The second operand is what a comparison with NaN gives.
             top = S::max(S::max(x, S::sub(zero, x)), top);
         });
-        let most = lanes::<S>(top).into_iter().fold(S::T::ZERO, |most, x| if x > most { x } else { most });
-        (most, lanes::<S>(bad) == [S::T::ZERO; PAD])
+        let largest = lanes::<S>(top).into_iter().fold(S::T::ZERO, |largest, x| if x > largest { x } else { largest });
+        (largest, lanes::<S>(bad) == [S::T::ZERO; PAD])
     }
 }
 
