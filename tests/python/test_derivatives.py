@@ -248,7 +248,7 @@ def test_bfloat16_training_saves_no_widened_copy(monkeypatch, form):
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.setdefault(x.data_ptr(), x), lambda x: x):
         out = favor_attention(*leaves, omega)
     size = sum(x.numel() * x.element_size() for x in saved.values())
-    # q, k, v, out, and two float32 numbers a row.
+    # q, k, v, out, and two float32 numbers per row.
     assert size <= sum(x.numel() * 2 for x in (*leaves, out)) + 512 * 2 * 8 + omega.numel() * 8
     ours = torch.autograd.grad(out.float().square().sum(), leaves)
     wide = [x.detach().float().requires_grad_() for x in (q, k, v)]

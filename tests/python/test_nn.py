@@ -129,7 +129,7 @@ def run(module):
 
 
 def poisoned(module):
-    """What memory that nobody filled may hold."""
+    """A module whose memory holds what uninitialised memory may hold."""
     with torch.no_grad():
         module.omega.fill_(1e30)
         module.draw_key.fill_(0)

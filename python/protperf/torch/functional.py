@@ -33,7 +33,7 @@ def favor_attention(
     """Estimate softmax attention in time linear in sequence length; differentiable in q, k, v and omega.
 
     Shapes: q [B,H,L,D], k [B,Hk,S,D], v [B,Hk,S,E] with H a multiple of Hk, omega [M,D] or [H,M,D]; returns [B,H,L,E]
-    in q's type, whatever the strides. bfloat16 and float16 are computed in float32. Under autocast q, k and v are cast
+    in q's type, for any strides. bfloat16 and float16 are computed in float32. Under autocast q, k and v are cast
     to its type first. Arguments and special values as in `protperf.favor_attention`.
 
     On a CPU this is the native kernel; on another device it is the chunked form in plain torch
@@ -79,7 +79,7 @@ def favor_attention_with_state(
 
     Args:
         causal: position i attends to the state and to positions <= i; otherwise every query attends to the state and
-            to all keys. Queries alone may read a state: S = 0, whatever `causal` is.
+            to all keys. Queries alone may read a state: S = 0, with either value of `causal`.
         cu_seqlens, key_padding_mask, kernel_epsilon: as in `favor_attention`.
 
     Differentiable in q, k, v, omega and the state, in every mode that `favor_attention` is; a reference is an integer

@@ -2,8 +2,8 @@
 //!
 //! No file is opened here: the caller passes slices of any size to [`Scanner::push`] and calls [`Scanner::finish`] at
 //! the end. The verdict (records, flags, or the position and kind of the first fault) is a function of the bytes
-//! alone. It does not depend on how they were cut into slices, so whatever a decision needs beyond one byte is kept in
-//! the scanner. An input is read exactly or refused; every change leaves a flag or a count in the summary.
+//! alone. It does not depend on how they were cut into slices, so the scanner keeps all that a decision needs beyond
+//! one byte. An input is read exactly or refused; every change leaves a flag or a count in the summary.
 //!
 //! The scanner is built in layers, each of which calls only those before it: `record` turns headers and residues into
 //! records, `lines` cuts FASTA into the lines that hold them, and `table` finds the same in rows of fields.

@@ -1,4 +1,4 @@
-//! The ceilings that no kernel of this machine passes: f32 multiply-adds and f32 exponentials a second.
+//! The ceilings that no kernel of this machine passes: f32 multiply-adds and f32 exponentials per second.
 //!
 //! Prints one JSON object. A bound computed from these holds for the machine and the minute it ran in, which is why
 //! `benches/attention.py` measures them in the same run as the kernels. Sums live in registers and the exponential
