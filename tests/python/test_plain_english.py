@@ -66,7 +66,8 @@ FORMS = (
     Form(r"\bWeights\b", "PackedOmega", "let w = Weights::new()", "// Weighted means", (".rs",)),
     Form(r"\bturned\b(?= *[:(=,.])", "transposed", "turned: bool", "a loop turned inside out", (".rs",)),
     Form(r"(\.|\bfn )(commit|live)\b", "update_state, visible", "state.commit(keys)", "commits", (".rs",)),
-    Form(r"\b(nobody|strangers?)\b", "no_progress, foreign_entry", "=nobody", "somebody", (".py", ".pyi", ".rs")),
+    Form(r"=nobody\b|\bdef nobody\b", "no_progress", "progress=nobody", "nobody is here", (".py", ".pyi")),
+    Form(r"\bstrangers?\b", "foreign_entry, or who is meant", "if stranger:", "strange", (".py", ".pyi", ".rs")),
     Form(r"\b(check_voice|tells_memory|end_at_once)\b", "check_verbosity and others", "check_voice(q)", "voices"),
     Form(r"\bdef unwind\b|\bunwind\(", "raise_on_signal", "unwind(2)", "catch_unwind(f)", (".py",)),
 )  # fmt: skip
