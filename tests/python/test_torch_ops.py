@@ -305,3 +305,65 @@ def test_torchs_failed_allocation_is_a_memory_error():
     big = torch.zeros(1).expand(1, 1, 2**40, 2**10)
     with pytest.raises(OutOfMemory):
         favor_attention(big, big[:, :, :1], big[:, :, :1], torch.ones(1, 2**10))
+
+
+class DTensor(torch.Tensor):
+    """Stands for torch.distributed's, which needs a process group; known by where it is defined."""
+
+
+DTensor.__module__ = "torch.distributed.tensor"
+
+KINDS = {
+    "borders list": ({"cu_seqlens": [0, 6]}, "cu_seqlens must be a torch tensor, not list"),
+    "borders float": ({"cu_seqlens": torch.tensor([0.0, 6.0])}, "cu_seqlens has type float32"),
+    "mask list": ({"key_padding_mask": [[True] * 6]}, "key_padding_mask must be a torch tensor, not list"),
+    "causal text": ({"causal": "yes"}, "causal must be True or False"),
+    "causal number": ({"causal": 1}, "causal must be True or False"),
+    "causal tensor": ({"causal": torch.tensor(True)}, "causal must be True or False"),
+    "no map": ({"feature_map": None}, "feature_map must be a string, not None"),
+    "map list": ({"feature_map": ["relu"]}, "feature_map must be a string, not list"),
+    "nested": (
+        {"q": lambda: torch.nested.nested_tensor([torch.ones(1, 2, 4)])},
+        "q is a nested tensor; pack its sequences",
+    ),
+    "distributed": ({"k": torch.ones(1, 2, 6, 4).as_subclass(DTensor)}, "k is a DTensor"),
+    "omega list": ({"omega": [[1.0] * 4]}, "omega must be a torch tensor, not list"),
+    "state list": ({"state": [1.0]}, "state must be a torch tensor, not list"),
+    "state shape": ({"state": torch.ones(1, 2, 5, 3)}, r"state has shape \[1, 2, 5, 3\], needed is \[B,H,F,2\+E\]"),
+    "state type": ({"state": torch.ones(1, 2, 5, 6, dtype=torch.float64)}, "state has type float64"),
+    "states of segments": (
+        {"state": torch.ones(1, 2, 5, 6), "cu_seqlens": torch.tensor([0, 3, 6])},
+        r"needed is \[num_segments,H,F,2\+E\] \[2, 2, 5, 6\]",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_of_a_wrong_kind_end_in_errors_of_ours(kind):
+    changes, message = KINDS[kind]
+    ones = torch.ones(1, 2, 6, 4)
+    changes = {name: x() if callable(x) else x for name, x in changes.items()}
+    arguments = {"q": ones, "k": ones, "v": ones, "omega": torch.ones(5, 4), **changes}
+    functions = [favor_attention_with_state] if "state" in kind else [favor_attention, favor_attention_with_state]
+    for function in functions:
+        with pytest.raises((TypeError, ValueError), match=message) as caught:
+            function(**arguments)
+        assert isinstance(caught.value, protperf.Error)
+    if "map" in kind or "omega" in kind or "state" in kind:
+        return
+    del arguments["omega"]
+    with pytest.raises(protperf.Error, match=message):
+        softmax_attention(**arguments)
+
+
+def test_tensors_to_merge_of_a_wrong_kind_end_in_errors_of_ours():
+    state = torch.ones(1, 2, 5, 6)
+    for other, message in (
+        ([1.0], "b must be a torch tensor, not list"),
+        (state[:, :1], "both must be the same"),
+        (state.double(), "both must be float32 or both float64"),
+        (state.to("meta"), "both must be on one device"),
+    ):
+        with pytest.raises(protperf.Error, match=message):
+            merge_states(state, other)
