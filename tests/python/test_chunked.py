@@ -271,6 +271,23 @@ def test_half_types_are_computed_in_float32(chunked, dtype):
     assert same_bits(ours.float(), favor_attention(*wide, causal=True).to(dtype).float())
 
 
+@pytest.mark.parametrize("form", ["plain", "padded", "packed"])
+def test_compiles_into_one_graph_with_gradients(chunked, form):
+    """On every device attention is one operator to the compiler."""
+    inputs, options = case(form, 40, "positive", True)
+    compiled = torch.compile(favor_attention, fullgraph=True, backend="aot_eager")
+    for a, b in zip(gradients(compiled, inputs, **options), gradients(favor_attention, inputs, **options), strict=True):
+        assert same_bits(a, b)
+
+
+def test_meta_tensors_give_shapes_of_outputs_and_states():
+    q, k, v, omega = (x.to("meta") for x in tensors(1, 4, 9, kv_heads=2, d=8, e=3, m=16))
+    for options, lines in (({}, 1), ({"cu_seqlens": torch.tensor([0, 4, 9])}, 2)):
+        out, state = favor_attention_with_state(q, k, v, omega, **options)
+        assert (out.shape, state.shape) == ((1, 4, 9, 3), (lines, 4, 16, 5))
+        assert out.device.type == state.device.type == "meta"
+
+
 def test_an_unknown_form_is_refused(monkeypatch):
     monkeypatch.setenv("PROTPERF_TORCH_FORM", "fast")
     with pytest.raises(ValueError, match=r"PROTPERF_TORCH_FORM is 'fast'; choose one of native, chunked"):
