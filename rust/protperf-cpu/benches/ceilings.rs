@@ -122,7 +122,7 @@ fn work(isa: Isa) -> (Work, Work) {
     }
 }
 
-/// Units of work a second by `num_threads` threads together, the best of [`ROUNDS`] slices of some milliseconds.
+/// Units of work per second by `num_threads` threads together, the best of [`ROUNDS`] slices of some milliseconds.
 fn rate(work: Work, num_threads: usize) -> f64 {
     let mut steps = 1;
     while timed(work, 1, steps).1 < 4e-3 {
