@@ -61,13 +61,17 @@ def check_epsilon(feature_map: str, kernel_epsilon: float | None) -> float:
     return epsilon
 
 
+_AS_DRAWN = ("positive", "relu", "elu1", "trigonometric")
+"""Maps whose directions are the rows of omega."""
+
+
 def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
     """The directions [..,P,D] that a map makes of omega [..,M,D]; a row of zeros stays one."""
     if feature_map == "hyperbolic":
         return torch.cat([omega, -omega], -2)
     if feature_map == "smreg":
         return omega * _smreg_scale(omega)
-    return omega
+    return _as_drawn(feature_map, omega)
 
 
 def directions_gradient(feature_map: str, omega: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -80,7 +84,14 @@ def directions_gradient(feature_map: str, omega: torch.Tensor, gradient: torch.T
         squares = (omega * omega).sum(-1, keepdim=True)
         along = (omega * gradient).sum(-1, keepdim=True) / squares.where(squares > 0, 1.0)
         return _smreg_scale(omega) * (gradient - along * omega)
-    return gradient
+    return _as_drawn(feature_map, gradient)
+
+
+def _as_drawn(feature_map: str, rows: torch.Tensor) -> torch.Tensor:
+    """Rows that are directions as they are, or their gradient; a new map has to be listed, here or above."""
+    if feature_map not in _AS_DRAWN:
+        raise NotImplementedError(f"the directions of feature_map {feature_map!r} are not written in plain torch yet")
+    return rows
 
 
 def _smreg_scale(omega: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,8 @@ def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
         return torch.cat([omega, -omega], -2)
     if feature_map == "smreg":
         return omega * (math.sqrt(omega.shape[-1]) / torch.linalg.vector_norm(omega, dim=-1, keepdim=True))
+    if feature_map != "positive":
+        raise NotImplementedError(f"the directions of feature_map {feature_map!r} are not written here yet")
     return omega
 
 
