@@ -62,7 +62,7 @@ class ScoreJob:
 
     Raises:
         ConfigError: options that exclude each other, or a table that would overwrite an input; FileError: an input is
-        missing, or there is no directory for the table; MissingPackageError: the format needs a package.
+        missing, or the directory of the table does not exist; MissingPackageError: the format needs a package.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def check_inputs(out: Path | None, inputs: Iterable[str]) -> None:
     """Refuse an output file that cannot be made, or whose writing would overwrite an input file.
 
     Raises:
-        FileError: there is no directory for it; ConfigError: naming the input.
+        FileError: its directory does not exist; ConfigError: it is one of the inputs, which is named.
     """
     if not is_file(out):
         return
