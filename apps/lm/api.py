@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from protperf.lm.device import torch_device
-from protperf.lm.inference import check_fork
 from protperf.lm.loading import LoadedModel, load_run
 from protperf.lm.model.config import ModelConfig
+from protperf.lm.model.torch_process import check_fork
 from protperf.lm.options import from_keywords, instance, pick, takes
 from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import score_records
@@ -44,7 +44,7 @@ class Model:
 
     @property
     def config(self) -> ModelConfig:
-        return self._loaded.network.config
+        return self._loaded.engine.config
 
     @property
     def step(self) -> int:
@@ -76,7 +76,7 @@ class Model:
         scoring, source = instance(ScoreOptions, given), Source(records, instance(ReadingOptions, given))
         chosen = choose_method(self.config.objective, scoring.method)
         scored = score_records(
-            self._loaded.network,
+            self._loaded.engine,
             source,
             chosen,
             batch_tokens=scoring.batch_tokens,

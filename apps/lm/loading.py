@@ -9,6 +9,7 @@ import torch
 
 from protperf.lm.device import torch_device
 from protperf.lm.model.network import Network
+from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.storage import checkpoint, manifest, tensor_file
 from protperf.lm.storage.expected import ExpectedTensors
 from protperf.lm.storage.plain_file import broken
@@ -17,9 +18,9 @@ from protperf.lm.training import state
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A network from a verified step, ready to score."""
+    """A network from a verified step, ready to read sequences."""
 
-    network: Network
+    engine: TorchEngine
     step: checkpoint.Step
 
 
@@ -45,4 +46,5 @@ def _load(step: checkpoint.Step, dtype: str, device: str) -> LoadedModel:
             raise broken(file, f"tensor {name} holds a number that is not finite: this training failed; train it again")
     network = Network(config)
     network.load_state_dict(tensors)
-    return LoadedModel(network.to(device=torch_device(device), dtype=getattr(torch, dtype)).eval(), step)
+    network = network.to(device=torch_device(device), dtype=getattr(torch, dtype)).eval()
+    return LoadedModel(TorchEngine(network), step)

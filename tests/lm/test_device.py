@@ -55,7 +55,7 @@ def test_hidden_states_and_chunks_are_on_the_device_of_the_tokens() -> None:
     network = Network(small_config()).to(META)
     tokens = torch.zeros(7, dtype=torch.uint8, device=META)
     assert network.hidden(tokens, torch.tensor([0, 7], device=META), CAUSAL).shape == (7, 16)
-    assert network.causal_chunk(tokens, ChunkState()).device == META
+    assert network.continued(tokens, torch.tensor([0, 7], device=META), ChunkState()).device == META
 
 
 def test_logits_are_read_off_the_hidden_states() -> None:

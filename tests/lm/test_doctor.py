@@ -48,11 +48,11 @@ def test_more_features_come_closer_to_exact_attention() -> None:
 
 
 class Leaking(Network):
-    """Every sequence of a batch moves the logits of all others; a state that is carried on is forgotten."""
+    """Every sequence of a batch moves the logits of all others; a state that is carried on does not."""
 
-    def forward(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int) -> torch.Tensor:
-        logits = super().forward(tokens, cu_seqlens, mode)
-        return logits * (1 + 1e-3 * len(cu_seqlens)) if mode == CAUSAL else logits * (1 + 1e-3 * len(tokens))
+    def hidden(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int, layer: int = -1) -> torch.Tensor:
+        hidden = super().hidden(tokens, cu_seqlens, mode, layer)
+        return hidden * (1 + 1e-3 * len(cu_seqlens)) if mode == CAUSAL else hidden * (1 + 1e-3 * len(tokens))
 
 
 def test_a_model_whose_batch_mates_matter_is_found() -> None:

@@ -13,6 +13,7 @@ from protperf import io
 from protperf.lm import inference
 from protperf.lm.inference import CHUNK
 from protperf.lm.model.network import Network
+from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.scoring.likelihood import score_records
 from protperf.lm.scoring.row import Row
 
@@ -49,7 +50,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 
 
 def scored(network: Network, given: list[io.Record], method: str, **choices: object) -> dict[str, Row]:
-    return {row.id: row for row in score_records(network, given, method, **choices)}  # type: ignore[arg-type]
+    return {row.id: row for row in score_records(TorchEngine(network), given, method, **choices)}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["ll", "pll"])

@@ -14,8 +14,9 @@ from commands import environment
 from conftest import small_config
 
 from protperf import io
-from protperf.lm import inference
+from protperf.lm.model import torch_process
 from protperf.lm.model.network import Network
+from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.scoring.likelihood import score_records
 
 FORKING = """
@@ -70,7 +71,7 @@ def test_one_thread_of_torch_is_a_matter_of_the_thread_that_asks() -> None:
     inside, leave, seen = threading.Event(), threading.Event(), []
 
     def first() -> None:
-        with inference.one_torch_thread():
+        with torch_process.one_torch_thread():
             inside.set()
             leave.wait(30)
             seen.append(torch.get_num_threads())
@@ -80,7 +81,7 @@ def test_one_thread_of_torch_is_a_matter_of_the_thread_that_asks() -> None:
     thread.start()
     assert inside.wait(30)
     assert in_a_thread(torch.get_num_threads) == 2
-    with inference.one_torch_thread():
+    with torch_process.one_torch_thread():
         # The first leaves while the second is inside.
         leave.set()
         thread.join()
@@ -93,7 +94,7 @@ def test_one_thread_of_torch_is_a_matter_of_the_thread_that_asks() -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_deterministic_scores_from_many_threads_leave_torch_as_it_was() -> None:
-    network = Network(small_config()).eval()
+    network = TorchEngine(Network(small_config()).eval())
     rng = np.random.default_rng(0)
     given = [io.Record(i, f"r{i}", "", rng.integers(3, 23, 40).astype(np.uint8), 0, "", 0) for i in range(12)]
     expected = [row.ll for row in score_records(network, given, "ll", deterministic=True)]

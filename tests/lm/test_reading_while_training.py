@@ -120,7 +120,7 @@ def test_a_step_replaced_at_any_moment_of_reading_is_read_as_the_old_or_the_new(
         if not ran:
             break
         found += 1
-        weights = loaded.network.state_dict()
+        weights = loaded.engine.network.state_dict()
         old = tensor_file.read_tensors(library / "step-2" / "model.safetensors", None)
         assert any(all(torch.equal(weights[name], x[name]) for name in x) for x in (old, model))
     assert found >= 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from protperf.errors import ConfigError
 from protperf.lm.alphabet import BOS, EOS, MASK, VOCAB_SIZE
 from protperf.lm.model.config import ATTENTIONS
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
+from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.scoring import likelihood as score
 from protperf.lm.scoring.options import choose_method
 
@@ -33,21 +35,29 @@ def residues(length: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(3, 23, length).astype(np.uint8)
 
 
-class Planted(torch.nn.Module):
+def engine(*arguments: str) -> TorchEngine:
+    return TorchEngine(network(*arguments))
+
+
+class Planted:
     """Predicts, with probability nearly 1, the token after the last seen one in the alphabet: a shift by one shows."""
 
-    config = small_config()
+    def computing(self, deterministic: bool) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
 
-    def forward(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int) -> torch.Tensor:
-        logits = torch.zeros(len(tokens), VOCAB_SIZE)
+    def log_probs(
+        self, tokens: np.ndarray, borders: np.ndarray, mode: int, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        logits = np.zeros((len(tokens), VOCAB_SIZE))
         if mode == CAUSAL:
-            follows = torch.where(tokens == BOS, 3, tokens.long() + 1)
+            follows = np.where(tokens == BOS, 3, tokens.astype(int) + 1)
         else:
             # A masked site follows its left neighbour.
-            left = torch.cat([torch.tensor([BOS]), tokens[:-1].long()])
-            follows = torch.where(left == BOS, 3, left + 1)
-        logits[torch.arange(len(tokens)), follows.clamp_max(VOCAB_SIZE - 1)] = 30.0
-        return logits
+            left = np.concatenate([[BOS], tokens[:-1]]).astype(int)
+            follows = np.where(left == BOS, 3, left + 1)
+        logits[np.arange(len(tokens)), follows.clip(max=VOCAB_SIZE - 1)] = 30.0
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return log_probs if rows is None else log_probs[rows]
 
 
 @pytest.mark.parametrize("method", ["ll", "pll"])
@@ -61,7 +71,7 @@ def test_a_planted_model_scores_its_own_sequence_with_certainty(method: str) -> 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_ll_in_chunks_is_ll_whole_is_ll_token_by_token(attention: str) -> None:
-    net, x = network(attention), residues(150)
+    net, x = engine(attention), residues(150)
     whole = score.log_likelihoods(net, [x])[0]
     for chunk in (1, 7, 64, 100):
         np.testing.assert_allclose(score.chunked_log_likelihoods(net, x, chunk), whole, atol=1e-5)
@@ -70,7 +80,7 @@ def test_ll_in_chunks_is_ll_whole_is_ll_token_by_token(attention: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_ll_is_the_sum_of_next_token_log_probabilities(attention: str) -> None:
     net, x = network(attention), residues(20)
-    found = score.log_likelihoods(net, [x])[0]
+    found = score.log_likelihoods(TorchEngine(net), [x])[0]
     for i in range(len(x)):
         prefix = torch.tensor([BOS, *x[:i].tolist()])
         with torch.no_grad():
@@ -81,7 +91,7 @@ def test_ll_is_the_sum_of_next_token_log_probabilities(attention: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_pll_masks_each_site_alone(attention: str) -> None:
     net, x = network(attention), residues(18)
-    found = score.pseudo_log_likelihoods(net, x, budget=50)
+    found = score.pseudo_log_likelihoods(TorchEngine(net), x, budget=50)
     for i in range(len(x)):
         tokens = torch.tensor([BOS, *x.tolist(), EOS])
         tokens[i + 1] = MASK
@@ -91,7 +101,7 @@ def test_pll_masks_each_site_alone(attention: str) -> None:
 
 
 def test_scores_do_not_depend_on_batch_mates_or_order() -> None:
-    net = network()
+    net = engine()
     records = [io.Record(i, f"r{i}", "", residues(10 + 13 * i, i), 0, "", 0) for i in range(8)]
     alone = {row.id: row for row in score.score_records(net, records, "ll", deterministic=True)}
     for batch_tokens, order in ((50, 1), (200, -1), (10_000, 1)):
@@ -102,7 +112,7 @@ def test_scores_do_not_depend_on_batch_mates_or_order() -> None:
 
 
 def test_ambiguous_residues_are_context_and_an_empty_record_is_nan(fasta: Path) -> None:
-    net = network()
+    net = engine()
     tokens, flags = io.encode("ACXBZJUO")
     empty = io.Record(1, "none", "", np.empty(0, np.uint8), 0, "", 0)
     row, nothing = score.score_records(net, [io.Record(0, "odd", "", tokens, flags, "", 0), empty], "ll")
@@ -142,9 +152,48 @@ def test_a_chunk_state_continues_where_it_stopped() -> None:
     net, x = network("softmax"), torch.from_numpy(residues(40))
     state = ChunkState()
     with torch.no_grad():
-        net.causal_chunk(x[:10], state)
-        net.causal_chunk(x[10:], state)
-    assert state.position == 40
+        net.continued(x[:10], torch.tensor([0, 10]), state)
+        net.continued(x[10:], torch.tensor([0, 30]), state)
+    assert state.positions.tolist() == [40]
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_sequences_that_share_a_prefix_continue_from_copies_of_its_state(attention: str) -> None:
+    """Each of them, token by token in uneven steps, as if it had been read alone from the start."""
+    model, prefix = engine(attention), residues(40)
+    ends = [residues(length, length) for length in (1, 17, 30)]
+    state = model.empty_state()
+    state.advance(prefix, np.array([0, 40]))
+    several = state.select([0, 0, 0])
+    parts = [[end[: min(len(end), 9)] for end in ends], [end[9:] for end in ends]]
+    found = []
+    for part in parts:
+        borders = np.cumsum([0, *map(len, part)])
+        answers = several.advance(np.concatenate(part), borders)
+        found.append(np.split(answers, borders[1:-1]))
+    assert several.positions.tolist() == [41, 57, 70]
+    assert state.positions.tolist() == [40]
+    for i, end in enumerate(ends):
+        whole = np.concatenate([prefix, end])
+        alone = model.log_probs(whole, np.array([0, len(whole)]), CAUSAL, np.arange(40, len(whole)))
+        np.testing.assert_allclose(np.concatenate([found[0][i], found[1][i]]), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 1, 2])
+def test_hidden_states_of_a_layer_are_those_between_the_blocks(layer: int) -> None:
+    model, x = engine(), residues(30)
+    seen: list[np.ndarray] = []
+    net = model.network
+    places = {-1: net.norm, 0: net.blocks[0], 1: net.blocks[1], 2: net.norm}
+    hooks = [
+        places[layer].register_forward_hook(lambda _, given, answer: seen.append(answer if layer < 0 else given[0])),
+    ]
+    model.log_probs(x, np.array([0, 30]), MASKED)
+    for hook in hooks:
+        hook.remove()
+    np.testing.assert_array_equal(model.hidden(x, np.array([0, 30]), MASKED, layer), seen[0].numpy())
+    with pytest.raises(ConfigError, match="layer is 3"):
+        model.hidden(x, np.array([0, 30]), MASKED, 3)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -152,6 +201,7 @@ def test_a_chunk_state_continues_where_it_stopped() -> None:
 def test_float64_gives_the_scores_of_float32_with_its_rounding_errors_gone(attention: str, method: str) -> None:
     """In chunks and at once: 1e-12 in float64, where float32 is right to 1e-5 a residue."""
     single, double = network(attention), network(attention).double()
+    single, double = TorchEngine(single), TorchEngine(double)
     x = residues(120)
     if method == "ll":
         (ours,), (exact,) = score.log_likelihoods(single, [x]), score.log_likelihoods(double, [x])

@@ -135,11 +135,13 @@ def scans(trials, folder):
 def scoring():
     from protperf.lm.model.config import ModelConfig
     from protperf.lm.model.network import Network
+    from protperf.lm.model.torch_engine import TorchEngine
     from protperf.lm.scoring.likelihood import log_likelihoods
 
     residues = io.encode("ACDEFGHIKLMNPQRSTVWY" * 10_000)[0]
     for attention in ("relu", "exact"):
-        network = Network(ModelConfig.from_size("nano", attention=attention, objective="causal", seed=1)).eval()
+        config = ModelConfig.from_size("nano", attention=attention, objective="causal", seed=1)
+        network = TorchEngine(Network(config).eval())
         yield (
             f"score {attention}",
             lambda n=network: log_likelihoods(n, [residues]),

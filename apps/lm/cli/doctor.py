@@ -70,4 +70,4 @@ def _checks(model: Path | None) -> Iterator[dict[str, Any]]:
 
         loaded = load_run(model)
         yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}
-        yield from model_checks(loaded.network)
+        yield from model_checks(loaded.engine.network)

@@ -7,8 +7,9 @@ stay in the range where they estimate well. All that is computed lies on the dev
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +18,12 @@ from torch import nn
 from torch.nn import functional
 
 from protperf.lm.alphabet import VOCAB_SIZE
+from protperf.lm.engine import CAUSAL, MASKED
 from protperf.lm.model.config import FEATURE_MAP, ModelConfig
 from protperf.torch import softmax_attention
 from protperf.torch.nn import FavorAttention
 
-MASKED, CAUSAL = 0, 1
-"""Modes of reading: every position sees all others, or only those before it."""
+__all__ = ["CAUSAL", "MASKED", "Block", "ChunkState", "Network"]
 
 _NORM_EPSILON = torch.finfo(torch.float32).eps
 """Fixed, because torch's default depends on the type: a network in float64 would be another function."""
@@ -41,10 +42,27 @@ _TEMPERATURE = {
 
 @dataclass
 class ChunkState:
-    """What a causal pass carries from chunk to chunk: a state per layer, or keys and values for exact attention."""
+    """What a causal pass over some sequences carries from chunk to chunk.
 
-    position: int = 0
-    layers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    Attributes:
+        positions: tokens read of each sequence [num_sequences].
+        layers: for each layer that has read something its states [num_sequences, H, F, 2+D], or, with exact attention,
+            the keys and the values [H, positions[i], D] of each sequence.
+    """
+
+    positions: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    layers: dict[int, torch.Tensor] = field(default_factory=dict)
+    pairs: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
+
+    def select(self, indices: Sequence[int]) -> ChunkState:
+        """A copy of the states of some sequences, in this order."""
+        places = torch.tensor(indices, dtype=torch.int64)
+        # Keys and values are never written to, so that copies share them.
+        return ChunkState(
+            self.positions[places.to(self.positions.device)],
+            {layer: states[places.to(states.device)] for layer, states in self.layers.items()},
+            {layer: [pairs[i] for i in indices] for layer, pairs in self.pairs.items()},
+        )
 
 
 class Network(nn.Module):
@@ -77,31 +95,39 @@ class Network(nn.Module):
         """
         return self.logits(self.hidden(tokens, cu_seqlens, mode))
 
-    def hidden(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int) -> torch.Tensor:
-        """Hidden states [N, C] of every token, normalized: what the logits are computed from. Arguments as `forward`.
+    def hidden(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, mode: int, layer: int = -1) -> torch.Tensor:
+        """Hidden states [N, C] of every token. Arguments as `forward`, and:
+
+        Args:
+            layer: 0 is the embedding, i the residual stream after block i, -1 the last of them, normalized: what the
+                logits are computed from.
 
         Source: pre-norm blocks as in Xiong et al. 2020, arXiv:2002.04745.
         """
-        starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=len(tokens))
-        rotary = self._rotations(torch.arange(len(tokens), device=tokens.device) - starts)
+        rotary = self._rotations(_places(cu_seqlens, len(tokens)))
         hidden = self._embed(tokens, mode)
-        for block in self.blocks:
+        for block in self.blocks if layer < 0 else self.blocks[:layer]:
             hidden = block(hidden, rotary, cu_seqlens, mode)
-        return self.norm(hidden)
+        return self.norm(hidden) if layer < 0 else hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [N, vocabulary] of hidden states [N, C]; the output weights are those of the embedding."""
         return functional.linear(hidden, self.embedding.weight)
 
-    def causal_chunk(self, tokens: torch.Tensor, state: ChunkState) -> torch.Tensor:
-        """Logits [N, vocabulary] of the next N tokens of one sequence; `state` is updated in place."""
-        positions = torch.arange(state.position, state.position + len(tokens), device=tokens.device)
-        rotary = self._rotations(positions)
+    def continued(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, state: ChunkState) -> torch.Tensor:
+        """Hidden states [N, C], normalized, of the next tokens of each sequence of `state`, which is updated in place.
+
+        The sequences are read left to right. Shapes as in `forward`; a sequence may have no new tokens.
+        """
+        lengths = cu_seqlens.diff()
+        positions = state.positions.to(tokens.device)
+        before = torch.repeat_interleave(positions, lengths, output_size=len(tokens))
+        rotary = self._rotations(before + _places(cu_seqlens, len(tokens)))
         hidden = self._embed(tokens, CAUSAL)
         for layer, block in enumerate(self._layers()):
-            hidden = block.causal_chunk(hidden, rotary, state, layer)
-        state.position += len(tokens)
-        return self.logits(self.norm(hidden))
+            hidden = block.continued(hidden, rotary, cu_seqlens, state, layer)
+        state.positions = positions + lengths
+        return self.norm(hidden)
 
     def redraw(self, draw: int) -> None:
         """Replace the random directions of every layer and head by draw number `draw`."""
@@ -136,12 +162,16 @@ class Block(nn.Module):
         attended = self.attention(self.attention_norm(hidden), rotary, cu_seqlens, mode)
         return self._feed_forward(hidden + self.dropout(attended))
 
-    def causal_chunk(
-        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], state: ChunkState, layer: int
+    def continued(
+        self,
+        hidden: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cu_seqlens: torch.Tensor,
+        state: ChunkState,
+        layer: int,
     ) -> torch.Tensor:
-        return self._feed_forward(
-            hidden + self.attention.causal_chunk(self.attention_norm(hidden), rotary, state, layer)
-        )
+        attended = self.attention.continued(self.attention_norm(hidden), rotary, cu_seqlens, state, layer)
+        return self._feed_forward(hidden + attended)
 
     def _feed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(self.ffn_norm(hidden)).chunk(2, -1)
@@ -177,21 +207,20 @@ class Attention(nn.Module):
         attended = attend(q, k, v, causal=mode == CAUSAL, cu_seqlens=cu_seqlens)
         return self.out(attended[0].transpose(0, 1).flatten(1))
 
-    def causal_chunk(
-        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], state: ChunkState, layer: int
+    def continued(
+        self,
+        hidden: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cu_seqlens: torch.Tensor,
+        state: ChunkState,
+        layer: int,
     ) -> torch.Tensor:
         q, k, v = self._heads(hidden, rotary)
-        before = state.layers.get(layer)
         if self.favor is None:
-            if before is not None:
-                k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
-            state.layers[layer] = (k, v)
-            rows, cols = (torch.arange(x.shape[2], device=x.device) for x in (q, k))
-            seen = cols[None, :] <= rows[:, None] + (k.shape[2] - q.shape[2])
-            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            attended, state.pairs[layer] = _continued_exact(q, k, v, cu_seqlens, state.pairs.get(layer))
         else:
-            attended, after = self.favor.with_state(q, k, v, before[0] if before is not None else None)
-            state.layers[layer] = (after,)
+            before = state.layers.get(layer)
+            attended, state.layers[layer] = self.favor.with_state(q, k, v, before, cu_seqlens=cu_seqlens)
         return self.out(attended[0].transpose(0, 1).flatten(1))
 
     def _heads(
@@ -206,6 +235,33 @@ class Attention(nn.Module):
             rotate(functional.normalize(k, dim=-1) * length, rotary),
             v,
         )
+
+
+def _places(cu_seqlens: torch.Tensor, count: int) -> torch.Tensor:
+    """The place of each token in its sequence [N]."""
+    starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=count)
+    return torch.arange(count, device=cu_seqlens.device) - starts
+
+
+def _continued_exact(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    before: list[tuple[torch.Tensor, torch.Tensor]] | None,
+) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Softmax attention of new queries over the keys before them: the output, and each sequence's keys and values."""
+    outputs, after = [], []
+    borders = cu_seqlens.tolist()
+    for i, (start, end) in enumerate(itertools.pairwise(borders)):
+        queries, keys, values = (x[:, :, start:end] for x in (q, k, v))
+        if before is not None:
+            keys, values = torch.cat([before[i][0], keys], 2), torch.cat([before[i][1], values], 2)
+        rows, cols = (torch.arange(x.shape[2], device=x.device) for x in (queries, keys))
+        seen = cols[None, :] <= rows[:, None] + (keys.shape[2] - queries.shape[2])
+        outputs.append(functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen))
+        after.append((keys, values))
+    return torch.cat(outputs, 2), after
 
 
 def _random_features(config: ModelConfig, layer: int) -> FavorAttention:

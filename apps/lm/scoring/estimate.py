@@ -12,8 +12,8 @@ import numpy as np
 from protperf import io
 from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
-from protperf.lm.inference import packed_logits
-from protperf.lm.model.network import MASKED, Network
+from protperf.lm.engine import MASKED, Engine
+from protperf.lm.inference import pack
 from protperf.lm.watch import Progress, no_progress
 
 _SHORT, _LONG = 256, 2048
@@ -61,9 +61,9 @@ def tokens_read(length: int, method: str) -> int:
     return (length + 2) * (length if method == "pll" else 1)
 
 
-def estimate_pll(network: Network, work: Work | None) -> str:
+def estimate_pll(engine: Engine, work: Work | None) -> str:
     """The passes and the time of `pll` in words; if they cannot be counted, the time of 300 residues."""
-    fixed, growing = _seconds_per_token(network)
+    fixed, growing = _seconds_per_token(engine)
     if work is None:
         example = Work(300, 300 * 302, 300 * 302**2)
         return f"about {_duration(fixed * example.tokens + growing * example.squares)} for a protein of 300 residues"
@@ -73,24 +73,23 @@ def estimate_pll(network: Network, work: Work | None) -> str:
     return f"{work.passes} passes, about {seconds}"
 
 
-def _seconds_per_token(network: Network) -> tuple[float, float]:
+def _seconds_per_token(engine: Engine) -> tuple[float, float]:
     """What a token costs, and what each token of its sequence adds to that: nothing if attention is linear."""
-    short = _measured(network, _SHORT)
-    if network.config.attention != "exact":
+    short = _measured(engine, _SHORT)
+    if engine.config.attention != "exact":
         return short, 0.0
-    growing = max(0.0, (_measured(network, _LONG) - short) / (_LONG - _SHORT))
+    growing = max(0.0, (_measured(engine, _LONG) - short) / (_LONG - _SHORT))
     return max(0.0, short - growing * _SHORT), growing
 
 
-def _measured(network: Network, length: int) -> float:
+def _measured(engine: Engine, length: int) -> float:
     rng = np.random.default_rng(0)
     tokens = rng.integers(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD, _LONG).astype(np.uint8)
-    sequences = np.split(tokens, range(length, _LONG, length))
+    packed, borders = pack(np.split(tokens, range(length, _LONG, length)))
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        # As a number, which waits for a device that computes on its own.
-        float(packed_logits(network, sequences, MASKED)[0][0, 0])
+        engine.log_probs(packed, borders, MASKED)
         times.append(time.perf_counter() - start)
     return min(times) / _LONG
 

@@ -82,7 +82,7 @@ class ScoreJob:
         from protperf.lm.scoring.estimate import count_work, estimate_pll
 
         watch = watch or Watch()
-        method = choose_method(loaded.network.config.objective, self._scoring.method)
+        method = choose_method(loaded.engine.config.objective, self._scoring.method)
         announces = method == "pll" and watch.takes_notes
         work = None
         if announces or watch.shows_progress:
@@ -90,7 +90,7 @@ class ScoreJob:
                 work = count_work(self._fasta, method, stage.update, **self._reading.to_mapping())
         watch.note(f"{loaded.step.path}, method {method}")
         if announces:
-            watch.note(f"pll reads each sequence once for each residue: {estimate_pll(loaded.network, work)}")
+            watch.note(f"pll reads each sequence once for each residue: {estimate_pll(loaded.engine, work)}")
         digests: list[str | None] = []
         if is_file(self._table.out):
             with watch.waiting("checksum", "B") as stage:
@@ -112,7 +112,7 @@ class ScoreJob:
         with watch.working("scoring", "tokens", job.total, "proteins") as stage:
             records = (record for batch in self._reader for record in batch)
             scored = score_batches(
-                job.loaded.network,
+                job.loaded.engine,
                 records,
                 job.method,
                 batch_tokens=scoring.batch_tokens,
@@ -168,20 +168,15 @@ def _skipped(records: Iterator[io.Record], method: str, stage: Stage) -> Iterato
 
 
 def _fingerprint(loaded: LoadedModel, digests: list[str | None], options: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    from protperf.lm.inference import device_of
-
     info, manifest = build_info(), loaded.step.manifest
     return {
         "version": info["version"],
         "model_sha256": manifest["files"]["model.safetensors"]["sha256"],
         "input_sha256": digests,
         **options,
-        "device": str(device_of(loaded.network)),
+        "device": loaded.engine.device,
         "isa": info["isa"],
-        "threads": 1 if options["deterministic"] else torch.get_num_threads(),
-        "torch": torch.__version__,
+        **loaded.engine.arithmetic(options["deterministic"]),
         "seed": manifest.get("options", {}).get("seed"),
     }
 

@@ -6,27 +6,24 @@ context and are not scored.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from protperf import io
 from protperf.lm import inference
 from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
 from protperf.lm.data.batches import frame
-from protperf.lm.model.network import CAUSAL, MASKED, Network
+from protperf.lm.engine import CAUSAL, MASKED, Engine
 from protperf.lm.scoring.options import BATCH_TOKENS
 from protperf.lm.scoring.row import Row
 from protperf.lm.watch import Progress, no_progress
 
 
 def score_records(
-    network: Network,
+    engine: Engine,
     records: Iterable[io.Record],
     method: str,
     *,
@@ -34,12 +31,12 @@ def score_records(
     deterministic: bool = False,
 ) -> Iterator[Row]:
     """Score records lazily, in their order; arguments are those of `score_batches`."""
-    for _, rows in score_batches(network, records, method, batch_tokens=batch_tokens, deterministic=deterministic):
+    for _, rows in score_batches(engine, records, method, batch_tokens=batch_tokens, deterministic=deterministic):
         yield from rows
 
 
 def score_batches(
-    network: Network,
+    engine: Engine,
     records: Iterable[io.Record],
     method: str,
     *,
@@ -52,49 +49,47 @@ def score_batches(
     Args:
         method: `ll` or `pll`.
         batch_tokens: tokens packed into one pass: of several sequences for `ll`, of one and its masked sites for `pll`.
-        deterministic: one sequence per pass and one thread of torch: the same bits for any batch size, any other
-            sequences and any number of threads.
+        deterministic: one sequence per pass, and sums that no number of threads changes: the same bits for any batch
+            size and any other sequences.
         progress: called with the tokens read.
     """
-    inference.check_fork()
     budget = BATCH_TOKENS if deterministic else batch_tokens
     together = 1 if deterministic or method == "pll" else batch_tokens
     for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
         # Not around the yield: what the caller does with a batch is no part of this.
-        with inference.one_torch_thread() if deterministic else contextlib.nullcontext():
-            rows = _score_batch(network, batch, method, budget, progress)
+        with engine.computing(deterministic):
+            rows = _score_batch(engine, batch, method, budget, progress)
         yield batch, rows
 
 
-def _score_batch(network: Network, records: list[io.Record], method: str, budget: int, progress: Progress) -> list[Row]:
+def _score_batch(engine: Engine, records: list[io.Record], method: str, budget: int, progress: Progress) -> list[Row]:
     if method == "ll":
-        values = log_likelihoods(network, [record.tokens for record in records], progress)
+        values = log_likelihoods(engine, [record.tokens for record in records], progress)
     else:
-        values = [pseudo_log_likelihoods(network, record.tokens, budget, progress) for record in records]
+        values = [pseudo_log_likelihoods(engine, record.tokens, budget, progress) for record in records]
     return [_row(record, log_probs, method) for record, log_probs in zip(records, values, strict=True)]
 
 
 def log_likelihoods(
-    network: Network, sequences: list[NDArray[np.uint8]], progress: Progress = no_progress
+    engine: Engine, sequences: list[NDArray[np.uint8]], progress: Progress = no_progress
 ) -> list[NDArray[np.float64]]:
     """Log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
     if len(sequences) == 1 and len(sequences[0]) + 2 > inference.CHUNK:
-        return [chunked_log_likelihoods(network, sequences[0], None, progress)]
-    logits, borders = inference.packed_logits(network, [frame(x)[:-1] for x in sequences], CAUSAL)
-    log_probs = functional.log_softmax(logits, -1).cpu().numpy()
+        return [chunked_log_likelihoods(engine, sequences[0], None, progress)]
+    tokens, borders = inference.pack([frame(x)[:-1] for x in sequences])
+    log_probs = engine.log_probs(tokens, borders, CAUSAL)
     progress(sum(len(x) + 2 for x in sequences))
     # The row of token i holds the prediction of residue i: BOS stands before the first.
     return [_picked(log_probs[a : b - 1], x) for a, b, x in zip(borders, borders[1:], sequences, strict=False)]
 
 
 def chunked_log_likelihoods(
-    network: Network, residues: NDArray[np.uint8], chunk: int | None = None, progress: Progress = no_progress
+    engine: Engine, residues: NDArray[np.uint8], chunk: int | None = None, progress: Progress = no_progress
 ) -> NDArray[np.float64]:
     """The same for one sequence, `chunk` tokens at a time with carried state."""
     parts: list[NDArray[np.float64]] = []
     done = 0
-    for logits in inference.chunked_logits(network, frame(residues)[:-2], chunk):
-        log_probs = functional.log_softmax(logits, -1).cpu().numpy()
+    for log_probs in inference.chunked_log_probs(engine, frame(residues)[:-2], chunk):
         parts.append(_picked(log_probs, residues[done : done + len(log_probs)]))
         done += len(log_probs)
         progress(len(log_probs))
@@ -102,7 +97,7 @@ def chunked_log_likelihoods(
 
 
 def pseudo_log_likelihoods(
-    network: Network, residues: NDArray[np.uint8], budget: int = BATCH_TOKENS, progress: Progress = no_progress
+    engine: Engine, residues: NDArray[np.uint8], budget: int = BATCH_TOKENS, progress: Progress = no_progress
 ) -> NDArray[np.float64]:
     """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
     framed = frame(residues)
@@ -113,9 +108,9 @@ def pseudo_log_likelihoods(
         part = sites[start : start + together]
         copies = np.tile(framed, (len(part), 1))
         copies[np.arange(len(part)), part + 1] = MASK
-        logits, borders = inference.packed_logits(network, list(copies), MASKED)
-        rows = logits[torch.from_numpy(borders[:-1] + part + 1).to(logits.device)]
-        found[part] = _picked(functional.log_softmax(rows, -1).cpu().numpy(), residues[part])
+        tokens, borders = inference.pack(list(copies))
+        log_probs = engine.log_probs(tokens, borders, MASKED, borders[:-1] + part + 1)
+        found[part] = _picked(log_probs, residues[part])
         progress(copies.size)
     return found
 

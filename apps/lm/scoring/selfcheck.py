@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.model.network import Network
+from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.scoring.likelihood import chunked_log_likelihoods, log_likelihoods, pseudo_log_likelihoods
 from protperf.lm.scoring.options import BATCH_TOKENS
 
@@ -33,18 +34,19 @@ def model_checks(network: Network) -> Iterator[dict[str, Any]]:
     scores from those of exact attention: a figure to know, never a failure.
     """
     sequences = _made_up()
+    engine, double = TorchEngine(network), TorchEngine(copy.deepcopy(network).double())
     if network.config.objective != "masked":
-        packed = log_likelihoods(network, sequences)
-        alone = [log_likelihoods(network, [x])[0] for x in sequences]
-        chunks = [chunked_log_likelihoods(network, x, _CHUNK) for x in sequences]
-        exact = log_likelihoods(copy.deepcopy(network).double(), sequences)
+        packed = log_likelihoods(engine, sequences)
+        alone = [log_likelihoods(engine, [x])[0] for x in sequences]
+        chunks = [chunked_log_likelihoods(engine, x, _CHUNK) for x in sequences]
+        exact = log_likelihoods(double, sequences)
         yield _agreement("ll, batched against alone", packed, alone)
         yield _agreement(f"ll, whole against chunks of {_CHUNK}", alone, chunks)
         yield _agreement("ll, float32 against float64", packed, exact)
     if network.config.objective != "causal":
         shorter = sequences[-1][:_MASKED_LENGTH]
-        packed, alone = ([pseudo_log_likelihoods(network, shorter, budget)] for budget in (BATCH_TOKENS, 1))
-        exact = [pseudo_log_likelihoods(copy.deepcopy(network).double(), shorter)]
+        packed, alone = ([pseudo_log_likelihoods(engine, shorter, budget)] for budget in (BATCH_TOKENS, 1))
+        exact = [pseudo_log_likelihoods(double, shorter)]
         yield _agreement("pll, batched against alone", packed, alone)
         yield _agreement("pll, float32 against float64", packed, exact)
     if network.config.attention == "softmax":
@@ -73,5 +75,5 @@ def _estimate(network: Network, sequences: Sequences) -> dict[str, Any]:
 
 def _values(network: Network, sequences: Sequences) -> Scores:
     if network.config.objective == "masked":
-        return [pseudo_log_likelihoods(network, sequences[-1][:_MASKED_LENGTH])]
-    return log_likelihoods(network, sequences)
+        return [pseudo_log_likelihoods(TorchEngine(network), sequences[-1][:_MASKED_LENGTH])]
+    return log_likelihoods(TorchEngine(network), sequences)
