@@ -73,11 +73,13 @@ impl Error {
         }
     }
 
-    pub(crate) fn shape(argument: &'static str, detail: impl Into<String>) -> Self {
+    /// An argument whose sizes are wrong.
+    pub fn shape(argument: &'static str, detail: impl Into<String>) -> Self {
         Error::ShapeMismatch { argument, detail: detail.into() }
     }
 
-    pub(crate) fn option(argument: &'static str, detail: impl Into<String>) -> Self {
+    /// An argument with a value that it cannot have.
+    pub fn option(argument: &'static str, detail: impl Into<String>) -> Self {
         Error::InvalidOption { argument, detail: detail.into() }
     }
 }

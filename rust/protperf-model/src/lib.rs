@@ -1,10 +1,19 @@
 //! The network without Python: pre-norm blocks over packed sequences, as `apps/lm/model/network.py` composes them in torch.
 //!
 //! ```text
-//! weights < block < network
+//! buffer, tiles, rotary, dropout, linear, weights < block < network
 //! ```
 
 #![forbid(unsafe_code)]
 
 pub mod block;
+mod buffer;
+pub mod dropout;
+mod linear;
+mod rotary;
+mod tiles;
 pub mod weights;
+
+pub use block::{Block, LayerState};
+pub use dropout::Dropout;
+pub use rotary::Rotary;

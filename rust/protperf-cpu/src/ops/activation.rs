@@ -3,11 +3,11 @@
 //! A map is a pair of formulas over registers, f and f', and one arm in [`activate`] and in [`gradient`]. Both match
 //! on every function there is, so a new one does not compile until they know it.
 
-use super::exponential::exp2_fraction;
+use super::exponential::exp_negative;
 use super::panel::clear_tail;
 use crate::layout::{Extent, PANEL};
 use crate::simd::{Real, Simd};
-use protperf_core::{Activation, Element};
+use protperf_core::Activation;
 
 /// The formulas of one map.
 trait Formula {
@@ -53,25 +53,6 @@ impl Formula for Elu1 {
     unsafe fn times_slope<S: Simd>(x: S::Register, g: S::Register) -> S::Register {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { S::select_positive(x, g, S::mul(g, exp_negative::<S>(x))) }
-    }
-}
-
-/// e^min(x, 0).
-///
-/// # Safety
-/// The processor must have the instruction set of S.
-#[inline(always)]
-unsafe fn exp_negative<S: Simd>(x: S::Register) -> S::Register {
-    // SAFETY: the caller guarantees the instruction set.
-    unsafe {
-        // At twice the exponent range the result is 0 already; further down the reduction would overflow.
-        let x = S::max(S::min(x, S::splat(S::T::ZERO)), S::splat(-S::T::TOP - S::T::TOP));
-        let whole = S::round(S::mul(x, S::splat(S::T::from_f64(std::f64::consts::LOG2_E))));
-        // ln 2 in two parts, so that the fraction keeps its last bits.
-        let part = S::fma(whole, S::splat(-S::T::LN2_HIGH), x);
-        let part = S::fma(whole, S::splat(-S::T::LN2_LOW), part);
-        let f = S::mul(part, S::splat(S::T::from_f64(std::f64::consts::LOG2_E)));
-        S::scale2(exp2_fraction::<S>(f), whole)
     }
 }
 

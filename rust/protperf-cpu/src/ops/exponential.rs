@@ -146,3 +146,22 @@ pub unsafe fn queries<S: Simd>(y: &[S::T], extent: Extent, reference: &[S::T], s
     }
     clear_tail(features, extent);
 }
+
+/// e^min(x, 0).
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn exp_negative<S: Simd>(x: S::Register) -> S::Register {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        // At twice the exponent range the result is 0 already; further down the reduction would overflow.
+        let x = S::max(S::min(x, S::splat(S::T::ZERO)), S::splat(-S::T::TOP - S::T::TOP));
+        let whole = S::round(S::mul(x, S::splat(S::T::from_f64(std::f64::consts::LOG2_E))));
+        // ln 2 in two parts, so that the fraction keeps its last bits.
+        let part = S::fma(whole, S::splat(-S::T::LN2_HIGH), x);
+        let part = S::fma(whole, S::splat(-S::T::LN2_LOW), part);
+        let f = S::mul(part, S::splat(S::T::from_f64(std::f64::consts::LOG2_E)));
+        S::scale2(exp2_fraction::<S>(f), whole)
+    }
+}

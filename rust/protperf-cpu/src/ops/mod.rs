@@ -5,7 +5,12 @@
 //! for every instruction set, and the safe method that calls it.
 
 mod activation;
+mod classes;
+mod dropout;
 mod exponential;
+mod gate;
+mod heads;
+mod norm;
 mod pack;
 mod panel;
 mod product;
@@ -47,6 +52,20 @@ macro_rules! each_op {
         weighted_squares(row: &[T], weights: &[T]) -> T = row::weighted_squares;
         largest(row: &[T]) -> (T, bool) = row::largest;
         load_cotangent(grad: &[T], out: &[T], inverse: T, to: &mut [T]) -> T = row::load_cotangent;
+        rms_norm(x: &[T], gain: &[T], epsilon: T, to: &mut [T]) -> T = norm::rms_norm;
+        rms_norm_gradient(x: &[T], gain: &[T], inverse: T, grad: &[T], dx: &mut [T], dgain: &mut [T])
+            = norm::rms_norm_gradient;
+        unit_rotate(x: &mut [T], lengths: &[T], cosines: &[T], sines: &[T], inverses: &mut [T]) = heads::unit_rotate;
+        unit_rotate_gradient(y: &[T], lengths: &[T], cosines: &[T], sines: &[T], inverses: &[T], grad: &mut [T], dlog: &mut [T])
+            = heads::unit_rotate_gradient;
+        gate(gate: &[T], up: &[T], to: &mut [T]) = gate::gate;
+        gate_gradient(gate: &[T], up: &[T], grad: &[T], dgate: &mut [T], dup: &mut [T], value: &mut [T])
+            = gate::gate_gradient;
+        dropout(x: &mut [T], key: u64, threshold: u32, scale: T) = dropout::dropout;
+        log_softmax(row: &mut [T], classes: usize, scratch: &mut [T]) -> T = classes::log_softmax;
+        cross_entropy_gradient(row: &mut [T], classes: usize, target: usize, weight: T)
+            = classes::cross_entropy_gradient;
+        add(from: &[T], to: &mut [T]) = row::add;
     } };
 }
 
@@ -56,6 +75,12 @@ macro_rules! table {
         /// The ops of one instruction set and type.
         pub struct Ops<T: Real> {
             $($op: unsafe fn($($arg_type),*) $(-> $result)?,)*
+        }
+
+        impl<T: Real> std::fmt::Debug for Ops<T> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct("Ops").finish_non_exhaustive()
+            }
         }
 
         #[allow(clippy::too_many_arguments)]

@@ -145,3 +145,31 @@ pub fn sum_of<T: Real>(lanes: &[T]) -> T {
     }
     sums[0]
 }
+
+/// The sum of the products of two rows of one length, in PAD partial sums.
+#[inline(always)]
+pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    assert!(a.len() == b.len());
+    let mut sums = [T::ZERO; PAD];
+    let (a_whole, b_whole) = (a.chunks_exact(PAD), b.chunks_exact(PAD));
+    let rest = a_whole.remainder().iter().zip(b_whole.remainder());
+    for (sum, (&a, &b)) in sums.iter_mut().zip(rest) {
+        *sum = a * b;
+    }
+    for (a, b) in a_whole.zip(b_whole) {
+        for i in 0..PAD {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sum_of(&sums)
+}
+
+/// `to = to + from`.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn add<S: Simd>(from: &[S::T], to: &mut [S::T]) {
+    assert!(from.len() == to.len());
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);
+}

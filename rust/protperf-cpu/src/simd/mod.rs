@@ -55,6 +55,8 @@ pub trait Real:
     fn is_finite(self) -> bool;
     /// Nearest integer, ties to even.
     fn round_even(self) -> Self;
+    /// Square root, correctly rounded.
+    fn sqrt(self) -> Self;
     /// Exponent e and mantissa in [1/2, 1) of a finite non-zero value, `mantissa * 2^e`.
     fn frexp(self) -> (Self, Self);
 }
@@ -83,6 +85,10 @@ macro_rules! real {
             #[inline(always)]
             fn round_even(self) -> Self {
                 <$t>::round_ties_even(self)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                <$t>::sqrt(self)
             }
             fn frexp(self) -> (Self, Self) {
                 // Denormals are lifted into the normal range first.

@@ -1,0 +1,208 @@
+//! The forward pass of a block.
+
+use super::attend::{Heads, Scope};
+use super::{Block, LayerState, TILE, TraceMut, stride};
+use crate::buffer::Buffer;
+use crate::dropout::{Dropout, Site};
+use crate::rotary::Rotary;
+use crate::tiles::Tiles;
+use protperf_core::{Execution, Result, check_len};
+use protperf_cpu::ops::Mode;
+use protperf_cpu::{CpuElement, Workers};
+
+/// Where the feed-forward stage leaves what the backward pass needs.
+struct Kept<'a, T> {
+    middle: &'a mut [T],
+    gate_up: &'a mut [T],
+}
+
+impl<T: CpuElement> Block<T> {
+    /// Applies the block to the residual stream of some tokens, in place.
+    ///
+    /// # Shapes
+    /// hidden `[N,C]`; `rotary` has N rows; `borders` are those of the sequences, from 0 to N.
+    ///
+    /// With a state the sequences continue, left to right, and the state is updated.
+    ///
+    /// # Errors
+    /// `ShapeMismatch`, `InvalidOption`, `OutOfMemory`, `Interrupted`.
+    pub fn forward(
+        &self,
+        hidden: &mut [T],
+        rotary: &Rotary<'_, T>,
+        borders: &[i64],
+        causal: bool,
+        state: Option<&mut LayerState<T>>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        let tokens = rotary.len();
+        check_len("hidden", hidden.len(), tokens * self.shape.model_dim)?;
+        let [qkv, inverses, attended, denominators, ..] = self.shape.trace_lens(tokens);
+        let (mut qkv, mut inverses) = (Buffer::new(qkv)?, Buffer::new(inverses)?);
+        let (mut attended, mut denominators) = (Buffer::new(attended)?, Buffer::new(denominators)?);
+        self.project(hidden, rotary, &mut qkv, &mut inverses, run)?;
+        let scope = Scope { borders, causal, run };
+        let heads = Heads { shape: &self.shape, qkv: &qkv };
+        self.attend.forward(&heads, &scope, state, &mut attended, &mut denominators)?;
+        self.feed_forward(hidden, &attended, None, Dropout::NONE, run)
+    }
+
+    /// The same for a training: `output` starts as the input, and the trace is kept for the backward pass.
+    ///
+    /// # Errors
+    /// As [`Block::forward`].
+    pub fn forward_traced(
+        &self,
+        output: &mut [T],
+        trace: &mut TraceMut<'_, T>,
+        rotary: &Rotary<'_, T>,
+        (borders, causal): (&[i64], bool),
+        dropout: Dropout,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        let tokens = rotary.len();
+        check_len("output", output.len(), tokens * self.shape.model_dim)?;
+        trace.view().check(&self.shape, tokens)?;
+        let TraceMut { qkv, inverses, attended, denominators, middle, gate_up } = trace;
+        self.project(output, rotary, qkv, inverses, run)?;
+        let scope = Scope { borders, causal, run };
+        let heads = Heads { shape: &self.shape, qkv };
+        self.attend.forward(&heads, &scope, None, attended, denominators)?;
+        self.feed_forward(output, attended, Some(Kept { middle, gate_up }), dropout, run)
+    }
+
+    /// Norm, queries, keys and values; queries and keys of unit length times the head's own, rotated.
+    fn project(
+        &self,
+        hidden: &[T],
+        rotary: &Rotary<'_, T>,
+        qkv: &mut [T],
+        inverses: &mut [T],
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        let (c, inner, heads) = (self.shape.model_dim, self.shape.inner(), self.shape.num_heads);
+        let (row, normed_row) = (self.shape.qkv_row(), stride(c));
+        let (qkv, inverses) = (Tiles::new(qkv, row, TILE)?, Tiles::new(inverses, 2 * heads, TILE)?);
+        Workers::new(run).run(rotary.len().div_ceil(TILE), |tile| {
+            let (mut qkv, mut inverses) = (qkv.take(tile), inverses.take(tile));
+            let rows = qkv.len() / row;
+            let mut normed = Buffer::new(rows * normed_row)?;
+            let hidden = &hidden[tile * TILE * c..][..rows * c];
+            self.normalize(hidden, &self.attention_norm, &mut normed);
+            self.qkv.multiply(self.ops, (&normed, normed_row), rows, (&mut qkv, row), Mode::Store);
+            for (at, (qkv, inverses)) in qkv.chunks_exact_mut(row).zip(inverses.chunks_exact_mut(2 * heads)).enumerate()
+            {
+                let (cosines, sines) = rotary.row(tile * TILE + at);
+                let sides = qkv[..2 * inner].chunks_exact_mut(inner).zip(inverses.chunks_exact_mut(heads));
+                for (side, inverses) in sides {
+                    self.ops.unit_rotate(side, &self.lengths, cosines, sines, inverses);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The output layer of attention and the feed-forward layer, each added to the residual stream.
+    fn feed_forward(
+        &self,
+        hidden: &mut [T],
+        attended: &[T],
+        kept: Option<Kept<'_, T>>,
+        dropout: Dropout,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        let (c, tokens) = (self.shape.model_dim, hidden.len() / self.shape.model_dim);
+        let hidden = Tiles::new(hidden, c, TILE)?;
+        let gate_up_row = self.shape.gate_up_row();
+        let (middle, gate_up) = match kept {
+            Some(kept) => (Tiles::new(kept.middle, c, TILE)?, Tiles::new(kept.gate_up, gate_up_row, TILE)?),
+            None => (Tiles::new(&mut [], 1, 1)?, Tiles::new(&mut [], 1, 1)?),
+        };
+        Workers::new(run).run(tokens.div_ceil(TILE), |tile| {
+            let mut hidden = hidden.take(tile);
+            self.add_attention(&mut hidden, attended, (tile * TILE, tokens), dropout)?;
+            if !middle.is_empty() {
+                middle.take(tile).copy_from_slice(&hidden);
+                self.add_gated(&mut hidden, &mut gate_up.take(tile), tile * TILE, dropout)
+            } else {
+                let mut gate_up = Buffer::new(hidden.len() / c * gate_up_row)?;
+                self.add_gated(&mut hidden, &mut gate_up, tile * TILE, dropout)
+            }
+        })
+    }
+
+    /// `hidden += dropout(attended w^T)` for the tokens of a tile, of which `first` is the first of all `tokens`.
+    fn add_attention(
+        &self,
+        hidden: &mut [T],
+        attended: &[T],
+        (first, tokens): (usize, usize),
+        dropout: Dropout,
+    ) -> Result<()> {
+        let (c, rows) = (self.shape.model_dim, hidden.len() / self.shape.model_dim);
+        let (heads_row, added_row) = (stride(self.shape.inner()), self.out.cols());
+        let (mut heads, mut added) = (Buffer::new(rows * heads_row)?, Buffer::new(rows * added_row)?);
+        self.gather_heads(attended, (first, tokens), &mut heads, heads_row, 0);
+        self.out.multiply(self.ops, (&heads, heads_row), rows, (&mut added, added_row), Mode::Store);
+        self.add_dropped(&mut added, added_row, hidden, (Site::Attention, first), dropout, c);
+        Ok(())
+    }
+
+    /// `hidden += dropout((silu(gate) up) w^T)` for the tokens of a tile.
+    fn add_gated(&self, hidden: &mut [T], gate_up: &mut [T], first: usize, dropout: Dropout) -> Result<()> {
+        let (c, rows) = (self.shape.model_dim, hidden.len() / self.shape.model_dim);
+        let gate_up_row = self.shape.gate_up_row();
+        let (normed_row, value_row, added_row) = (stride(c), stride(self.shape.ffn_dim), self.down.cols());
+        let (mut normed, mut values) = (Buffer::new(rows * normed_row)?, Buffer::new(rows * value_row)?);
+        self.normalize(hidden, &self.ffn_norm, &mut normed);
+        self.gate_up.multiply(self.ops, (&normed, normed_row), rows, (&mut *gate_up, gate_up_row), Mode::Store);
+        for (gate_up, value) in gate_up.chunks_exact(gate_up_row).zip(values.chunks_exact_mut(value_row)) {
+            let (gate, up) = gate_up.split_at(gate_up_row / 2);
+            self.ops.gate(gate, up, &mut value[..gate.len()]);
+        }
+        let mut added = Buffer::new(rows * added_row)?;
+        self.down.multiply(self.ops, (&values, value_row), rows, (&mut added, added_row), Mode::Store);
+        self.add_dropped(&mut added, added_row, hidden, (Site::FeedForward, first), dropout, c);
+        Ok(())
+    }
+
+    /// Norms of some rows `[rows,C]` into a tile.
+    pub(super) fn normalize(&self, hidden: &[T], gain: &[T], normed: &mut [T]) {
+        let c = self.shape.model_dim;
+        for (hidden, normed) in hidden.chunks_exact(c).zip(normed.chunks_exact_mut(stride(c))) {
+            self.ops.rms_norm(hidden, gain, Self::norm_epsilon(), normed);
+        }
+    }
+
+    /// Rows of a tensor `[H,N,D]` side by side into the columns of a tile from `column` on.
+    pub(super) fn gather_heads(
+        &self,
+        from: &[T],
+        (first, tokens): (usize, usize),
+        to: &mut [T],
+        to_row: usize,
+        column: usize,
+    ) {
+        let d = self.shape.head_dim;
+        for (head, from) in from.chunks_exact((tokens * d).max(1)).enumerate() {
+            for (from, to) in from[first * d..].chunks_exact(d).zip(to.chunks_exact_mut(to_row)) {
+                to[column + head * d..][..d].copy_from_slice(from);
+            }
+        }
+    }
+
+    fn add_dropped(
+        &self,
+        added: &mut [T],
+        added_row: usize,
+        hidden: &mut [T],
+        (site, first): (Site, usize),
+        dropout: Dropout,
+        c: usize,
+    ) {
+        for (at, (added, hidden)) in added.chunks_exact_mut(added_row).zip(hidden.chunks_exact_mut(c)).enumerate() {
+            dropout.apply(self.ops, site, first + at, &mut added[..c]);
+            self.ops.add(&added[..c], hidden);
+        }
+    }
+}

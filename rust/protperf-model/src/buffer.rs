@@ -1,0 +1,115 @@
+//! Large temporary buffers, kept for the next call: touching fresh pages costs as much as the arithmetic on them.
+
+use protperf_core::{Result, try_reserved};
+use protperf_cpu::CpuElement;
+use std::any::Any;
+use std::ops::{Deref, DerefMut};
+use std::sync::Mutex;
+
+/// Bytes that are kept between calls, over all threads.
+const MAX_KEPT_BYTES: usize = 192 << 20;
+
+/// Buffers that nobody uses.
+static KEPT: Mutex<Kept> = Mutex::new(Kept { bytes: 0, buffers: Vec::new() });
+
+struct Kept {
+    bytes: usize,
+    /// Each with its size in bytes.
+    buffers: Vec<(usize, Box<dyn Any + Send>)>,
+}
+
+/// A buffer of a fixed length whose first contents are arbitrary.
+#[derive(Debug)]
+pub struct Buffer<T: CpuElement> {
+    memory: Vec<T>,
+}
+
+impl<T: CpuElement> Buffer<T> {
+    /// A buffer of `len` elements.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn new(len: usize) -> Result<Self> {
+        let mut memory = match take(len) {
+            Some(found) => found,
+            None => try_reserved(len)?,
+        };
+        if memory.len() > len {
+            memory.truncate(len);
+        } else {
+            memory.resize(len, T::ZERO);
+        }
+        // So that tests find every element that is read before it was written.
+        if cfg!(debug_assertions) {
+            memory.fill(T::from_f64(f64::NAN));
+        }
+        Ok(Buffer { memory })
+    }
+
+    /// A buffer of zeros.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn zeros(len: usize) -> Result<Self> {
+        let mut buffer = Self::new(len)?;
+        buffer.fill(T::ZERO);
+        Ok(buffer)
+    }
+}
+
+/// The smallest kept buffer that has room for `len` elements and is not wastefully large.
+fn take<T: CpuElement>(len: usize) -> Option<Vec<T>> {
+    // A lock that another thread held while this process was forked stays locked for ever: never wait for it.
+    let mut kept = KEPT.try_lock().ok()?;
+    let needed = len * size_of::<T>();
+    let fits =
+        |&(bytes, ref any): &(usize, Box<dyn Any + Send>)| bytes >= needed && bytes / 4 <= needed && any.is::<Vec<T>>();
+    let (at, _) =
+        kept.buffers.iter().enumerate().filter(|(_, kept)| fits(kept)).min_by_key(|(_, (bytes, _))| *bytes)?;
+    let (bytes, found) = kept.buffers.swap_remove(at);
+    kept.bytes -= bytes;
+    found.downcast::<Vec<T>>().ok().map(|memory| *memory)
+}
+
+impl<T: CpuElement> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        let bytes = self.memory.capacity() * size_of::<T>();
+        let Ok(mut kept) = KEPT.try_lock() else { return };
+        if bytes == 0 || bytes > MAX_KEPT_BYTES || kept.buffers.try_reserve(1).is_err() {
+            return;
+        }
+        while kept.bytes + bytes > MAX_KEPT_BYTES {
+            let (freed, _) = kept.buffers.remove(0);
+            kept.bytes -= freed;
+        }
+        kept.bytes += bytes;
+        kept.buffers.push((bytes, Box::new(std::mem::take(&mut self.memory))));
+    }
+}
+
+impl<T: CpuElement> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.memory
+    }
+}
+
+impl<T: CpuElement> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_buffer_serves_again_whatever_its_type_and_length() {
+        for len in [0, 1, 1000, 999, 5000, 17] {
+            assert_eq!(Buffer::<f32>::zeros(len).unwrap().iter().filter(|&&x| x == 0.0).count(), len);
+            assert_eq!(Buffer::<f64>::zeros(len).unwrap().iter().filter(|&&x| x == 0.0).count(), len);
+        }
+    }
+}
