@@ -1,14 +1,15 @@
 //! The network without Python: pre-norm blocks over packed sequences, as `apps/lm/model/network.py` composes them in torch.
 //!
 //! ```text
-//! buffer, tiles, rotary, dropout, linear, weights < block < network
+//! buffer, tiles, rotary, dropout, linear, weights < {block, head} < network
 //! ```
 
 #![forbid(unsafe_code)]
 
 pub mod block;
 mod buffer;
-pub mod dropout;
+mod dropout;
+pub mod head;
 mod linear;
 mod rotary;
 mod tiles;

@@ -2,7 +2,7 @@
 
 use protperf_core::{Execution, FeatureMap};
 use protperf_cpu::Isa;
-use protperf_model::block::{Block, BlockGradients, Trace, TraceMut};
+use protperf_model::block::{Block, BlockBackward, BlockGradients, Trace, TraceMut};
 use protperf_model::weights::{Attention, BlockShape, BlockWeights};
 use protperf_model::{Dropout, Rotary};
 use std::sync::atomic::AtomicBool;
@@ -85,7 +85,7 @@ impl Case {
     fn backward(&self, isa: Isa, num_threads: usize, trace: &[Vec<f64>], grad: &[f64]) -> Vec<Vec<f64>> {
         let cancel = AtomicBool::new(false);
         let run = Execution { num_threads, cancel: &cancel };
-        let block = Block::pack(isa, self.shape, self.attention, &self.weights(), &run).unwrap();
+        let block = BlockBackward::pack(isa, self.shape, self.attention, &self.weights(), &run).unwrap();
         let mut found: Vec<Vec<f64>> = self.tensors.iter().map(|tensor| vec![f64::NAN; tensor.len()]).collect();
         found[7].copy_from_slice(grad);
         let [qkv, inverses, attended, denominators, middle, gate_up] = trace else { panic!() };
@@ -98,9 +98,7 @@ impl Case {
         let sight = (&*self.borders, self.causal);
         let given = &self.tensors[7];
         let rotary = self.rotary();
-        block
-            .backward(&self.weights(), given, trace, &rotary, sight, self.dropout, input, &mut gradients, &run)
-            .unwrap();
+        block.run(given, trace, &rotary, sight, self.dropout, input, &mut gradients, &run).unwrap();
         found
     }
 }

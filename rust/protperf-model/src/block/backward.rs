@@ -5,17 +5,17 @@
 //! thread is done first.
 
 use super::attend::{HeadGradients, Heads, Scope};
-use super::{Block, Trace, copy_rows, stride};
+use super::{Frame, Matrices, Trace, copy_rows, stride};
 use crate::buffer::Buffer;
 use crate::dropout::{Dropout, Site};
-use crate::linear::{Groups, Panels, outer};
+use crate::linear::{Panels, outer};
 use crate::rotary::Rotary;
 use crate::tiles::Tiles;
-use crate::weights::{BlockShape, BlockWeights};
+use crate::weights::{Attention, BlockShape, BlockWeights};
 use protperf_core::{Execution, Result, check_len};
 use protperf_cpu::layout::PAD;
 use protperf_cpu::ops::Mode;
-use protperf_cpu::{CpuElement, Workers};
+use protperf_cpu::{CpuElement, Isa, Workers};
 
 /// Tokens of a task: enough that adding up the gradients of its weights costs little, few enough that its rows stay in
 /// the second-level cache.
@@ -34,39 +34,42 @@ pub struct BlockGradients<'a, T> {
     pub down: &'a mut [T],
 }
 
-/// Weights packed for products with gradients.
-struct Transposed<T> {
-    qkv: Panels<T>,
-    out: Panels<T>,
-    gate_up: Panels<T>,
-    down: Panels<T>,
+/// A block whose weights are packed for the backward pass.
+#[derive(Debug)]
+pub struct BlockBackward<T: CpuElement> {
+    frame: Frame<T>,
+    matrices: Matrices<T>,
 }
 
-impl<T: CpuElement> Transposed<T> {
-    fn new(shape: &BlockShape, weights: &BlockWeights<'_, T>) -> Result<Self> {
-        let BlockShape { model_dim, ffn_dim, .. } = *shape;
-        Ok(Transposed {
-            qkv: Panels::of_rows(weights.qkv, model_dim, Groups::one(3 * shape.inner()))?,
-            out: Panels::of_rows(weights.out, shape.inner(), Groups::one(model_dim))?,
-            gate_up: Panels::of_rows(weights.gate_up, model_dim, Groups { size: ffn_dim, count: 2 })?,
-            down: Panels::of_rows(weights.down, ffn_dim, Groups::one(model_dim))?,
-        })
-    }
-}
-
-/// What one pass of the backward reads.
+/// What the stages of one pass read.
 struct Pass<'a, T: CpuElement> {
-    block: &'a Block<T>,
-    weights: Transposed<T>,
+    frame: &'a Frame<T>,
+    matrices: &'a Matrices<T>,
     input: &'a [T],
     trace: Trace<'a, T>,
     rotary: &'a Rotary<'a, T>,
     dropout: Dropout,
 }
 
-impl<T: CpuElement> Block<T> {
-    /// Gradients of [`Block::forward_traced`]: that of the input replaces `grad`, which arrived at the output; those of
-    /// the weights fill `gradients`.
+impl<T: CpuElement> BlockBackward<T> {
+    /// Packs the weights of a block.
+    ///
+    /// # Errors
+    /// As [`Block::pack`](super::Block::pack).
+    pub fn pack(
+        isa: Isa,
+        shape: BlockShape,
+        attention: Attention,
+        weights: &BlockWeights<'_, T>,
+        run: &Execution<'_>,
+    ) -> Result<Self> {
+        let frame = Frame::new(isa, shape, attention, weights)?;
+        let matrices = Matrices::pack(&shape, weights, run, |w, rows, width| Panels::of_rows(w, width, rows))?;
+        Ok(BlockBackward { frame, matrices })
+    }
+
+    /// Gradients of [`Block::forward_traced`](super::Block::forward_traced), whose `input` and trace these are: that of
+    /// the input replaces `grad`, which arrived at the output; those of the weights fill `gradients`.
     ///
     /// # Shapes
     /// input and grad `[N,C]`.
@@ -74,9 +77,8 @@ impl<T: CpuElement> Block<T> {
     /// # Errors
     /// `ShapeMismatch`, `OutOfMemory`, `Interrupted`.
     #[allow(clippy::too_many_arguments)]
-    pub fn backward(
+    pub fn run(
         &self,
-        weights: &BlockWeights<'_, T>,
         input: &[T],
         trace: Trace<'_, T>,
         rotary: &Rotary<'_, T>,
@@ -86,19 +88,20 @@ impl<T: CpuElement> Block<T> {
         gradients: &mut BlockGradients<'_, T>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let (tokens, c) = (rotary.len(), self.shape.model_dim);
+        let BlockBackward { frame, matrices } = self;
+        let (tokens, c) = (rotary.len(), frame.shape.model_dim);
         check_len("input", input.len(), tokens * c)?;
         check_len("grad", grad.len(), tokens * c)?;
-        trace.check(&self.shape, tokens)?;
-        gradients.start(&self.shape)?;
-        let pass = Pass { block: self, weights: Transposed::new(&self.shape, weights)?, input, trace, rotary, dropout };
-        let row = pass.weights.out.cols();
+        trace.check(&frame.shape, tokens)?;
+        gradients.start(&frame.shape)?;
+        let pass = Pass { frame, matrices, input, trace, rotary, dropout };
+        let row = matrices.out.cols();
         let mut arriving = Buffer::new(tokens * row)?;
         pass.feed_forward(grad, &mut arriving, gradients, run)?;
-        let heads = Heads { shape: &self.shape, qkv: trace.qkv };
+        let heads = Heads { shape: &frame.shape, qkv: trace.qkv };
         let scope = Scope { borders, causal, run };
         let saved = (trace.attended, trace.denominators);
-        let of_heads = self.attend.backward(&heads, &scope, saved, (&arriving, row))?;
+        let of_heads = frame.attend.backward(&heads, &scope, saved, (&arriving, row))?;
         pass.project(grad, &of_heads, gradients, run)
     }
 }
@@ -151,10 +154,10 @@ impl<T: CpuElement> Pass<'_, T> {
         gradients: &mut BlockGradients<'_, T>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let shape = &self.block.shape;
+        let shape = &self.frame.shape;
         let (c, f, inner) = (shape.model_dim, shape.ffn_dim, shape.inner());
         let tokens = self.rotary.len();
-        let (grad, arriving) = (Tiles::new(grad, c, TILE)?, Tiles::new(arriving, self.weights.out.cols(), TILE)?);
+        let (grad, arriving) = (Tiles::new(grad, c, TILE)?, Tiles::new(arriving, self.matrices.out.cols(), TILE)?);
         Workers::new(run).fold(
             tokens.div_ceil(TILE),
             |tile| {
@@ -164,10 +167,10 @@ impl<T: CpuElement> Pass<'_, T> {
                 Ok(FeedForwardSums { down, gate_up, out, gain })
             },
             |_, sums| {
-                add_matrix(self.block, &sums.down, f, gradients.down);
-                add_matrix(self.block, &sums.gate_up, c, gradients.gate_up);
-                add_matrix(self.block, &sums.out, inner, gradients.out);
-                self.block.ops.add(&sums.gain, gradients.ffn_norm);
+                add_matrix(self.frame, &sums.down, f, gradients.down);
+                add_matrix(self.frame, &sums.gate_up, c, gradients.gate_up);
+                add_matrix(self.frame, &sums.out, inner, gradients.out);
+                self.frame.ops.add(&sums.gain, gradients.ffn_norm);
                 Ok(())
             },
         )
@@ -175,49 +178,49 @@ impl<T: CpuElement> Pass<'_, T> {
 
     /// The feed-forward layer of one tile: adds its gradient to `grad`; returns those of down, gate and up, and gain.
     fn through_gate(&self, grad: &mut [T], first: usize) -> Result<(Buffer<T>, Buffer<T>, Buffer<T>)> {
-        let (block, shape) = (self.block, &self.block.shape);
+        let (frame, shape) = (self.frame, &self.frame.shape);
         let (c, f, rows) = (shape.model_dim, shape.ffn_dim, grad.len() / shape.model_dim);
         let (c_row, f_row) = (stride(c), stride(f));
         let padded = f.next_multiple_of(PAD);
         let mut dropped = Buffer::new(rows * c_row)?;
         self.drop_rows(grad, Site::FeedForward, first, &mut dropped, c_row);
         let (mut dvalue, mut value) = (Buffer::new(rows * f_row)?, Buffer::new(rows * f_row)?);
-        self.weights.down.multiply(block.ops, (&dropped, c_row), rows, (&mut dvalue, f_row), Mode::Store);
+        self.matrices.down.multiply(frame.ops, (&dropped, c_row), rows, (&mut dvalue, f_row), Mode::Store);
         let wide_row = stride(2 * padded);
         let mut wide = Buffer::new(rows * wide_row)?;
         let gate_up = &self.trace.gate_up[first * 2 * padded..][..rows * 2 * padded];
         let tiles = wide.chunks_exact_mut(wide_row).zip(dvalue.chunks_exact(f_row)).zip(value.chunks_exact_mut(f_row));
         for (gate_up, ((wide, dvalue), value)) in gate_up.chunks_exact(2 * padded).zip(tiles) {
             let ((gate, up), (dgate, rest)) = (gate_up.split_at(padded), wide.split_at_mut(padded));
-            block.ops.gate_gradient(gate, up, &dvalue[..padded], dgate, &mut rest[..padded], &mut value[..padded]);
+            frame.ops.gate_gradient(gate, up, &dvalue[..padded], dgate, &mut rest[..padded], &mut value[..padded]);
         }
         let mut down = Buffer::new(c * padded)?;
-        outer(block.ops, (&dropped, c_row, 0), (&value, f_row), rows, &mut down, [c, f]);
+        outer(frame.ops, (&dropped, c_row, 0), (&value, f_row), rows, &mut down, [c, f]);
         // The norm again, and through it.
         let mut normed = Buffer::new(rows * c_row)?;
         let middle = &self.trace.middle[first * c..][..rows * c];
-        let inverses = self.normalized(middle, &block.ffn_norm, &mut normed)?;
+        let inverses = self.normalized(middle, &frame.ffn_norm, &mut normed)?;
         let mut sums = Buffer::new(2 * f * c.next_multiple_of(PAD))?;
         let (gate_sums, up_sums) = sums.split_at_mut(f * c.next_multiple_of(PAD));
-        outer(block.ops, (&wide, wide_row, 0), (&normed, c_row), rows, gate_sums, [f, c]);
-        outer(block.ops, (&wide, wide_row, padded), (&normed, c_row), rows, up_sums, [f, c]);
-        self.weights.gate_up.multiply(block.ops, (&wide, wide_row), rows, (&mut normed, c_row), Mode::Store);
-        let gain = self.through_norm(middle, &block.ffn_norm, &inverses, &normed, grad)?;
+        outer(frame.ops, (&wide, wide_row, 0), (&normed, c_row), rows, gate_sums, [f, c]);
+        outer(frame.ops, (&wide, wide_row, padded), (&normed, c_row), rows, up_sums, [f, c]);
+        self.matrices.gate_up.multiply(frame.ops, (&wide, wide_row), rows, (&mut normed, c_row), Mode::Store);
+        let gain = self.through_norm(middle, &frame.ffn_norm, &inverses, &normed, grad)?;
         Ok((down, sums, gain))
     }
 
     /// The output layer of attention: what arrives at the heads of one tile; returns the gradient of the layer.
     fn through_out(&self, grad: &[T], arriving: &mut [T], first: usize) -> Result<Buffer<T>> {
-        let (block, shape) = (self.block, &self.block.shape);
+        let (frame, shape) = (self.frame, &self.frame.shape);
         let (c, inner, rows) = (shape.model_dim, shape.inner(), grad.len() / shape.model_dim);
         let (c_row, heads_row) = (stride(c), stride(inner));
         let (mut dropped, mut heads) = (Buffer::new(rows * c_row)?, Buffer::new(rows * heads_row)?);
         self.drop_rows(grad, Site::Attention, first, &mut dropped, c_row);
-        let out_row = self.weights.out.cols();
-        self.weights.out.multiply(block.ops, (&dropped, c_row), rows, (arriving, out_row), Mode::Store);
-        block.gather_heads(self.trace.attended, (first, self.rotary.len()), &mut heads, heads_row, 0);
+        let out_row = self.matrices.out.cols();
+        self.matrices.out.multiply(frame.ops, (&dropped, c_row), rows, (arriving, out_row), Mode::Store);
+        frame.gather_heads(self.trace.attended, (first, self.rotary.len()), &mut heads, heads_row, 0);
         let mut out = Buffer::new(c * inner.next_multiple_of(PAD))?;
-        outer(block.ops, (&dropped, c_row, 0), (&heads, heads_row), rows, &mut out, [c, inner]);
+        outer(frame.ops, (&dropped, c_row, 0), (&heads, heads_row), rows, &mut out, [c, inner]);
         Ok(out)
     }
 
@@ -229,28 +232,28 @@ impl<T: CpuElement> Pass<'_, T> {
         gradients: &mut BlockGradients<'_, T>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let c = self.block.shape.model_dim;
+        let c = self.frame.shape.model_dim;
         let tokens = self.rotary.len();
         let grad = Tiles::new(grad, c, TILE)?;
         Workers::new(run).fold(
             tokens.div_ceil(TILE),
             |tile| self.through_qkv(&mut grad.take(tile), of_heads, tile * TILE),
             |_, sums| {
-                add_matrix(self.block, &sums.qkv, c, gradients.qkv);
-                self.block.ops.add(&sums.gain, gradients.attention_norm);
-                self.block.ops.add(&sums.log_temperature, gradients.log_temperature);
+                add_matrix(self.frame, &sums.qkv, c, gradients.qkv);
+                self.frame.ops.add(&sums.gain, gradients.attention_norm);
+                self.frame.ops.add(&sums.log_temperature, gradients.log_temperature);
                 Ok(())
             },
         )
     }
 
     fn through_qkv(&self, grad: &mut [T], of_heads: &HeadGradients<T>, first: usize) -> Result<ProjectSums<T>> {
-        let (block, shape) = (self.block, &self.block.shape);
+        let (frame, shape) = (self.frame, &self.frame.shape);
         let (c, inner, rows) = (shape.model_dim, shape.inner(), grad.len() / shape.model_dim);
         let (c_row, wide_row) = (stride(c), stride(3 * inner));
         let mut wide = Buffer::new(rows * wide_row)?;
         for (side, from) in [&of_heads.dq, &of_heads.dk, &of_heads.dv].into_iter().enumerate() {
-            block.gather_heads(from, (first, self.rotary.len()), &mut wide, wide_row, side * inner);
+            frame.gather_heads(from, (first, self.rotary.len()), &mut wide, wide_row, side * inner);
         }
         let mut log_temperature = Buffer::zeros(shape.num_heads)?;
         for (at, wide) in wide.chunks_exact_mut(wide_row).enumerate() {
@@ -259,25 +262,25 @@ impl<T: CpuElement> Pass<'_, T> {
         }
         let mut normed = Buffer::new(rows * c_row)?;
         let input = &self.input[first * c..][..rows * c];
-        let inverses = self.normalized(input, &block.attention_norm, &mut normed)?;
+        let inverses = self.normalized(input, &frame.attention_norm, &mut normed)?;
         let mut qkv = Buffer::new(3 * inner * c.next_multiple_of(PAD))?;
-        outer(block.ops, (&wide, wide_row, 0), (&normed, c_row), rows, &mut qkv, [3 * inner, c]);
-        self.weights.qkv.multiply(block.ops, (&wide, wide_row), rows, (&mut normed, c_row), Mode::Store);
-        let gain = self.through_norm(input, &block.attention_norm, &inverses, &normed, grad)?;
+        outer(frame.ops, (&wide, wide_row, 0), (&normed, c_row), rows, &mut qkv, [3 * inner, c]);
+        self.matrices.qkv.multiply(frame.ops, (&wide, wide_row), rows, (&mut normed, c_row), Mode::Store);
+        let gain = self.through_norm(input, &frame.attention_norm, &inverses, &normed, grad)?;
         Ok(ProjectSums { qkv, gain, log_temperature })
     }
 
     /// Through lengths and rotation of the queries and keys of one token `[2HD]`.
     fn through_rotation(&self, token: usize, grad: &mut [T], log_temperature: &mut [T]) {
-        let (shape, (cosines, sines)) = (&self.block.shape, self.rotary.row(token));
+        let (shape, (cosines, sines)) = (&self.frame.shape, self.rotary.row(token));
         let (inner, heads) = (shape.inner(), shape.num_heads);
         let rows = &self.trace.qkv[token * shape.qkv_row()..][..2 * inner];
         let inverses = &self.trace.inverses[token * 2 * heads..][..2 * heads];
         let sides = rows.chunks_exact(inner).zip(inverses.chunks_exact(heads)).zip(grad.chunks_exact_mut(inner));
         for ((y, inverses), grad) in sides {
-            self.block.ops.unit_rotate_gradient(
+            self.frame.ops.unit_rotate_gradient(
                 y,
-                &self.block.lengths,
+                &self.frame.lengths,
                 cosines,
                 sines,
                 inverses,
@@ -289,20 +292,17 @@ impl<T: CpuElement> Pass<'_, T> {
 
     /// The rows of `grad` into a tile, those numbers dropped that the forward pass dropped.
     fn drop_rows(&self, grad: &[T], site: Site, first: usize, to: &mut [T], to_row: usize) {
-        let c = self.block.shape.model_dim;
+        let c = self.frame.shape.model_dim;
         copy_rows(grad, c, to, to_row);
         for (at, row) in to.chunks_exact_mut(to_row).enumerate() {
-            self.dropout.apply(self.block.ops, site, first + at, &mut row[..c]);
+            self.dropout.apply(self.frame.ops, site, first + at, &mut row[..c]);
         }
     }
 
     /// Norms of some rows into a tile, and the inverses of their roots of mean squares.
     fn normalized(&self, rows: &[T], gain: &[T], to: &mut [T]) -> Result<Buffer<T>> {
-        let c = self.block.shape.model_dim;
-        let mut inverses = Buffer::new(rows.len() / c)?;
-        for ((row, to), inverse) in rows.chunks_exact(c).zip(to.chunks_exact_mut(stride(c))).zip(inverses.iter_mut()) {
-            *inverse = self.block.ops.rms_norm(row, gain, Block::<T>::norm_epsilon(), to);
-        }
+        let mut inverses = Buffer::new(rows.len() / self.frame.shape.model_dim)?;
+        self.frame.normalize(rows, gain, to, |at, inverse| inverses[at] = inverse);
         Ok(inverses)
     }
 
@@ -315,20 +315,20 @@ impl<T: CpuElement> Pass<'_, T> {
         arriving: &[T],
         grad: &mut [T],
     ) -> Result<Buffer<T>> {
-        let c = self.block.shape.model_dim;
+        let c = self.frame.shape.model_dim;
         let mut dgain = Buffer::zeros(c)?;
         let tiles = rows.chunks_exact(c).zip(arriving.chunks_exact(stride(c))).zip(grad.chunks_exact_mut(c));
         for (((row, arriving), grad), &inverse) in tiles.zip(inverses) {
-            self.block.ops.rms_norm_gradient(row, gain, inverse, &arriving[..c], grad, &mut dgain);
+            self.frame.ops.rms_norm_gradient(row, gain, inverse, &arriving[..c], grad, &mut dgain);
         }
         Ok(dgain)
     }
 }
 
 /// Adds a matrix whose rows of `width` are padded to one without padding.
-fn add_matrix<T: CpuElement>(block: &Block<T>, from: &[T], width: usize, to: &mut [T]) {
+fn add_matrix<T: CpuElement>(frame: &Frame<T>, from: &[T], width: usize, to: &mut [T]) {
     let padded = width.next_multiple_of(PAD);
     for (from, to) in from.chunks_exact(padded).zip(to.chunks_exact_mut(width)) {
-        block.ops.add(&from[..width], to);
+        frame.ops.add(&from[..width], to);
     }
 }

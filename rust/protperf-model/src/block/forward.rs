@@ -36,14 +36,14 @@ impl<T: CpuElement> Block<T> {
         run: &Execution<'_>,
     ) -> Result<()> {
         let tokens = rotary.len();
-        check_len("hidden", hidden.len(), tokens * self.shape.model_dim)?;
-        let [qkv, inverses, attended, denominators, ..] = self.shape.trace_lens(tokens);
+        check_len("hidden", hidden.len(), tokens * self.frame.shape.model_dim)?;
+        let [qkv, inverses, attended, denominators, ..] = self.frame.shape.trace_lens(tokens);
         let (mut qkv, mut inverses) = (Buffer::new(qkv)?, Buffer::new(inverses)?);
         let (mut attended, mut denominators) = (Buffer::new(attended)?, Buffer::new(denominators)?);
         self.project(hidden, rotary, &mut qkv, &mut inverses, run)?;
         let scope = Scope { borders, causal, run };
-        let heads = Heads { shape: &self.shape, qkv: &qkv };
-        self.attend.forward(&heads, &scope, state, &mut attended, &mut denominators)?;
+        let heads = Heads { shape: &self.frame.shape, qkv: &qkv };
+        self.frame.attend.forward(&heads, &scope, state, &mut attended, &mut denominators)?;
         self.feed_forward(hidden, &attended, None, Dropout::NONE, run)
     }
 
@@ -61,13 +61,13 @@ impl<T: CpuElement> Block<T> {
         run: &Execution<'_>,
     ) -> Result<()> {
         let tokens = rotary.len();
-        check_len("output", output.len(), tokens * self.shape.model_dim)?;
-        trace.view().check(&self.shape, tokens)?;
+        check_len("output", output.len(), tokens * self.frame.shape.model_dim)?;
+        trace.view().check(&self.frame.shape, tokens)?;
         let TraceMut { qkv, inverses, attended, denominators, middle, gate_up } = trace;
         self.project(output, rotary, qkv, inverses, run)?;
         let scope = Scope { borders, causal, run };
-        let heads = Heads { shape: &self.shape, qkv };
-        self.attend.forward(&heads, &scope, None, attended, denominators)?;
+        let heads = Heads { shape: &self.frame.shape, qkv };
+        self.frame.attend.forward(&heads, &scope, None, attended, denominators)?;
         self.feed_forward(output, attended, Some(Kept { middle, gate_up }), dropout, run)
     }
 
@@ -80,22 +80,22 @@ impl<T: CpuElement> Block<T> {
         inverses: &mut [T],
         run: &Execution<'_>,
     ) -> Result<()> {
-        let (c, inner, heads) = (self.shape.model_dim, self.shape.inner(), self.shape.num_heads);
-        let (row, normed_row) = (self.shape.qkv_row(), stride(c));
+        let (c, inner, heads) = (self.frame.shape.model_dim, self.frame.shape.inner(), self.frame.shape.num_heads);
+        let (row, normed_row) = (self.frame.shape.qkv_row(), stride(c));
         let (qkv, inverses) = (Tiles::new(qkv, row, TILE)?, Tiles::new(inverses, 2 * heads, TILE)?);
         Workers::new(run).run(rotary.len().div_ceil(TILE), |tile| {
             let (mut qkv, mut inverses) = (qkv.take(tile), inverses.take(tile));
             let rows = qkv.len() / row;
             let mut normed = Buffer::new(rows * normed_row)?;
             let hidden = &hidden[tile * TILE * c..][..rows * c];
-            self.normalize(hidden, &self.attention_norm, &mut normed);
-            self.qkv.multiply(self.ops, (&normed, normed_row), rows, (&mut qkv, row), Mode::Store);
+            self.frame.normalize(hidden, &self.frame.attention_norm, &mut normed, |_, _| ());
+            self.matrices.qkv.multiply(self.frame.ops, (&normed, normed_row), rows, (&mut qkv, row), Mode::Store);
             for (at, (qkv, inverses)) in qkv.chunks_exact_mut(row).zip(inverses.chunks_exact_mut(2 * heads)).enumerate()
             {
                 let (cosines, sines) = rotary.row(tile * TILE + at);
                 let sides = qkv[..2 * inner].chunks_exact_mut(inner).zip(inverses.chunks_exact_mut(heads));
                 for (side, inverses) in sides {
-                    self.ops.unit_rotate(side, &self.lengths, cosines, sines, inverses);
+                    self.frame.ops.unit_rotate(side, &self.frame.lengths, cosines, sines, inverses);
                 }
             }
             Ok(())
@@ -111,9 +111,9 @@ impl<T: CpuElement> Block<T> {
         dropout: Dropout,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let (c, tokens) = (self.shape.model_dim, hidden.len() / self.shape.model_dim);
+        let (c, tokens) = (self.frame.shape.model_dim, hidden.len() / self.frame.shape.model_dim);
         let hidden = Tiles::new(hidden, c, TILE)?;
-        let gate_up_row = self.shape.gate_up_row();
+        let gate_up_row = self.frame.shape.gate_up_row();
         let (middle, gate_up) = match kept {
             Some(kept) => (Tiles::new(kept.middle, c, TILE)?, Tiles::new(kept.gate_up, gate_up_row, TILE)?),
             None => (Tiles::new(&mut [], 1, 1)?, Tiles::new(&mut [], 1, 1)?),
@@ -139,56 +139,38 @@ impl<T: CpuElement> Block<T> {
         (first, tokens): (usize, usize),
         dropout: Dropout,
     ) -> Result<()> {
-        let (c, rows) = (self.shape.model_dim, hidden.len() / self.shape.model_dim);
-        let (heads_row, added_row) = (stride(self.shape.inner()), self.out.cols());
+        let (c, rows) = (self.frame.shape.model_dim, hidden.len() / self.frame.shape.model_dim);
+        let (heads_row, added_row) = (stride(self.frame.shape.inner()), self.matrices.out.cols());
         let (mut heads, mut added) = (Buffer::new(rows * heads_row)?, Buffer::new(rows * added_row)?);
-        self.gather_heads(attended, (first, tokens), &mut heads, heads_row, 0);
-        self.out.multiply(self.ops, (&heads, heads_row), rows, (&mut added, added_row), Mode::Store);
+        self.frame.gather_heads(attended, (first, tokens), &mut heads, heads_row, 0);
+        self.matrices.out.multiply(self.frame.ops, (&heads, heads_row), rows, (&mut added, added_row), Mode::Store);
         self.add_dropped(&mut added, added_row, hidden, (Site::Attention, first), dropout, c);
         Ok(())
     }
 
     /// `hidden += dropout((silu(gate) up) w^T)` for the tokens of a tile.
     fn add_gated(&self, hidden: &mut [T], gate_up: &mut [T], first: usize, dropout: Dropout) -> Result<()> {
-        let (c, rows) = (self.shape.model_dim, hidden.len() / self.shape.model_dim);
-        let gate_up_row = self.shape.gate_up_row();
-        let (normed_row, value_row, added_row) = (stride(c), stride(self.shape.ffn_dim), self.down.cols());
+        let (c, rows) = (self.frame.shape.model_dim, hidden.len() / self.frame.shape.model_dim);
+        let gate_up_row = self.frame.shape.gate_up_row();
+        let (normed_row, value_row, added_row) =
+            (stride(c), stride(self.frame.shape.ffn_dim), self.matrices.down.cols());
         let (mut normed, mut values) = (Buffer::new(rows * normed_row)?, Buffer::new(rows * value_row)?);
-        self.normalize(hidden, &self.ffn_norm, &mut normed);
-        self.gate_up.multiply(self.ops, (&normed, normed_row), rows, (&mut *gate_up, gate_up_row), Mode::Store);
+        self.frame.normalize(hidden, &self.frame.ffn_norm, &mut normed, |_, _| ());
+        self.matrices.gate_up.multiply(
+            self.frame.ops,
+            (&normed, normed_row),
+            rows,
+            (&mut *gate_up, gate_up_row),
+            Mode::Store,
+        );
         for (gate_up, value) in gate_up.chunks_exact(gate_up_row).zip(values.chunks_exact_mut(value_row)) {
             let (gate, up) = gate_up.split_at(gate_up_row / 2);
-            self.ops.gate(gate, up, &mut value[..gate.len()]);
+            self.frame.ops.gate(gate, up, &mut value[..gate.len()]);
         }
         let mut added = Buffer::new(rows * added_row)?;
-        self.down.multiply(self.ops, (&values, value_row), rows, (&mut added, added_row), Mode::Store);
+        self.matrices.down.multiply(self.frame.ops, (&values, value_row), rows, (&mut added, added_row), Mode::Store);
         self.add_dropped(&mut added, added_row, hidden, (Site::FeedForward, first), dropout, c);
         Ok(())
-    }
-
-    /// Norms of some rows `[rows,C]` into a tile.
-    pub(super) fn normalize(&self, hidden: &[T], gain: &[T], normed: &mut [T]) {
-        let c = self.shape.model_dim;
-        for (hidden, normed) in hidden.chunks_exact(c).zip(normed.chunks_exact_mut(stride(c))) {
-            self.ops.rms_norm(hidden, gain, Self::norm_epsilon(), normed);
-        }
-    }
-
-    /// Rows of a tensor `[H,N,D]` side by side into the columns of a tile from `column` on.
-    pub(super) fn gather_heads(
-        &self,
-        from: &[T],
-        (first, tokens): (usize, usize),
-        to: &mut [T],
-        to_row: usize,
-        column: usize,
-    ) {
-        let d = self.shape.head_dim;
-        for (head, from) in from.chunks_exact((tokens * d).max(1)).enumerate() {
-            for (from, to) in from[first * d..].chunks_exact(d).zip(to.chunks_exact_mut(to_row)) {
-                to[column + head * d..][..d].copy_from_slice(from);
-            }
-        }
     }
 
     fn add_dropped(
@@ -201,8 +183,8 @@ impl<T: CpuElement> Block<T> {
         c: usize,
     ) {
         for (at, (added, hidden)) in added.chunks_exact_mut(added_row).zip(hidden.chunks_exact_mut(c)).enumerate() {
-            dropout.apply(self.ops, site, first + at, &mut added[..c]);
-            self.ops.add(&added[..c], hidden);
+            dropout.apply(self.frame.ops, site, first + at, &mut added[..c]);
+            self.frame.ops.add(&added[..c], hidden);
         }
     }
 }

@@ -25,16 +25,16 @@ use protperf_cpu::ops::Ops;
 use protperf_cpu::{CpuElement, Isa, Workers};
 pub use trace::{Trace, TraceMut};
 
-pub use backward::BlockGradients;
+pub use backward::{BlockBackward, BlockGradients};
 
 /// Tokens of a tile of the forward pass.
 const TILE: usize = 128;
 /// Added to the mean square of a row before its root: the epsilon of f32, in every type.
-const NORM_EPSILON: f64 = f32::EPSILON as f64;
+pub(crate) const NORM_EPSILON: f64 = f32::EPSILON as f64;
 
-/// A block whose weights are packed for the forward pass.
+/// What both passes of a block need.
 #[derive(Debug)]
-pub struct Block<T: CpuElement> {
+struct Frame<T: CpuElement> {
     ops: &'static Ops<T>,
     shape: BlockShape,
     attend: Attend,
@@ -43,10 +43,22 @@ pub struct Block<T: CpuElement> {
     /// Lengths of the queries and of the keys of each head: the root of its temperature, times D^1/4 that attention
     /// divides by.
     lengths: Vec<T>,
+}
+
+/// The matrices of a block, each in panels.
+#[derive(Debug)]
+struct Matrices<T> {
     qkv: Panels<T>,
     out: Panels<T>,
     gate_up: Panels<T>,
     down: Panels<T>,
+}
+
+/// A block whose weights are packed for the forward pass.
+#[derive(Debug)]
+pub struct Block<T: CpuElement> {
+    frame: Frame<T>,
+    matrices: Matrices<T>,
 }
 
 impl<T: CpuElement> Block<T> {
@@ -61,49 +73,80 @@ impl<T: CpuElement> Block<T> {
         weights: &BlockWeights<'_, T>,
         run: &Execution<'_>,
     ) -> Result<Self> {
-        check_weights(&shape, attention, weights)?;
-        let ops = Ops::of(isa);
-        let BlockShape { model_dim, ffn_dim, .. } = shape;
-        let matrices = [
-            (weights.qkv, model_dim, Groups::one(3 * shape.inner())),
-            (weights.out, shape.inner(), Groups::one(model_dim)),
-            (weights.gate_up, model_dim, Groups { size: ffn_dim, count: 2 }),
-            (weights.down, ffn_dim, Groups::one(model_dim)),
+        let frame = Frame::new(isa, shape, attention, weights)?;
+        let ops = frame.ops;
+        let matrices = Matrices::pack(&shape, weights, run, |w, rows, depth| Panels::of_columns(ops, w, depth, rows))?;
+        Ok(Block { frame, matrices })
+    }
+
+    /// The widths.
+    pub fn shape(&self) -> &BlockShape {
+        &self.frame.shape
+    }
+}
+
+impl<T: CpuElement> Matrices<T> {
+    /// Packs each matrix by `pack`, which is given its rows, in groups, and its width.
+    fn pack(
+        shape: &BlockShape,
+        weights: &BlockWeights<'_, T>,
+        run: &Execution<'_>,
+        pack: impl Fn(&[T], Groups, usize) -> Result<Panels<T>> + Sync,
+    ) -> Result<Self> {
+        let BlockShape { model_dim, ffn_dim, .. } = *shape;
+        let all = [
+            (weights.qkv, Groups::one(3 * shape.inner()), model_dim),
+            (weights.out, Groups::one(model_dim), shape.inner()),
+            (weights.gate_up, Groups { size: ffn_dim, count: 2 }, model_dim),
+            (weights.down, Groups::one(model_dim), ffn_dim),
         ];
-        let mut packed = try_reserved(matrices.len())?;
+        let mut packed = try_reserved(all.len())?;
         let pack = |at: usize| {
-            let (w, depth, groups) = matrices[at];
-            Panels::of_columns(ops, w, depth, groups)
+            let (w, rows, width) = all[at];
+            pack(w, rows, width)
         };
-        Workers::new(run).fold(matrices.len(), pack, |_, panels| {
+        Workers::new(run).fold(all.len(), pack, |_, panels| {
             packed.push(panels);
             Ok(())
         })?;
         let Ok([qkv, out, gate_up, down]) = <[Panels<T>; 4]>::try_from(packed) else { return Err(Error::Interrupted) };
+        Ok(Matrices { qkv, out, gate_up, down })
+    }
+}
+
+impl<T: CpuElement> Frame<T> {
+    fn new(isa: Isa, shape: BlockShape, attention: Attention, weights: &BlockWeights<'_, T>) -> Result<Self> {
+        check_weights(&shape, attention, weights)?;
         let mut lengths = try_reserved(shape.num_heads)?;
         let unscaled = (shape.head_dim as f64).powf(0.25);
         lengths.extend(weights.log_temperature.iter().map(|log| T::from_f64((0.5 * log.to_f64()).exp() * unscaled)));
-        Ok(Block {
-            ops,
+        Ok(Frame {
+            ops: Ops::of(isa),
             shape,
             attend: Attend::new(isa, &shape, attention, weights.omega)?,
             attention_norm: try_copied(weights.attention_norm)?,
             ffn_norm: try_copied(weights.ffn_norm)?,
             lengths,
-            qkv,
-            out,
-            gate_up,
-            down,
         })
     }
 
-    /// The widths.
-    pub fn shape(&self) -> &BlockShape {
-        &self.shape
+    /// Norms of some rows `[rows,C]` into a tile; `each` is called with the place of a row and 1 / rms.
+    fn normalize(&self, rows: &[T], gain: &[T], normed: &mut [T], mut each: impl FnMut(usize, T)) {
+        let c = self.shape.model_dim;
+        for (at, (row, normed)) in rows.chunks_exact(c).zip(normed.chunks_exact_mut(stride(c))).enumerate() {
+            each(at, self.ops.rms_norm(row, gain, T::from_f64(NORM_EPSILON), normed));
+        }
     }
 
-    fn norm_epsilon() -> T {
-        T::from_f64(NORM_EPSILON)
+    /// Rows of a tensor `[H,N,D]`, from token `first` of `tokens` on, side by side into the columns of a tile from
+    /// `column` on.
+    fn gather_heads(&self, from: &[T], (first, tokens): (usize, usize), to: &mut [T], to_row: usize, column: usize) {
+        let d = self.shape.head_dim;
+        for (head, from) in from.chunks_exact((tokens * d).max(1)).enumerate() {
+            for (from, to) in from[first * d..].chunks_exact(d).zip(to.chunks_exact_mut(to_row)) {
+                to[column + head * d..][..d].copy_from_slice(from);
+            }
+        }
     }
 }
 
