@@ -12,6 +12,7 @@ pub use protperf_core::*;
 pub use protperf_cpu::rehearse_panic;
 pub use protperf_cpu::{Cpu, CpuElement, CpuStored, Isa, default_num_threads};
 pub use protperf_io as io;
+pub use protperf_model as model;
 
 /// Names that [`backend_by_name`] takes.
 pub const BACKENDS: [&str; 3] = ["auto", "cpu", "reference"];

@@ -84,6 +84,69 @@ def softmax_attention(
 ) -> None:
     """Fill out [B,H,L,E] with exact attention."""
 
+def block_trace_sizes(
+    model_dim: int, num_heads: int, head_dim: int, ffn_dim: int
+) -> tuple[int, int, int, int, int, int]:
+    """Elements per token of each buffer of a trace."""
+
+# attention_norm, qkv, log_temperature, omega, out, ffn_norm, gate_up, down; gradients leave omega out.
+Weights = tuple[Array, Array, Array, Array | None, Array, Array, Array, Array]
+WeightGradients = tuple[Array, Array, Array, Array, Array, Array, Array]
+# qkv, inverses, attended, denominators, middle, gate_up.
+Trace = tuple[Array, Array, Array, Array, Array, Array]
+
+def block_forward(
+    output: Array,
+    weights: Weights,
+    cosines: Array,
+    sines: Array,
+    cu_seqlens: Array,
+    trace: Trace | None,
+    *,
+    num_heads: int,
+    feature_map: str | None,
+    causal: bool,
+    dropout: float = 0.0,
+    key: int = 0,
+    isa: str | None = None,
+    num_threads: int = 1,
+) -> None:
+    """Apply a block to output [N,C], which holds the input, in place; fill the trace where there is one."""
+
+def block_backward(
+    grad: Array,
+    input: Array,
+    weights: Weights,
+    gradients: WeightGradients,
+    cosines: Array,
+    sines: Array,
+    cu_seqlens: Array,
+    trace: Trace,
+    *,
+    num_heads: int,
+    feature_map: str | None,
+    causal: bool,
+    dropout: float = 0.0,
+    key: int = 0,
+    isa: str | None = None,
+    num_threads: int = 1,
+) -> None:
+    """Fill the gradients of the weights, and replace grad [N,C], which arrived at the output, by that of the input."""
+
+def head_loss(
+    hidden: Array,
+    norm: Array,
+    embedding: Array,
+    positions: Array,
+    targets: Array,
+    weight: float,
+    gradients: tuple[Array, Array, Array] | None,
+    *,
+    isa: str | None = None,
+    num_threads: int = 1,
+) -> float:
+    """`weight * sum of -log p(target)` in nats; fills the gradients of hidden, norm and embedding."""
+
 def merge_states(a: Array, b: Array, out: Array, value_dim: int) -> None:
     """Fill out with the state of both sets of keys; all [..,2+E]."""
 

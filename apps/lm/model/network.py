@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,16 @@ from torch.nn import functional
 from protperf.lm.alphabet import VOCAB_SIZE
 from protperf.lm.engine import CAUSAL, MASKED
 from protperf.lm.model.config import FEATURE_MAP, ModelConfig
-from protperf.torch import softmax_attention
+from protperf.torch import BlockWeights, softmax_attention, token_loss, transformer_block
+from protperf.torch.block import can_run
 from protperf.torch.nn import FavorAttention
 
 __all__ = ["CAUSAL", "MASKED", "Block", "ChunkState", "Network"]
 
 _NORM_EPSILON = torch.finfo(torch.float32).eps
 """Fixed, because torch's default depends on the type: a network in float64 would be another function."""
+_MAX_KEPT_POSITIONS = 1 << 16
+"""Positions whose angles are kept in a table, at the most."""
 # Where training starts. Estimates of exponentials need small logits; sines and cosines the smallest.
 _TEMPERATURE = {
     "relu": 4.0,
@@ -66,11 +69,17 @@ class ChunkState:
 
 
 class Network(nn.Module):
-    """Logits over the vocabulary for every token."""
+    """Logits over the vocabulary for every token.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        engine: `native` computes each block, and the loss, in one native call wherever it can (`can_run`); `torch`
+            composes them of torch's operations, which every device and every mode of differentiation has.
+    """
+
+    def __init__(self, config: ModelConfig, engine: str = "native") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.engine = config, engine
+        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
         # torch first fills every layer from its own generator; the caller's random numbers must not change by that.
         with torch.random.fork_rng(devices=[]):
             self.embedding = nn.Embedding(VOCAB_SIZE, config.model_dim)
@@ -104,11 +113,43 @@ class Network(nn.Module):
 
         Source: pre-norm blocks as in Xiong et al. 2020, arXiv:2002.04745.
         """
-        rotary = self._rotations(_places(cu_seqlens, len(tokens)))
+        rotary = self._kept_rotations(_places(cu_seqlens, len(tokens)))
         hidden = self._embed(tokens, mode)
-        for block in self.blocks if layer < 0 else self.blocks[:layer]:
-            hidden = block(hidden, rotary, cu_seqlens, mode)
+        hidden = self._through(self.blocks if layer < 0 else self.blocks[:layer], hidden, rotary, cu_seqlens, mode)
         return self.norm(hidden) if layer < 0 else hidden
+
+    def loss(
+        self,
+        tokens: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        mode: int,
+        positions: torch.Tensor,
+        targets: torch.Tensor,
+        weight: float = 1.0,
+    ) -> torch.Tensor:
+        """`weight` times the sum over the targets of their negative log-probabilities, nats.
+
+        Shapes: as in `forward`, and positions, increasing, and targets [num_targets].
+        """
+        rotary = self._kept_rotations(_places(cu_seqlens, len(tokens)))
+        hidden = self._through(self.blocks, self._embed(tokens, mode), rotary, cu_seqlens, mode)
+        weights = (self.norm.weight, self.embedding.weight)
+        if self.engine == "native" and can_run(hidden, weights):
+            return token_loss(hidden, *weights, positions, targets, weight)
+        logits = self.logits(self.norm(hidden))[positions]
+        return functional.cross_entropy(logits, targets, reduction="sum") * weight
+
+    def _through(
+        self,
+        blocks: Iterable[nn.Module],
+        hidden: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cu_seqlens: torch.Tensor,
+        mode: int,
+    ) -> torch.Tensor:
+        for block in blocks:
+            hidden = block(hidden, rotary, cu_seqlens, mode, self.engine)
+        return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [N, vocabulary] of hidden states [N, C]; the output weights are those of the embedding."""
@@ -143,6 +184,17 @@ class Network(nn.Module):
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return rotations(positions, self.config.head_dim, self.embedding.weight.dtype)
 
+    def _kept_rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same from tables of the first positions, which are kept from pass to pass."""
+        weight = self.embedding.weight
+        longest = int(positions.max()) + 1 if len(positions) else 0
+        if longest > _MAX_KEPT_POSITIONS or weight.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._rotations(positions)
+        tables = self._tables
+        if tables is None or len(tables[0]) < longest or tables[0].dtype != weight.dtype:
+            tables = self._tables = self._rotations(torch.arange(max(longest, 2 * len(tables[0]) if tables else 0)))
+        return tables[0][positions], tables[1][positions]
+
 
 class Block(nn.Module):
     """Attention, then a gated feed-forward layer, each on the normed residual stream."""
@@ -157,10 +209,43 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], cu_seqlens: torch.Tensor, mode: int
+        self,
+        hidden: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cu_seqlens: torch.Tensor,
+        mode: int,
+        engine: str = "torch",
     ) -> torch.Tensor:
+        if engine == "native" and can_run(hidden, weights := self.weights()):
+            config = self.attention.config
+            return transformer_block(
+                hidden,
+                weights,
+                rotary,
+                cu_seqlens,
+                num_heads=config.num_heads,
+                attention=FEATURE_MAP.get(config.attention, config.attention),
+                causal=mode == CAUSAL,
+                dropout=self.dropout.p if self.training else 0.0,
+            )
         attended = self.attention(self.attention_norm(hidden), rotary, cu_seqlens, mode)
         return self._feed_forward(hidden + self.dropout(attended))
+
+    def weights(self) -> BlockWeights:
+        """The tensors of this block for the native operator."""
+        attention = self.attention
+        if attention.favor is not None:
+            attention.favor.check_omega()
+        return BlockWeights(
+            self.attention_norm.weight,
+            attention.qkv.weight,
+            attention.log_temperature,
+            None if attention.favor is None else attention.favor.omega,
+            attention.out.weight,
+            self.ffn_norm.weight,
+            self.gate_up.weight,
+            self.down.weight,
+        )
 
     def continued(
         self,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from protperf.errors import DivergenceError
 from protperf.lm.model.network import Network
@@ -147,8 +146,10 @@ class Loop:
         with _forked_generator(device):
             for micro, part in enumerate(parts):
                 torch.manual_seed(self.feed.dropout_seed(p.step, micro))
-                logits = self.network(part.tokens, part.cu_seqlens, step_mode)[part.positions]
-                loss = functional.cross_entropy(logits, part.targets, reduction="sum") / max(targets, 1)
+                weight = 1 / max(targets, 1)
+                loss = self.network.loss(
+                    part.tokens, part.cu_seqlens, step_mode, part.positions, part.targets, weight
+                )
                 loss.backward()
                 total += loss.item()
         return total, targets

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from protperf.torch import nn, reference
+from protperf.torch.block import BlockWeights, token_loss, transformer_block
 from protperf.torch.exact import softmax_attention
 from protperf.torch.functional import favor_attention, favor_attention_with_state, merge_states
 
 __all__ = [
+    "BlockWeights",
     "favor_attention",
     "favor_attention_with_state",
     "merge_states",
     "nn",
     "reference",
     "softmax_attention",
+    "token_loss",
+    "transformer_block",
 ]

@@ -8,7 +8,7 @@ torch would drop it and answer that the output does not depend on the input.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from protperf.torch import chunked
 from protperf.torch.inputs import Options
 from protperf.torch.memory import translate_out_of_memory
 
-__all__ = ["define"]
+__all__ = ["define", "define_gradient"]
 
 
 def _first_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -125,13 +125,13 @@ def _tangent(x: Any) -> bool:
 
 def define(to: library.Library) -> None:
     """Registers the gradients of all operators."""
-    _define(to, "favor", _first_setup, _favor_gradient)
-    _define(to, "favor_backward", _second_setup, _favor_second_gradient)
-    _define(to, "favor_state", _first_setup, _favor_state_gradient)
-    _define(to, "favor_state_backward", _second_setup, _favor_state_second_gradient)
+    define_gradient(to, "favor", _first_setup, _favor_gradient)
+    define_gradient(to, "favor_backward", _second_setup, _favor_second_gradient)
+    define_gradient(to, "favor_state", _first_setup, _favor_state_gradient)
+    define_gradient(to, "favor_state_backward", _second_setup, _favor_state_second_gradient)
 
 
-def _define(
+def define_gradient(
     to: library.Library,
     name: str,
     setup: Callable[[Any, tuple[Any, ...], tuple[torch.Tensor, ...]], None],
@@ -143,6 +143,7 @@ def _define(
     kernel, which drops the tangent without a word.
     """
     operator = getattr(torch.ops.protperf, name).default
+    returns_list = len(operator._schema.returns) == 1
 
     def below(keyset: Any, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
         with torch._C._AutoDispatchBelowAutograd():
@@ -152,7 +153,8 @@ def _define(
     class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
-            output = below(keyset, args)
+            # An operator may return a list of tensors, in which autograd would not look for any.
+            output = tuple(below(keyset, args))
             setup(ctx, args, output)
             return output
 
@@ -162,7 +164,7 @@ def _define(
 
     Differentiable.__name__ = f"protperf_{name}"
 
-    def differentiable(keyset: Any, *args: Any) -> tuple[torch.Tensor, ...]:
+    def differentiable(keyset: Any, *args: Any) -> Sequence[torch.Tensor]:
         if forward_ad._current_level >= 0 and any(map(_tangent, args)):
             raise RuntimeError(
                 f"torch.ops.protperf.{name} has no forward-mode derivative; call protperf.torch.favor_attention or "
@@ -170,7 +172,7 @@ def _define(
             )
         if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
             found: tuple[torch.Tensor, ...] = Differentiable.apply(keyset, *args)
-            return found
+            return list(found) if returns_list else found
         return below(keyset, args)
 
     to.impl(name, _opaque(differentiable), "Autograd", with_keyset=True)

@@ -120,7 +120,7 @@ def native_favor(
     if chunked_is_chosen():
         return chunked_favor(q, k, v, omega, *options)
     out, den = _output(q, v)
-    _native.favor_forward(*_inputs(q, k, v, omega), _array(out), den.numpy(), **_options(q, *options))
+    _native.favor_forward(*_inputs(q, k, v, omega), array(out), den.numpy(), **_options(q, *options))
     return out, den
 
 
@@ -142,12 +142,12 @@ def native_favor_backward(
     dq, dk, dv, domega = _gradients(q, k, v, omega, with_omega)
     _native.favor_backward(
         *_inputs(q, k, v, omega),
-        _array(out),
-        _contiguous_array(den, den.dtype),
-        _array(grad),
-        _array(dq),
-        _array(dk),
-        _array(dv),
+        array(out),
+        contiguous_array(den, den.dtype),
+        array(grad),
+        array(dq),
+        array(dk),
+        array(dv),
         domega.numpy() if with_omega else None,
         **_options(q, *options),
     )
@@ -173,10 +173,10 @@ def native_favor_state(
     after = torch.empty(lines, q.shape[1], features, v.shape[3] + 2, dtype=den.dtype)
     _native.favor_forward(
         *_inputs(q, k, v, omega),
-        _array(out),
+        array(out),
         den.numpy(),
         **_options(q, *options),
-        state_in=None if state is None else _contiguous_array(state, den.dtype),
+        state_in=None if state is None else contiguous_array(state, den.dtype),
         state_out=after.numpy(),
     )
     return out, den, after
@@ -205,17 +205,17 @@ def native_favor_state_backward(
     dstate = torch.empty(0 if state is None else state.shape, dtype=den.dtype)
     _native.favor_backward(
         *_inputs(q, k, v, omega),
-        _array(out),
-        _contiguous_array(den, den.dtype),
-        _array(torch.zeros_like(out) if grad is None else grad),
-        _array(dq),
-        _array(dk),
-        _array(dv),
+        array(out),
+        contiguous_array(den, den.dtype),
+        array(torch.zeros_like(out) if grad is None else grad),
+        array(dq),
+        array(dk),
+        array(dv),
         domega.numpy() if with_omega else None,
         **_options(q, *options),
-        state_in=None if state is None else _contiguous_array(state, den.dtype),
-        state_out=_contiguous_array(after, den.dtype),
-        grad_state=None if grad_state is None else _contiguous_array(grad_state, den.dtype),
+        state_in=None if state is None else contiguous_array(state, den.dtype),
+        state_out=contiguous_array(after, den.dtype),
+        grad_state=None if grad_state is None else contiguous_array(grad_state, den.dtype),
         dstate_in=None if state is None else dstate.numpy(),
     )
     return dq, dk, dv, domega.to(q.dtype if omega is None else omega.dtype), dstate
@@ -236,10 +236,10 @@ def _gradients(
 
 
 def _inputs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tensor | None) -> tuple[Any, Any, Any, Any]:
-    return _array(q), _array(k), _array(v), None if omega is None else _contiguous_array(omega, torch.float64)
+    return array(q), array(k), array(v), None if omega is None else contiguous_array(omega, torch.float64)
 
 
-def _array(tensor: torch.Tensor) -> Any:
+def array(tensor: torch.Tensor) -> Any:
     """A NumPy view, of bits where NumPy lacks the type; a copy where steps or alignment are not what kernels walk."""
     tensor = tensor.detach().resolve_neg()
     if tensor.numel() == 0 or tensor.stride(-1) != 1 or tensor.data_ptr() % tensor.element_size():
@@ -249,9 +249,9 @@ def _array(tensor: torch.Tensor) -> Any:
     return tensor.view(torch.uint16).numpy() if tensor.dtype in _STORED else tensor.numpy()
 
 
-def _contiguous_array(tensor: torch.Tensor, dtype: torch.dtype) -> Any:
+def contiguous_array(tensor: torch.Tensor, dtype: torch.dtype) -> Any:
     """A contiguous, aligned NumPy view, or a copy."""
-    return _array(tensor.detach().to(dtype).contiguous())
+    return array(tensor.detach().to(dtype).contiguous())
 
 
 def _options(
@@ -262,8 +262,8 @@ def _options(
     cu_seqlens: torch.Tensor | None,
     key_padding_mask: torch.Tensor | None,
 ) -> dict[str, Any]:
-    borders = None if cu_seqlens is None else _contiguous_array(cu_seqlens, torch.int64)
-    mask = None if key_padding_mask is None else _contiguous_array(key_padding_mask, torch.bool).view("uint8")
+    borders = None if cu_seqlens is None else contiguous_array(cu_seqlens, torch.int64)
+    mask = None if key_padding_mask is None else contiguous_array(key_padding_mask, torch.bool).view("uint8")
     if borders is not None:
         _arguments.check_segments(borders.shape, "int64", None, 0)
     return {

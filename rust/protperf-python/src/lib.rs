@@ -5,6 +5,7 @@
 
 mod arrays;
 mod attention;
+mod block;
 mod call;
 mod data;
 mod errors;
@@ -20,6 +21,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     attention::register(module)?;
+    block::register(module)?;
     projection::register(module)?;
     info::register(module)?;
     #[cfg(feature = "rehearse-panic")]
