@@ -3,6 +3,7 @@
 
 use crate::call::Call;
 use crate::chunk::Loaded;
+use crate::layout::CHUNK;
 use crate::load::RowView;
 use crate::plan::HeadSegment;
 use crate::rows::ChunkRows;
@@ -52,17 +53,24 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
         let (first, zero) = (call.plan.first_query(part) + range.start, S::Compute::ZERO);
         let den = &saved.den[first * 2..(first + range.len()) * 2];
         let mut contributions = try_filled(range.len(), Contribution::Nothing)?;
-        for (i, contribution) in contributions.iter_mut().enumerate() {
-            call.workers.check_at(i)?;
-            let (largest, finite) = grad.largest(call.loader.ops, i);
-            if largest == zero && finite {
-                continue;
-            }
-            let is_reached = scan.reaches(range.start + i, call.args.causal);
-            if is_reached || !finite || !queries.largest(call.loader.ops, i).1 {
-                *contribution = Contribution::NotFinite;
-            } else if den[2 * i + 1] != zero {
-                *contribution = Contribution::Cotangent;
+        let ops = call.loader.ops;
+        for low in (0..contributions.len()).step_by(CHUNK) {
+            call.workers.check()?;
+            let rows = low..contributions.len().min(low + CHUNK);
+            let is_finite = |view: &RowView<'_, S>| matches!(view.largest_of(ops, rows.clone()), Some((_, true)));
+            // Nearly always all is finite; then only rows of zeros have to be found.
+            let is_clean = is_finite(&grad) && is_finite(&queries);
+            for i in rows.clone() {
+                let finite = is_clean || grad.largest(ops, i).1;
+                if finite && grad.is_zero(i) {
+                    continue;
+                }
+                let is_reached = scan.reaches(range.start + i, call.args.causal);
+                if is_reached || !finite || !is_clean && !queries.largest(ops, i).1 {
+                    contributions[i] = Contribution::NotFinite;
+                } else if den[2 * i + 1] != zero {
+                    contributions[i] = Contribution::Cotangent;
+                }
             }
         }
         let last = contributions.iter().rposition(|&kind| kind == Contribution::NotFinite);

@@ -66,6 +66,24 @@ impl<'a, S: CpuStored> RowView<'a, S> {
         }
     }
 
+    /// Whether the i-th row holds zeros alone.
+    pub fn is_zero(&self, i: usize) -> bool {
+        self.elements(i).all(|x| x.widen() == S::Compute::ZERO)
+    }
+
+    /// As [`RowView::largest`] over some rows at once, where they lie in forward time with their elements adjacent, in
+    /// the type that is computed in.
+    pub fn largest_of(&self, ops: &Ops<S::Compute>, range: Range<usize>) -> Option<(S::Compute, bool)> {
+        let ([_, _, _, width], [_, _, step, element]) = (self.tensor.shape(), self.tensor.strides());
+        if self.reversed || element != 1 || width == 0 || range.is_empty() || step < width as isize {
+            return None;
+        }
+        let first = self.tensor.position([self.batch, self.head, self.position(range.start), 0]);
+        let (step, rows) = (step as usize, range.len());
+        let all = S::as_computed(&self.tensor.data()[first..first + (rows - 1) * step + width])?;
+        Some(ops.largest_of_rows(all, step, rows, width))
+    }
+
     /// The i-th row where its elements are adjacent.
     fn slice(&self, i: usize) -> Option<&'a [S]> {
         let [_, _, _, width] = self.tensor.shape();
@@ -99,6 +117,17 @@ impl<S: CpuStored> KeyView<'_, S> {
     /// Some of these keys, in forward or reversed time.
     pub fn part(&self, range: Range<usize>, reversed: bool) -> Self {
         KeyView { keys: self.keys.part(range.clone(), reversed), values: self.values.part(range, reversed), ..*self }
+    }
+
+    /// The largest magnitude among the values of some rows, none of which is padding or holds a number that is not
+    /// finite; `None` where that is not so, or not easily seen.
+    pub fn largest_value(&self, ops: &Ops<S::Compute>, range: Range<usize>) -> Option<S::Compute> {
+        let finite = |found: &(S::Compute, bool)| found.1;
+        if self.padding.is_some() {
+            return None;
+        }
+        self.keys.largest_of(ops, range.clone()).filter(finite)?;
+        self.values.largest_of(ops, range).filter(finite).map(|(largest, _)| largest)
     }
 
     /// How many keys there are.

@@ -1,5 +1,6 @@
 //! What has to be known of all keys of a segment before the first of them is summed.
 
+use crate::layout::CHUNK;
 use crate::load::KeyView;
 use crate::ops::{CpuElement, Ops};
 use crate::parallel::Workers;
@@ -36,21 +37,34 @@ impl<T: CpuElement> KeyScan<T> {
         range: Range<usize>,
     ) -> Result<Self> {
         let mut scan = KeyScan::empty();
-        for j in range {
-            workers.check_at(j)?;
+        for low in range.clone().step_by(CHUNK) {
+            workers.check()?;
+            let rows = low..range.end.min(low + CHUNK);
+            // Nearly always all is finite and nothing is padding; then a chunk is one pass.
+            match keys.largest_value(ops, rows.clone()) {
+                Some(largest) if largest > scan.largest => scan.largest = largest,
+                Some(_) => {}
+                None => scan.add_rows(ops, keys, rows),
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Scans some keys one by one.
+    fn add_rows<S: CpuStored<Compute = T>>(&mut self, ops: &Ops<T>, keys: &KeyView<'_, S>, rows: Range<usize>) {
+        for j in rows {
             if keys.is_padding(j) {
                 continue;
             }
             let (largest, finite) = keys.values.largest(ops, j);
-            if scan.first_not_finite.is_none() && !(finite && keys.keys.largest(ops, j).1) {
-                scan.first_not_finite = Some(j);
+            if self.first_not_finite.is_none() && !(finite && keys.keys.largest(ops, j).1) {
+                self.first_not_finite = Some(j);
             }
             // A row that is not finite is never summed, so it must not choose the scale of those before it.
-            if largest > scan.largest && finite {
-                scan.largest = largest;
+            if largest > self.largest && finite {
+                self.largest = largest;
             }
         }
-        Ok(scan)
     }
 
     /// Adds the facts about later keys.

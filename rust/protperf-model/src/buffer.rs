@@ -1,6 +1,6 @@
 //! Large temporary buffers, kept for the next call: touching fresh pages costs as much as the arithmetic on them.
 
-use protperf_core::{Result, try_reserved};
+use protperf_core::{Result, try_filled};
 use protperf_cpu::CpuElement;
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
@@ -21,7 +21,9 @@ struct Kept {
 /// A buffer of a fixed length whose first contents are arbitrary.
 #[derive(Debug)]
 pub struct Buffer<T: CpuElement> {
+    /// All that was ever allocated, so that no part of it has to be filled again.
     memory: Vec<T>,
+    len: usize,
 }
 
 impl<T: CpuElement> Buffer<T> {
@@ -30,20 +32,16 @@ impl<T: CpuElement> Buffer<T> {
     /// # Errors
     /// `OutOfMemory`.
     pub fn new(len: usize) -> Result<Self> {
-        let mut memory = match take(len) {
+        let memory = match take(len) {
             Some(found) => found,
-            None => try_reserved(len)?,
+            None => try_filled(len, T::ZERO)?,
         };
-        if memory.len() > len {
-            memory.truncate(len);
-        } else {
-            memory.resize(len, T::ZERO);
-        }
+        let mut buffer = Buffer { memory, len };
         // So that tests find every element that is read before it was written.
         if cfg!(debug_assertions) {
-            memory.fill(T::from_f64(f64::NAN));
+            buffer.fill(T::from_f64(f64::NAN));
         }
-        Ok(Buffer { memory })
+        Ok(buffer)
     }
 
     /// A buffer of zeros.
@@ -73,7 +71,7 @@ fn take<T: CpuElement>(len: usize) -> Option<Vec<T>> {
 
 impl<T: CpuElement> Drop for Buffer<T> {
     fn drop(&mut self) {
-        let bytes = self.memory.capacity() * size_of::<T>();
+        let bytes = self.memory.len() * size_of::<T>();
         let Ok(mut kept) = KEPT.try_lock() else { return };
         if bytes == 0 || bytes > MAX_KEPT_BYTES || kept.buffers.try_reserve(1).is_err() {
             return;
@@ -91,13 +89,13 @@ impl<T: CpuElement> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.memory
+        &self.memory[..self.len]
     }
 }
 
 impl<T: CpuElement> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.memory
+        &mut self.memory[..self.len]
     }
 }
 

@@ -5,7 +5,8 @@
 //! into blocks and choose kernels by the number of rows, which breaks both; on these shapes it is no faster, since a
 //! panel of 64 columns stays in the second-level cache anyway.
 
-use protperf_core::{Result, try_filled};
+use crate::buffer::Buffer;
+use protperf_core::Result;
 use protperf_cpu::CpuElement;
 use protperf_cpu::layout::PAD;
 use protperf_cpu::ops::{Mode, Ops, Product, Triangle};
@@ -46,8 +47,8 @@ impl Groups {
 
 /// A right operand `[depth, cols]` in panels of 64 columns, `[panel][depth][64]`.
 #[derive(Debug)]
-pub struct Panels<T> {
-    data: Vec<T>,
+pub struct Panels<T: CpuElement> {
+    data: Buffer<T>,
     depth: usize,
     /// A multiple of [`PAD`].
     cols: usize,
@@ -60,7 +61,7 @@ impl<T: CpuElement> Panels<T> {
     /// `OutOfMemory`.
     pub fn of_columns(ops: &Ops<T>, w: &[T], depth: usize, groups: Groups) -> Result<Self> {
         let cols = groups.padded();
-        let mut data = try_filled(cols.div_ceil(PANEL) * PANEL * depth, T::ZERO)?;
+        let mut data = Buffer::zeros(cols.div_ceil(PANEL) * PANEL * depth)?;
         if depth.is_multiple_of(PAD) && groups.size == groups.padded_size() {
             for (panel, rows) in data.chunks_exact_mut(PANEL * depth).zip(w.chunks(PANEL * depth)) {
                 ops.transpose(rows, depth, rows.len() / depth, depth, panel, PANEL);
@@ -80,7 +81,7 @@ impl<T: CpuElement> Panels<T> {
     /// `OutOfMemory`.
     pub fn of_rows(w: &[T], width: usize, groups: Groups) -> Result<Self> {
         let (depth, cols) = (groups.padded(), width.next_multiple_of(PAD));
-        let mut data = try_filled(cols.div_ceil(PANEL) * PANEL * depth, T::ZERO)?;
+        let mut data = Buffer::zeros(cols.div_ceil(PANEL) * PANEL * depth)?;
         for (row, at) in w.chunks_exact(width).zip(groups.places()) {
             for (panel, part) in row.chunks(PANEL).enumerate() {
                 data[(panel * depth + at) * PANEL..][..part.len()].copy_from_slice(part);

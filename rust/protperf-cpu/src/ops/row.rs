@@ -108,6 +108,28 @@ pub unsafe fn largest<S: Simd>(row: &[S::T]) -> (S::T, bool) {
     }
 }
 
+/// [`largest`] of `rows` rows of `width` elements that are `step` apart.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn largest_of_rows<S: Simd>(from: &[S::T], step: usize, rows: usize, width: usize) -> (S::T, bool) {
+    assert!(rows == 0 || (rows - 1) * step + width <= from.len());
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        let zero = S::splat(S::T::ZERO);
+        let (mut top, mut bad) = (zero, zero);
+        for row in 0..rows {
+            for_each_register::<S>(&from[row * step..][..width], |_, x| {
+                bad = S::fma(x, zero, bad);
+                top = S::max(S::max(x, S::sub(zero, x)), top);
+            });
+        }
+        let largest = lanes::<S>(top).into_iter().fold(S::T::ZERO, |largest, x| if x > largest { x } else { largest });
+        (largest, lanes::<S>(bad) == [S::T::ZERO; PAD])
+    }
+}
+
 /// `to = grad * inverse`, followed by zeros; the product of `grad` and `out`.
 ///
 /// # Safety

@@ -47,7 +47,7 @@ struct Frame<T: CpuElement> {
 
 /// The matrices of a block, each in panels.
 #[derive(Debug)]
-struct Matrices<T> {
+struct Matrices<T: CpuElement> {
     qkv: Panels<T>,
     out: Panels<T>,
     gate_up: Panels<T>,
