@@ -34,6 +34,8 @@ pub struct Cotangents<'a, S: CpuStored> {
     out: RowView<'a, S>,
     grad: RowView<'a, S>,
     den: &'a [S::Compute],
+    /// What the keys' values are multiplied with, and so the outputs.
+    value_scale: S::Compute,
 }
 
 impl<'a, S: CpuStored> Cotangents<'a, S> {
@@ -75,7 +77,8 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
         }
         let last = contributions.iter().rposition(|&kind| kind == Contribution::NotFinite);
         let last_not_finite = last.map(|at| range.start + at);
-        Ok(Cotangents { queries, contributions, last_not_finite, out, grad, den })
+        let (value_scale, _) = scan.value_scales();
+        Ok(Cotangents { queries, contributions, last_not_finite, out, grad, den, value_scale })
     }
 
     /// How many queries there are.
@@ -83,7 +86,7 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
         self.contributions.len()
     }
 
-    /// Loads queries with what they carry: cotangents `[g, -g.out] / p` and exponents T. Rows that contribute no
+    /// Loads queries with what they carry: cotangents `[g, -g.out] / p`, out scaled as the values are, and exponents T. Rows that contribute no
     /// cotangent carry zeros and are not visible.
     pub fn load<'b>(
         &self,
@@ -113,7 +116,7 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
         let inverse = S::Compute::ONE / self.den[2 * i + 1];
         let (of_grad, of_out) = rows.gathered.split_at_mut(layout.padded_value());
         let (grad, out) = (self.grad.adjacent(i, of_grad), self.out.adjacent(i, of_out));
-        let dot = call.loader.ops.load_cotangent(grad, out, inverse, to);
+        let dot = call.loader.ops.load_cotangent(grad, out, self.value_scale, inverse, to);
         to[layout.padded_value()] = -dot * inverse;
     }
 }

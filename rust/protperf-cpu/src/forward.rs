@@ -63,7 +63,7 @@ impl<S: CpuStored> Forward<'_, S> {
         call.with_workspace(part.head, |workspace| {
             self.first_state(part, &scan, workspace.chunk.state);
             if !call.args.causal && scan.is_clean() {
-                call.add_keys(workspace, &keys, S::Compute::exp2_int(-scan.value_power()))?;
+                call.add_keys(workspace, &keys, scan.value_scales().0)?;
             }
             self.answer_queries(workspace, part, &scan, call.plan.query_blocks(part).range(0))
         })
@@ -106,7 +106,7 @@ impl<S: CpuStored> Forward<'_, S> {
                 let (at, range) = &tasks[task];
                 let usable = range.start..range.start + scans[*at].usable(range, causal);
                 call.with_workspace(parts[*at].head, |workspace| {
-                    let scale = S::Compute::exp2_int(-scans[*at].value_power());
+                    let (scale, _) = scans[*at].value_scales();
                     call.add_keys(workspace, &call.keys(&parts[*at]).part(usable, false), scale)?;
                     workspace.chunk.state.try_clone()
                 })
@@ -128,7 +128,7 @@ impl<S: CpuStored> Forward<'_, S> {
     /// The state before the segment's first key, its sums of values divided as the values will be.
     fn first_state(&self, part: &HeadSegment, scan: &KeyScan<S::Compute>, state: &mut State<S::Compute>) {
         self.call.import_state(part, state);
-        state.scale_values(S::Compute::exp2_int(-scan.value_power()));
+        state.scale_values(scan.value_scales().0);
     }
 
     /// Outputs of some queries, from the state before them or of all keys.
@@ -167,7 +167,7 @@ impl<S: CpuStored> Forward<'_, S> {
         let range = self.call.plan.state_range(part);
         // SAFETY: one task has the last query rows of a head segment.
         let to = unsafe { state_out.range(range.start, range.len()) };
-        state.scale_values(S::Compute::exp2_int(scan.value_power()));
+        state.scale_values(scan.value_scales().1);
         state.export(&self.call.layout, to);
         if !scan.is_clean() {
             to.fill(S::Compute::from_f64(f64::NAN));

@@ -110,6 +110,13 @@ impl<T: CpuElement> KeyScan<T> {
         self.first_not_finite.map_or(range.len(), |at| at.clamp(range.start, range.end) - range.start)
     }
 
+    /// What values are multiplied with before they are summed, and what undoes it: `2^-power` and `2^power` of
+    /// [`KeyScan::value_power`].
+    pub fn value_scales(&self) -> (T, T) {
+        let power = self.value_power();
+        (T::exp2_int(-power), T::exp2_int(power))
+    }
+
     /// The power of two that values are divided by before they are summed: 0 unless they are so large that sums could
     /// overflow, or so small that products could vanish.
     pub fn value_power(&self) -> T {

@@ -113,8 +113,9 @@ impl<T: CpuElement> State<T> {
     }
 
     /// Reads what arrives at the sums of a final public state `[F,2+E]`, as a state of cotangents: `R = G`, relative to
-    /// `2^-n` as the sums themselves are to `2^n`.
-    pub fn import_gradient(&mut self, layout: &Layout, final_state: &[T], gradient: &[T]) {
+    /// `2^-n` as the sums themselves are to `2^n`. Where values are multiplied with `value_scale`, the gradient of their
+    /// sums is the same, and that of `k_state` is in units of theirs.
+    pub fn import_gradient(&mut self, layout: &Layout, final_state: &[T], gradient: &[T], value_scale: T) {
         self.clear();
         let width = KV_STATE + layout.value_dim;
         let rows = final_state.chunks_exact(width).zip(gradient.chunks_exact(width));
@@ -125,21 +126,28 @@ impl<T: CpuElement> State<T> {
             }
             let at = layout.place(feature);
             self.reference[at] = -last[0];
-            self.sums[at] = row[1];
+            self.sums[at] = row[1] * value_scale;
             self.values_mut(layout, at).copy_from_slice(&row[KV_STATE..]);
         }
     }
 
     /// Writes the gradient of the sums of an initial public state `[F,2+E]`: `2^n R`, where this is the state of all
-    /// cotangents. `arrived` are the final state and its gradient.
-    pub fn export_gradient(&self, layout: &Layout, initial: &[T], arrived: Option<(&[T], &[T])>, to: &mut [T]) {
+    /// cotangents of values that were divided by `value_unscale`. `arrived` are the final state and its gradient.
+    pub fn export_gradient(
+        &self,
+        layout: &Layout,
+        initial: &[T],
+        arrived: Option<(&[T], &[T])>,
+        value_unscale: T,
+        to: &mut [T],
+    ) {
         let width = KV_STATE + layout.value_dim;
         for (feature, (first, row)) in initial.chunks_exact(width).zip(to.chunks_exact_mut(width)).enumerate() {
             row.fill(T::ZERO);
             if !is_empty(first[0]) {
                 let at = layout.place(feature);
                 let power = T::exp2_int(self.reference[at] + first[0]);
-                row[1] = self.sums[at] * power;
+                row[1] = self.sums[at] * power * value_unscale;
                 row[KV_STATE..].iter_mut().zip(self.values(layout, at)).for_each(|(to, &x)| *to = x * power);
             } else if let Some((_, gradient)) = arrived.filter(|(last, _)| is_empty(last[feature * width])) {
                 // No key on the way: the final sums are the initial ones.

@@ -23,12 +23,12 @@ impl<'a, S: CpuStored> Accumulator<'a, S> {
         Ok(Accumulator { out, width, wide })
     }
 
-    /// Adds to a row.
-    pub fn add(&mut self, row: usize, from: &[S::Compute]) {
+    /// Adds `from * scale` to a row.
+    pub fn add(&mut self, row: usize, from: &[S::Compute], scale: S::Compute) {
         let range = row * self.width..(row + 1) * self.width;
         match &mut self.wide {
-            Some(wide) => wide[range].iter_mut().zip(from).for_each(|(to, &x)| *to += x),
-            None => self.out[range].iter_mut().zip(from).for_each(|(to, &x)| *to = S::round(to.widen() + x)),
+            Some(wide) => wide[range].iter_mut().zip(from).for_each(|(to, &x)| *to += x * scale),
+            None => self.out[range].iter_mut().zip(from).for_each(|(to, &x)| *to = S::round(to.widen() + x * scale)),
         }
     }
 

@@ -46,10 +46,10 @@ impl<'a, T: CpuElement> Arriving<'a, T> {
         }
     }
 
-    /// Makes a state of cotangents the one after the last position.
-    pub fn import(&self, layout: &Layout, to: &mut State<T>) {
+    /// Makes a state of cotangents the one after the last position, where values are multiplied with `value_scale`.
+    pub fn import(&self, layout: &Layout, value_scale: T, to: &mut State<T>) {
         match self.rows() {
-            Some((last, grad)) => to.import_gradient(layout, last, grad),
+            Some((last, grad)) => to.import_gradient(layout, last, grad, value_scale),
             None => to.clear(),
         }
     }

@@ -70,9 +70,10 @@ impl<'a, S: CpuStored> Backward<'a, S> {
         let cotangents = self.cotangents(part, scan, range.clone())?;
         let dq = self.dq_of(part, range);
         if scan.is_clean() {
+            let (_, unscale) = scan.value_scales();
             self.call.workers.for_each_chunk(cotangents.len(), |low, count| {
                 let queries = chunk.project_queries(cotangents.load(self.call, rows, low, count, false));
-                self.store_dq(&chunk.read(None, &queries, self.of_queries()), low, count, dq);
+                self.store_dq(&chunk.read(None, &queries, self.of_queries()), low, count, unscale, dq);
                 chunk.add_queries(queries, features, other);
             })?;
         }
@@ -102,21 +103,27 @@ impl<'a, S: CpuStored> Backward<'a, S> {
             let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
             match before {
                 Some(before) => chunk.state.copy_from(before),
-                None => call.import_state(part, chunk.state),
+                None => self.first_state(part, scan, chunk.state),
             }
-            let omega = chunk.head.omega;
+            let (omega, (scale, unscale)) = (chunk.head.omega, scan.value_scales());
             call.workers.for_each_chunk(usable, |low, count| {
-                let keys = call.loader.load_keys(omega, key_rows, &keys, low, count, S::Compute::ONE);
+                let keys = call.loader.load_keys(omega, key_rows, &keys, low, count, scale);
                 let keys = chunk.project_keys(keys, features);
                 let queries = chunk.project_queries(cotangents.load(call, query_rows, low, count, false));
-                self.store_dq(&chunk.read(Some(&keys), &queries, self.of_queries()), low, count, dq);
+                self.store_dq(&chunk.read(Some(&keys), &queries, self.of_queries()), low, count, unscale, dq);
                 if low + CHUNK < usable {
                     chunk.update_state(keys);
                 }
             })?;
             self.fill_dq_with_nan(&cotangents, dq);
-            self.parameters_of(part, chunk, cotangents.last_not_finite.is_some())
+            self.parameters_of(part, chunk, scan, cotangents.last_not_finite.is_some())
         })
+    }
+
+    /// The state before a head segment's first key, its sums of values scaled as the values are.
+    pub fn first_state(&self, part: &HeadSegment, scan: &KeyScan<S::Compute>, to: &mut State<S::Compute>) {
+        self.call.import_state(part, to);
+        to.scale_values(scan.value_scales().0);
     }
 
     fn of_queries(&self) -> ReadOptions {
@@ -133,11 +140,12 @@ impl<'a, S: CpuStored> Backward<'a, S> {
         dq
     }
 
-    fn store_dq(&self, answers: &Answers<'_, S::Compute>, low: usize, count: usize, dq: &mut [S]) {
+    /// Stores gradients of queries, which are in units of the scaled values.
+    fn store_dq(&self, answers: &Answers<'_, S::Compute>, low: usize, count: usize, unscale: S::Compute, dq: &mut [S]) {
         let (d, padded) = (self.call.layout.head_dim, self.call.layout.padded_head());
         let rows = dq[low * d..][..count * d].chunks_exact_mut(d).zip(answers.input_gradient.chunks(padded));
         for (to, from) in rows {
-            to.iter_mut().zip(from).for_each(|(to, &x)| *to = S::round(x));
+            to.iter_mut().zip(from).for_each(|(to, &x)| *to = S::round(x * unscale));
         }
     }
 
@@ -179,13 +187,14 @@ impl<'a, S: CpuStored> Backward<'a, S> {
         part: &HeadSegment,
         arriving: &Arriving<'_, S::Compute>,
         cotangents: &State<S::Compute>,
+        scan: &KeyScan<S::Compute>,
         is_nan: bool,
     ) {
         let (Some(dstate), Some(initial)) = (&self.dstate, self.call.state_in(part)) else { return };
         let range = self.call.plan.state_range(part);
         // SAFETY: one task has the state of a head segment: that of its first keys, or the thread that merges.
         let to = unsafe { dstate.range(range.start, range.len()) };
-        cotangents.export_gradient(&self.call.layout, initial, arriving.rows(), to);
+        cotangents.export_gradient(&self.call.layout, initial, arriving.rows(), scan.value_scales().1, to);
         if is_nan || arriving.is_nan() {
             let rows = to.chunks_exact_mut(KV_STATE + self.call.layout.value_dim);
             rows.for_each(|row| row[1..].fill(S::Compute::from_f64(f64::NAN)));
@@ -210,7 +219,7 @@ impl<'a, S: CpuStored> Backward<'a, S> {
         Ok(())
     }
 
-    /// The gradients of the map's parameters that a chunk has summed.
+    /// The gradients of the map's parameters that a chunk has summed, in units of the scaled values.
     ///
     /// # Errors
     /// `OutOfMemory`.
@@ -218,12 +227,17 @@ impl<'a, S: CpuStored> Backward<'a, S> {
         &self,
         part: &HeadSegment,
         chunk: &Chunk<'_, S::Compute>,
+        scan: &KeyScan<S::Compute>,
         is_nan: bool,
     ) -> Result<OfTask<S::Compute>> {
         let Some(found) = chunk.buffers.gradients.parameters.as_ref().filter(|_| self.parameters) else {
             return Ok(None);
         };
         let mut gradient = found.try_map(|field| try_copied(field))?;
+        let (_, unscale) = scan.value_scales();
+        if unscale != S::Compute::ONE {
+            gradient.fields_mut().flatten().for_each(|x| *x *= unscale);
+        }
         if is_nan {
             gradient.fields_mut().for_each(|field| field.fill(S::Compute::from_f64(f64::NAN)));
         }
@@ -263,10 +277,11 @@ impl<S: CpuStored> KeyGradients<'_, S> {
     ) -> Result<()> {
         let Workspace { chunk, queries: rows, .. } = workspace;
         let (call, keys, omega) = (self.call, self.keys, chunk.head.omega);
+        let (scale, unscale) = scan.value_scales();
         call.workers.for_each_chunk(scan.usable(&self.range, false), |low, count| {
-            let loaded = call.loader.load_keys(omega, rows, &keys, low, count, S::Compute::ONE);
+            let loaded = call.loader.load_keys(omega, rows, &keys, low, count, scale);
             let reading = chunk.project_queries(loaded);
-            self.add(&chunk.read(None, &reading, of_keys(parameters)), &keys, low, count);
+            self.add(&chunk.read(None, &reading, of_keys(parameters)), &keys, low, count, unscale);
         })
     }
 
@@ -288,40 +303,50 @@ impl<S: CpuStored> KeyGradients<'_, S> {
         // Keys from here on may hold numbers that are not finite; no row with a finite gradient sees them.
         let usable = segment.scan.usable(&self.range, true);
         let wants_dstate = self.range.start == 0 && pass.dstate.is_some();
+        let (scale, unscale) = segment.scan.value_scales();
         call.with_workspace(part.head, |workspace| {
             pass.clear_parameters(&mut workspace.chunk)?;
             let Workspace { chunk, keys: adding_rows, queries: reading_rows, features, .. } = workspace;
             match after {
                 Some(after) => chunk.state.copy_from(after),
-                None => arriving.import(&call.layout, chunk.state),
+                None => arriving.import(&call.layout, scale, chunk.state),
             }
             let omega = chunk.head.omega;
             let seen = if usable > 0 { len } else { 0 };
             call.workers.for_each_chunk(seen, |low, count| {
                 let adding = chunk.project_keys(cotangents.load(call, adding_rows, low, count, true), features);
-                let loaded = call.loader.load_keys(omega, reading_rows, &keys, low, count, S::Compute::ONE);
+                let loaded = call.loader.load_keys(omega, reading_rows, &keys, low, count, scale);
                 for row in (0..count).filter(|&row| keys.keys.index(low + row) >= usable) {
                     loaded.rows.drop_row(&call.layout, row);
                 }
                 let reading = chunk.project_queries(loaded);
-                self.add(&chunk.read(Some(&adding), &reading, of_keys(pass.parameters)), &keys, low, count);
+                self.add(&chunk.read(Some(&adding), &reading, of_keys(pass.parameters)), &keys, low, count, unscale);
                 if wants_dstate || low + CHUNK < len {
                     chunk.update_state(adding);
                 }
             })?;
             if wants_dstate {
-                pass.store_dstate(part, arriving, chunk.state, segment.last_not_finite.is_some());
+                pass.store_dstate(part, arriving, chunk.state, segment.scan, segment.last_not_finite.is_some());
             }
-            pass.parameters_of(part, chunk, cotangents.last_not_finite.is_some() || arriving.is_nan())
+            pass.parameters_of(part, chunk, segment.scan, cotangents.last_not_finite.is_some() || arriving.is_nan())
         })
     }
 
-    fn add(&mut self, answers: &Answers<'_, S::Compute>, keys: &KeyView<'_, S>, low: usize, count: usize) {
+    /// Adds what some keys have read; `unscale` brings the gradients of their inputs back from units of the scaled values.
+    fn add(
+        &mut self,
+        answers: &Answers<'_, S::Compute>,
+        keys: &KeyView<'_, S>,
+        low: usize,
+        count: usize,
+        unscale: S::Compute,
+    ) {
         let layout = &self.call.layout;
         for row in (0..count).filter(|&row| answers.rows.visible[row]) {
             let at = keys.keys.index(low + row);
-            self.dk.add(at, &answers.input_gradient[row * layout.padded_head()..][..layout.head_dim]);
-            self.dv.add(at, &answers.numerator[row * layout.value_row()..][..layout.value_dim]);
+            let of_input = &answers.input_gradient[row * layout.padded_head()..][..layout.head_dim];
+            self.dk.add(at, of_input, unscale);
+            self.dv.add(at, &answers.numerator[row * layout.value_row()..][..layout.value_dim], S::Compute::ONE);
         }
     }
 

@@ -6,7 +6,6 @@ use super::parameters::{OfTask, ParameterSums};
 use crate::packed_omega::ParameterGradient;
 use crate::plan::{BlockTask, HeadSegment};
 use crate::scan::KeyScan;
-use crate::simd::Real;
 use crate::state::State;
 use crate::stored::CpuStored;
 use crate::workspace::Workspace;
@@ -48,7 +47,7 @@ pub fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], su
     let cotangents = summed_cotangents(pass, parts, &scans, &arriving, &keys, sums)?;
     for (at, part) in parts.iter().enumerate() {
         let is_nan = cotangents.last_not_finite[at].is_some();
-        pass.store_dstate(part, &arriving[at], &cotangents.states[at], is_nan);
+        pass.store_dstate(part, &arriving[at], &cotangents.states[at], &scans[at], is_nan);
     }
     let group = call.plan.shape.group().max(1);
     tasks.retain(|(at, _)| at.is_multiple_of(group));
@@ -63,7 +62,7 @@ pub fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], su
                     pass.clear_parameters(&mut workspace.chunk)?;
                     workspace.chunk.state.copy_from(&cotangents.states[at]);
                     gradients.noncausal(workspace, &scans[at], pass.parameters)?;
-                    pass.parameters_of(part, &workspace.chunk, arriving[at].is_nan())
+                    pass.parameters_of(part, &workspace.chunk, &scans[at], arriving[at].is_nan())
                 })?);
                 gradients.fill_with_nan(cotangents.last_not_finite[at], &arriving[at]);
             }
@@ -86,26 +85,31 @@ fn arriving_at<'a, S: CpuStored>(
 }
 
 /// For each head segment the state before its first key.
-fn first_states<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment]) -> Result<Vec<State<S::Compute>>> {
-    let state_of = |part| {
+fn first_states<S: CpuStored>(
+    pass: &Backward<'_, S>,
+    parts: &[HeadSegment],
+    scans: &[KeyScan<S::Compute>],
+) -> Result<Vec<State<S::Compute>>> {
+    let state_of = |(part, scan)| {
         let mut state = State::new(&pass.call.layout)?;
-        pass.call.import_state(part, &mut state);
+        pass.first_state(part, scan, &mut state);
         Ok(state)
     };
-    parts.iter().map(state_of).collect()
+    parts.iter().zip(scans).map(state_of).collect()
 }
 
 /// For each head segment the state of cotangents after its last position.
 fn last_states<S: CpuStored>(
     pass: &Backward<'_, S>,
     arriving: &[Arriving<'_, S::Compute>],
+    scans: &[KeyScan<S::Compute>],
 ) -> Result<Vec<State<S::Compute>>> {
-    let state_of = |arriving: &Arriving<'_, S::Compute>| {
+    let state_of = |(arriving, scan): (&Arriving<'_, S::Compute>, &KeyScan<S::Compute>)| {
         let mut state = State::new(&pass.call.layout)?;
-        arriving.import(&pass.call.layout, &mut state);
+        arriving.import(&pass.call.layout, scan.value_scales().0, &mut state);
         Ok(state)
     };
-    arriving.iter().map(state_of).collect()
+    arriving.iter().zip(scans).map(state_of).collect()
 }
 
 /// The state of all keys of each head segment.
@@ -115,14 +119,15 @@ fn summed_keys<S: CpuStored>(
     scans: &[KeyScan<S::Compute>],
     tasks: &[BlockTask],
 ) -> Result<Vec<State<S::Compute>>> {
-    let (call, mut states) = (pass.call, first_states(pass, parts)?);
+    let (call, mut states) = (pass.call, first_states(pass, parts, scans)?);
     call.workers.fold(
         tasks.len(),
         |task| {
             let (at, range) = &tasks[task];
             call.with_workspace(parts[*at].head, |workspace| {
                 if scans[*at].is_clean() {
-                    call.add_keys(workspace, &call.keys(&parts[*at]).part(range.clone(), false), S::Compute::ONE)?;
+                    let keys = call.keys(&parts[*at]).part(range.clone(), false);
+                    call.add_keys(workspace, &keys, scans[*at].value_scales().0)?;
                 }
                 workspace.chunk.state.try_clone()
             })
@@ -145,7 +150,8 @@ fn summed_cotangents<S: CpuStored>(
     sums: &mut ParameterSums,
 ) -> Result<Summed<S::Compute>> {
     let call = pass.call;
-    let mut summed = Summed { states: last_states(pass, arriving)?, last_not_finite: try_filled(parts.len(), None)? };
+    let mut summed =
+        Summed { states: last_states(pass, arriving, scans)?, last_not_finite: try_filled(parts.len(), None)? };
     let tasks = call.plan.query_tasks(parts)?;
     call.workers.fold(
         tasks.len(),
@@ -157,7 +163,7 @@ fn summed_cotangents<S: CpuStored>(
                 workspace.chunk.state.copy_from(&keys[*at]);
                 workspace.other.clear();
                 let last_not_finite = pass.noncausal_queries(workspace, part, &scans[*at], range.clone())?;
-                let parameters = pass.parameters_of(part, &workspace.chunk, last_not_finite.is_some())?;
+                let parameters = pass.parameters_of(part, &workspace.chunk, &scans[*at], last_not_finite.is_some())?;
                 Ok(OfBlock { state: Some(workspace.other.try_clone()?), last_not_finite, parameters })
             })
         },
@@ -241,8 +247,8 @@ fn ends<S: CpuStored>(
     let call = pass.call;
     let each_alone = |states: Vec<State<S::Compute>>| states.into_iter().map(|state| vec![state]).collect();
     let mut ends = Ends {
-        before: each_alone(first_states(pass, parts)?),
-        after: each_alone(last_states(pass, arriving)?),
+        before: each_alone(first_states(pass, parts, scans)?),
+        after: each_alone(last_states(pass, arriving, scans)?),
         last_not_finite: try_filled(parts.len(), None)?,
     };
     let mut keys = call.plan.key_tasks(parts)?;
@@ -255,7 +261,8 @@ fn ends<S: CpuStored>(
         |task| match keys.get(task) {
             Some((at, range)) => call.with_workspace(parts[*at].head, |workspace| {
                 let usable = range.start..range.start + scans[*at].usable(range, true);
-                call.add_keys(workspace, &call.keys(&parts[*at]).part(usable, false), S::Compute::ONE)?;
+                let keys = call.keys(&parts[*at]).part(usable, false);
+                call.add_keys(workspace, &keys, scans[*at].value_scales().0)?;
                 let state = Some(workspace.chunk.state.try_clone()?);
                 Ok(OfBlock { state, last_not_finite: None, parameters: None })
             }),

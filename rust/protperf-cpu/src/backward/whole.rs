@@ -4,7 +4,6 @@ use super::block::{Backward, CausalSegment};
 use super::parameters::ParameterSums;
 use crate::packed_omega::ParameterGradient;
 use crate::plan::HeadSegment;
-use crate::simd::Real;
 use crate::stored::CpuStored;
 use protperf_core::{Result, try_reserved};
 
@@ -68,17 +67,18 @@ fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment]) -> Res
         let arriving = pass.arriving(part, &scan);
         let last_not_finite = call.with_workspace(part.head, |workspace| {
             pass.clear_parameters(&mut workspace.chunk)?;
-            call.import_state(part, workspace.chunk.state);
+            let (scale, _) = scan.value_scales();
+            pass.first_state(part, &scan, workspace.chunk.state);
             if scan.is_clean() {
-                call.add_keys(workspace, &keys, S::Compute::ONE)?;
+                call.add_keys(workspace, &keys, scale)?;
             }
-            arriving.import(&call.layout, workspace.other);
+            arriving.import(&call.layout, scale, workspace.other);
             let queries = call.plan.query_blocks(part).range(0);
             let last = pass.noncausal_queries(workspace, part, &scan, queries)?;
-            pass.store_dstate(part, &arriving, workspace.other, last.is_some());
+            pass.store_dstate(part, &arriving, workspace.other, &scan, last.is_some());
             std::mem::swap(workspace.chunk.state, workspace.other);
             gradients.noncausal(workspace, &scan, pass.parameters)?;
-            found.extend(pass.parameters_of(part, &workspace.chunk, last.is_some() || arriving.is_nan())?);
+            found.extend(pass.parameters_of(part, &workspace.chunk, &scan, last.is_some() || arriving.is_nan())?);
             Ok(last)
         })?;
         gradients.fill_with_nan(last_not_finite, &arriving);

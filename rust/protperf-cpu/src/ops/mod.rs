@@ -52,7 +52,7 @@ macro_rules! each_op {
         weighted_squares(row: &[T], weights: &[T]) -> T = row::weighted_squares;
         largest(row: &[T]) -> (T, bool) = row::largest;
         largest_of_rows(from: &[T], step: usize, rows: usize, width: usize) -> (T, bool) = row::largest_of_rows;
-        load_cotangent(grad: &[T], out: &[T], inverse: T, to: &mut [T]) -> T = row::load_cotangent;
+        load_cotangent(grad: &[T], out: &[T], out_scale: T, inverse: T, to: &mut [T]) -> T = row::load_cotangent;
         rms_norm(x: &[T], gain: &[T], epsilon: T, to: &mut [T]) -> T = norm::rms_norm;
         rms_norm_gradient(x: &[T], gain: &[T], inverse: T, grad: &[T], dx: &mut [T], dgain: &mut [T])
             = norm::rms_norm_gradient;

@@ -130,24 +130,30 @@ pub unsafe fn largest_of_rows<S: Simd>(from: &[S::T], step: usize, rows: usize, 
     }
 }
 
-/// `to = grad * inverse`, followed by zeros; the product of `grad` and `out`.
+/// `to = grad * inverse`, followed by zeros; the product of `grad` and `out * out_scale`.
 ///
 /// # Safety
 /// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn load_cotangent<S: Simd>(grad: &[S::T], out: &[S::T], inverse: S::T, to: &mut [S::T]) -> S::T {
+pub unsafe fn load_cotangent<S: Simd>(
+    grad: &[S::T],
+    out: &[S::T],
+    out_scale: S::T,
+    inverse: S::T,
+    to: &mut [S::T],
+) -> S::T {
     let padded = grad.len().next_multiple_of(PAD);
     assert!(grad.len() == out.len() && to.len() >= padded);
     to[grad.len().saturating_sub(1) / PAD * PAD..].fill(S::T::ZERO);
     // SAFETY: a register of `grad` begins below its length, so it ends below `padded`; the caller guarantees the instruction set.
     unsafe {
-        let (by, mut dot) = (S::splat(inverse), S::splat(S::T::ZERO));
+        let (by, of_out, mut dot) = (S::splat(inverse), S::splat(out_scale), S::splat(S::T::ZERO));
         for_each_register::<S>(grad, |col, g| {
             S::store(to.as_mut_ptr().add(col), S::mul(g, by));
         });
         for_each_register::<S>(out, |col, o| {
             let g = if col + S::LANES <= grad.len() { S::load(grad.as_ptr().add(col)) } else { last::<S>(grad) };
-            dot = S::fma(g, o, dot);
+            dot = S::fma(g, S::mul(o, of_out), dot);
         });
         sum_of(&lanes::<S>(dot))
     }
