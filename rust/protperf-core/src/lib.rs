@@ -21,11 +21,11 @@ mod shape;
 pub mod state;
 mod tensor;
 
-pub use attention::{FavorArgs, FavorShape, LogLinear, MapArgs, MapGradients, Omega};
+pub use attention::{FavorArgs, FavorShape, LogLinear, MapArgs, MapGradients, MapSizes, Omega};
 pub use backend::{Backend, Execution};
 pub use element::{Element, Stored};
 pub use error::{Error, ErrorKind, Result};
 pub use feature_map::{Activation, Family, FeatureMap, Parameters};
 pub use half::{bf16, f16};
 pub use memory::{check_len, try_copied, try_filled, try_reserved};
-pub use tensor::TensorRef;
+pub use tensor::{TensorRef, checked_product};

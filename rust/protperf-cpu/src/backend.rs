@@ -1,12 +1,15 @@
 //! The CPU as a backend.
 
 use crate::dispatch::Isa;
+use crate::ops::CpuElement;
+use crate::outputs::{RowGradients, RowOutputs};
 use crate::parallel::Workers;
+use crate::prepared::PreparedMap;
 use crate::stored::CpuStored;
 use crate::{backward, forward};
 use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
 use protperf_core::state::merge_states;
-use protperf_core::{Execution, FavorArgs, Result};
+use protperf_core::{Execution, FavorArgs, MapArgs, Result};
 
 /// The processor's cores, with one instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +18,55 @@ pub struct Cpu {
     pub isa: Isa,
 }
 
+/// What a network needs that calls the kernels layer after layer: parameters that are packed once, and outputs whose rows
+/// lie where the next product reads them. The numbers are those of [`Backend`], bit for bit.
+impl Cpu {
+    /// Packs the parameters of a map for `heads` heads of width `head_dim`.
+    ///
+    /// # Errors
+    /// As [`MapArgs::validate`]; `OutOfMemory`.
+    pub fn prepare<T: CpuElement>(&self, map: &MapArgs<'_>, heads: usize, head_dim: usize) -> Result<PreparedMap<T>> {
+        PreparedMap::new(self.isa, map, heads, head_dim, || Ok(()))
+    }
+
+    /// [`Backend::forward`] with the rows of the output anywhere. `prepared` is what [`Cpu::prepare`] made of `args.map`;
+    /// with `None` the parameters are packed here.
+    ///
+    /// # Errors
+    /// As [`Backend::forward`]; `InvalidOption` where what is prepared is another map.
+    pub fn forward_rows<S: CpuStored>(
+        &self,
+        args: &FavorArgs<'_, S>,
+        prepared: Option<&PreparedMap<S::Compute>>,
+        outputs: RowOutputs<'_, S>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        forward::run(self.isa, args, prepared, outputs, run)
+    }
+
+    /// [`Backend::backward`] with the rows of the gradients anywhere.
+    ///
+    /// # Errors
+    /// As [`Cpu::forward_rows`].
+    pub fn backward_rows<S: CpuStored>(
+        &self,
+        args: &FavorArgs<'_, S>,
+        prepared: Option<&PreparedMap<S::Compute>>,
+        saved: &Saved<'_, S>,
+        gradients: RowGradients<'_, S>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        backward::run(self.isa, args, prepared, saved, gradients, run)
+    }
+}
+
 impl<S: CpuStored> Backend<S> for Cpu {
     fn name(&self) -> &'static str {
         "cpu"
     }
 
     fn forward(&self, args: &FavorArgs<'_, S>, outputs: Outputs<'_, S>, run: &Execution<'_>) -> Result<()> {
-        forward::run(self.isa, args, outputs, run)
+        self.forward_rows(args, None, RowOutputs::new(outputs, &args.validate()?)?, run)
     }
 
     fn backward(
@@ -31,7 +76,7 @@ impl<S: CpuStored> Backend<S> for Cpu {
         gradients: Gradients<'_, S>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        backward::run(self.isa, args, saved, gradients, run)
+        self.backward_rows(args, None, saved, RowGradients::new(gradients, &args.validate()?)?, run)
     }
 
     fn merge_states(

@@ -2,19 +2,18 @@
 
 use crate::chunk::Chunk;
 use crate::dispatch::Isa;
-use crate::features::{self, Family};
 use crate::layout::Layout;
 use crate::load::{KeyView, Loader, RowView};
 use crate::ops::Ops;
 use crate::packed_omega::{Head, PackedOmega};
 use crate::parallel::Workers;
 use crate::plan::{HeadSegment, Plan};
+use crate::prepared::PreparedMap;
 use crate::scan::KeyScan;
 use crate::state::State;
 use crate::stored::CpuStored;
 use crate::workspace::{Workspace, with_scratch};
-use protperf_core::{Execution, FavorArgs, Result, TensorRef, try_filled, try_reserved};
-use std::sync::Arc;
+use protperf_core::{Execution, FavorArgs, Result, TensorRef, try_filled};
 
 /// A checked call.
 pub struct Call<'a, S: CpuStored> {
@@ -25,42 +24,39 @@ pub struct Call<'a, S: CpuStored> {
     pub workers: Workers<'a>,
     /// The initial states, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`; `None`: empty ones.
     state_in: Option<&'a [S::Compute]>,
-    family: Arc<dyn Family<S::Compute>>,
-    /// One for all heads, or one per head, and whether all numbers that it was made from are finite.
-    omegas: Vec<(PackedOmega<S::Compute>, bool)>,
+    map: PreparedMap<S::Compute>,
 }
 
 impl<'a, S: CpuStored> Call<'a, S> {
-    /// Checks the arguments and packs the parameters of the map.
+    /// Checks the arguments, and packs the parameters of the map unless they are `prepared`.
     ///
     /// # Errors
-    /// As [`FavorArgs::validate`]; `OutOfMemory`; `Interrupted`.
+    /// As [`FavorArgs::validate`]; `InvalidOption` where what is prepared is another map; `OutOfMemory`; `Interrupted`.
     pub fn new(
         args: &'a FavorArgs<'a, S>,
+        prepared: Option<&PreparedMap<S::Compute>>,
         state_in: Option<&'a [S::Compute]>,
         isa: Isa,
         run: &Execution<'a>,
     ) -> Result<Self> {
         let shape = args.validate()?;
         let workers = Workers::new(run);
-        let (ops, (family, layout)) = (Ops::of(isa), features::of(&args.map, &shape));
-        let mut omegas = try_reserved(args.map.num_sets())?;
-        for set in 0..args.map.num_sets() {
-            workers.check()?;
-            let parameters = args.map.parameters(set, shape.head_dim)?;
-            let packed = PackedOmega::pack(ops, &parameters, &layout, family.unit())?;
-            // A number may be finite as it was given and infinite in the type that is computed in.
-            let is_finite = args.map.is_finite(set) && packed.is_finite(ops);
-            omegas.push((packed, is_finite));
-        }
+        let map = match prepared {
+            Some(prepared) => {
+                prepared.check(isa, &args.map, shape.heads, shape.head_dim)?;
+                prepared.clone()
+            }
+            None => PreparedMap::new(isa, &args.map, shape.heads, shape.head_dim, || workers.check())?,
+        };
+        let layout = map.layout(shape.value_dim);
         let plan = Plan::new(shape, args.causal, args.cu_seqlens)?;
-        let loader = Loader { args, ops, layout, family: family.clone() };
-        Ok(Call { args, plan, layout, loader, workers, state_in, family, omegas })
+        let loader = Loader { args, ops: Ops::of(isa), layout, family: map.family().clone() };
+        Ok(Call { args, plan, layout, loader, workers, state_in, map })
     }
 
     /// The packed parameters of a head.
     pub fn omega(&self, head: usize) -> &PackedOmega<S::Compute> {
-        &self.omegas[self.args.map.set_of(head)].0
+        &self.map.of_head(head).0
     }
 
     /// Rows of a tensor that has one row for each query of the segment.
@@ -98,7 +94,8 @@ impl<'a, S: CpuStored> Call<'a, S> {
         let head = Head { ops: self.loader.ops, omega: self.omega(head), layout: self.layout };
         with_scratch(self.layout, |scratch| {
             scratch.state.clear();
-            let chunk = Chunk { head, family: &*self.family, state: &mut scratch.state, buffers: &mut scratch.buffers };
+            let family = &**self.map.family();
+            let chunk = Chunk { head, family, state: &mut scratch.state, buffers: &mut scratch.buffers };
             body(&mut Workspace {
                 chunk,
                 keys: &mut scratch.keys,
@@ -171,7 +168,7 @@ impl<'a, S: CpuStored> Call<'a, S> {
         if let Some(state) = self.state_in(part) {
             scan.join_state(self.loader.ops, state, self.layout.value_dim);
         }
-        if !self.omegas[self.args.map.set_of(part.head)].1 {
+        if !self.map.of_head(part.head).1 {
             scan.mark_all_bad();
         }
         scan

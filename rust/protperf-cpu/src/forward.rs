@@ -9,14 +9,16 @@ use crate::dispatch::Isa;
 use crate::layout::CHUNK;
 use crate::load::{KeyView, RowView};
 use crate::ops::CpuElement;
+use crate::out_rows::{OutRows, RowsMut};
+use crate::outputs::RowOutputs;
 use crate::plan::HeadSegment;
+use crate::prepared::PreparedMap;
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
 use crate::simd::Real;
 use crate::state::State;
 use crate::stored::{CpuStored, nan};
 use crate::workspace::Workspace;
-use protperf_core::backend::Outputs;
 use protperf_core::{Element, Execution, FavorArgs, Result, Stored};
 use std::ops::Range;
 
@@ -31,27 +33,24 @@ use std::ops::Range;
 pub fn run<S: CpuStored>(
     isa: Isa,
     args: &FavorArgs<'_, S>,
-    outputs: Outputs<'_, S>,
+    prepared: Option<&PreparedMap<S::Compute>>,
+    outputs: RowOutputs<'_, S>,
     run: &Execution<'_>,
 ) -> Result<()> {
-    let Outputs { state_in, .. } = outputs;
-    let call = Call::new(args, state_in, isa, run)?;
+    let call = Call::new(args, prepared, outputs.state_in, isa, run)?;
     outputs.check(&call.plan.shape)?;
     let (cut, whole) = call.plan.head_segments()?;
-    let pass = Forward {
-        call: &call,
-        out: SharedOut::new(outputs.out),
-        den: SharedOut::new(outputs.den),
-        state_out: outputs.state_out.map(SharedOut::new),
-    };
+    let RowOutputs { out, den, state_out, .. } = outputs;
+    let (den, state_out) = (den.map(SharedOut::new), state_out.map(SharedOut::new));
+    let pass = Forward { call: &call, out, den, state_out };
     pass.run_cut(&cut)?;
     call.workers.run(whole.len(), |at| pass.run_whole(&whole[at]))
 }
 
 struct Forward<'a, S: CpuStored> {
     call: &'a Call<'a, S>,
-    out: SharedOut<S>,
-    den: SharedOut<S::Compute>,
+    out: OutRows<'a, S>,
+    den: Option<SharedOut<S::Compute>>,
     state_out: Option<SharedOut<S::Compute>>,
 }
 
@@ -139,12 +138,13 @@ impl<S: CpuStored> Forward<'_, S> {
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
     ) -> Result<()> {
-        let (call, e) = (self.call, self.call.layout.value_dim);
+        let call = self.call;
         let all = call.queries(&call.args.q, part);
-        let row = call.plan.first_query(part) + range.start;
+        let (row, first) = (call.plan.first_query(part) + range.start, call.plan.query_range(part).start);
         // SAFETY: this task alone has the query rows of this head, segment and block.
-        let (out, den) =
-            unsafe { (self.out.range(row * e, range.len() * e), self.den.range(row * 2, range.len() * 2)) };
+        let out = unsafe { self.out.rows(part.batch, part.head, first + range.start..first + range.end) };
+        // SAFETY: the same.
+        let den = self.den.as_ref().map(|den| unsafe { den.range(row * 2, range.len() * 2) });
         let usable = scan.usable(&range, call.args.causal);
         let is_last = range.end == all.len;
         let mut outputs =
@@ -183,8 +183,9 @@ struct QueryOutputs<'a, S: CpuStored> {
     call: &'a Call<'a, S>,
     queries: RowView<'a, S>,
     value_power: S::Compute,
-    out: &'a mut [S],
-    den: &'a mut [S::Compute],
+    out: RowsMut<'a, S>,
+    /// Denominators `[rows,2]`, where they are wanted.
+    den: Option<&'a mut [S::Compute]>,
 }
 
 const FORWARD: ReadOptions = ReadOptions { sums: true, gradient: false, parameters: false, normalize: true };
@@ -226,19 +227,19 @@ impl<S: CpuStored> QueryOutputs<'_, S> {
 
     /// Quotients, and denominators as a mantissa and an exponent.
     fn store(&mut self, answers: &Answers<'_, S::Compute>, low: usize, count: usize) {
-        let (e, value_row) = (self.call.layout.value_dim, self.call.layout.value_row());
+        let value_row = self.call.layout.value_row();
         let (zero, back) = (S::Compute::ZERO, S::Compute::exp2_int(self.value_power));
         for row in 0..count {
-            let (to, den) = (&mut self.out[(low + row) * e..][..e], &mut self.den[(low + row) * 2..][..2]);
-            let denominator = answers.denominator[row];
+            let (to, denominator) = (self.out.row(low + row), answers.denominator[row]);
+            if let Some(den) = &mut self.den {
+                den[(low + row) * 2..][..2].copy_from_slice(&exponent_and_mantissa(answers, row));
+            }
             if !answers.rows.finite[row] {
                 to.fill(nan());
-                den.copy_from_slice(&[zero, S::Compute::from_f64(f64::NAN)]);
                 continue;
             }
             if denominator == zero {
                 to.fill(S::round(zero));
-                den.fill(zero);
                 continue;
             }
             let quotients = answers.numerator[row * value_row..].iter().map(|&numerator| numerator / denominator);
@@ -247,18 +248,29 @@ impl<S: CpuStored> QueryOutputs<'_, S> {
             } else {
                 to.iter_mut().zip(quotients).for_each(|(to, x)| *to = S::round(limited(x * back)));
             }
-            let (exponent, mantissa) = denominator.frexp();
-            den.copy_from_slice(&[answers.exponent[row] + exponent, mantissa]);
         }
     }
 
     /// Rows from `usable` on see a number that is not finite.
     fn fill_with_nan(&mut self, usable: usize) {
-        self.out[usable * self.call.layout.value_dim..].fill(nan());
-        for row in self.den[usable * 2..].chunks_exact_mut(2) {
+        self.out.fill(usable..self.out.len(), nan());
+        for row in self.den.iter_mut().flat_map(|den| den[usable * 2..].chunks_exact_mut(2)) {
             row.copy_from_slice(&[S::Compute::ZERO, S::Compute::from_f64(f64::NAN)]);
         }
     }
+}
+
+/// The denominator of a row as T and p, `p 2^T`.
+fn exponent_and_mantissa<T: CpuElement>(answers: &Answers<'_, T>, row: usize) -> [T; 2] {
+    let denominator = answers.denominator[row];
+    if !answers.rows.finite[row] {
+        return [T::ZERO, T::from_f64(f64::NAN)];
+    }
+    if denominator == T::ZERO {
+        return [T::ZERO; 2];
+    }
+    let (exponent, mantissa) = denominator.frexp();
+    [answers.exponent[row] + exponent, mantissa]
 }
 
 /// The nearest finite value: scaling back may round the largest values up to infinity.

@@ -8,7 +8,8 @@
 //! Imports follow this order, each file importing files to its left alone:
 //!
 //! ```text
-//! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load} < call
+//! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
+//! {features, packed_omega} < prepared < call,    stored < out_rows < outputs < {forward, backward}
 //! blocks < plan < load < scan < call < cotangent < {forward, backward} < backend
 //! ```
 //!
@@ -29,9 +30,12 @@ mod forward;
 pub mod layout;
 mod load;
 pub mod ops;
+mod out_rows;
+mod outputs;
 mod packed_omega;
 mod parallel;
 mod plan;
+mod prepared;
 mod rows;
 mod scan;
 mod shared_out;
@@ -43,7 +47,10 @@ mod workspace;
 pub use backend::Cpu;
 pub use dispatch::Isa;
 pub use ops::CpuElement;
+pub use out_rows::OutRows;
+pub use outputs::{RowGradients, RowOutputs};
 #[cfg(feature = "rehearse-panic")]
 pub use parallel::rehearse_panic;
 pub use parallel::{Workers, default_num_threads};
+pub use prepared::PreparedMap;
 pub use stored::CpuStored;

@@ -1,4 +1,4 @@
-//! The parameters of one head's feature map, packed once per call into the panels that the products read.
+//! The parameters of one head's feature map, packed into the panels that the products read.
 //!
 //! An exponential map is a log-linear record: directions, a quadratic on the key side and a constant per feature and
 //! side (`docs/algorithm.md`, section 2). The maps of the other families are directions alone.
@@ -66,6 +66,13 @@ impl<T: CpuElement> PackedOmega<T> {
         let directions = [Some(&self.query_directions), self.key_directions.as_ref()].into_iter().flatten();
         let others = [&self.query_constants, &self.key_constants, &self.key_quadratic].into_iter().flatten();
         directions.flat_map(|side| [&side.columns, &side.rows]).chain(others).all(|field| ops.largest(field).1)
+    }
+
+    /// How many numbers it holds.
+    pub fn num_elements(&self) -> usize {
+        let directions = [Some(&self.query_directions), self.key_directions.as_ref()].into_iter().flatten();
+        let others = [&self.query_constants, &self.key_constants, &self.key_quadratic].into_iter().flatten();
+        directions.flat_map(|side| [&side.columns, &side.rows]).chain(others).map(Vec::len).sum()
     }
 
     /// Whether gradients of other parameters have the sizes of these.

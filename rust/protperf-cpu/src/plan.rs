@@ -109,11 +109,6 @@ impl Plan {
         (part.batch * self.shape.heads + part.head) * self.shape.q_len + self.query_range(part).start
     }
 
-    /// Index of the first key among all key rows `[B,Hk,S]`.
-    pub fn first_key(&self, part: &HeadSegment) -> usize {
-        (part.batch * self.shape.kv_heads + self.key_head(part)) * self.shape.kv_len + self.key_range(part).start
-    }
-
     /// Where the state of a head segment lies among all states, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`.
     pub fn state_range(&self, part: &HeadSegment) -> Range<usize> {
         let [_, heads, features, width] = self.shape.state();

@@ -1,12 +1,7 @@
 //! An output that several tasks fill at once.
 
-/// A contiguous output, rows after rows, that tasks fill in disjoint ranges.
-///
-/// The invariant that makes this sound: **the tasks of a pass partition the rows of each of its outputs.** A plan names
-/// every (batch entry, head, segment) once, the segments of a batch entry do not overlap, and the blocks of a segment
-/// cover each of its positions once. A task of the forward pass writes the query rows of its own head, segment and block;
-/// a task of the backward pass writes either the query rows of one, or the key rows of one key head, for all query heads
-/// that share it. So two tasks never ask for ranges that overlap, and a task never holds two ranges of the same rows.
+/// A contiguous output, rows after rows, that tasks fill in disjoint ranges: the invariant of
+/// [`OutRows::rows`](crate::out_rows::OutRows::rows) keeps them apart.
 pub struct SharedOut<T> {
     pointer: *mut T,
     len: usize,

@@ -46,9 +46,12 @@ pub enum MapGradients<'a> {
 
 /// Sizes that a checked map has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MapSizes {
+pub struct MapSizes {
+    /// M: rows of omega, D where there is none.
     pub num_features: usize,
+    /// P: projections that a row of queries or keys is multiplied with.
     pub num_projections: usize,
+    /// F: width of phi(x).
     pub feature_dim: usize,
 }
 
@@ -162,7 +165,10 @@ impl MapArgs<'_> {
     }
 
     /// Checks the map against the heads and the width of the queries.
-    pub(crate) fn validate(&self, heads: usize, head_dim: usize) -> Result<MapSizes> {
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] or [`Error::InvalidOption`] naming the argument.
+    pub fn validate(&self, heads: usize, head_dim: usize) -> Result<MapSizes> {
         match self {
             MapArgs::Named { map, omega, kernel_epsilon } => {
                 check_epsilon(*map, *kernel_epsilon)?;

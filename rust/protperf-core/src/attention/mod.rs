@@ -12,7 +12,7 @@ pub(crate) mod rows;
 use crate::error::{Error, Result};
 pub use crate::shape::FavorShape;
 use crate::tensor::{TensorRef, checked_product};
-pub use map_args::{LogLinear, MapArgs, MapGradients};
+pub use map_args::{LogLinear, MapArgs, MapGradients, MapSizes};
 pub use omega::Omega;
 
 /// Everything that one call of linear attention takes. `T` is the type that the tensors are stored in.

@@ -8,6 +8,7 @@ use crate::chunk::{Answers, Chunk, ReadOptions};
 use crate::cotangent::{Contribution, Cotangents};
 use crate::layout::CHUNK;
 use crate::load::KeyView;
+use crate::out_rows::{OutRows, RowsMut};
 use crate::plan::HeadSegment;
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
@@ -26,9 +27,9 @@ pub struct Backward<'a, S: CpuStored> {
     pub saved: &'a Saved<'a, S>,
     /// Whether gradients of the map's parameters are wanted.
     pub parameters: bool,
-    pub dq: SharedOut<S>,
-    pub dk: SharedOut<S>,
-    pub dv: SharedOut<S>,
+    pub dq: OutRows<'a, S>,
+    pub dk: OutRows<'a, S>,
+    pub dv: OutRows<'a, S>,
     /// Gradient of the initial state, where it is wanted.
     pub dstate: Option<SharedOut<S::Compute>>,
 }
@@ -68,16 +69,16 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     ) -> Result<Option<usize>> {
         let Workspace { chunk, queries: rows, features, other, .. } = workspace;
         let cotangents = self.cotangents(part, scan, range.clone())?;
-        let dq = self.dq_of(part, range);
+        let mut dq = self.dq_of(part, range);
         if scan.is_clean() {
             let (_, unscale) = scan.value_scales();
             self.call.workers.for_each_chunk(cotangents.len(), |low, count| {
                 let queries = chunk.project_queries(cotangents.load(self.call, rows, low, count, false));
-                self.store_dq(&chunk.read(None, &queries, self.of_queries()), low, count, unscale, dq);
+                self.store_dq(&chunk.read(None, &queries, self.of_queries()), low, count, unscale, &mut dq);
                 chunk.add_queries(queries, features, other);
             })?;
         }
-        self.fill_dq_with_nan(&cotangents, dq);
+        self.fill_dq_with_nan(&cotangents, &mut dq);
         Ok(cotangents.last_not_finite)
     }
 
@@ -97,7 +98,7 @@ impl<'a, S: CpuStored> Backward<'a, S> {
         let cotangents = self.cotangents(part, scan, range.clone())?;
         let keys = call.keys(part).part(range.clone(), false);
         let usable = scan.usable(&range, true);
-        let dq = self.dq_of(part, range);
+        let mut dq = self.dq_of(part, range);
         call.with_workspace(part.head, |workspace| {
             self.clear_parameters(&mut workspace.chunk)?;
             let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
@@ -110,12 +111,12 @@ impl<'a, S: CpuStored> Backward<'a, S> {
                 let keys = call.loader.load_keys(omega, key_rows, &keys, low, count, scale);
                 let keys = chunk.project_keys(keys, features);
                 let queries = chunk.project_queries(cotangents.load(call, query_rows, low, count, false));
-                self.store_dq(&chunk.read(Some(&keys), &queries, self.of_queries()), low, count, unscale, dq);
+                self.store_dq(&chunk.read(Some(&keys), &queries, self.of_queries()), low, count, unscale, &mut dq);
                 if low + CHUNK < usable {
                     chunk.update_state(keys);
                 }
             })?;
-            self.fill_dq_with_nan(&cotangents, dq);
+            self.fill_dq_with_nan(&cotangents, &mut dq);
             self.parameters_of(part, chunk, scan, cotangents.last_not_finite.is_some())
         })
     }
@@ -131,28 +132,32 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     }
 
     /// Zeros for the gradient of some queries.
-    #[allow(clippy::mut_from_ref)]
-    fn dq_of(&self, part: &HeadSegment, range: Range<usize>) -> &mut [S] {
-        let d = self.call.layout.head_dim;
+    fn dq_of(&self, part: &HeadSegment, range: Range<usize>) -> RowsMut<'_, S> {
+        let first = self.call.plan.query_range(part).start;
         // SAFETY: one task asks for the query rows of a head, segment and block.
-        let dq = unsafe { self.dq.range((self.call.plan.first_query(part) + range.start) * d, range.len() * d) };
-        dq.fill(S::default());
+        let mut dq = unsafe { self.dq.rows(part.batch, part.head, first + range.start..first + range.end) };
+        dq.fill(0..range.len(), S::default());
         dq
     }
 
     /// Stores gradients of queries, which are in units of the scaled values.
-    fn store_dq(&self, answers: &Answers<'_, S::Compute>, low: usize, count: usize, unscale: S::Compute, dq: &mut [S]) {
-        let (d, padded) = (self.call.layout.head_dim, self.call.layout.padded_head());
-        let rows = dq[low * d..][..count * d].chunks_exact_mut(d).zip(answers.input_gradient.chunks(padded));
-        for (to, from) in rows {
-            to.iter_mut().zip(from).for_each(|(to, &x)| *to = S::round(x * unscale));
+    fn store_dq(
+        &self,
+        answers: &Answers<'_, S::Compute>,
+        low: usize,
+        count: usize,
+        unscale: S::Compute,
+        dq: &mut RowsMut<'_, S>,
+    ) {
+        for (row, from) in answers.input_gradient.chunks(self.call.layout.padded_head()).enumerate().take(count) {
+            dq.row(low + row).iter_mut().zip(from).for_each(|(to, &x)| *to = S::round(x * unscale));
         }
     }
 
-    fn fill_dq_with_nan(&self, cotangents: &Cotangents<'_, S>, dq: &mut [S]) {
-        let rows = dq.chunks_exact_mut(self.call.layout.head_dim).zip(&cotangents.contributions);
+    fn fill_dq_with_nan(&self, cotangents: &Cotangents<'_, S>, dq: &mut RowsMut<'_, S>) {
+        let rows = cotangents.contributions.iter().enumerate();
         for (row, _) in rows.filter(|(_, kind)| **kind == Contribution::NotFinite) {
-            row.fill(nan());
+            dq.row(row).fill(nan());
         }
     }
 
@@ -161,22 +166,18 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     /// # Errors
     /// `OutOfMemory`.
     pub fn key_gradients(&self, part: &HeadSegment, range: Range<usize>) -> Result<KeyGradients<'_, S>> {
-        let (call, layout) = (self.call, &self.call.layout);
-        let first = call.plan.first_key(part) + range.start;
+        let (call, head) = (self.call, self.call.plan.key_head(part));
+        let first = call.plan.key_range(part).start;
+        let rows = first + range.start..first + range.end;
         // SAFETY: one task asks for the key rows of a key head, segment and block, for all heads that share them.
-        let (dk, dv) = unsafe {
-            (
-                self.dk.range(first * layout.head_dim, range.len() * layout.head_dim),
-                self.dv.range(first * layout.value_dim, range.len() * layout.value_dim),
-            )
-        };
+        let (dk, dv) = unsafe { (self.dk.rows(part.batch, head, rows.clone()), self.dv.rows(part.batch, head, rows)) };
         let group = call.plan.shape.group();
         Ok(KeyGradients {
             call,
             keys: call.keys(part).part(range.clone(), false),
             range,
-            dk: Accumulator::new(dk, layout.head_dim, group)?,
-            dv: Accumulator::new(dv, layout.value_dim, group)?,
+            dk: Accumulator::new(dk, group)?,
+            dv: Accumulator::new(dv, group)?,
         })
     }
 

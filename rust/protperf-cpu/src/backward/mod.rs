@@ -16,11 +16,13 @@ mod whole;
 use crate::blocks::MAX_BLOCKS;
 use crate::call::Call;
 use crate::dispatch::Isa;
+use crate::outputs::RowGradients;
+use crate::prepared::PreparedMap;
 use crate::shared_out::SharedOut;
 use crate::stored::CpuStored;
 use block::Backward;
 use parameters::ParameterSums;
-use protperf_core::backend::{Gradients, Saved};
+use protperf_core::backend::Saved;
 use protperf_core::{Execution, FavorArgs, Result};
 
 /// Gradients of linear attention on the CPU.
@@ -34,23 +36,17 @@ use protperf_core::{Execution, FavorArgs, Result};
 pub fn run<S: CpuStored>(
     isa: Isa,
     args: &FavorArgs<'_, S>,
+    prepared: Option<&PreparedMap<S::Compute>>,
     saved: &Saved<'_, S>,
-    gradients: Gradients<'_, S>,
+    gradients: RowGradients<'_, S>,
     run: &Execution<'_>,
 ) -> Result<()> {
-    let call = Call::new(args, saved.state_in, isa, run)?;
+    let call = Call::new(args, prepared, saved.state_in, isa, run)?;
     saved.check(&call.plan.shape)?;
     gradients.check(args, &call.plan.shape)?;
-    let Gradients { dq, dk, dv, map, state_in } = gradients;
-    let pass = Backward {
-        call: &call,
-        saved,
-        parameters: map.is_some(),
-        dq: SharedOut::new(dq),
-        dk: SharedOut::new(dk),
-        dv: SharedOut::new(dv),
-        dstate: state_in.map(SharedOut::new),
-    };
+    let RowGradients { dq, dk, dv, map, state_in } = gradients;
+    let pass =
+        Backward { call: &call, saved, parameters: map.is_some(), dq, dk, dv, dstate: state_in.map(SharedOut::new) };
     let mut sums = ParameterSums::new(&call, pass.parameters)?;
     let (mut cut, mut whole) = call.plan.head_segments()?;
     if !args.causal && call.plan.shape.group() > 1 && whole.len() < MAX_BLOCKS {
