@@ -26,8 +26,8 @@ def resident(field):
 
 def attention(length, feature_map, causal, heads):
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, heads, length, 64, generator=generator).requires_grad_() for _ in range(3))
-    omega = torch.from_numpy(protperf.draw_projection(256, 64)).float()
+    q, k, v = (torch.randn(1, heads, length, 32, generator=generator).requires_grad_() for _ in range(3))
+    omega = torch.from_numpy(protperf.draw_projection(128, 32)).float()
     out = favor_attention(q, k, v, omega, feature_map=feature_map, causal=causal)
     grad = torch.ones_like(out)
     out.backward(grad)
