@@ -18,21 +18,39 @@ pub use protperf_model as model;
 pub const BACKENDS: [&str; 3] = ["auto", "cpu", "reference"];
 
 /// The backend of a name for tensors stored as `T`; `auto` is the fastest that this machine has. Which one that is,
-/// its own name says.
+/// its own name says. `isa` is the instruction set that `cpu` uses; `None`: what `PROTPERF_ISA` names, else the fastest.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] that lists the names there are; [`Error::UnsupportedIsa`] where `PROTPERF_ISA` names an
-/// instruction set that this processor lacks.
-pub fn backend_by_name<T: Stored>(name: &str) -> Result<Box<dyn Backend<T>>>
-where
-    Cpu: Backend<T>,
-{
+/// [`Error::InvalidOption`] that lists the names there are; [`Error::UnsupportedIsa`] where an instruction set is named
+/// that this processor lacks.
+pub fn backend_by_name<T: CpuStored>(name: &str, isa: Option<&str>) -> Result<Box<dyn Backend<T>>> {
     match name {
-        "auto" | "cpu" => Ok(Box::new(Cpu { isa: Isa::from_env()? })),
+        "auto" | "cpu" => Ok(Box::new(Cpu { isa: isa.map_or_else(Isa::from_env, Isa::from_name)? })),
         "reference" => Ok(Box::new(reference::Reference)),
-        _ => {
-            let detail = format!("{name:?} is unknown; choose one of {}", BACKENDS.join(", "));
-            Err(Error::InvalidOption { argument: "backend", detail })
+        _ => Err(Error::unknown_name("backend", name, &BACKENDS)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_chooses_a_backend_of_that_name_and_auto_one_of_the_others() {
+        let scalar = Isa::available()[0].name();
+        for name in BACKENDS {
+            let chosen = backend_by_name::<f32>(name, Some(scalar)).unwrap().name();
+            assert!(chosen != "auto" && BACKENDS.contains(&chosen), "{name} is {chosen}");
+            assert!(name == "auto" || name == chosen, "{name} is {chosen}");
         }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_those_there_are() {
+        for name in ["", "Auto", "gpu"] {
+            let error = backend_by_name::<f64>(name, None).err().unwrap().to_string();
+            assert_eq!(error, format!("backend {name:?} is unknown; choose one of auto, cpu, reference"));
+        }
+        assert!(matches!(backend_by_name::<f64>("cpu", Some("x87")), Err(Error::UnsupportedIsa { .. })));
     }
 }

@@ -7,6 +7,7 @@ Importing this package imports neither NumPy nor torch.
 from __future__ import annotations
 
 from protperf import errors
+from protperf._backends import backends
 from protperf._native import __version__
 from protperf.errors import Error
 from protperf.functional import (
@@ -15,6 +16,8 @@ from protperf.functional import (
     draw_projection,
     favor_attention,
     feature_maps,
+    norms,
+    samplers,
     softmax_attention,
 )
 
@@ -22,10 +25,13 @@ __all__ = [
     "Error",
     "LogLinear",
     "__version__",
+    "backends",
     "build_info",
     "draw_projection",
     "errors",
     "favor_attention",
     "feature_maps",
+    "norms",
+    "samplers",
     "softmax_attention",
 ]

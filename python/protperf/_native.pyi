@@ -33,6 +33,7 @@ def favor_forward(
     state_in: Array | None = None,
     state_out: Array | None = None,
     stored: str | None = None,
+    backend: str = "auto",
     isa: str | None = None,
     num_threads: int = 1,
 ) -> None:
@@ -63,6 +64,7 @@ def favor_backward(
     grad_state: Array | None = None,
     dstate_in: Array | None = None,
     stored: str | None = None,
+    backend: str = "auto",
     isa: str | None = None,
     num_threads: int = 1,
 ) -> None:
@@ -175,6 +177,18 @@ class FeatureMap:
 
 def feature_maps() -> tuple[FeatureMap, ...]:
     """The registry, one record per map."""
+
+def samplers() -> tuple[str, ...]:
+    """Names of the ways to draw directions, the usual one first."""
+
+def norms() -> tuple[str, ...]:
+    """Names of the kinds of norms that directions have, the usual one first."""
+
+def backends() -> tuple[str, ...]:
+    """Names of the backends, `auto` first."""
+
+def chosen_backend(name: str, isa: str | None = None) -> str:
+    """The name of the backend that a name chooses: that of another one for `auto` alone."""
 
 def build_info() -> dict[str, Any]:
     """Version, profile, isa, isas, num_threads, target."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from protperf import _arguments, _native
+from protperf._backends import check_backend
 from protperf._feature_maps import FEATURE_MAPS, LogLinear, find_map
 from protperf.errors import ConfigError, DtypeError, OutOfMemory
 from protperf.threads import num_threads
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LogLinear", "build_info", "draw_projection", "favor_attention", "feature_maps", "softmax_attention"]
+__all__ = [
+    "LogLinear",
+    "build_info",
+    "draw_projection",
+    "favor_attention",
+    "feature_maps",
+    "norms",
+    "samplers",
+    "softmax_attention",
+]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -48,6 +58,7 @@ def favor_attention(
     cu_seqlens: ArrayLike | None = None,
     key_padding_mask: ArrayLike | None = None,
     kernel_epsilon: float | None = None,
+    backend: str = "auto",
 ) -> NDArray[Any]:
     """Estimate softmax attention in time linear in sequence length.
 
@@ -61,6 +72,8 @@ def favor_attention(
         cu_seqlens: borders [num_segments+1] of packed sequences, int32 or int64, from 0 to L; needs B = 1.
         key_padding_mask: bool [B,S], True where a key is padding and ignored.
         kernel_epsilon: added to every feature of an activation map; None takes the map's own (1e-3 for `relu`).
+        backend: what computes, a name from `backends()`: `auto` is the fastest that this machine has, `reference` the
+            plain float64 form that the others are tested against.
 
     A row that sees no key gives 0. A row of q, k or v with a number that is not finite makes NaN of the outputs that
     see it and of nothing else; such a number in omega, of every output of its heads. Do not write to an array while a
@@ -69,10 +82,11 @@ def favor_attention(
     Raises:
         ShapeError: two arguments disagree on an axis; the message names both.
         DtypeError: an integer array, types that differ, or an argument of the wrong kind.
-        ConfigError: an unknown feature map, or options that contradict each other.
+        ConfigError: an unknown feature map or backend, or options that contradict each other.
 
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """
+    backend = check_backend(backend)
     causal = _arguments.check_flag("causal", causal)
     (q, k, v), result = _tensors(q, k, v, causal)
     directions, of_map = _map(feature_map, omega, kernel_epsilon, q)
@@ -87,6 +101,7 @@ def favor_attention(
         den,
         stored=_stored(q.dtype),
         causal=causal,
+        backend=backend,
         isa=_arguments.isa(),
         num_threads=num_threads(),
         **of_map,
@@ -140,8 +155,8 @@ def draw_projection(
     """Draw the random directions omega, [num_features, head_dim] float64: the same bits on every machine.
 
     Args:
-        sampler: `orthogonal` (blocks of head_dim rows of a Haar-distributed rotation) or `iid`.
-        norm: `chi` (norms of normal vectors) or `sqrt_dim`.
+        sampler: a name from `samplers()`: `orthogonal` (blocks of head_dim rows of a Haar-distributed rotation), `iid`.
+        norm: a name from `norms()`: `chi` (norms of normal vectors), `sqrt_dim`.
         seed: 0 to 2^64 - 1.
         stream: (layer, head, draw), each 0 to 2^32 - 1: independent numbers for each.
 
@@ -167,6 +182,16 @@ def draw_projection(
 def feature_maps() -> tuple[str, ...]:
     """Names of the feature maps that `favor_attention` takes."""
     return tuple(FEATURE_MAPS)
+
+
+def samplers() -> tuple[str, ...]:
+    """Names of the samplers that `draw_projection` takes, its default first."""
+    return _native.samplers()
+
+
+def norms() -> tuple[str, ...]:
+    """Names of the norms that `draw_projection` takes, its default first."""
+    return _native.norms()
 
 
 def build_info() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protperf import feature_maps
+from protperf import feature_maps, norms, samplers
 from protperf.errors import ConfigError
 from protperf.lm.options import REQUIRED, check, from_mapping, option
 from protperf.message import Argument, Message
@@ -16,8 +16,6 @@ SIZES = ("nano", "tiny", "small", "base")
 FEATURE_MAP = {"softmax": "positive"}
 """Other names of feature maps: what the map estimates."""
 ATTENTIONS = ("relu", "softmax", "exact", *(name for name in feature_maps() if name != "relu"))
-SAMPLERS = ("orthogonal", "iid")
-NORMS = ("chi", "sqrt_dim")
 OBJECTIVES = ("masked", "causal", "both")
 MODEL_CHOICES = ("attention", "objective", "num_features", "sampler", "norm", "dropout")
 """Fields of `ModelConfig` that are chosen for a run; its size decides the others."""
@@ -44,8 +42,8 @@ class ModelConfig:
     objective: str = option("both", "What to predict: masked, causal or both.", choices=OBJECTIVES)
     dropout: float = option(0.0, "Probability of dropout.", least=0.0, below=1.0)
     seed: int = option(42, "Seed of the weights and the random features.", least=0, most=2**63 - 1)
-    sampler: str = option("orthogonal", "How random features are drawn.", choices=SAMPLERS)
-    norm: str = option("chi", "Norms of the random features.", choices=NORMS)
+    sampler: str = option("orthogonal", "How random features are drawn.", choices=samplers())
+    norm: str = option("chi", "Norms of the random features.", choices=norms())
 
     def __post_init__(self) -> None:
         check(self)

@@ -82,6 +82,11 @@ impl Error {
     pub fn option(argument: &'static str, detail: impl Into<String>) -> Self {
         Error::InvalidOption { argument, detail: detail.into() }
     }
+
+    /// An argument that names nothing there is.
+    pub fn unknown_name(argument: &'static str, name: &str, known: &[&str]) -> Self {
+        Self::option(argument, format!("{name:?} is unknown; choose one of {}", known.join(", ")))
+    }
 }
 
 impl fmt::Display for Error {

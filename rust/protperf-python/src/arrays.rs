@@ -11,25 +11,20 @@
 //! asks users not to write to an array while a call reads it.
 
 use crate::errors::{raise, to_python};
-use protperf::{Backend, Cpu, Isa, Stored, TensorRef, bf16, f16, try_reserved};
+use protperf::{CpuStored, Stored, TensorRef, bf16, f16, try_reserved};
 use pyo3::buffer::{Element as BufferElement, PyBuffer};
 use pyo3::prelude::*;
 
 /// A type of elements that crosses as a buffer.
-pub trait Number: Stored<Compute: BufferElement> {
+pub trait Number: CpuStored + Stored<Compute: BufferElement> {
     /// The elements of the buffer: the type itself, or the bits of a type that the buffer protocol lacks.
     type Raw: BufferElement;
-    /// What computes on them.
-    fn backend(isa: Isa) -> Box<dyn Backend<Self>>;
 }
 
 macro_rules! number {
     ($t:ty, $raw:ty) => {
         impl Number for $t {
             type Raw = $raw;
-            fn backend(isa: Isa) -> Box<dyn Backend<Self>> {
-                Box::new(Cpu { isa })
-            }
         }
     };
 }

@@ -8,7 +8,7 @@ use crate::errors::{raise, to_python};
 use crate::inputs::{Inputs, MapBuffers, MapGradientBuffers, ParameterTuple, Visibility};
 use protperf::attention::exact::{self, SoftmaxArgs};
 use protperf::backend::{FinalState, Gradients, Outputs, Saved};
-use protperf::{Execution, FavorArgs, Isa, MapArgs, bf16, f16};
+use protperf::{Backend, Execution, FavorArgs, MapArgs, backend_by_name, bf16, f16};
 use pyo3::prelude::*;
 use std::sync::atomic::Ordering;
 
@@ -20,15 +20,20 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// How the caller wants a call to run.
-struct Choice {
-    isa: Isa,
+struct Choice<'a> {
+    backend: &'a str,
+    isa: Option<&'a str>,
     num_threads: usize,
 }
 
-impl Choice {
-    fn new(py: Python<'_>, isa: Option<&str>, num_threads: usize) -> PyResult<Self> {
-        let isa = isa.map_or_else(Isa::from_env, Isa::from_name).map_err(|error| to_python(py, &error))?;
-        Ok(Choice { isa, num_threads: num_threads.max(1) })
+impl Choice<'_> {
+    /// What computes on tensors of T.
+    fn backend<T: Number>(&self, py: Python<'_>) -> PyResult<Box<dyn Backend<T>>> {
+        backend_by_name(self.backend, self.isa).map_err(|error| to_python(py, &error))
+    }
+
+    fn num_threads(&self) -> usize {
+        self.num_threads.max(1)
     }
 }
 
@@ -64,7 +69,8 @@ fn work<T: Copy>(args: &FavorArgs<'_, T>) -> f64 {
 #[pyfunction]
 #[pyo3(signature = (
     q, k, v, omega, out, den, *, feature_map="positive", kernel_epsilon=None, parameters=None, causal=false,
-    cu_seqlens=None, key_padding_mask=None, state_in=None, state_out=None, stored=None, isa=None, num_threads=1
+    cu_seqlens=None, key_padding_mask=None, state_in=None, state_out=None, stored=None, backend="auto", isa=None,
+    num_threads=1
 ))]
 #[allow(clippy::too_many_arguments)]
 fn favor_forward(
@@ -84,13 +90,14 @@ fn favor_forward(
     state_in: Option<&Bound<'_, PyAny>>,
     state_out: Option<&Bound<'_, PyAny>>,
     stored: Option<&str>,
+    backend: &str,
     isa: Option<&str>,
     num_threads: usize,
 ) -> PyResult<()> {
     guarded(py, || {
         let map = MapBuffers::new(py, feature_map, omega, kernel_epsilon, parameters.as_ref())?;
         let visibility = Visibility::new(py, causal, cu_seqlens, key_padding_mask)?;
-        let choice = Choice::new(py, isa, num_threads)?;
+        let choice = Choice { backend, isa, num_threads };
         let objects = ForwardObjects { out, den, state_in, state_out };
         for_stored!(q, stored, forward_as(py, [q, k, v], &map, &visibility, objects, &choice))
     })
@@ -110,7 +117,7 @@ fn forward_as<T: Number>(
     map: &MapBuffers,
     visibility: &Visibility,
     objects: ForwardObjects<'_, '_>,
-    choice: &Choice,
+    choice: &Choice<'_>,
 ) -> PyResult<()> {
     let inputs = Inputs::<T>::new(tensors)?;
     let args = inputs.favor_args(py, map, visibility)?;
@@ -122,8 +129,8 @@ fn forward_as<T: Number>(
         den: writable(py, "den", &den)?,
         state_out: optional_writable(py, "state_out", state_out.as_ref())?,
     });
-    let backend = T::backend(choice.isa);
-    run(py, work(&args), choice.num_threads, |cancel, num_threads| {
+    let backend = choice.backend::<T>(py)?;
+    run(py, work(&args), choice.num_threads(), |cancel, num_threads| {
         backend.forward(&args, outputs.take()?, &Execution { num_threads, cancel })
     })
 }
@@ -134,7 +141,8 @@ fn forward_as<T: Number>(
 #[pyo3(signature = (
     q, k, v, omega, out, den, grad, dq, dk, dv, domega, *, feature_map="positive", kernel_epsilon=None,
     parameters=None, dparameters=None, causal=false, cu_seqlens=None, key_padding_mask=None, state_in=None,
-    state_out=None, grad_state=None, dstate_in=None, stored=None, isa=None, num_threads=1
+    state_out=None, grad_state=None, dstate_in=None, stored=None, backend="auto", isa=None,
+    num_threads=1
 ))]
 #[allow(clippy::too_many_arguments)]
 fn favor_backward(
@@ -162,6 +170,7 @@ fn favor_backward(
     grad_state: Option<&Bound<'_, PyAny>>,
     dstate_in: Option<&Bound<'_, PyAny>>,
     stored: Option<&str>,
+    backend: &str,
     isa: Option<&str>,
     num_threads: usize,
 ) -> PyResult<()> {
@@ -169,7 +178,7 @@ fn favor_backward(
         let map = MapBuffers::new(py, feature_map, omega, kernel_epsilon, parameters.as_ref())?;
         let gradients = MapGradientBuffers::new(py, domega, dparameters.as_ref())?;
         let visibility = Visibility::new(py, causal, cu_seqlens, key_padding_mask)?;
-        let choice = Choice::new(py, isa, num_threads)?;
+        let choice = Choice { backend, isa, num_threads };
         let objects = BackwardObjects { saved: [out, den, grad], gradients: [dq, dk, dv], map: gradients };
         let states = StateObjects { state_in, state_out, grad_state, dstate_in };
         for_stored!(q, stored, backward_as(py, [q, k, v], &map, &visibility, objects, states, &choice))
@@ -198,7 +207,7 @@ fn backward_as<T: Number>(
     visibility: &Visibility,
     objects: BackwardObjects<'_, '_>,
     states: StateObjects<'_, '_>,
-    choice: &Choice,
+    choice: &Choice<'_>,
 ) -> PyResult<()> {
     let inputs = Inputs::<T>::new(tensors)?;
     let args = inputs.favor_args(py, map, visibility)?;
@@ -233,8 +242,8 @@ fn backward_as<T: Number>(
         map: objects.map.as_ref().map(|map| map.writable(py)).transpose()?,
         state_in: optional_writable(py, "dstate_in", dstate_in.as_ref())?,
     });
-    let backend = T::backend(choice.isa);
-    run(py, 3.0 * work(&args), choice.num_threads, |cancel, num_threads| {
+    let backend = choice.backend::<T>(py)?;
+    run(py, 3.0 * work(&args), choice.num_threads(), |cancel, num_threads| {
         backend.backward(&args, &saved, gradients.take()?, &Execution { num_threads, cancel })
     })
 }
@@ -307,7 +316,7 @@ fn merge_as<T: Number>(
     let (a, b, out) = (buffer("a", a)?, buffer("b", b)?, buffer("out", out)?);
     let (a, b) = (contiguous(py, "a", &a)?, contiguous(py, "b", &b)?);
     let out = Once::new(writable(py, "out", &out)?);
-    let backend = T::backend(Isa::from_env().map_err(|error| to_python(py, &error))?);
+    let backend = Choice { backend: "auto", isa: None, num_threads: 1 }.backend::<T>(py)?;
     // Memory bounds it, so an element counts for more than a multiply-add.
     run(py, 16.0 * a.len() as f64, 1, |cancel, num_threads| {
         backend.merge_states(a, b, value_dim, out.take()?, &Execution { num_threads, cancel })

@@ -1,13 +1,18 @@
 //! What this build is and what it runs on.
 
 use crate::errors::to_python;
-use protperf::{FeatureMap, Isa, default_num_threads};
+use protperf::projection::{Norm, Sampler};
+use protperf::{BACKENDS, FeatureMap, Isa, backend_by_name, default_num_threads};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<FeatureMapRow>()?;
     module.add_function(wrap_pyfunction!(feature_maps, module)?)?;
+    module.add_function(wrap_pyfunction!(samplers, module)?)?;
+    module.add_function(wrap_pyfunction!(norms, module)?)?;
+    module.add_function(wrap_pyfunction!(backends, module)?)?;
+    module.add_function(wrap_pyfunction!(chosen_backend, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(cores_allowed, module)?)
 }
@@ -40,6 +45,31 @@ fn feature_maps(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     };
     let records = FeatureMap::ALL.map(|map| Bound::new(py, record(map)));
     PyTuple::new(py, records.into_iter().collect::<PyResult<Vec<_>>>()?)
+}
+
+/// Names of the ways to draw directions, the usual one first.
+#[pyfunction]
+fn samplers(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    PyTuple::new(py, Sampler::ALL.map(Sampler::name))
+}
+
+/// Names of the kinds of norms that directions have, the usual one first.
+#[pyfunction]
+fn norms(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    PyTuple::new(py, Norm::ALL.map(Norm::name))
+}
+
+/// Names of the backends, `auto` first.
+#[pyfunction]
+fn backends(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    PyTuple::new(py, BACKENDS)
+}
+
+/// The name of the backend that a name chooses: that of another one for `auto` alone.
+#[pyfunction]
+#[pyo3(signature = (name, isa=None))]
+fn chosen_backend(py: Python<'_>, name: &str, isa: Option<&str>) -> PyResult<&'static str> {
+    Ok(backend_by_name::<f32>(name, isa).map_err(|error| to_python(py, &error))?.name())
 }
 
 /// What this build is and what it runs on.

@@ -119,10 +119,8 @@ impl FeatureMap {
     /// # Errors
     /// [`Error::InvalidOption`] that lists the names there are.
     pub fn from_name(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|map| map.name() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            Error::option("feature_map", format!("{name:?} is unknown; choose one of {names}"))
-        })
+        let found = Self::ALL.into_iter().find(|map| map.name() == name);
+        found.ok_or_else(|| Error::unknown_name("feature_map", name, &Self::ALL.map(Self::name)))
     }
 
     /// The family that computes the map.

@@ -20,16 +20,24 @@ pub enum Sampler {
 }
 
 impl Sampler {
+    /// Every sampler, the usual one first.
+    pub const ALL: [Sampler; 2] = [Sampler::Orthogonal, Sampler::Iid];
+
+    /// The public name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sampler::Iid => "iid",
+            Sampler::Orthogonal => "orthogonal",
+        }
+    }
+
     /// The sampler of a public name.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] that lists the names there are.
     pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "iid" => Ok(Sampler::Iid),
-            "orthogonal" => Ok(Sampler::Orthogonal),
-            _ => Err(Error::option("sampler", format!("{name:?} is unknown; choose one of iid, orthogonal"))),
-        }
+        let found = Self::ALL.into_iter().find(|sampler| sampler.name() == name);
+        found.ok_or_else(|| Error::unknown_name("sampler", name, &Self::ALL.map(Self::name)))
     }
 }
 

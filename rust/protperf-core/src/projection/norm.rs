@@ -12,16 +12,24 @@ pub enum Norm {
 }
 
 impl Norm {
+    /// Every kind of norms, the usual one first.
+    pub const ALL: [Norm; 2] = [Norm::Chi, Norm::SqrtDim];
+
+    /// The public name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Norm::Chi => "chi",
+            Norm::SqrtDim => "sqrt_dim",
+        }
+    }
+
     /// The norm of a public name.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] that lists the names there are.
     pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "chi" => Ok(Norm::Chi),
-            "sqrt_dim" => Ok(Norm::SqrtDim),
-            _ => Err(Error::option("norm", format!("{name:?} is unknown; choose one of chi, sqrt_dim"))),
-        }
+        let found = Self::ALL.into_iter().find(|norm| norm.name() == name);
+        found.ok_or_else(|| Error::unknown_name("norm", name, &Self::ALL.map(Self::name)))
     }
 }
 

@@ -1,0 +1,81 @@
+"""Backends, samplers and norms by name: those that the native module has, and no others."""
+
+import logging
+
+import numpy as np
+import pytest
+from attention_inputs import MAPS, arrays, worst
+
+import protperf
+from protperf import LogLinear, _backends, errors
+from protperf.lm.model.config import ModelConfig
+
+
+@pytest.mark.parametrize("backend", protperf.backends())
+@pytest.mark.parametrize("feature_map", MAPS)
+def test_every_backend_computes_the_same(backend, feature_map):
+    q, k, v, omega = arrays(2, 4, 70, kv_heads=2, scale=0.5)
+    padding = np.arange(140).reshape(2, 70) % 5 == 0
+    for options in ({"causal": True}, {"key_padding_mask": padding}):
+        found = protperf.favor_attention(q, k, v, omega, feature_map=feature_map, backend=backend, **options)
+        assert worst(found, protperf.favor_attention(q, k, v, omega, feature_map=feature_map, **options)) < 1e-10
+    narrow = protperf.favor_attention(*(x.astype(np.float16) for x in (q, k, v)), omega, backend=backend)
+    assert narrow.dtype == np.float16
+
+
+def test_the_reference_is_another_computation_than_the_fast_one():
+    """In float32 its bits differ from those of the kernels, so a name that is ignored shows."""
+    q, k, v, omega = arrays(1, 2, 200, dtype=np.float32)
+    record = LogLinear(omega)
+    for options in ({"omega": omega}, {"omega": None, "feature_map": record}):
+        fast, plain = (protperf.favor_attention(q, k, v, backend=name, **options) for name in ("cpu", "reference"))
+        assert 0 < worst(fast, plain) < 1e-5
+        assert np.array_equal(fast, protperf.favor_attention(q, k, v, **options))
+
+
+def test_auto_is_a_backend_and_says_which_once(caplog):
+    _backends._log_choice.cache_clear()
+    with caplog.at_level(logging.DEBUG, logger="protperf"):
+        for _ in range(3):
+            protperf.favor_attention(*arrays())
+        protperf.favor_attention(*arrays(), backend="cpu")
+    assert [(record.name, record.levelname) for record in caplog.records] == [("protperf", "DEBUG")]
+    assert caplog.records[0].getMessage() in [f"backend 'auto' is {name!r}" for name in protperf.backends()[1:]]
+    assert protperf.backends()[0] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("gpu", errors.ConfigError, 'backend "gpu" is unknown; choose one of auto, cpu, reference'),
+        ("CPU", errors.ConfigError, 'backend "CPU" is unknown'),
+        (None, errors.DtypeError, "backend must be a string, not None"),
+        (b"cpu", errors.DtypeError, "backend must be a string, not bytes"),
+    ],
+)
+def test_a_name_that_is_none_of_them_is_refused(name, kind, message):
+    with pytest.raises(kind, match=message):
+        protperf.favor_attention(*arrays(), backend=name)
+
+
+def test_samplers_and_norms_are_those_that_can_be_drawn():
+    drawn = {
+        (sampler, norm): protperf.draw_projection(6, 4, sampler=sampler, norm=norm)
+        for sampler in protperf.samplers()
+        for norm in protperf.norms()
+    }
+    assert len({omega.tobytes() for omega in drawn.values()}) == len(drawn)
+    assert np.array_equal(drawn[protperf.samplers()[0], protperf.norms()[0]], protperf.draw_projection(6, 4))
+    with pytest.raises(errors.ConfigError, match=f"choose one of {', '.join(protperf.samplers())}"):
+        protperf.draw_projection(6, 4, sampler="sobol")
+    with pytest.raises(errors.ConfigError, match=f"choose one of {', '.join(protperf.norms())}"):
+        protperf.draw_projection(6, 4, norm="one")
+
+
+def test_a_model_takes_every_sampler_and_norm_by_name():
+    for sampler in protperf.samplers():
+        for norm in protperf.norms():
+            config = ModelConfig.from_size("nano", sampler=sampler, norm=norm)
+            assert (config.sampler, config.norm) == (sampler, norm)
+    with pytest.raises(errors.ConfigError, match="sampler"):
+        ModelConfig.from_size("nano", sampler="sobol")
