@@ -49,6 +49,11 @@ class LogLinear:
         log phi_m(k) = key_directions[m] . y + key_constants[m] - sum_l key_quadratic[l] y[l]^2 / 2
 
     Shapes: directions [F,D] or, with parameters per head, [H,F,D]; quadratic [D] or [H,D]; constants [F] or [H,F].
+    Arrays for the NumPy functions; tensors for those of `protperf.torch`, which are differentiable in them.
+
+    The quadratic is diagonal, one number per axis. A full symmetric matrix is no more general: where it is
+    R diag(g) R^T with a rotation R, q, k and all directions can be multiplied by R^T beforehand, which changes no
+    product between them. And it would cost D^2 per key instead of D, as much as D more features.
 
     Attributes:
         key_directions: None takes those of the queries.

@@ -7,11 +7,21 @@ from typing import Any
 import torch
 
 from protperf import _arguments
-from protperf._feature_maps import feature_dim, find_map
+from protperf._feature_maps import LogLinear, feature_dim, find_map
 from protperf.errors import ConfigError, DtypeError, ShapeError
 from protperf.torch.inputs import computed_type
+from protperf.torch.log_linear import Parameters
 
-__all__ = ["check_attention", "check_omega", "check_options", "check_state", "check_tensor", "dtype_name"]
+__all__ = [
+    "check_attention",
+    "check_omega",
+    "check_options",
+    "check_parameters",
+    "check_state",
+    "check_tensor",
+    "dtype_name",
+    "num_features",
+]
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -84,12 +94,50 @@ def check_omega(omega: Any, q: torch.Tensor, feature_map: str) -> None:
     _arguments.check_omega(omega.shape, dtype_name(omega), q.shape, feature_map)
 
 
-def check_state(
-    state: Any, q: torch.Tensor, v: torch.Tensor, omega: torch.Tensor | None, feature_map: str, cu_seqlens: Any
-) -> None:
-    """Refuse a state of another shape or type than that of the computation."""
+def check_parameters(record: LogLinear, q: torch.Tensor, omega: Any, kernel_epsilon: Any) -> None:
+    """Refuse parameters that do not fit q or each other, and arguments that such a map does not take."""
+    if omega is not None:
+        raise ConfigError("omega cannot be given together with a LogLinear feature_map, which has directions")
+    if _arguments.check_epsilon(kernel_epsilon) is not None:
+        raise ConfigError("kernel_epsilon belongs to activation maps; a LogLinear feature_map takes none")
+    needed: tuple[int, ...] = ()
+    for name, value in zip(Parameters._fields, record.as_tuple(), strict=True):
+        if value is None and needed:
+            continue
+        check_tensor(name, value, q.device)
+        if dtype_name(value) not in _arguments.FLOATS:
+            raise DtypeError(f"{name} has type {dtype_name(value)}; convert it to float32 or float64")
+        if not needed:
+            # Heads, if there are any, and features of each.
+            needed = _rows_of(value, q)
+        axes = {"directions": (*needed, q.shape[3]), "quadratic": (*needed[:-1], q.shape[3]), "constants": needed}
+        if tuple(value.shape) != axes[name.partition("_")[2]]:
+            found = f"{name} has shape {list(value.shape)}"
+            raise ShapeError(f"{found}, needed is {list(axes[name.partition('_')[2]])} as query_directions has it")
+
+
+def _rows_of(directions: torch.Tensor, q: torch.Tensor) -> tuple[int, ...]:
+    """Sizes of all axes but the last of directions that fit q."""
+    shape = directions.shape
+    if len(shape) not in (2, 3):
+        raise ShapeError(f"query_directions has {len(shape)} axes; it must be [F,D] or [H,F,D]")
+    if shape[-1] != q.shape[3]:
+        raise ShapeError(f"query_directions has {shape[-1]} columns but q has head_dim {q.shape[3]}")
+    if shape[-2] == 0:
+        raise ShapeError("query_directions has no rows; at least 1 feature is needed")
+    if len(shape) == 3 and shape[0] != q.shape[1]:
+        raise ShapeError(f"query_directions has {shape[0]} heads but q has {q.shape[1]}")
+    return tuple(shape[:-1])
+
+
+def num_features(feature_map: str, q: torch.Tensor, omega: torch.Tensor | None) -> int:
+    """F of a checked call of a map with a name."""
+    return feature_dim(feature_map, q.shape[3] if omega is None else omega.shape[-2])
+
+
+def check_state(state: Any, q: torch.Tensor, v: torch.Tensor, features: int, cu_seqlens: Any) -> None:
+    """Refuse a state of another shape or type than that of the computation with so many features."""
     check_tensor("state", state, q.device)
-    features = feature_dim(feature_map, q.shape[3] if omega is None else omega.shape[-2])
     lines = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     needed = [lines, q.shape[1], features, v.shape[3] + 2]
     if list(state.shape) != needed:

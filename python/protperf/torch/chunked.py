@@ -35,6 +35,7 @@ from protperf.torch.exponents import exponent_of, power_of_two
 from protperf.torch.features import Features
 from protperf.torch.inputs import Call, Options, poisoned
 from protperf.torch.lines import Lines, RowCollector, StateCollector
+from protperf.torch.log_linear import Parameters
 from protperf.torch.states import State
 
 __all__ = ["Output", "favor_attention", "forward", "square_halves"]
@@ -56,12 +57,15 @@ def favor_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    omega: torch.Tensor | None,
+    omega: torch.Tensor | Parameters | None,
     state: torch.Tensor | None = None,
     *,
     options: Options,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output and final state of a checked call, differentiable in every mode and any number of times."""
+    """Output and final state of a checked call, differentiable in every mode and any number of times.
+
+    In omega's place stand the parameters of a map that is given by them; `options.feature_map` then says nothing.
+    """
     with without_autocast(q.device):
         done = forward(q, k, v, omega, state, options, in_place=False)
     return done.out, done.state
@@ -71,7 +75,7 @@ def forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    omega: torch.Tensor | None,
+    omega: torch.Tensor | Parameters | None,
     state: torch.Tensor | None,
     options: Options,
     *,

@@ -13,6 +13,7 @@ each of its own terms, so again no exponent that is formed is much above 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,18 +24,19 @@ from protperf.torch.exponents import NIL, power_of_two
 from protperf.torch.features import Features
 from protperf.torch.inputs import Call, Keys, Options
 from protperf.torch.lines import Lines, RowCollector, StateCollector
+from protperf.torch.log_linear import Parameters
 from protperf.torch.states import State
 
 __all__ = ["Gradients", "backward"]
 
 
 class Gradients(NamedTuple):
-    """Gradients of the inputs, in their types; `omega` where it was asked for, `state` [..,F,2+E]."""
+    """Gradients of the inputs, in their types; of the map's parameters where asked for; `state` [..,F,2+E]."""
 
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    omega: torch.Tensor | None
+    parameters: tuple[torch.Tensor | None, ...]
     state: torch.Tensor
 
 
@@ -53,16 +55,19 @@ class _Queries(NamedTuple):
 def backward(
     grad: torch.Tensor,
     grad_state: torch.Tensor | None,
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | Parameters | None, torch.Tensor | None],
     out: torch.Tensor,
     den: torch.Tensor,
     options: Options,
     *,
-    with_omega: bool,
+    with_parameters: bool,
 ) -> Gradients:
-    """Gradients of q, k, v, omega and the initial state (`inputs`), given those of the output and the final state."""
+    """Gradients of q, k, v, omega and the initial state (`inputs`), given those of the output and the final state.
+
+    In omega's place stand the parameters of a map that is given by them.
+    """
     q, k, v, omega, state = inputs
-    return _Backward(Call(q, k, v, omega, options), grad, grad_state, state, out, den, with_omega).run()
+    return _Backward(Call(q, k, v, omega, options), grad, grad_state, state, out, den, with_parameters).run()
 
 
 class _Backward:
@@ -74,20 +79,20 @@ class _Backward:
         state: torch.Tensor | None,
         out: torch.Tensor,
         den: torch.Tensor,
-        with_omega: bool,
+        with_parameters: bool,
     ) -> None:
         self.call, self.grad, self.grad_state, self.state, self.out, self.den = call, grad, grad_state, state, out, den
-        self.with_omega = with_omega
+        self.with_parameters = with_parameters
         self.dq, self.dk, self.dv = (RowCollector(x.shape, x, x.dtype, True) for x in (call.q, call.k, call.v))
         shape = [call.num_states, call.heads, call.map.width, 2 + call.value_dim]
         self.dstate = StateCollector(shape, call.q, call.dtype)
-        self.ddirections: torch.Tensor | None = None
+        self.dparameters: dict[str, torch.Tensor] = {}
 
     def run(self) -> Gradients:
         for lines in self.call.lines:
             self.dstate.put(lines, self._causal(lines) if self.call.options.causal else self._noncausal(lines))
-        omega = self._omega_gradient() if self.with_omega else None
-        return Gradients(self.dq.result(), self.dk.result(), self.dv.result(), omega, self.dstate.result())
+        parameters = self.call.parameter_gradients(self.dparameters) if self.with_parameters else ()
+        return Gradients(self.dq.result(), self.dk.result(), self.dv.result(), parameters, self.dstate.result())
 
     def _causal(self, lines: Lines) -> torch.Tensor:
         call = self.call
@@ -153,8 +158,8 @@ class _Backward:
     def _put_query_gradient(self, lines: Lines, low: int, queries: _Queries, dfeatures: torch.Tensor) -> None:
         # Values were scaled, and so was all that v~ went into.
         dfeatures = dfeatures * self.call.value_unscale
-        dx, ddirections = self.call.map.queries_gradient(queries.rows, queries.features, dfeatures)
-        self._add_directions(ddirections)
+        dx, dparameters = self.call.map.queries_gradient(queries.rows, queries.features, dfeatures)
+        self._add_parameters(dparameters)
         self.dq.put(lines, low, dx)
 
     def _put_key_gradient(
@@ -167,22 +172,16 @@ class _Backward:
         dpayload: torch.Tensor,
     ) -> None:
         dfeatures = dfeatures * self.call.value_unscale
-        dx, ddirections = self.call.map.keys_gradient(keys.rows, features, dfeatures)
-        self._add_directions(ddirections)
+        dx, dparameters = self.call.map.keys_gradient(keys.rows, features, dfeatures)
+        self._add_parameters(dparameters)
         exists = (keys.keep | keys.bad)[..., None]
         self.dk.put(lines, low, self.call.for_key_heads(torch.where(exists, dx, 0.0)))
         self.dv.put(lines, low, self.call.for_key_heads(torch.where(exists, dpayload[..., :-1], 0.0)))
 
-    def _add_directions(self, ddirections: torch.Tensor | None) -> None:
-        if self.with_omega and ddirections is not None:
-            self.ddirections = ddirections if self.ddirections is None else self.ddirections + ddirections
-
-    def _omega_gradient(self) -> torch.Tensor:
-        omega = self.call.omega
-        assert omega is not None
-        if self.ddirections is None:
-            return torch.zeros_like(omega)
-        return self.call.map.omega_gradient(self.ddirections).to(omega.dtype)
+    def _add_parameters(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        for name, gradient in gradients.items() if self.with_parameters else ():
+            before = self.dparameters.get(name)
+            self.dparameters[name] = gradient if before is None else before + gradient
 
     def _last_cotangent(self, lines: Lines, reference: torch.Tensor, bad: torch.Tensor) -> State:
         """Where the second pass starts: the gradient of the final state, as of a query that reads it."""

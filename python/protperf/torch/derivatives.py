@@ -19,7 +19,7 @@ from protperf.torch import chunked
 from protperf.torch.inputs import Options
 from protperf.torch.memory import translate_out_of_memory
 
-__all__ = ["define", "define_gradient"]
+__all__ = ["define", "define_gradient", "second_gradient"]
 
 
 def _first_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -64,22 +64,22 @@ def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor,
 
 def _favor_second_gradient(ctx: Any, dq: Any, dk: Any, dv: Any, domega: Any) -> tuple[Any, ...]:
     grad, q, k, v, omega, _, _, *masks = ctx.saved_tensors
-    found = _second_gradient(
+    found = second_gradient(
+        _attention(Options(*ctx.options, *masks)),
         {"out": grad},
         {"q": q, "k": k, "v": v, "omega": omega},
         {"q": dq, "k": dk, "v": dv, "omega": domega if ctx.with_omega else None},
-        Options(*ctx.options, *masks),
     )
     return tuple(found.get(name) for name in ("out", "q", "k", "v", "omega")) + (None,) * 8
 
 
 def _favor_state_second_gradient(ctx: Any, dq: Any, dk: Any, dv: Any, domega: Any, dstate: Any) -> tuple[Any, ...]:
     grad, grad_state, q, k, v, omega, state, _, _, _, *masks = ctx.saved_tensors
-    found = _second_gradient(
+    found = second_gradient(
+        _attention(Options(*ctx.options, *masks)),
         {"out": grad, "after": grad_state},
         {"q": q, "k": k, "v": v, "omega": omega, "state": state},
         {"q": dq, "k": dk, "v": dv, "omega": domega if ctx.with_omega else None, "state": dstate},
-        Options(*ctx.options, *masks),
     )
     return tuple(found.get(name) for name in ("out", "after", "q", "k", "v", "omega", "state")) + (None,) * 9
 
@@ -88,17 +88,25 @@ _Optional = Mapping[str, torch.Tensor | None]
 _Present = dict[str, torch.Tensor]
 
 
-def _second_gradient(grads: _Optional, inputs: _Optional, cotangents: _Optional, options: Options) -> _Present:
-    """Gradients of `grads` and `inputs` through the first gradients of `inputs`, whose own are `cotangents`.
-
-    out and den, which the operators are given too, are functions of the inputs: all is computed again from those, so
-    that the whole derivative is here, and is recorded in turn where a third one is wanted.
-    """
+def _attention(options: Options) -> Callable[[_Present], _Present]:
+    """Outputs by name from inputs by name."""
 
     def attention(inputs: _Present) -> _Present:
         q, k, v = (inputs[name] for name in "qkv")
         out, after = chunked.favor_attention(q, k, v, inputs.get("omega"), inputs.get("state"), options=options)
         return {"out": out, "after": after}
+
+    return attention
+
+
+def second_gradient(
+    attention: Callable[[_Present], _Present], grads: _Optional, inputs: _Optional, cotangents: _Optional
+) -> _Present:
+    """Gradients of `grads` and `inputs` through the first gradients of `inputs`, whose own are `cotangents`.
+
+    out and den, which the operators are given too, are functions of the inputs: all is computed again from those by
+    `attention`, so that the whole derivative is here, and is recorded in turn where a third one is wanted.
+    """
 
     def first_gradients(grads: _Present, inputs: _Present) -> _Present:
         outputs, pull_back, *_ = torch.func.vjp(attention, inputs)

@@ -15,7 +15,7 @@ A factor that a whole query row carries cancels in the quotient, so queries leav
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,9 +25,9 @@ from protperf._feature_maps import find_map
 from protperf.errors import ConfigError
 from protperf.torch.exponents import NIL, exponent_of, power_of_two, split
 
-__all__ = ["FeatureMap", "Features", "check_epsilon"]
+__all__ = ["LOG2_E", "FeatureMap", "Features", "check_epsilon", "limited", "without"]
 
-_LOG2_E = 1 / math.log(2.0)
+LOG2_E = 1 / math.log(2.0)
 _MAX_INPUT = 1e15
 """Scaled inputs saturate here, so that no product of finite inputs overflows."""
 
@@ -43,6 +43,20 @@ class Features(NamedTuple):
 
     mantissa: torch.Tensor
     exponent: torch.Tensor
+
+
+def limited(x: torch.Tensor, scale: float) -> torch.Tensor:
+    """Rows that saturate where they would be too large once multiplied by `scale`."""
+    limit = _MAX_INPUT / scale
+    return x.clamp(-limit, limit)
+
+
+def without(features: Features, keep: torch.Tensor | None) -> Features:
+    """Features of rows; those that `keep` [n,H,C] leaves out are zero and raise no reference."""
+    if keep is None:
+        return features
+    keep = keep.unsqueeze(-1)
+    return Features(torch.where(keep, features.mantissa, 0.0), torch.where(keep, features.exponent, NIL))
 
 
 def check_epsilon(feature_map: str, kernel_epsilon: float | None) -> float:
@@ -127,38 +141,34 @@ class FeatureMap:
 
     def queries(self, x: torch.Tensor) -> Features:
         """Features of query rows [n,H,C,D]."""
-        return self._features(self._limited(x), is_key=False)
+        return self._features(limited(x, self._input_scale), is_key=False)
 
     def keys(self, y: torch.Tensor, keep: torch.Tensor | None) -> Features:
         """Features of key rows [n,H,C,D]; those that `keep` [n,H,C] leaves out are zero and raise no reference."""
-        features = self._features(self._limited(y), is_key=True)
-        if keep is None:
-            return features
-        keep = keep.unsqueeze(-1)
-        return Features(torch.where(keep, features.mantissa, 0.0), torch.where(keep, features.exponent, NIL))
+        return without(self._features(limited(y, self._input_scale), is_key=True), keep)
 
     def queries_gradient(
         self, x: torch.Tensor, features: Features, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Gradients of query rows and, summed over rows, of the scaled directions [H,P,D], from that of mantissas."""
-        return self._pull_back(self._limited(x), features, gradient, is_key=False)
+        return self._pull_back(limited(x, self._input_scale), features, gradient, is_key=False)
 
     def keys_gradient(
         self, y: torch.Tensor, features: Features, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """As `queries_gradient`, for key rows."""
-        return self._pull_back(self._limited(y), features, gradient, is_key=True)
+        return self._pull_back(limited(y, self._input_scale), features, gradient, is_key=True)
 
-    def omega_gradient(self, ddirections: torch.Tensor) -> torch.Tensor:
-        """The gradient of omega from the sum [H,P,D] of what the gradients above gave."""
-        assert self.omega is not None
+    def parameter_gradients(self, sums: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+        """The gradient of omega, from the sums of what the gradients above gave; None where there is no omega."""
+        if self.omega is None:
+            return (None,)
+        if "directions" not in sums:
+            return (torch.zeros_like(self.omega),)
+        ddirections = sums["directions"]
         if self.omega.dim() == 2:
             ddirections = ddirections.sum(0)
-        return directions_gradient(self.name, self.omega, ddirections * self._input_scale)
-
-    def _limited(self, x: torch.Tensor) -> torch.Tensor:
-        limit = _MAX_INPUT / self._input_scale
-        return x.clamp(-limit, limit)
+        return (directions_gradient(self.name, self.omega, ddirections * self._input_scale),)
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
         return x * self._input_scale if self._directions is None else x @ self._directions.mT
@@ -170,19 +180,19 @@ class FeatureMap:
         projected = self._project(x)
         if self.family == "exponential":
             log = projected - self._half_norm(x) if is_key else projected
-            return Features(*split(log * _LOG2_E))
+            return Features(*split(log * LOG2_E))
         if self.family == "activation":
             function, _ = _ACTIVATIONS[self.name]
             return _row_scaled(function(projected) + self.epsilon)
         waves = torch.cat([projected.cos(), projected.sin()], -1)
         if not is_key:
             return Features(waves, torch.zeros_like(waves[..., :1]))
-        mantissa, exponent = split(self._half_norm(x) * _LOG2_E)
+        mantissa, exponent = split(self._half_norm(x) * LOG2_E)
         return Features(waves * mantissa, exponent)
 
     def _pull_back(
         self, x: torch.Tensor, features: Features, gradient: torch.Tensor, is_key: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         mantissa, exponent = features
         dlog = gradient * mantissa
         if self.family == "exponential":
@@ -195,11 +205,11 @@ class FeatureMap:
             dcosines, dsines = gradient.chunk(2, -1)
             dprojected, dhalf_norm = dsines * cosines - dcosines * sines, dlog.sum(-1, keepdim=True)
         if self._directions is None:
-            return dprojected * self._input_scale, None
+            return dprojected * self._input_scale, {}
         dx, ddirections = dprojected @ self._directions, (dprojected.mT @ x).sum(0)
         if is_key and dhalf_norm is not None:
             dx = dx + dhalf_norm * self._input_scale**2 * x
-        return dx, ddirections
+        return dx, {"directions": ddirections}
 
 
 def _row_scaled(values: torch.Tensor) -> Features:

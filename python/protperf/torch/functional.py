@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
 
-import protperf.torch.ops  # noqa: F401  defines torch.ops.protperf
+import protperf.torch.log_linear_ops
+import protperf.torch.ops
+from protperf import _arguments
+from protperf._feature_maps import LogLinear
 from protperf.errors import DtypeError, ShapeError
 from protperf.torch import chunked, states
 from protperf.torch.autocast import autocast
-from protperf.torch.checks import check_attention, check_omega, check_options, check_state, check_tensor, dtype_name
+from protperf.torch.checks import (
+    check_attention,
+    check_omega,
+    check_options,
+    check_parameters,
+    check_state,
+    check_tensor,
+    dtype_name,
+    num_features,
+)
 from protperf.torch.features import check_epsilon
 from protperf.torch.inputs import Options
+from protperf.torch.log_linear import Parameters
 from protperf.torch.memory import translate_out_of_memory
 
 __all__ = ["favor_attention", "favor_attention_with_state", "merge_states"]
@@ -24,13 +39,15 @@ def favor_attention(
     v: torch.Tensor,
     omega: torch.Tensor | None,
     *,
-    feature_map: str = "positive",
+    feature_map: str | LogLinear = "positive",
     causal: bool = False,
     cu_seqlens: torch.Tensor | None = None,
     key_padding_mask: torch.Tensor | None = None,
     kernel_epsilon: float | None = None,
 ) -> torch.Tensor:
     """Estimate softmax attention in time linear in sequence length; differentiable in q, k, v and omega.
+
+    With `feature_map=LogLinear(..)`, whose fields are tensors, also in those: a map whose parameters are learnt.
 
     Shapes: q [B,H,L,D], k [B,Hk,S,D], v [B,Hk,S,E] with H a multiple of Hk, omega [M,D] or [H,M,D]; returns [B,H,L,E]
     in q's type, for any strides. bfloat16 and float16 are computed in float32. Under autocast q, k and v are cast
@@ -46,6 +63,9 @@ def favor_attention(
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """
     q, k, v = autocast(q, k, v)
+    if isinstance(feature_map, LogLinear):
+        _check_log_linear(q, k, v, omega, feature_map, causal, cu_seqlens, key_padding_mask, kernel_epsilon)
+        return _log_linear(q, k, v, None, False, feature_map, causal, cu_seqlens, key_padding_mask)[0]
     causal = check_options(feature_map, causal)
     check_attention(q, k, v, causal, cu_seqlens, key_padding_mask)
     check_omega(omega, q, feature_map)
@@ -65,7 +85,7 @@ def favor_attention_with_state(
     omega: torch.Tensor | None,
     state: torch.Tensor | None = None,
     *,
-    feature_map: str = "positive",
+    feature_map: str | LogLinear = "positive",
     causal: bool = True,
     cu_seqlens: torch.Tensor | None = None,
     key_padding_mask: torch.Tensor | None = None,
@@ -89,18 +109,57 @@ def favor_attention_with_state(
         ShapeError, DtypeError, ConfigError: as `favor_attention`.
     """
     q, k, v = autocast(q, k, v)
-    causal = check_options(feature_map, causal)
     if isinstance(k, torch.Tensor) and k.dim() == 4 and k.shape[2] == 0:
-        causal = False
+        causal = _arguments.check_flag("causal", causal) and False
+    if isinstance(feature_map, LogLinear):
+        _check_log_linear(q, k, v, omega, feature_map, causal, cu_seqlens, key_padding_mask, kernel_epsilon)
+        if state is not None:
+            check_state(state, q, v, Parameters.of(feature_map).num_features, cu_seqlens)
+        return _log_linear(q, k, v, state, True, feature_map, causal, cu_seqlens, key_padding_mask)
+    causal = check_options(feature_map, causal)
     check_attention(q, k, v, causal, cu_seqlens, key_padding_mask)
     check_omega(omega, q, feature_map)
     if state is not None:
-        check_state(state, q, v, omega, feature_map, cu_seqlens)
+        check_state(state, q, v, num_features(feature_map, q, omega), cu_seqlens)
     epsilon = check_epsilon(feature_map, kernel_epsilon)
     options = Options(feature_map, causal, epsilon, cu_seqlens, key_padding_mask)
     if _is_transformed():
         return chunked.favor_attention(q, k, v, omega, state, options=options)
     out, _, after = torch.ops.protperf.favor_state(q, k, v, omega, state, *options)
+    return out, after
+
+
+def _check_log_linear(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    omega: torch.Tensor | None,
+    record: LogLinear,
+    causal: bool,
+    cu_seqlens: torch.Tensor | None,
+    key_padding_mask: torch.Tensor | None,
+    kernel_epsilon: float | None,
+) -> None:
+    check_attention(q, k, v, _arguments.check_flag("causal", causal), cu_seqlens, key_padding_mask)
+    check_parameters(record, q, omega, kernel_epsilon)
+
+
+def _log_linear(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    state: torch.Tensor | None,
+    with_state: bool,
+    record: LogLinear,
+    *options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A checked call with a map that is given by its parameters; the final state is empty unless it is asked for."""
+    parameters = Parameters.of(record)
+    if _is_transformed():
+        return chunked.favor_attention(
+            q, k, v, parameters, state, options=protperf.torch.log_linear_ops.options_of(*options)
+        )
+    out, _, after = torch.ops.protperf.log_linear(q, k, v, *parameters, state, with_state, *options)
     return out, after
 
 

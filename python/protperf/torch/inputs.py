@@ -7,6 +7,7 @@ state is not, are flagged whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from protperf.torch import states
 from protperf.torch.exponents import exponent_of, power_of_two
 from protperf.torch.features import FeatureMap
 from protperf.torch.lines import Lines, batch_lines, packed_lines
+from protperf.torch.log_linear import LogLinearMap, Parameters
 from protperf.torch.states import State
 
 __all__ = ["Call", "Keys", "Options", "computed_type", "poisoned"]
@@ -56,25 +58,43 @@ class Call:
     """The tensors of one call, its feature map, and how its rows are walked."""
 
     def __init__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tensor | None, options: Options
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        omega: torch.Tensor | Parameters | None,
+        options: Options,
     ) -> None:
         self.q, self.k, self.v = q, k, v
         self.options = options
         self.dtype = computed_type(q.dtype)
         self.batch, self.heads, self.q_len, self.head_dim = q.shape
         self.kv_len, self.value_dim = v.shape[2], v.shape[3]
-        self.bad_heads = torch.zeros(self.heads, dtype=torch.bool, device=q.device)
-        self.omega = omega
-        if omega is not None:
-            omega = omega.to(self.dtype)
-            finite = omega.isfinite()
-            self.bad_heads = (~finite.all(-1).all(-1)).expand(self.heads)
-            omega = torch.where(finite, omega, 0.0)
-        self.map = FeatureMap(options.feature_map, omega, self.head_dim, options.kernel_epsilon)
+        self.bad_heads, self.map = self._map(omega)
+        self._parameters = omega if isinstance(omega, Parameters) else (omega,)
         self.chunk_size = CHUNK_SIZE
         self.lines = self._lines()
         power = _value_power(v, self.dtype)
         self.value_scale, self.value_unscale = power_of_two(-power), power_of_two(power)
+
+    def _map(self, omega: torch.Tensor | Parameters | None) -> tuple[torch.Tensor, FeatureMap | LogLinearMap]:
+        """Heads whose numbers are not all finite, bool [H], and the map, in which such numbers are 0."""
+        if isinstance(omega, Parameters):
+            return omega.bad_heads(self.heads), LogLinearMap(omega.usable(self.dtype), self.head_dim)
+        bad_heads = torch.zeros(self.heads, dtype=torch.bool, device=self.q.device)
+        if omega is not None:
+            omega = omega.to(self.dtype)
+            finite = omega.isfinite()
+            bad_heads = (~finite.all(-1).all(-1)).expand(self.heads)
+            omega = torch.where(finite, omega, 0.0)
+        name, epsilon = self.options.feature_map, self.options.kernel_epsilon
+        return bad_heads, FeatureMap(name, omega, self.head_dim, epsilon)
+
+    def parameter_gradients(self, sums: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of omega or of the parameters, in their types, from the sums of those that rows gave."""
+        found = self.map.parameter_gradients(sums)
+        pairs = zip(found, self._parameters, strict=True)
+        return tuple(None if x is None or given is None else x.to(given.dtype) for x, given in pairs)
 
     def _lines(self) -> list[Lines]:
         borders = self.options.cu_seqlens

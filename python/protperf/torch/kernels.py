@@ -105,9 +105,10 @@ def chunked_favor_state_backward(
         grad = out.new_zeros(()).expand(out.shape)
     with without_autocast(q.device):
         found = chunked_backward.backward(
-            grad, grad_state, (q, k, v, omega, state), out, den, Options(*options), with_omega=with_omega
+            grad, grad_state, (q, k, v, omega, state), out, den, Options(*options), with_parameters=with_omega
         )
-    domega = q.new_empty(0) if found.omega is None else found.omega
+    (domega,) = found.parameters or (None,)
+    domega = q.new_empty(0) if domega is None else domega
     dstate = den.new_empty(0) if state is None else found.state
     return found.q, found.k, found.v, domega, dstate
 
