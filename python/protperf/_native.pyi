@@ -235,3 +235,10 @@ class FastaBatch:
     lines: bytes
     flags: bytes
     rejected: list[tuple[int, str, int, int, str]]
+
+class FileBytes:
+    """The bytes of one input after decompression, in pieces."""
+
+    def __init__(self, path: str | PathLike[str]) -> None: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+    def __next__(self) -> bytes: ...

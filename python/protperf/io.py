@@ -37,6 +37,7 @@ __all__ = [
     "decode",
     "encode",
     "flag_names",
+    "read_bytes",
     "read_tokens",
     "scan",
 ]
@@ -276,6 +277,19 @@ def scan(
     """Iterate over single records; arguments and errors are those of `read_tokens`."""
     reader = read_tokens(paths, residues=residues, seq_col=seq_col, id_col=id_col)
     return (record for batch in reader for record in batch)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Iterate over the bytes of a file after decompression, in pieces of at most 128 KiB.
+
+    Args:
+        path: a file, plain or compressed as those of `read_tokens` may be; `-` is standard input.
+
+    Raises:
+        FileError: missing, unreadable, a directory, or changed while it was read.
+        FastaError: compressed data that is cut short or corrupt, or an archive that is not supported.
+    """
+    return _native.FileBytes(os.fspath(path))
 
 
 def encode(sequence: str, *, residues: str = "map", name: str = "<sequence>") -> tuple[NDArray[np.uint8], int]:

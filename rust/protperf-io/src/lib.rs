@@ -20,4 +20,4 @@ pub use checksum::checksums;
 pub use decompress::{Compression, WINDOW_LIMIT, decompress};
 pub use error::{CompressionFault, ReadError};
 pub use reader::{FileBatch, ReadOptions, Reader, Step, Summary};
-pub use source::{Input, Interrupt};
+pub use source::{Input, Interrupt, Source};

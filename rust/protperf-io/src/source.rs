@@ -65,8 +65,8 @@ pub type Interrupt = Arc<dyn Fn() -> bool + Send + Sync>;
 /// The system's error that caused an error of a decoder, since decoders may wrap or lose it.
 type Slot = Arc<Mutex<Option<io::Error>>>;
 
-/// An opened input.
-pub(crate) struct Source {
+/// An opened input, and its bytes after decompression.
+pub struct Source {
     label: Arc<str>,
     compression: Compression,
     bytes: Bytes,
@@ -81,7 +81,11 @@ enum Bytes {
 }
 
 impl Source {
-    pub(crate) fn open(input: &Input, memory_map: bool, interrupt: Interrupt) -> Result<Self, ReadError> {
+    /// Open an input and recognise its compression.
+    ///
+    /// # Errors
+    /// It cannot be opened or read, or is compressed in a way that is not supported.
+    pub fn open(input: &Input, memory_map: bool, interrupt: Interrupt) -> Result<Self, ReadError> {
         let label: Arc<str> = input.label().into();
         let slot = Slot::default();
         let refused = |source| ReadError::Io { path: label.to_string(), source };
@@ -106,12 +110,16 @@ impl Source {
         Ok(Self { label, compression, bytes, slot, opened })
     }
 
-    pub(crate) fn label(&self) -> &Arc<str> {
+    /// How messages name the input.
+    pub fn label(&self) -> &Arc<str> {
         &self.label
     }
 
-    /// The next bytes after decompression; empty at the end of the input.
-    pub(crate) fn next_piece(&mut self) -> Result<&[u8], ReadError> {
+    /// The next bytes after decompression, at most 128 KiB; empty at the end of the input.
+    ///
+    /// # Errors
+    /// It cannot be read, was changed meanwhile, or its compressed data is cut short or corrupt.
+    pub fn next_piece(&mut self) -> Result<&[u8], ReadError> {
         let Self { label, compression, bytes, slot, opened } = self;
         let piece = match bytes {
             Bytes::Mapped { mapping, position } => {

@@ -13,7 +13,7 @@ use protperf_core::Error;
 use protperf_core::alphabet::VOCABULARY;
 use protperf_core::fasta::{Columns, FastaError, FastaErrorKind, Rejection, ResiduePolicy, Scanner, flag};
 use protperf_core::try_filled;
-use protperf_io::{FileBatch, Input, ReadError, ReadOptions, Reader, Step, checksums};
+use protperf_io::{FileBatch, Input, Interrupt, ReadError, ReadOptions, Reader, Source, Step, checksums};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
@@ -29,6 +29,7 @@ use crate::errors::{panicked, raise, to_python};
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<FastaReader>()?;
     module.add_class::<FastaBatch>()?;
+    module.add_class::<FileBytes>()?;
     module.add_function(wrap_pyfunction!(scan_sequence, module)?)?;
     module.add_function(wrap_pyfunction!(sequence_checksums, module)?)?;
     module.add_function(wrap_pyfunction!(fasta_flags, module)?)?;
@@ -40,8 +41,25 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 struct FastaReader {
     // Used through `&mut self` only; the lock makes the class `Sync`.
     reader: Mutex<Reader>,
-    /// The exception that a signal handler raised while a read waited.
-    raised: Arc<Mutex<Option<PyErr>>>,
+    raised: Raised,
+}
+
+/// The exception that a signal handler raised while a read waited.
+type Raised = Arc<Mutex<Option<PyErr>>>;
+
+fn interrupt_into(raised: &Raised) -> Interrupt {
+    let kept = raised.clone();
+    Arc::new(move || {
+        let outcome = Python::attach(|py| py.check_signals());
+        let stops = outcome.is_err();
+        *kept.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
+        stops
+    })
+}
+
+fn interrupted(raised: &Raised) -> PyErr {
+    let error = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+    error.unwrap_or_else(|| PyKeyboardInterrupt::new_err(()))
 }
 
 #[pymethods]
@@ -57,14 +75,8 @@ impl FastaReader {
         memory_map: bool,
         py: Python<'_>,
     ) -> PyResult<Self> {
-        let raised = Arc::new(Mutex::new(None));
-        let kept = raised.clone();
-        let interrupt = Arc::new(move || {
-            let outcome = Python::attach(|py| py.check_signals());
-            let stops = outcome.is_err();
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
-            stops
-        });
+        let raised = Raised::default();
+        let interrupt = interrupt_into(&raised);
         let columns = columns.map(|(sequence, id)| Columns { sequence, id });
         let options = ReadOptions {
             policy: policy(py, residues)?,
@@ -94,10 +106,7 @@ impl FastaReader {
                 Ok(Ok(Step::More)) => py.check_signals()?,
                 Ok(Ok(Step::Batch(batch))) => return guarded(py, || FastaBatch::new(py, *batch).map(Some)),
                 Ok(Ok(Step::Done)) => return Ok(None),
-                Ok(Err(ReadError::Interrupted)) => {
-                    let error = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    return Err(error.unwrap_or_else(|| PyKeyboardInterrupt::new_err(())));
-                }
+                Ok(Err(ReadError::Interrupted)) => return Err(interrupted(raised)),
                 Ok(Err(error)) => return Err(read_error(py, error)),
                 Err(payload) => {
                     reader.stop();
@@ -133,6 +142,49 @@ fn step_for(reader: &mut Reader, limit: Duration) -> Result<Step, ReadError> {
             Step::More if start.elapsed() < limit => {}
             step => return Ok(step),
         }
+    }
+}
+
+/// Iterates over the bytes of one input after decompression, for readers of other text than sequences.
+#[pyclass(module = "protperf._native")]
+struct FileBytes {
+    // As in `FastaReader`. `None` after the end or an error.
+    source: Mutex<Option<Source>>,
+    raised: Raised,
+}
+
+#[pymethods]
+impl FileBytes {
+    #[new]
+    fn new(path: PathBuf, py: Python<'_>) -> PyResult<Self> {
+        let raised = Raised::default();
+        let interrupt = interrupt_into(&raised);
+        let opened = py.detach(|| Source::open(&Input::from(OsString::from(path)), false, interrupt));
+        let source = opened.map_err(|error| match error {
+            ReadError::Interrupted => interrupted(&raised),
+            other => read_error(py, other),
+        })?;
+        Ok(Self { source: Mutex::new(Some(source)), raised })
+    }
+
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Py<PyBytes>>> {
+        let Self { source, raised } = self;
+        let slot = source.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut source) = slot.take() else { return Ok(None) };
+        py.check_signals()?;
+        guarded(py, || match py.detach(|| source.next_piece().map(<[u8]>::to_vec)) {
+            Ok(piece) if piece.is_empty() => Ok(None),
+            Ok(piece) => {
+                *slot = Some(source);
+                Ok(Some(PyBytes::new(py, &piece).unbind()))
+            }
+            Err(ReadError::Interrupted) => Err(interrupted(raised)),
+            Err(error) => Err(read_error(py, error)),
+        })
     }
 }
 
