@@ -25,11 +25,17 @@ from protperf.lm.tables.table import Table
 from protperf.lm.training.request import TRAINING_OPTIONS, read_request
 from protperf.lm.training.run import train_run
 from protperf.lm.training.signals import raise_for
+from protperf.lm.variants.job import VariantsJob, VariantTable
+from protperf.lm.variants.options import OffsetOptions, StrategyOptions, VariantOptions
+from protperf.lm.variants.reader import is_file_name
+from protperf.lm.variants.score import Ensemble
+from protperf.lm.variants.wild_type import read_wild_type
 
 __all__ = ["Model", "Table", "load", "score", "train"]
 
 _SCORING = [*pick(ScoreOptions), *pick(ReadingOptions)]
 _TABLE = pick(TableOptions, "format", "resume", "force")
+_VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
 
 
 class Model:
@@ -120,6 +126,42 @@ class Model:
         for text in summary.warnings:
             warnings.warn(text, stacklevel=2)
         return summary
+
+    @takes(_VARIANTS)
+    def variants(
+        self, wild_type: Any, variants: Any, *, also: Sequence[str | os.PathLike[str] | Model] = (), **options: Any
+    ) -> VariantTable:
+        """Scores of variants of one protein, in nats: above 0 where the model prefers the variant.
+
+        Args:
+            wild_type: residues as text, a `Bio.SeqRecord`, a pair (id, sequence), or a file with one record.
+            variants: one variant or several (`A24G`, `A24G:D50N`, `p.Ala24Gly`, `A24_G26del`, `K30_L31insGS`, `WT`),
+                or the path of a table or a list of them, whose other columns are kept.
+            also: further models, or their paths; the score is the mean of all.
+            options: those below. A `UserWarning` says how many variants `invalid="nan"` left without a score. With
+                `label_col`, the table's `metrics` say how well the scores agree with the measured values.
+
+        Raises:
+            ConfigError: a strategy that a model was not trained for. DataError: a variant that contradicts the wild
+            type, repeats a site, lies outside or cannot be read, with its place; a fault of the table. FileError: a
+            file that cannot be read.
+        """
+        check_fork()
+        given = from_keywords(options, _VARIANTS)
+        wild = read_wild_type(wild_type, instance(OffsetOptions, given).offset)
+        strategy = instance(StrategyOptions, given)
+        single = isinstance(variants, (str, os.PathLike))
+        is_file = isinstance(variants, os.PathLike) or (isinstance(variants, str) and is_file_name(variants))
+        source = os.fspath(variants) if is_file else [variants] if single else list(variants)
+        job = VariantsJob(source, wild, instance(VariantOptions, given), strategy, TableOptions())
+        models = [self, *(each if isinstance(each, Model) else load(each, **self._loading()) for each in also)]
+        table = job.table(Ensemble([model._loaded.engine for model in models], wild, strategy))
+        for text in table.warnings:
+            warnings.warn(text, stacklevel=2)
+        return table
+
+    def _loading(self) -> dict[str, str]:
+        return {"device": self._options.device, "dtype": self._options.dtype}
 
 
 @takes(pick(LoadOptions))

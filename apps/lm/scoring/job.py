@@ -97,7 +97,7 @@ class ScoreJob:
                 digests = [file_digest(path, stage.update) for path in self._fasta]
         options = {**self._reading.to_mapping(), **self._scoring.to_mapping(), "method": method, "dtype": dtype}
         total = None if work is None else work.tokens
-        return PreparedJob(loaded, method, total, _fingerprint(loaded, digests, options))
+        return PreparedJob(loaded, method, total, fingerprint(loaded, digests, options))
 
     def write(self, job: PreparedJob, watch: Watch | None = None) -> ScoreSummary:
         """Write the table.
@@ -167,7 +167,8 @@ def _skipped(records: Iterator[io.Record], method: str, stage: Stage) -> Iterato
         yield record
 
 
-def _fingerprint(loaded: LoadedModel, digests: list[str | None], options: dict[str, Any]) -> dict[str, Any]:
+def fingerprint(loaded: LoadedModel, digests: list[str | None], options: dict[str, Any]) -> dict[str, Any]:
+    """All that decides a table, by name: the version, the model, the inputs, the options and what computes."""
     info, manifest = build_info(), loaded.step.manifest
     return {
         "version": info["version"],

@@ -1,4 +1,4 @@
-"""Rows as text in each format. A row is a dataclass whose fields are whole numbers, numbers or text."""
+"""Rows as text in each format. A row is a dataclass, or a mapping, of whole numbers, numbers and text."""
 
 from __future__ import annotations
 
@@ -29,12 +29,30 @@ _OTHER_SUFFIXES = ("gz", "xz", "zst", "bz2", "zip", "json", "pq", "xlsx")
 _BREAKS = frozenset("\t\n\r")
 
 
-def columns_of(row: type) -> Mapping[str, type]:
-    """Names and types (int, float or str) of the columns that a dataclass describes."""
+class WrittenNumber(float):
+    """A number that stays as it was written: `0.50` in text, 0.5 in formats that know numbers."""
+
+    text: str
+
+    def __new__(cls, value: float, text: str) -> WrittenNumber:
+        number = super().__new__(cls, value)
+        number.text = text
+        return number
+
+
+def columns_of(row: type | Mapping[str, type]) -> Mapping[str, type]:
+    """Names and types (int, float or str) of the columns that a dataclass describes, or that are named."""
+    if isinstance(row, Mapping):
+        return types.MappingProxyType(dict(row))
     hints = typing.get_type_hints(row)
     # A number that may be missing, `float | None`, is a column of numbers.
     kinds = {field.name: (typing.get_args(hints[field.name]) or (hints[field.name],))[0] for field in fields(row)}
     return types.MappingProxyType(kinds)
+
+
+def cell(row: Any, column: str) -> Any:
+    """The value of a row, which is a dataclass or a mapping, in a column."""
+    return row[column] if isinstance(row, Mapping) else getattr(row, column)
 
 
 def choose_format(name: str | None, out: Path | None) -> str:
@@ -62,14 +80,14 @@ def choose_format(name: str | None, out: Path | None) -> str:
 class Encoder:
     """Rows as lines of text: numbers in full precision; JSON has null for what is not a finite number."""
 
-    def __init__(self, row: type, name: str) -> None:
+    def __init__(self, row: type | Mapping[str, type], name: str) -> None:
         self._columns, self.name = columns_of(row), name
 
     def header(self) -> str:
-        return "" if self.name == "jsonl" else self._line(self._columns)
+        return "" if self.name == "jsonl" else self._line(_text(name, str) for name in self._columns)
 
     def row(self, row: object) -> str:
-        values = {column: getattr(row, column) for column in self._columns}
+        values = {column: cell(row, column) for column in self._columns}
         if self.name == "jsonl":
             return json.dumps({column: _json(value) for column, value in values.items()}) + "\n"
         return self._line(_text(value, self._columns[column]) for column, value in values.items())
@@ -95,8 +113,8 @@ def _json(value: Any) -> Any:
 
 
 def _text(value: Any, kind: type) -> str:
-    if kind is str:
-        text = "" if value is None else str(value)
+    if kind is str or isinstance(value, WrittenNumber):
+        text = "" if value is None else value.text if isinstance(value, WrittenNumber) else str(value)
         if not _BREAKS.isdisjoint(text):
             raise DataError(f"{text!r} holds a tab or the end of a line, which no cell of a table may hold")
         return text

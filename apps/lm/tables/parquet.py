@@ -31,7 +31,7 @@ def write(lines: Iterable[str], columns: Mapping[str, type], missing: str, strea
 
     Args:
         columns: names and types (int, float, str) in the order of the fields.
-        missing: how a number that is missing is written; it becomes null.
+        missing: how a number that is missing is written; it becomes null, as does a number that is not one.
     """
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
@@ -51,4 +51,10 @@ def write(lines: Iterable[str], columns: Mapping[str, type], missing: str, strea
 def _value(kind: type, field: str, missing: str) -> int | float | str | None:
     if kind is str:
         return field
-    return None if field == missing else kind(field)
+    if field == missing:
+        return None
+    try:
+        return kind(field)
+    except ValueError:
+        # A number that was carried over, which its table left empty or marked as missing.
+        return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from protperf.errors import ConfigError, MissingPackageError
-from protperf.lm.tables.formats import columns_of
+from protperf.lm.tables.formats import cell, columns_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,11 @@ class Table(Generic[Row]):
     """
 
     def __init__(
-        self, kind: type[Row], rows: list[Row], rejected: Iterable[io.Rejection] = (), warnings: Iterable[str] = ()
+        self,
+        kind: type[Row] | Mapping[str, type],
+        rows: list[Row],
+        rejected: Iterable[io.Rejection] = (),
+        warnings: Iterable[str] = (),
     ) -> None:
         self._columns = columns_of(kind)
         self.rows, self.rejected, self.warnings = rows, tuple(rejected), tuple(warnings)
@@ -55,7 +59,7 @@ class Table(Generic[Row]):
         """
         if column not in self._columns:
             raise ConfigError(f"column {column!r} is unknown; choose one of {', '.join(self._columns)}")
-        return np.array([getattr(row, column) for row in self.rows])
+        return np.array([cell(row, column) for row in self.rows])
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame.
@@ -76,7 +80,7 @@ class Table(Generic[Row]):
     def _by_column(self) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         for name, kind in self._columns.items():
-            values = [getattr(row, name) for row in self.rows]
+            values = [cell(row, name) for row in self.rows]
             # Numbers keep their types even if there are no rows.
             columns[name] = values if kind is str else np.array(values, kind)
         return columns

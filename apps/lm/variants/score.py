@@ -1,0 +1,87 @@
+"""Scores of variants by one model or the mean of several, batch by batch in the order of the variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf.lm.engine import Engine
+from protperf.lm.variants.full import FullScorer
+from protperf.lm.variants.options import StrategyOptions, choose_strategy
+from protperf.lm.variants.sites import SiteScorer
+from protperf.lm.variants.variant import Variant
+from protperf.lm.variants.wild_type import WildType
+from protperf.lm.watch import Progress, no_progress
+
+_PASSES = 16
+"""A batch of variants costs so many passes over the wild type: what all of them share is read once per batch."""
+_VARIANTS = 4096
+"""The most variants of a batch, so that a table grows steadily where they cost nothing."""
+
+
+class Scorer(Protocol):
+    """One strategy with one model and one wild type."""
+
+    name: str
+    has_lengths: bool
+    """Whether there is a form of the score per residue."""
+
+    def check(self, variant: Variant) -> None:
+        """Refuse a variant that has no score."""
+        ...
+
+    def tokens_read(self, variant: Variant) -> int: ...
+
+    def score(self, variants: Sequence[Variant], progress: Progress = no_progress) -> NDArray[np.float64]: ...
+
+
+class Ensemble:
+    """The scorers of one model or more; their mean is the score."""
+
+    def __init__(self, engines: Sequence[Engine], wild_type: WildType, options: StrategyOptions) -> None:
+        self.wild_type = wild_type
+        self.scorers: list[Scorer] = [make_scorer(engine, wild_type, options) for engine in engines]
+        self._budget = _PASSES * max(options.batch_tokens, len(wild_type) + 2)
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether every model has a form of the score per residue."""
+        return all(scorer.has_lengths for scorer in self.scorers)
+
+    def check(self, variant: Variant) -> None:
+        """Refuse a variant that one of the models has no score for.
+
+        Raises:
+            DataError: naming what does.
+        """
+        for scorer in self.scorers:
+            scorer.check(variant)
+
+    def size(self, variant: Variant | None) -> int:
+        """What a variant counts for in a batch of at most `budget`."""
+        least = -(-self._budget // _VARIANTS)
+        read = 0 if variant is None else max(scorer.tokens_read(variant) for scorer in self.scorers)
+        return max(least, read)
+
+    @property
+    def budget(self) -> int:
+        return self._budget
+
+    def score(self, variants: Sequence[Variant], progress: Progress = no_progress) -> NDArray[np.float64]:
+        """Scores of each model and their form per residue [num_variants, num_models, 2]."""
+        return np.stack([scorer.score(variants, progress) for scorer in self.scorers], axis=1)
+
+
+def make_scorer(engine: Engine, wild_type: WildType, options: StrategyOptions) -> Scorer:
+    """The scorer of a strategy.
+
+    Raises:
+        ConfigError: the model was not trained for it.
+    """
+    strategy = choose_strategy(engine.config.objective, options.strategy)
+    if strategy == "full":
+        return FullScorer(engine, wild_type, options.batch_tokens, options.deterministic)
+    return SiteScorer(engine, wild_type, strategy, options.batch_tokens, options.deterministic)
