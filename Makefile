@@ -78,7 +78,7 @@ wheel-check: setup ## build sdist and wheel, install the wheel elsewhere, run it
 lock: | $(VENV)/bin/python ## resolve requirements/*.txt anew, with hashes
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.txt
-	$(COMPILE) --upgrade --constraint requirements/runtime.txt --extra parquet --extra plot --group dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --upgrade --constraint requirements/runtime.txt --extra h5 --extra parquet --extra plot --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --upgrade --group fuzz -o requirements/fuzz.txt
 
 clean: ## remove build outputs and caches

@@ -6,24 +6,21 @@ writes it.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from protperf import build_info, io
-from protperf.errors import ConfigError, DataError
+from protperf import io
 from protperf.lm.scoring.options import ScoreOptions, choose_method
 from protperf.lm.scoring.row import Row
 from protperf.lm.shared_options import ReadingOptions
-from protperf.lm.tables.destination import check_inputs, is_file
+from protperf.lm.tables.destination import check_inputs
+from protperf.lm.tables.fill import fill, fingerprint, input_digests
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
-from protperf.lm.tables.sink import Sink, open_sink
-from protperf.lm.watch import Progress, Stage, Watch, no_progress
-from protperf.message import Argument, Message
+from protperf.lm.tables.sink import open_sink
+from protperf.lm.watch import Stage, Watch
 
 if TYPE_CHECKING:
     from protperf.lm.loading import LoadedModel
@@ -91,13 +88,11 @@ class ScoreJob:
         watch.note(f"{loaded.step.path}, method {method}")
         if announces:
             watch.note(f"pll reads each sequence once for each residue: {estimate_pll(loaded.engine, work)}")
-        digests: list[str | None] = []
-        if is_file(self._table.out):
-            with watch.waiting("checksum", "B") as stage:
-                digests = [file_digest(path, stage.update) for path in self._fasta]
+        digests = input_digests(self._fasta, self._table.out, watch)
         options = {**self._reading.to_mapping(), **self._scoring.to_mapping(), "method": method, "dtype": dtype}
         total = None if work is None else work.tokens
-        return PreparedJob(loaded, method, total, fingerprint(loaded, digests, options))
+        facts = fingerprint(loaded, digests, options, self._scoring.deterministic)
+        return PreparedJob(loaded, method, total, facts)
 
     def write(self, job: PreparedJob, watch: Watch | None = None) -> ScoreSummary:
         """Write the table.
@@ -121,41 +116,17 @@ class ScoreJob:
             )
             table = self._table
             sink = open_sink(table.out, self._encoder, job.fingerprint, resume=table.resume, force=table.force)
-            note = self._fill(sink, job, records, scored, stage, watch)
+            skipped = _skipped(records, job.method, stage)
+            note = fill(sink, skipped, scored, stage, watch, lambda: self._provenance(job))
         if note is not None:
             watch.note(f"note: {note}")
         summary = self._reader.summary
         nothing = () if summary.records else ("no records",)
         return ScoreSummary(summary, self._reader.warnings or nothing, summary.notes)
 
-    def _fill(
-        self,
-        sink: Sink,
-        job: PreparedJob,
-        records: Iterator[io.Record],
-        scored: Iterable[tuple[list[io.Record], list[Row]]],
-        stage: Stage,
-        watch: Watch,
-    ) -> str | None:
-        try:
-            sink.replay(_skipped(records, job.method, stage))
-            for batch, rows in scored:
-                sink.write(batch, rows)
-                stage.complete(len(rows))
-            provenance = {"command": sys.argv, "model": str(job.loaded.step.path), "input": self._fasta}
-            return sink.finish({**provenance, "rejected": self._reader.summary.rejected})
-        except (DataError, ConfigError) as error:
-            # What a refused resume would not continue is kept.
-            if isinstance(error, DataError):
-                sink.discard()
-            raise
-        except BaseException:
-            sink.interrupt()
-            stage.close()
-            if sink.kept:
-                text = "{kept} rows are kept; continue with {resume}"
-                watch.warn(Message(text, kept=sink.kept, resume=Argument("resume", True)))
-            raise
+    def _provenance(self, job: PreparedJob) -> dict[str, Any]:
+        model, rejected = str(job.loaded.step.path), self._reader.summary.rejected
+        return {"command": sys.argv, "model": model, "input": self._fasta, "rejected": rejected}
 
 
 def _skipped(records: Iterator[io.Record], method: str, stage: Stage) -> Iterator[io.Record]:
@@ -165,34 +136,3 @@ def _skipped(records: Iterator[io.Record], method: str, stage: Stage) -> Iterato
     for record in records:
         stage.skip(tokens_read(len(record), method))
         yield record
-
-
-def fingerprint(loaded: LoadedModel, digests: list[str | None], options: dict[str, Any]) -> dict[str, Any]:
-    """All that decides a table, by name: the version, the model, the inputs, the options and what computes."""
-    info, manifest = build_info(), loaded.step.manifest
-    return {
-        "version": info["version"],
-        "model_sha256": manifest["files"]["model.safetensors"]["sha256"],
-        "input_sha256": digests,
-        **options,
-        "device": loaded.engine.device,
-        "isa": info["isa"],
-        **loaded.engine.arithmetic(options["deterministic"]),
-        "seed": manifest.get("options", {}).get("seed"),
-    }
-
-
-def file_digest(path: str, progress: Progress = no_progress) -> str | None:
-    """SHA-256 of a regular file; None for standard input and pipes, which can be read only once.
-
-    Args:
-        progress: called with the bytes read.
-    """
-    if path == "-" or not os.path.isfile(path):
-        return None
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-            progress(len(part))
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from protperf.errors import ConfigError, DataError
 from protperf.lm.storage import durable
@@ -77,6 +77,25 @@ def choose_format(name: str | None, out: Path | None) -> str:
     return name
 
 
+class RowEncoder(Protocol):
+    """How rows become the bytes of a partial file, and that becomes the file that was asked for."""
+
+    name: str
+    """The format."""
+
+    def header(self) -> str:
+        """What stands before the first row."""
+        ...
+
+    def data(self, rows: Iterable[Any]) -> bytes:
+        """The rows of one batch; text wherever they may go to a stream."""
+        ...
+
+    def finished(self, part: Path, out: Path) -> Path:
+        """The file that becomes `out`, in its directory: the partial file, or one that is made of it."""
+        ...
+
+
 class Encoder:
     """Rows as lines of text: numbers in full precision; JSON has null for what is not a finite number."""
 
@@ -85,6 +104,9 @@ class Encoder:
 
     def header(self) -> str:
         return "" if self.name == "jsonl" else self._line(_text(name, str) for name in self._columns)
+
+    def data(self, rows: Iterable[object]) -> bytes:
+        return "".join(map(self.row, rows)).encode()
 
     def row(self, row: object) -> str:
         values = {column: cell(row, column) for column in self._columns}

@@ -19,7 +19,7 @@ from typing import Any
 from protperf.errors import ConfigError
 from protperf.lm.storage import durable
 from protperf.lm.tables.destination import companions, is_file, open_stream
-from protperf.lm.tables.formats import Encoder
+from protperf.lm.tables.formats import RowEncoder
 from protperf.lm.tables.resume import Boundary, Identify, Journal, add_item, identify_record
 from protperf.message import Argument, Message
 
@@ -54,7 +54,7 @@ class Sink:
 
 def open_sink(
     out: Path | None,
-    encoder: Encoder,
+    encoder: RowEncoder,
     fingerprint: Mapping[str, Any],
     *,
     identify: Identify = identify_record,
@@ -85,12 +85,12 @@ def open_sink(
 class StreamSink(Sink):
     """Rows to standard output, or to something that cannot be replaced, such as a pipe or a device."""
 
-    def __init__(self, emit: Callable[[str], None], encoder: Encoder) -> None:
+    def __init__(self, emit: Callable[[str], None], encoder: RowEncoder) -> None:
         self._emit, self._encoder = emit, encoder
         emit(encoder.header())
 
     def write(self, items: Sequence[Any], rows: Iterable[object]) -> None:
-        self._emit("".join(map(self._encoder.row, rows)))
+        self._emit(self._encoder.data(rows).decode())
 
 
 class FinishedTable(Sink):
@@ -122,7 +122,7 @@ class FileSink(Sink):
     def __init__(
         self,
         out: Path,
-        encoder: Encoder,
+        encoder: RowEncoder,
         fingerprint: Mapping[str, Any],
         *,
         identify: Identify = identify_record,
@@ -176,7 +176,7 @@ class FileSink(Sink):
 
     def write(self, items: Sequence[Any], rows: Iterable[object]) -> None:
         """Append the rows of one batch."""
-        data = "".join(map(self._encoder.row, rows)).encode()
+        data = self._encoder.data(rows)
         with durable.named(self._part):
             durable.write_at(self._descriptor, data, self._boundary.size)
         # In one assignment: an interruption comes before the batch or after it.
