@@ -45,6 +45,13 @@ class CausalState(Protocol):
         """
         ...
 
+    def advance_hidden(self, tokens: Tokens, borders: Borders, layer: int = -1) -> NDArray[np.floating]:
+        """Read on, as `advance` does, for the hidden states [N, model_dim] of the new tokens.
+
+        The state is that after `advance`, so both may follow one another. `layer` is that of `Engine.hidden`.
+        """
+        ...
+
 
 class Engine(Protocol):
     """A network that is ready to read sequences. Implementations may be called from several threads at once."""

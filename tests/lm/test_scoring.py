@@ -196,6 +196,24 @@ def test_hidden_states_of_a_layer_are_those_between_the_blocks(layer: int) -> No
         model.hidden(x, np.array([0, 30]), MASKED, 3)
 
 
+@pytest.mark.parametrize("attention", ["relu", "softmax", "exact"])
+@pytest.mark.parametrize("layer", [-1, 0, 1, 2])
+def test_hidden_states_may_be_read_on_from_a_state(attention: str, layer: int) -> None:
+    """Those of the whole, for two sequences in uneven steps, with predictions in between."""
+    model, first, second = TorchEngine(network(attention).double()), residues(40, 1), residues(23, 2)
+    state = model.empty_state(2)
+    parts = [state.advance_hidden(np.concatenate([first[:7], second[:9]]), np.array([0, 7, 16]), layer)]
+    state.advance(first[7:20], np.array([0, 13, 13]))
+    parts.append(state.advance_hidden(np.concatenate([first[20:], second[9:]]), np.array([0, 20, 34]), layer))
+    for found, places in ((parts[0][:7], slice(0, 7)), (parts[1][:20], slice(20, 40))):
+        whole = model.hidden(first, np.array([0, 40]), CAUSAL, layer)
+        np.testing.assert_allclose(found, whole[places], atol=1e-10)
+    whole = model.hidden(second, np.array([0, 23]), CAUSAL, layer)
+    np.testing.assert_allclose(np.concatenate([parts[0][7:], parts[1][20:]]), whole, atol=1e-10)
+    with pytest.raises(ConfigError, match="layer is 3"):
+        state.advance_hidden(first[:1], np.array([0, 1, 1]), 3)
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("method", ["ll", "pll"])
 def test_float64_gives_the_scores_of_float32_with_its_rounding_errors_gone(attention: str, method: str) -> None:

@@ -155,20 +155,25 @@ class Network(nn.Module):
         """Logits [N, vocabulary] of hidden states [N, C]; the output weights are those of the embedding."""
         return functional.linear(hidden, self.embedding.weight)
 
-    def continued(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, state: ChunkState) -> torch.Tensor:
-        """Hidden states [N, C], normalized, of the next tokens of each sequence of `state`, which is updated in place.
+    def continued(
+        self, tokens: torch.Tensor, cu_seqlens: torch.Tensor, state: ChunkState, layer: int = -1
+    ) -> torch.Tensor:
+        """Hidden states [N, C] of the next tokens of each sequence of `state`, which is updated in place.
 
-        The sequences are read left to right. Shapes as in `forward`; a sequence may have no new tokens.
+        The sequences are read left to right. Shapes as in `forward`; a sequence may have no new tokens. `layer` is that
+        of `hidden`; all layers are read in any case, for the state is one of all of them.
         """
         lengths = cu_seqlens.diff()
         positions = state.positions.to(tokens.device)
         before = torch.repeat_interleave(positions, lengths, output_size=len(tokens))
         rotary = self._rotations(before + _places(cu_seqlens, len(tokens)))
         hidden = self._embed(tokens, CAUSAL)
-        for layer, block in enumerate(self._layers()):
-            hidden = block.continued(hidden, rotary, cu_seqlens, state, layer)
+        found = hidden
+        for number, block in enumerate(self._layers(), 1):
+            hidden = block.continued(hidden, rotary, cu_seqlens, state, number - 1)
+            found = hidden if number == layer else found
         state.positions = positions + lengths
-        return self.norm(hidden)
+        return self.norm(hidden) if layer < 0 else found
 
     def redraw(self, draw: int) -> None:
         """Replace the random directions of every layer and head by draw number `draw`."""

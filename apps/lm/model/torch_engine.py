@@ -47,14 +47,18 @@ class TorchEngine:
             return self.picked(hidden, rows)
 
     def hidden(self, tokens: Tokens, borders: Borders, mode: int, layer: int = -1) -> NDArray[np.floating]:
-        if not -1 <= layer <= self.config.num_layers:
-            raise ConfigError(f"layer is {layer}; it must be from -1 to {self.config.num_layers}")
+        self.check_layer(layer)
         with torch.inference_mode():
             found = self.network.hidden(self.tensor(tokens), self.tensor(borders), mode, layer)
         return np.asarray(found.cpu().numpy())
 
     def empty_state(self, num_sequences: int = 1) -> TorchState:
         return TorchState(self, ChunkState(torch.zeros(num_sequences, dtype=torch.int64)))
+
+    def check_layer(self, layer: int) -> None:
+        """Refuse a layer that the network does not have."""
+        if not -1 <= layer <= self.config.num_layers:
+            raise ConfigError(f"layer is {layer}; it must be from -1 to {self.config.num_layers}")
 
     def picked(self, hidden: torch.Tensor, rows: NDArray[np.int64] | None) -> NDArray[np.floating]:
         """Log-probabilities of some rows of normalized hidden states."""
@@ -86,3 +90,10 @@ class TorchState:
         with torch.inference_mode():
             hidden = engine.network.continued(engine.tensor(tokens), engine.tensor(borders), self._inner)
             return engine.picked(hidden, rows)
+
+    def advance_hidden(self, tokens: Tokens, borders: Borders, layer: int = -1) -> NDArray[np.floating]:
+        engine = self._engine
+        engine.check_layer(layer)
+        with torch.inference_mode():
+            hidden = engine.network.continued(engine.tensor(tokens), engine.tensor(borders), self._inner, layer)
+        return np.asarray(hidden.cpu().numpy())
