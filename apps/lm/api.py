@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from protperf.lm.device import torch_device
+from protperf.lm.embedding.job import EmbedJob
+from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
+from protperf.lm.embedding.part import Layout
+from protperf.lm.embedding.result import Embeddings
+from protperf.lm.embedding.vectors import embed_batches
 from protperf.lm.loading import LoadedModel, load_run
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.torch_process import check_fork
@@ -20,6 +25,7 @@ from protperf.lm.scoring.options import ScoreOptions, choose_method
 from protperf.lm.scoring.row import Row
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
 from protperf.lm.source import Source
+from protperf.lm.tables.fill import JobSummary
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.table import Table
 from protperf.lm.training.request import TRAINING_OPTIONS, read_request
@@ -36,6 +42,8 @@ __all__ = ["Model", "Table", "load", "score", "train"]
 _SCORING = [*pick(ScoreOptions), *pick(ReadingOptions)]
 _TABLE = pick(TableOptions, "format", "resume", "force")
 _VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
+_EMBEDDING = [*pick(EmbedOptions), *pick(ReadingOptions)]
+_OUTPUT = pick(EmbedOutput, "format", "shard", "resume", "force")
 
 
 class Model:
@@ -89,12 +97,7 @@ class Model:
             deterministic=scoring.deterministic,
         )
         table = Table(Row, list(scored), source.rejected, source.warnings)
-        notes = list(table.warnings)
-        if table.rejected:
-            total = len(table) + len(table.rejected)
-            notes.append(f"rejected {len(table.rejected)} of {total} records; the table's `rejected` lists them")
-        for text in notes:
-            warnings.warn(text, stacklevel=2)
+        _warn(table, "the table's")
         return table
 
     @takes(_SCORING, _TABLE)
@@ -117,11 +120,8 @@ class Model:
         """
         check_fork()
         given = from_keywords(options, [*_SCORING, *_TABLE])
-        paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
         table = instance(TableOptions, {**given, "out": None if out is None else Path(out)})
-        job = ScoreJob(
-            [os.fspath(path) for path in paths], instance(ScoreOptions, given), instance(ReadingOptions, given), table
-        )
+        job = ScoreJob(_paths(fasta), instance(ScoreOptions, given), instance(ReadingOptions, given), table)
         summary = job.write(job.prepare(self._loaded, self._options.dtype))
         for text in summary.warnings:
             warnings.warn(text, stacklevel=2)
@@ -162,6 +162,71 @@ class Model:
 
     def _loading(self) -> dict[str, str]:
         return {"device": self._options.device, "dtype": self._options.dtype}
+
+    @takes(_EMBEDDING)
+    def embed(self, records: Any, **options: Any) -> Embeddings:
+        """Vectors of sequences: hidden states of the model, pooled or per residue.
+
+        Args:
+            records: as for `score`.
+            options: those below; `residues` is the policy for odd residues.
+
+        Raises:
+            ConfigError: a mode, layer or pool that the model does not have; DataError: a number that the stored type
+            cannot hold; FastaError, FileError, DtypeError: as for `score`.
+        """
+        check_fork()
+        given = from_keywords(options, _EMBEDDING)
+        asked, source = instance(EmbedOptions, given), Source(records, instance(ReadingOptions, given))
+        engine = self._loaded.engine
+        batches = embed_batches(engine, source, asked, choose_mode(engine.config, asked))
+        rows = [row for _, batch in batches for row in batch]
+        layout = Layout(asked.arrays, engine.config.model_dim, asked.stored_type)
+        found = Embeddings(rows, layout, source.rejected, source.warnings)
+        _warn(found, "the result's")
+        return found
+
+    @takes(_EMBEDDING, _OUTPUT)
+    def embed_files(
+        self,
+        fasta: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        out: str | os.PathLike[str],
+        **options: Any,
+    ) -> JobSummary:
+        """Embed files into a file of vectors, in bounded memory, as the command does.
+
+        The rows stand in `out.part` until all are there; with `resume=True` an interrupted call is continued.
+
+        Args:
+            fasta: one path or several; `-` is standard input.
+            out: the file to write: `.parquet`, `.npz`, `.h5` or `.safetensors`.
+
+        Raises:
+            ConfigError, DataError, FastaError, FileError, MissingPackageError: as on the command line.
+        """
+        check_fork()
+        given = from_keywords(options, [*_EMBEDDING, *_OUTPUT])
+        output = instance(EmbedOutput, {**given, "out": Path(out)})
+        asked, reading = instance(EmbedOptions, given), instance(ReadingOptions, given)
+        job = EmbedJob(_paths(fasta), asked, reading, output)
+        summary = job.write(job.prepare(self._loaded))
+        for text in summary.warnings:
+            warnings.warn(text, stacklevel=2)
+        return summary
+
+
+def _paths(fasta: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    return [os.fspath(path) for path in ([fasta] if isinstance(fasta, (str, os.PathLike)) else fasta)]
+
+
+def _warn(found: Table[Row] | Embeddings, whose: str) -> None:
+    """Warn the caller of `score` or `embed` of what deserves attention in the input."""
+    notes = list(found.warnings)
+    if found.rejected:
+        total = len(found) + len(found.rejected)
+        notes.append(f"rejected {len(found.rejected)} of {total} records; {whose} `rejected` lists them")
+    for text in notes:
+        warnings.warn(text, stacklevel=3)
 
 
 @takes(pick(LoadOptions))

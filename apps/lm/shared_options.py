@@ -10,6 +10,8 @@ from protperf.errors import ConfigError
 from protperf.lm.device import DEVICES, DTYPES, check_device, check_dtype
 from protperf.lm.options import check, option
 
+BATCH_TOKENS = 4096
+"""Tokens of one pass unless others are asked for: more is no faster on a CPU."""
 POLICIES = ("map", "strict", "skip")
 """What happens to residues that are not letters of the alphabet."""
 
@@ -23,6 +25,17 @@ def residues_option() -> Any:
 def seq_col_option() -> Any:
     """The column of a table that holds the sequences."""
     return option(None, "The input is CSV or TSV and has its sequences in this column.", unit="NAME")
+
+
+def batch_tokens_option() -> Any:
+    """How much is read together."""
+    text = "Residues read together in one pass; more takes more memory and is not always faster."
+    return option(BATCH_TOKENS, text, least=1, most=2**40)
+
+
+def deterministic_option() -> Any:
+    """Whether the last bits may depend on what is read together."""
+    return option(False, "The same bits for any batch size, order and number of threads; slower.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from protperf.lm.scoring.options import ScoreOptions, choose_method
 from protperf.lm.scoring.row import Row
 from protperf.lm.shared_options import ReadingOptions
 from protperf.lm.tables.destination import check_inputs
-from protperf.lm.tables.fill import fill, fingerprint, input_digests
+from protperf.lm.tables.fill import JobSummary, fill, fingerprint, input_digests, summarize
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.sink import open_sink
@@ -26,18 +26,7 @@ if TYPE_CHECKING:
     from protperf.lm.loading import LoadedModel
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreSummary:
-    """What came of a job.
-
-    Attributes:
-        reading: what was read: records, residues, rejected records, flags.
-        warnings: what deserves attention in the input; notes: what was found in it that is not wrong.
-    """
-
-    reading: io.Summary
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
+ScoreSummary = JobSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +109,7 @@ class ScoreJob:
             note = fill(sink, skipped, scored, stage, watch, lambda: self._provenance(job))
         if note is not None:
             watch.note(f"note: {note}")
-        summary = self._reader.summary
-        nothing = () if summary.records else ("no records",)
-        return ScoreSummary(summary, self._reader.warnings or nothing, summary.notes)
+        return summarize(self._reader)
 
     def _provenance(self, job: PreparedJob) -> dict[str, Any]:
         model, rejected = str(job.loaded.step.path), self._reader.summary.rejected

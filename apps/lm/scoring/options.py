@@ -7,12 +7,12 @@ from typing import Any
 
 from protperf.errors import ConfigError
 from protperf.lm.options import check, option
+from protperf.lm.shared_options import BATCH_TOKENS as BATCH_TOKENS
+from protperf.lm.shared_options import batch_tokens_option, deterministic_option
 from protperf.message import Argument, Message
 
 METHODS = ("auto", "ll", "pll")
 DIRECTIONS = ("forward", "reverse", "both")
-BATCH_TOKENS = 4096
-"""Tokens of one pass unless others are asked for: more is no faster on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +26,8 @@ class ScoreOptions:
         choices=METHODS,
     )
     direction: str = option("forward", "Reading direction: forward.", choices=DIRECTIONS)
-    batch_tokens: int = option(
-        BATCH_TOKENS,
-        "Residues read together in one pass; more takes more memory and is not always faster.",
-        least=1,
-        most=2**40,
-    )
-    deterministic: bool = option(False, "The same bits for any batch size, order and number of threads; slower.")
+    batch_tokens: int = batch_tokens_option()
+    deterministic: bool = deterministic_option()
 
     def __post_init__(self) -> None:
         check(self)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf import build_info
+from protperf import build_info, io
 from protperf.errors import ConfigError, DataError
 from protperf.lm.tables.destination import is_file
 from protperf.lm.tables.sink import Sink
@@ -17,6 +18,27 @@ from protperf.message import Argument, Message
 
 if TYPE_CHECKING:
     from protperf.lm.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """What came of a job that read sequence files.
+
+    Attributes:
+        reading: what was read: records, residues, rejected records, flags.
+        warnings: what deserves attention in the input; notes: what was found in it that is not wrong.
+    """
+
+    reading: io.Summary
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def summarize(reader: io.Reader) -> JobSummary:
+    """What came of reading to the end."""
+    summary = reader.summary
+    nothing = () if summary.records else ("no records",)
+    return JobSummary(summary, reader.warnings or nothing, summary.notes)
 
 
 def fill(

@@ -147,9 +147,7 @@ class Loop:
             for micro, part in enumerate(parts):
                 torch.manual_seed(self.feed.dropout_seed(p.step, micro))
                 weight = 1 / max(targets, 1)
-                loss = self.network.loss(
-                    part.tokens, part.cu_seqlens, step_mode, part.positions, part.targets, weight
-                )
+                loss = self.network.loss(part.tokens, part.cu_seqlens, step_mode, part.positions, part.targets, weight)
                 loss.backward()
                 total += loss.item()
         return total, targets

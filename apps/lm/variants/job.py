@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from protperf.errors import ConfigError, DataError
 from protperf.lm.scoring.estimate import Work as Passes
 from protperf.lm.scoring.estimate import estimate_pll
-from protperf.lm.scoring.job import file_digest, fingerprint
 from protperf.lm.tables.destination import check_inputs, is_file
+from protperf.lm.tables.fill import file_digest, fingerprint
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.read_back import read_numbers
@@ -144,8 +144,8 @@ class VariantsJob:
         options["wild_type_sha256"] = hashlib.sha256(self._wild.tokens.tobytes()).hexdigest()
         # They decide the figures that are printed, and no row.
         del options["resamples"], options["seed"]
-        facts = fingerprint(models[0], digests, options)
-        facts["model_sha256"] = [fingerprint(model, [], options)["model_sha256"] for model in models]
+        given = [fingerprint(model, digests, options, self._strategy.deterministic) for model in models]
+        facts = {**given[0], "model_sha256": [each["model_sha256"] for each in given]}
         return PreparedVariants(ensemble, tuple(str(model.step.path) for model in models), facts)
 
     def write(self, prepared: PreparedVariants, watch: Watch | None = None) -> VariantsSummary:

@@ -95,9 +95,7 @@ def transformer_block(
     """
     # A tensor, because a compiled graph would freeze a number.
     key = torch.randint(2**63 - 1, ()) if dropout > 0 else torch.zeros((), dtype=torch.int64)
-    is_traced = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (hidden, *weights)
-    )
+    is_traced = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, *weights))
     found: list[torch.Tensor] = torch.ops.protperf.block(
         hidden, *weights, *rotary, cu_seqlens, key, num_heads, attention, causal, dropout, is_traced
     )

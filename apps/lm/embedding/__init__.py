@@ -1,0 +1,1 @@
+"""Vectors for sequences: the hidden states of a model, pooled or per residue."""

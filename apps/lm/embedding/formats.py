@@ -1,0 +1,221 @@
+"""The files that vectors end up in, written in bounded memory from a partial file. Equal contents give equal bytes.
+
+| format | |
+| --- | --- |
+| `npz`, `h5` | arrays `n`, `id`, `length` [R]; per pool [R, C], or `residues` [sum L, C], `offsets` [R+1] |
+| `safetensors` | the same, but ids as `id_bytes` (UTF-8) and `id_offsets` [R+1], for it has no text |
+| `parquet` | one row per record; a pool is a list of C numbers, and `residues` a list of L such lists |
+
+Where the vectors come from is in the metadata under `protperf`, as JSON: an array of that name in `npz`, an attribute
+in `h5`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from protperf.errors import MissingPackageError
+from protperf.lm.embedding.part import Layout, Part, gathered, row_bytes
+from protperf.lm.embedding.vectors import Embedded
+from protperf.lm.inference import in_batches
+from protperf.lm.storage import durable
+
+METADATA = "protperf"
+_GROUP_NUMBERS = 1 << 20
+"""About how many numbers a group of rows of a Parquet file has."""
+_TENSOR_TYPES = {"<f4": "F32", "<f2": "F16", "<i8": "I64", "|u1": "U8"}
+
+
+def require(name: str) -> None:
+    """Check for the package of a format before any work is done.
+
+    Raises:
+        MissingPackageError: it is not installed, or cannot be imported.
+    """
+    package = {"parquet": "pyarrow", "h5": "h5py"}.get(name)
+    if package is None:
+        return
+    try:
+        import_module("pyarrow.parquet" if name == "parquet" else package)
+    except ImportError as error:
+        text = f"format {name} needs {package} ({error}); install it with pip install {package}"
+        raise MissingPackageError(text) from error
+
+
+class VectorEncoder:
+    """Rows of vectors as bytes of a partial file, and that as a file of a format; a `RowEncoder`."""
+
+    def __init__(self, name: str, layout: Layout, metadata: Mapping[str, Any]) -> None:
+        self.name, self._layout, self._metadata = name, layout, metadata
+
+    def header(self) -> str:
+        return ""
+
+    def data(self, rows: Iterable[Embedded]) -> bytes:
+        return b"".join(map(row_bytes, rows))
+
+    def finished(self, part: Path, out: Path) -> Path:
+        content = Part(part, self._layout, self._metadata)
+        if self.name == "h5":
+            return _stage_h5(content, out)
+        write = {"npz": write_npz, "safetensors": write_safetensors, "parquet": write_parquet}[self.name]
+        return durable.stage_file(out, lambda stream: write(content, stream))
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """An array of a file: type, shape and bytes, in pieces."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[bytes]]
+
+
+def _arrays(part: Part) -> dict[str, _Array]:
+    """All arrays but the ids, in the order of their files."""
+    layout = part.layout
+    found = {
+        "n": _Array("<i8", (part.rows,), lambda: _integers(n for n, _, _ in part.heads())),
+        "length": _Array("<i8", (part.rows,), lambda: _integers(length for _, length, _ in part.heads())),
+    }
+    if layout.is_per_residue:
+        found["offsets"] = _offsets(part, lambda: (length for _, length, _ in part.heads()))
+    count = part.residues if layout.is_per_residue else part.rows
+    for name in layout.names:
+        # A name of its own for each turn of the loop.
+        pieces = (lambda wanted: lambda: part.pieces(wanted))(name)
+        found[name] = _Array(layout.numpy_dtype.str, (count, layout.dim), pieces)
+    return found
+
+
+def _offsets(part: Part, sizes: Callable[[], Iterator[int]]) -> _Array:
+    return _Array("<i8", (part.rows + 1,), lambda: _integers(itertools.accumulate(sizes(), initial=0)))
+
+
+def _integers(values: Iterable[int]) -> Iterator[bytes]:
+    for group in _groups(values):
+        yield np.array(group, "<i8").tobytes()
+
+
+def _groups(values: Iterable[Any], size: int = 1 << 16) -> Iterator[list[Any]]:
+    remaining = iter(values)
+    while group := list(itertools.islice(remaining, size)):
+        yield group
+
+
+def _text(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True)
+
+
+def write_npz(part: Part, stream: BinaryIO) -> None:
+    """Write what `numpy.load` reads. The vectors are not compressed; ids are, for each has the room of the longest."""
+    width = max(1, part.id_letters)
+    ids = _Array(f"<U{width}", (part.rows,), lambda: _padded((name for _, _, name in part.heads()), width))
+    text = _text(part.metadata)
+    metadata = _Array(f"<U{len(text)}", (), lambda: _padded([text], len(text)))
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, array in {"id": ids, **_arrays(part), METADATA: metadata}.items():
+            # A fixed date: the same vectors are the same bytes.
+            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED if array.dtype.startswith("<U") else zipfile.ZIP_STORED
+            with archive.open(entry, "w", force_zip64=True) as member:
+                header = {"descr": array.dtype, "fortran_order": False, "shape": array.shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for piece in gathered(array.pieces()):
+                    member.write(piece)
+
+
+def _padded(texts: Iterable[str], width: int) -> Iterator[bytes]:
+    for text in texts:
+        yield text.encode("utf-32-le").ljust(4 * width, b"\0")
+
+
+def write_safetensors(part: Part, stream: BinaryIO) -> None:
+    """Write what `safetensors.numpy.load_file` reads."""
+    arrays = _arrays(part)
+    arrays["id_offsets"] = _offsets(part, lambda: (len(name.encode()) for _, _, name in part.heads()))
+    arrays["id_bytes"] = _Array("|u1", (part.id_bytes,), lambda: (name.encode() for _, _, name in part.heads()))
+    # Wide types first, so that each array lies at a multiple of its own.
+    ordered = dict(sorted(arrays.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize))
+    header: dict[str, Any] = {"__metadata__": {METADATA: _text(part.metadata)}}
+    position = 0
+    for name, array in ordered.items():
+        end = position + int(np.prod(array.shape, dtype=np.int64)) * np.dtype(array.dtype).itemsize
+        kind = _TENSOR_TYPES[array.dtype]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for array in ordered.values():
+        for piece in gathered(array.pieces()):
+            stream.write(piece)
+
+
+def write_parquet(part: Part, stream: BinaryIO) -> None:
+    """Write one row per record, in groups of about a million numbers, or of one record that has more."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    layout = part.layout
+    vector = pa.list_(pa.float32() if layout.dtype == "f32" else pa.float16(), layout.dim)
+    kind = pa.large_list(vector) if layout.is_per_residue else vector
+    heads = [("n", pa.int64()), ("id", pa.string()), ("length", pa.int64())]
+    schema = pa.schema([*heads, *((name, kind) for name in layout.names)], {METADATA: _text(part.metadata)})
+    # What would be tried and given up for every column of numbers that never repeat.
+    with ParquetWriter(stream, schema, use_dictionary=["id"]) as writer:
+        for rows in in_batches(part.whole_rows(), lambda row: sum(array.size for array in row.arrays), _GROUP_NUMBERS):
+            cells = [pa.array([row.n for row in rows]), pa.array([row.id for row in rows], pa.string())]
+            cells.append(pa.array([row.length for row in rows]))
+            for arrays in zip(*(row.arrays for row in rows), strict=True):
+                lists = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(arrays).reshape(-1)), layout.dim)
+                if layout.is_per_residue:
+                    borders = np.cumsum([0, *(row.length for row in rows)])
+                    lists = pa.LargeListArray.from_arrays(pa.array(borders, pa.int64()), lists)
+                cells.append(lists)
+            writer.write_table(pa.table(cells, schema=schema), len(rows))
+
+
+def _stage_h5(part: Part, out: Path) -> Path:
+    """Write an HDF5 file next to `out`. Its library writes to a path, and not to a stream."""
+    import h5py
+
+    partial = durable.staging_name(out)
+    try:
+        with durable.named(partial):
+            partial.unlink(missing_ok=True)
+            with h5py.File(partial, "w-") as file:
+                file.attrs[METADATA] = _text(part.metadata)
+                ids = file.create_dataset("id", (part.rows,), h5py.string_dtype())
+                _fill_h5(ids, ([name for _, _, name in group] for group in _groups(part.heads())))
+                for name, array in _arrays(part).items():
+                    rows = file.create_dataset(name, array.shape, array.dtype)
+                    _fill_h5(rows, _rows_of(array))
+        durable.sync_file(partial)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    return partial
+
+
+def _rows_of(array: _Array) -> Iterator[Any]:
+    for piece in gathered(array.pieces()):
+        yield np.frombuffer(piece, array.dtype).reshape(-1, *array.shape[1:])
+
+
+def _fill_h5(rows: Any, parts: Iterable[Any]) -> None:
+    start = 0
+    for part in parts:
+        rows[start : start + len(part)] = part
+        start += len(part)

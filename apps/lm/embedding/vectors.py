@@ -1,0 +1,134 @@
+"""The vectors of sequences: hidden states of a model, pooled over the residues or as they are.
+
+BOS and EOS are read with every sequence and are in no mean, no maximum and no vector per residue. Sequences are packed,
+never padded; one that is read left to right is read in chunks with carried state if it is long, so that besides its
+own [L, C] numbers it takes no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf import io
+from protperf.errors import DataError
+from protperf.lm import inference
+from protperf.lm.data.batches import frame
+from protperf.lm.embedding.options import PER_RESIDUE, STORED_TYPES, EmbedOptions
+from protperf.lm.engine import CAUSAL, MASKED, Engine
+from protperf.lm.watch import Progress, no_progress
+
+Vectors = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors of one record: for each array that was asked for [C], or [L, C] per residue, in the stored type."""
+
+    n: int
+    id: str
+    length: int
+    arrays: tuple[Vectors, ...]
+
+
+def embed_batches(
+    engine: Engine,
+    records: Iterable[io.Record],
+    options: EmbedOptions,
+    mode: str,
+    *,
+    progress: Progress = no_progress,
+) -> Iterator[tuple[list[io.Record], list[Embedded]]]:
+    """Embed records lazily, in their order: each batch and its vectors.
+
+    Args:
+        mode: `masked` or `causal`.
+        progress: called with the tokens read.
+
+    Raises:
+        DataError: a number that the stored type cannot hold.
+    """
+    together = 1 if options.deterministic else options.batch_tokens
+    for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
+        # Not around the yield: what the caller does with a batch is no part of this.
+        with engine.computing(options.deterministic):
+            states = hidden_states(engine, [record.tokens for record in batch], mode, options.layer, progress)
+        yield batch, [_embedded(*pair, options, mode) for pair in zip(batch, states, strict=True)]
+
+
+def hidden_states(
+    engine: Engine,
+    sequences: Sequence[NDArray[np.uint8]],
+    mode: str,
+    layer: int = -1,
+    progress: Progress = no_progress,
+) -> list[Vectors]:
+    """Hidden states [L + 2, C] of each sequence, BOS and EOS among them."""
+    if mode == "causal" and len(sequences) == 1 and len(sequences[0]) + 2 > inference.chunk_length(engine):
+        return [_in_chunks(engine, frame(sequences[0]), layer, progress)]
+    tokens, borders = inference.pack([frame(x) for x in sequences])
+    states = engine.hidden(tokens, borders, CAUSAL if mode == "causal" else MASKED, layer)
+    progress(len(tokens))
+    return np.split(states, borders[1:-1])
+
+
+def _in_chunks(engine: Engine, tokens: NDArray[np.uint8], layer: int, progress: Progress) -> Vectors:
+    length, state = inference.chunk_length(engine), engine.empty_state()
+    found = np.empty((len(tokens), engine.config.model_dim), engine.dtype)
+    for start in range(0, len(tokens), length):
+        part = tokens[start : start + length]
+        found[start : start + length] = state.advance_hidden(part, np.array([0, len(part)]), layer)
+        progress(len(part))
+    return found
+
+
+def _embedded(record: io.Record, states: Vectors, options: EmbedOptions, mode: str) -> Embedded:
+    arrays = tuple(_stored(pooled(states, name, mode), options.stored_type, record) for name in options.arrays)
+    return Embedded(record.n, record.id, len(record), arrays)
+
+
+def pooled(states: Vectors, name: str, mode: str) -> Vectors:
+    """One array of a sequence from its hidden states [L + 2, C]: [C] in float64, or [L, C] per residue.
+
+    Without residues, all that is taken over them is NaN.
+    """
+    if name == PER_RESIDUE:
+        return states[1:-1]
+    if name in ("bos", "eos"):
+        return states[0 if name == "bos" else -1]
+    residues = states[1:-1].astype(np.float64)
+    if not len(residues):
+        return np.full(states.shape[1], math.nan)
+    query = states[0 if mode == "masked" else -1].astype(np.float64)
+    return _POOLS[name](residues, query)
+
+
+def _attention(residues: Vectors, query: Vectors) -> Vectors:
+    """Sum of w_i h_i, where w is the softmax over the residues of h_i . q / sqrt(C).
+
+    It is attention with one query and no weights of its own. The query is a token that has seen the whole sequence.
+    """
+    # Not a matrix product: its last bits would depend on the number of threads.
+    logits = (residues * query).sum(1) / math.sqrt(len(query))
+    weights = np.exp(logits - logits.max())
+    return (residues * (weights / weights.sum())[:, None]).sum(0)
+
+
+_POOLS: dict[str, Callable[[Vectors, Vectors], Vectors]] = {
+    "mean": lambda residues, query: residues.mean(0),
+    "max": lambda residues, query: residues.max(0),
+    "attention": _attention,
+}
+
+
+def _stored(values: Vectors, dtype: str, record: io.Record) -> Vectors:
+    with np.errstate(over="ignore"):
+        stored = values.astype(STORED_TYPES[dtype])
+    if np.isinf(stored).any():
+        text = f"record {record.n} ({record.id!r}) has a number that {dtype} cannot hold; store it as f32"
+        raise DataError(text)
+    return stored
