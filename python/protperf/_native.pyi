@@ -91,19 +91,15 @@ def block_trace_sizes(
 ) -> tuple[int, int, int, int, int, int]:
     """Elements per token of each buffer of a trace."""
 
-# attention_norm, qkv, log_temperature, omega, out, ffn_norm, gate_up, down; gradients leave omega out.
-Weights = tuple[Array, Array, Array, Array | None, Array, Array, Array, Array]
-WeightGradients = tuple[Array, Array, Array, Array, Array, Array, Array]
-# qkv, inverses, attended, denominators, middle, gate_up.
-Trace = tuple[Array, Array, Array, Array, Array, Array]
+# Weights: attention_norm, qkv, log_temperature, omega, out, ffn_norm, gate_up, down; gradients leave omega out. Places:
+# cosines, sines, cu_seqlens. A trace: qkv, inverses, attended, denominators, middle, gate_up.
+Arrays = tuple[Array | None, ...]
 
 def block_forward(
     output: Array,
-    weights: Weights,
-    cosines: Array,
-    sines: Array,
-    cu_seqlens: Array,
-    trace: Trace | None,
+    weights: Arrays,
+    places: Arrays,
+    trace: Arrays | None,
     *,
     num_heads: int,
     feature_map: str | None,
@@ -117,13 +113,11 @@ def block_forward(
 
 def block_backward(
     grad: Array,
-    input: Array,
-    weights: Weights,
-    gradients: WeightGradients,
-    cosines: Array,
-    sines: Array,
-    cu_seqlens: Array,
-    trace: Trace,
+    hidden: Array,
+    weights: Arrays,
+    gradients: Arrays,
+    places: Arrays,
+    trace: Arrays,
     *,
     num_heads: int,
     feature_map: str | None,
@@ -133,7 +127,7 @@ def block_backward(
     isa: str | None = None,
     num_threads: int = 1,
 ) -> None:
-    """Fill the gradients of the weights, and replace grad [N,C], which arrived at the output, by that of the input."""
+    """Fill the gradients of the weights, and replace grad [N,C], which arrived at the output, by that of hidden."""
 
 def head_loss(
     hidden: Array,
@@ -142,7 +136,7 @@ def head_loss(
     positions: Array,
     targets: Array,
     weight: float,
-    gradients: tuple[Array, Array, Array] | None,
+    gradients: Arrays | None,
     *,
     isa: str | None = None,
     num_threads: int = 1,

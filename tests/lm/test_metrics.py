@@ -88,7 +88,7 @@ def test_what_is_missing_is_left_out_and_counted() -> None:
 
 def test_without_classes_the_labels_are_split_at_their_median() -> None:
     median = float(np.median(LABELS))
-    split = (LABELS >= median).astype(float)
+    split = (median <= LABELS).astype(float)
     assert compare(SCORES, LABELS) == compare(SCORES, LABELS, split)
 
 

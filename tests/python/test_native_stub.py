@@ -13,7 +13,7 @@ STUB = ast.parse((Path(protperf.__file__).parent / "_native.pyi").read_text(enco
 # Only in a module that was built with the cargo feature of this name.
 REHEARSAL = "_rehearse_panic"
 # Aliases of the stub that exist for annotations alone.
-ALIASES = {"Array", "Parameters", "Trace", "WeightGradients", "Weights"}
+ALIASES = {"Array", "Arrays", "Parameters"}
 # What Python or PyO3 adds to every class or module.
 ADDED = set(dir(object)) | {"__module__", "__all__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}
 

@@ -1,8 +1,8 @@
 """A pre-norm Transformer block with FAVOR+ or exact attention as one operator, and the head of a training as another.
 
 What `protperf.lm` composes of torch's operations in a dozen passes over memory is one native call here, forward and
-backward, on a CPU in float32 or float64. First gradients are exact; for second ones, forward mode, `torch.func` and other
-devices use the composed form.
+backward, on a CPU in float32 or float64. It has first derivatives; for second ones, forward mode, `torch.func` and
+other devices there is the composed form.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _block(
     _native.block_forward(
         output.numpy(),
         _weight_arrays(weights, hidden.dtype),
-        *_place_arrays(cosines, sines, cu_seqlens, hidden.dtype),
+        _place_arrays(cosines, sines, cu_seqlens, hidden.dtype),
         tuple(x.numpy() for x in trace) if is_traced else None,
         **_choice(num_heads, attention, causal, dropout, key),
     )
@@ -166,7 +166,7 @@ def _block_backward(grad: torch.Tensor, hidden: torch.Tensor, *rest: Any) -> lis
         contiguous_array(hidden, hidden.dtype),
         _weight_arrays(weights, hidden.dtype),
         tuple(x.numpy() for x in gradients),
-        *_place_arrays(cosines, sines, cu_seqlens, hidden.dtype),
+        _place_arrays(cosines, sines, cu_seqlens, hidden.dtype),
         tuple(array(x) for x in trace),
         **_choice(num_heads, attention, causal, dropout, key),
     )
@@ -186,7 +186,9 @@ def _token_loss(
     tensors = (hidden, norm, embedding)
     gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors if with_gradients]
     loss = _native.head_loss(
-        *(contiguous_array(x, hidden.dtype) for x in tensors),
+        contiguous_array(hidden, hidden.dtype),
+        contiguous_array(norm, hidden.dtype),
+        contiguous_array(embedding, hidden.dtype),
         contiguous_array(positions, torch.int64),
         contiguous_array(targets, torch.int64),
         weight,
@@ -242,7 +244,7 @@ def _token_loss_fake(
     return [hidden.new_empty(()), *gradients]
 
 
-def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     *tensors, num_heads, attention, causal, dropout, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -261,7 +263,7 @@ def _block_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, 
     return (*found[:at], None, *found[at:], *(None,) * (count - 1 - _NUM_WEIGHTS + 5))
 
 
-def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[1:])
@@ -273,7 +275,7 @@ def _loss_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, .
     return (*(grad * x for x in ctx.saved_tensors), *(None,) * 4)
 
 
-def _no_second_setup(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+def _no_second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     ctx.num_inputs = len(inputs)
 
 

@@ -73,10 +73,10 @@ def _native_forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: An
     out, den, after = _forward_fake(q, k, v, *rest)
     _native.favor_forward(
         *kernels._inputs(q, k, v, None),
-        kernels._array(out),
+        kernels.array(out),
         den.numpy(),
         **_options(q, parameters, options),
-        state_in=None if state is None else kernels._contiguous_array(state, den.dtype),
+        state_in=None if state is None else kernels.contiguous_array(state, den.dtype),
         state_out=after.numpy() if with_state else None,
     )
     return out, den, after
@@ -99,18 +99,18 @@ def _native_backward(grad: _Optional, grad_state: _Optional, *rest: Any) -> _Ten
     buffers = tuple(x.numpy() if is_wanted else None for x, is_wanted in zip(wide, wanted, strict=True))
     _native.favor_backward(
         *kernels._inputs(q, k, v, None),
-        kernels._array(out),
-        kernels._contiguous_array(den, den.dtype),
-        kernels._array(torch.zeros_like(out) if grad is None else grad),
-        kernels._array(dq),
-        kernels._array(dk),
-        kernels._array(dv),
+        kernels.array(out),
+        kernels.contiguous_array(den, den.dtype),
+        kernels.array(torch.zeros_like(out) if grad is None else grad),
+        kernels.array(dq),
+        kernels.array(dk),
+        kernels.array(dv),
         None,
         **_options(q, Parameters(*parameters), options),
         dparameters=buffers if with_parameters else None,  # type: ignore[arg-type]
-        state_in=None if state is None else kernels._contiguous_array(state, den.dtype),
-        state_out=None if grad_state is None else kernels._contiguous_array(after, den.dtype),
-        grad_state=None if grad_state is None else kernels._contiguous_array(grad_state, den.dtype),
+        state_in=None if state is None else kernels.contiguous_array(state, den.dtype),
+        state_out=None if grad_state is None else kernels.contiguous_array(after, den.dtype),
+        grad_state=None if grad_state is None else kernels.contiguous_array(grad_state, den.dtype),
         dstate_in=None if state is None else dstate.numpy(),
     )
     narrow = [x.to(q.dtype if given is None else given.dtype) for x, given in zip(wide, parameters, strict=True)]
@@ -121,7 +121,7 @@ def _options(q: torch.Tensor, parameters: Parameters, options: Any) -> dict[str,
     """Keywords of the native module."""
     causal, *masks = options
     shared = kernels._options(q, "positive", causal, 0.0, *masks)
-    fields = tuple(None if x is None else kernels._contiguous_array(x, torch.float64) for x in parameters)
+    fields = tuple(None if x is None else kernels.contiguous_array(x, torch.float64) for x in parameters)
     return {**shared, "kernel_epsilon": None, "parameters": fields}
 
 

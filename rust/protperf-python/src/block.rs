@@ -24,6 +24,8 @@ type WeightTuple<'py> =
     (Object<'py>, Object<'py>, Object<'py>, Option<Object<'py>>, Object<'py>, Object<'py>, Object<'py>, Object<'py>);
 /// Gradients of the weights, in their order without omega.
 type GradientTuple<'py> = (Object<'py>, Object<'py>, Object<'py>, Object<'py>, Object<'py>, Object<'py>, Object<'py>);
+/// cosines, sines, cu_seqlens.
+type PlaceTuple<'py> = (Object<'py>, Object<'py>, Object<'py>);
 /// qkv, inverses, attended, denominators, middle, gate_up.
 type TraceTuple<'py> = (Object<'py>, Object<'py>, Object<'py>, Object<'py>, Object<'py>, Object<'py>);
 
@@ -123,7 +125,7 @@ struct Places<T: Float> {
 }
 
 impl<T: Float> Places<T> {
-    fn new([cosines, sines, cu_seqlens]: [&Object<'_>; 3]) -> PyResult<Self> {
+    fn new((cosines, sines, cu_seqlens): &PlaceTuple<'_>) -> PyResult<Self> {
         Ok(Places {
             cosines: buffer("cosines", cosines)?,
             sines: buffer("sines", sines)?,
@@ -147,7 +149,7 @@ fn block_trace_sizes(model_dim: usize, num_heads: usize, head_dim: usize, ffn_di
 /// Apply a block to output `[N,C]`, which holds the input, in place; fill the trace where there is one.
 #[pyfunction]
 #[pyo3(signature = (
-    output, weights, cosines, sines, cu_seqlens, trace, *, num_heads, feature_map, causal, dropout=0.0, key=0,
+    output, weights, places, trace, *, num_heads, feature_map, causal, dropout=0.0, key=0,
     isa=None, num_threads=1
 ))]
 #[allow(clippy::too_many_arguments)]
@@ -155,9 +157,7 @@ fn block_forward(
     py: Python<'_>,
     output: &Object<'_>,
     weights: WeightTuple<'_>,
-    cosines: &Object<'_>,
-    sines: &Object<'_>,
-    cu_seqlens: &Object<'_>,
+    places: PlaceTuple<'_>,
     trace: Option<TraceTuple<'_>>,
     num_heads: usize,
     feature_map: Option<&str>,
@@ -169,14 +169,14 @@ fn block_forward(
 ) -> PyResult<()> {
     let choice = Choice::new(py, (isa, num_threads), (num_heads, feature_map, causal), (dropout, key))?;
     let forward = if holds::<f64>(output) { forward_as::<f64> } else { forward_as::<f32> };
-    guarded(py, || forward(py, output, &weights, [cosines, sines, cu_seqlens], trace.as_ref(), &choice))
+    guarded(py, || forward(py, output, &weights, &places, trace.as_ref(), &choice))
 }
 
 fn forward_as<T: Float>(
     py: Python<'_>,
     output: &Object<'_>,
     weights: &WeightTuple<'_>,
-    places: [&Object<'_>; 3],
+    places: &PlaceTuple<'_>,
     trace: Option<&TraceTuple<'_>>,
     choice: &Choice,
 ) -> PyResult<()> {
@@ -201,22 +201,21 @@ fn forward_as<T: Float>(
     })
 }
 
-/// Fill the gradients of the weights, and replace grad `[N,C]`, which arrived at the output, by that of the input.
+/// Fill the gradients of the weights, and replace grad `[N,C]`, which arrived at the output, by that of hidden, the
+/// input of the forward pass.
 #[pyfunction]
 #[pyo3(signature = (
-    grad, input, weights, gradients, cosines, sines, cu_seqlens, trace, *, num_heads, feature_map, causal,
+    grad, hidden, weights, gradients, places, trace, *, num_heads, feature_map, causal,
     dropout=0.0, key=0, isa=None, num_threads=1
 ))]
 #[allow(clippy::too_many_arguments)]
 fn block_backward(
     py: Python<'_>,
     grad: &Object<'_>,
-    input: &Object<'_>,
+    hidden: &Object<'_>,
     weights: WeightTuple<'_>,
     gradients: GradientTuple<'_>,
-    cosines: &Object<'_>,
-    sines: &Object<'_>,
-    cu_seqlens: &Object<'_>,
+    places: PlaceTuple<'_>,
     trace: TraceTuple<'_>,
     num_heads: usize,
     feature_map: Option<&str>,
@@ -228,7 +227,7 @@ fn block_backward(
 ) -> PyResult<()> {
     let choice = Choice::new(py, (isa, num_threads), (num_heads, feature_map, causal), (dropout, key))?;
     let backward = if holds::<f64>(grad) { backward_as::<f64> } else { backward_as::<f32> };
-    guarded(py, || backward(py, [grad, input], &weights, &gradients, [cosines, sines, cu_seqlens], &trace, &choice))
+    guarded(py, || backward(py, [grad, hidden], &weights, &gradients, &places, &trace, &choice))
 }
 
 fn backward_as<T: Float>(
@@ -236,7 +235,7 @@ fn backward_as<T: Float>(
     [grad, input]: [&Object<'_>; 2],
     weights: &WeightTuple<'_>,
     gradients: &GradientTuple<'_>,
-    places: [&Object<'_>; 3],
+    places: &PlaceTuple<'_>,
     trace: &TraceTuple<'_>,
     choice: &Choice,
 ) -> PyResult<()> {
