@@ -47,6 +47,12 @@ impl Key {
     }
 }
 
+impl<T: CpuElement> std::fmt::Debug for PreparedMap<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PreparedMap").field(&self.0.key).finish()
+    }
+}
+
 impl<T: CpuElement> PreparedMap<T> {
     /// Packs the parameters of a map for `heads` heads; `check` is called before each set of them.
     ///

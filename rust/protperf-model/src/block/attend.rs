@@ -3,9 +3,9 @@
 use crate::buffer::Buffer;
 use crate::weights::{Attention, BlockShape};
 use protperf_core::attention::exact::{SoftmaxArgs, softmax_attention, softmax_attention_backward};
-use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
+use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
-use protperf_cpu::{Cpu, CpuElement, Isa};
+use protperf_cpu::{Cpu, CpuElement, Isa, OutRows, PreparedMap, RowGradients, RowOutputs};
 use std::sync::atomic::Ordering;
 
 /// What a layer carries from one piece of its sequences to the next.
@@ -28,8 +28,8 @@ pub struct KeysAndValues<T> {
 
 /// How the heads of a block attend, with what that needs.
 #[derive(Debug)]
-pub(super) enum Attend {
-    Favor { isa: Isa, map: FeatureMap, num_features: usize, omega: Vec<f64> },
+pub(super) enum Attend<T: CpuElement> {
+    Favor { isa: Isa, map: FeatureMap, num_features: usize, omega: Vec<f64>, prepared: PreparedMap<T> },
     Exact,
 }
 
@@ -48,24 +48,28 @@ pub(super) struct Scope<'a> {
     pub run: &'a Execution<'a>,
 }
 
-/// Gradients of queries, keys and values, `[H,N,D]` each.
-pub(super) struct HeadGradients<T: CpuElement> {
-    pub dq: Buffer<T>,
-    pub dk: Buffer<T>,
-    pub dv: Buffer<T>,
-}
-
 impl<'a, T: CpuElement> Heads<'a, T> {
     fn tokens(&self) -> usize {
         self.qkv.len() / self.shape.qkv_row()
     }
 
-    /// Queries (0), keys (1) or values (2) as `[1,H,N,D]`.
+    /// `[1,H,N,D]`.
+    fn shape_of_rows(&self) -> [usize; 4] {
+        [1, self.shape.num_heads, self.tokens(), self.shape.head_dim]
+    }
+
+    /// Queries (0), keys (1) or values (2).
     fn side(&self, side: usize) -> Result<TensorRef<'a, T>> {
-        let BlockShape { num_heads, head_dim, .. } = *self.shape;
-        let shape = [1, num_heads, self.tokens(), head_dim];
-        let strides = [0, head_dim as isize, self.shape.qkv_row() as isize, 1];
-        TensorRef::new("qkv", self.qkv, side * self.shape.inner(), shape, strides)
+        let strides = [0, self.shape.head_dim as isize, self.shape.qkv_row() as isize, 1];
+        TensorRef::new("qkv", self.qkv, side * self.shape.inner(), self.shape_of_rows(), strides)
+    }
+
+    /// Copies `[H,N,D]` to `[N,HD]`.
+    fn to_tokens(self, from: &[T], to: &mut [T]) {
+        let (d, tokens) = (self.shape.head_dim, self.tokens());
+        for (at, row) in from.chunks_exact(d).enumerate() {
+            to[(at % tokens * self.shape.num_heads + at / tokens) * d..][..d].copy_from_slice(row);
+        }
     }
 
     fn softmax_args(&self, scope: &Scope<'a>) -> Result<SoftmaxArgs<'a, T>> {
@@ -74,52 +78,51 @@ impl<'a, T: CpuElement> Heads<'a, T> {
     }
 }
 
-impl Attend {
-    pub fn new<T: CpuElement>(isa: Isa, shape: &BlockShape, attention: Attention, omega: Option<&[T]>) -> Result<Self> {
+/// A call of linear attention: on what, with what, packed how.
+type Call<'a, T> = (Cpu, FavorArgs<'a, T>, &'a PreparedMap<T>);
+
+impl<T: CpuElement> Attend<T> {
+    pub fn new(isa: Isa, shape: &BlockShape, attention: Attention, omega: Option<&[T]>) -> Result<Self> {
         let Attention::Favor { map, num_features } = attention else { return Ok(Attend::Exact) };
         let mut widened = try_reserved(shape.inner() * num_features)?;
         widened.extend(omega.unwrap_or_default().iter().map(|w| w.to_f64()));
-        Ok(Attend::Favor { isa, map, num_features, omega: widened })
+        let args = map_args(map, num_features, shape, &widened);
+        let prepared = Cpu { isa }.prepare(&args, shape.num_heads, shape.head_dim)?;
+        Ok(Attend::Favor { isa, map, num_features, omega: widened, prepared })
     }
 
-    fn favor_args<'a, T: CpuElement>(
-        &'a self,
-        heads: &Heads<'a, T>,
-        scope: &Scope<'a>,
-    ) -> Result<Option<(Cpu, FavorArgs<'a, T>)>> {
-        let Attend::Favor { isa, map, num_features, omega } = self else { return Ok(None) };
-        let omega = Omega {
-            data: omega,
-            num_heads: Some(heads.shape.num_heads),
-            num_features: *num_features,
-            head_dim: heads.shape.head_dim,
-        };
-        let map = MapArgs::Named { map: *map, omega: Some(omega), kernel_epsilon: map.default_epsilon() };
+    fn favor_call<'a>(&'a self, heads: &Heads<'a, T>, scope: &Scope<'a>) -> Result<Option<Call<'a, T>>> {
+        let Attend::Favor { isa, map, num_features, omega, prepared } = self else { return Ok(None) };
         let [q, k, v] = [heads.side(0)?, heads.side(1)?, heads.side(2)?];
+        let map = map_args(*map, *num_features, heads.shape, omega);
         let args =
             FavorArgs { q, k, v, map, causal: scope.causal, cu_seqlens: Some(scope.borders), key_padding_mask: None };
-        Ok(Some((Cpu { isa: *isa }, args)))
+        Ok(Some((Cpu { isa: *isa }, args, prepared)))
     }
 
-    /// Fills `attended` `[H,N,D]` and `denominators` `[H,N,2]`; reads on from a state and updates it.
-    pub fn forward<'a, T: CpuElement>(
+    /// Fills `attended` `[N,HD]` and, where a backward pass follows, `denominators` `[H,N,2]`; reads on from a state and
+    /// updates it.
+    pub fn forward<'a>(
         &'a self,
         heads: &Heads<'a, T>,
         scope: &Scope<'a>,
         state: Option<&mut LayerState<T>>,
         attended: &mut [T],
-        denominators: &mut [T],
+        denominators: Option<&mut [T]>,
     ) -> Result<()> {
-        match (self.favor_args(heads, scope)?, state) {
-            (Some((cpu, args)), None) => {
-                let outputs = Outputs { state_in: None, out: attended, den: denominators, state_out: None };
-                cpu.forward(&args, outputs, scope.run)
+        let shape = heads.shape_of_rows();
+        match (self.favor_call(heads, scope)?, state) {
+            (Some((cpu, args, prepared)), None) => {
+                let out = OutRows::token_major("attended", attended, shape)?;
+                let outputs = RowOutputs { state_in: None, out, den: denominators, state_out: None };
+                cpu.forward_rows(&args, Some(prepared), outputs, scope.run)
             }
-            (Some((cpu, args)), Some(LayerState::Favor(state))) => {
+            (Some((cpu, args, prepared)), Some(LayerState::Favor(state))) => {
                 let mut after = Buffer::new(args.validate()?.state().iter().product())?;
                 let state_in = (!state.is_empty()).then_some(&**state);
-                let outputs = Outputs { state_in, out: attended, den: denominators, state_out: Some(&mut after) };
-                cpu.forward(&args, outputs, scope.run)?;
+                let out = OutRows::token_major("attended", attended, shape)?;
+                let outputs = RowOutputs { state_in, out, den: denominators, state_out: Some(&mut after) };
+                cpu.forward_rows(&args, Some(prepared), outputs, scope.run)?;
                 state.clear();
                 state.try_reserve_exact(after.len()).map_err(|_| Error::OutOfMemory { bytes: size_of_val(&*after) })?;
                 state.extend_from_slice(&after);
@@ -127,41 +130,56 @@ impl Attend {
             }
             (None, None) => {
                 let stop = || scope.run.cancel.load(Ordering::Relaxed);
-                softmax_attention(&heads.softmax_args(scope)?, attended, &stop)
+                let mut found = Buffer::new(attended.len())?;
+                softmax_attention(&heads.softmax_args(scope)?, &mut found, &stop)?;
+                heads.to_tokens(&found, attended);
+                Ok(())
             }
             (None, Some(LayerState::Exact(_))) => Err(Error::option("state", "of exact attention comes later")),
             _ => Err(Error::option("state", "is one of another kind of attention")),
         }
     }
 
-    /// Gradients, where `grad` `[N, HD]` with rows `grad_row` apart arrived at the outputs.
-    pub fn backward<'a, T: CpuElement>(
+    /// Fills gradients `[N,3HD]` of queries, keys and values, where `grad` `[N, HD]` with rows `grad_row` apart arrived
+    /// at the outputs.
+    pub fn backward<'a>(
         &'a self,
         heads: &Heads<'a, T>,
         scope: &Scope<'a>,
         (attended, denominators): (&'a [T], &'a [T]),
         (grad, grad_row): (&'a [T], usize),
-    ) -> Result<HeadGradients<T>> {
-        let BlockShape { num_heads, head_dim, .. } = *heads.shape;
-        let shape = [1, num_heads, heads.tokens(), head_dim];
-        let grad = TensorRef::new("grad", grad, 0, shape, [0, head_dim as isize, grad_row as isize, 1])?;
-        let len = shape.iter().product();
-        let (mut dq, mut dk, mut dv) = (Buffer::new(len)?, Buffer::new(len)?, Buffer::new(len)?);
-        match self.favor_args(heads, scope)? {
-            Some((cpu, args)) => {
-                let out = TensorRef::contiguous("attended", attended, shape)?;
+        gradients: &mut [T],
+    ) -> Result<()> {
+        let (shape, tokens) = (heads.shape_of_rows(), heads.tokens());
+        let [_, h, _, d] = shape;
+        let rows = |name, data, row: usize| TensorRef::new(name, data, 0, shape, [0, d as isize, row as isize, 1]);
+        let (grad, out) = (rows("grad", grad, grad_row)?, rows("attended", attended, h * d)?);
+        match self.favor_call(heads, scope)? {
+            Some((cpu, args, prepared)) => {
                 let saved = Saved { out, den: denominators, grad, state_in: None, final_state: None };
-                let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, map: None, state_in: None };
-                cpu.backward(&args, &saved, gradients, scope.run)?;
+                let [dq, dk, dv] = OutRows::parts_of_tokens("gradients", gradients, [1, tokens], [[h, d]; 3])?;
+                let gradients = RowGradients { dq, dk, dv, map: None, state_in: None };
+                cpu.backward_rows(&args, Some(prepared), &saved, gradients, scope.run)
             }
             None => {
                 let stop = || scope.run.cancel.load(Ordering::Relaxed);
                 let found = softmax_attention_backward(&heads.softmax_args(scope)?, &grad, &stop)?;
-                for (to, from) in [(&mut dq, found.dq), (&mut dk, found.dk), (&mut dv, found.dv)] {
-                    to.iter_mut().zip(from).for_each(|(to, x)| *to = T::from_f64(x));
+                for (side, from) in [found.dq, found.dk, found.dv].into_iter().enumerate() {
+                    for (token, to) in gradients.chunks_exact_mut(3 * h * d).enumerate() {
+                        for head in 0..h {
+                            let from = &from[(head * tokens + token) * d..][..d];
+                            let to = &mut to[(side * h + head) * d..][..d];
+                            to.iter_mut().zip(from).for_each(|(to, &x)| *to = T::from_f64(x));
+                        }
+                    }
                 }
+                Ok(())
             }
         }
-        Ok(HeadGradients { dq, dk, dv })
     }
+}
+
+fn map_args<'a>(map: FeatureMap, num_features: usize, shape: &BlockShape, omega: &'a [f64]) -> MapArgs<'a> {
+    let omega = Omega { data: omega, num_heads: Some(shape.num_heads), num_features, head_dim: shape.head_dim };
+    MapArgs::Named { map, omega: Some(omega), kernel_epsilon: map.default_epsilon() }
 }

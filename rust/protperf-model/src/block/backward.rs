@@ -4,7 +4,7 @@
 //! task sums the gradients of the weights over its own tokens; the sums are added up in the order of the tasks, whichever
 //! thread is done first.
 
-use super::attend::{HeadGradients, Heads, Scope};
+use super::attend::{Heads, Scope};
 use super::{Frame, Matrices, Trace, copy_rows, stride};
 use crate::buffer::Buffer;
 use crate::dropout::{Dropout, Site};
@@ -101,7 +101,8 @@ impl<T: CpuElement> BlockBackward<T> {
         let heads = Heads { shape: &frame.shape, qkv: trace.qkv };
         let scope = Scope { borders, causal, run };
         let saved = (trace.attended, trace.denominators);
-        let of_heads = frame.attend.backward(&heads, &scope, saved, (&arriving, row))?;
+        let mut of_heads = Buffer::new(tokens * 3 * frame.shape.inner())?;
+        frame.attend.backward(&heads, &scope, saved, (&arriving, row), &mut of_heads)?;
         pass.project(grad, &of_heads, gradients, run)
     }
 }
@@ -218,7 +219,7 @@ impl<T: CpuElement> Pass<'_, T> {
         self.drop_rows(grad, Site::Attention, first, &mut dropped, c_row);
         let out_row = self.matrices.out.cols();
         self.matrices.out.multiply(frame.ops, (&dropped, c_row), rows, (arriving, out_row), Mode::Store);
-        frame.gather_heads(self.trace.attended, (first, self.rotary.len()), &mut heads, heads_row, 0);
+        copy_rows(&self.trace.attended[first * inner..][..rows * inner], inner, &mut heads, heads_row);
         let mut out = Buffer::new(c * inner.next_multiple_of(PAD))?;
         outer(frame.ops, (&dropped, c_row, 0), (&heads, heads_row), rows, &mut out, [c, inner]);
         Ok(out)
@@ -228,7 +229,7 @@ impl<T: CpuElement> Pass<'_, T> {
     fn project(
         &self,
         grad: &mut [T],
-        of_heads: &HeadGradients<T>,
+        of_heads: &[T],
         gradients: &mut BlockGradients<'_, T>,
         run: &Execution<'_>,
     ) -> Result<()> {
@@ -247,17 +248,14 @@ impl<T: CpuElement> Pass<'_, T> {
         )
     }
 
-    fn through_qkv(&self, grad: &mut [T], of_heads: &HeadGradients<T>, first: usize) -> Result<ProjectSums<T>> {
+    fn through_qkv(&self, grad: &mut [T], of_heads: &[T], first: usize) -> Result<ProjectSums<T>> {
         let (frame, shape) = (self.frame, &self.frame.shape);
         let (c, inner, rows) = (shape.model_dim, shape.inner(), grad.len() / shape.model_dim);
         let (c_row, wide_row) = (stride(c), stride(3 * inner));
         let mut wide = Buffer::new(rows * wide_row)?;
-        for (side, from) in [&of_heads.dq, &of_heads.dk, &of_heads.dv].into_iter().enumerate() {
-            frame.gather_heads(from, (first, self.rotary.len()), &mut wide, wide_row, side * inner);
-        }
+        copy_rows(&of_heads[first * 3 * inner..][..rows * 3 * inner], 3 * inner, &mut wide, wide_row);
         let mut log_temperature = Buffer::zeros(shape.num_heads)?;
         for (at, wide) in wide.chunks_exact_mut(wide_row).enumerate() {
-            wide[3 * inner..shape.qkv_row()].fill(T::ZERO);
             self.through_rotation(first + at, &mut wide[..2 * inner], &mut log_temperature);
         }
         let mut normed = Buffer::new(rows * c_row)?;

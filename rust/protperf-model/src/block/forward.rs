@@ -37,13 +37,12 @@ impl<T: CpuElement> Block<T> {
     ) -> Result<()> {
         let tokens = rotary.len();
         check_len("hidden", hidden.len(), tokens * self.frame.shape.model_dim)?;
-        let [qkv, inverses, attended, denominators, ..] = self.frame.shape.trace_lens(tokens);
-        let (mut qkv, mut inverses) = (Buffer::new(qkv)?, Buffer::new(inverses)?);
-        let (mut attended, mut denominators) = (Buffer::new(attended)?, Buffer::new(denominators)?);
+        let [qkv, inverses, attended, ..] = self.frame.shape.trace_lens(tokens);
+        let (mut qkv, mut inverses, mut attended) = (Buffer::new(qkv)?, Buffer::new(inverses)?, Buffer::new(attended)?);
         self.project(hidden, rotary, &mut qkv, &mut inverses, run)?;
         let scope = Scope { borders, causal, run };
         let heads = Heads { shape: &self.frame.shape, qkv: &qkv };
-        self.frame.attend.forward(&heads, &scope, state, &mut attended, &mut denominators)?;
+        self.frame.attend.forward(&heads, &scope, state, &mut attended, None)?;
         self.feed_forward(hidden, &attended, None, Dropout::NONE, run)
     }
 
@@ -67,7 +66,7 @@ impl<T: CpuElement> Block<T> {
         self.project(output, rotary, qkv, inverses, run)?;
         let scope = Scope { borders, causal, run };
         let heads = Heads { shape: &self.frame.shape, qkv };
-        self.frame.attend.forward(&heads, &scope, None, attended, denominators)?;
+        self.frame.attend.forward(&heads, &scope, None, attended, Some(denominators))?;
         self.feed_forward(output, attended, Some(Kept { middle, gate_up }), dropout, run)
     }
 
@@ -120,7 +119,7 @@ impl<T: CpuElement> Block<T> {
         };
         Workers::new(run).run(tokens.div_ceil(TILE), |tile| {
             let mut hidden = hidden.take(tile);
-            self.add_attention(&mut hidden, attended, (tile * TILE, tokens), dropout)?;
+            self.add_attention(&mut hidden, attended, tile * TILE, dropout)?;
             if !middle.is_empty() {
                 middle.take(tile).copy_from_slice(&hidden);
                 self.add_gated(&mut hidden, &mut gate_up.take(tile), tile * TILE, dropout)
@@ -131,19 +130,14 @@ impl<T: CpuElement> Block<T> {
         })
     }
 
-    /// `hidden += dropout(attended w^T)` for the tokens of a tile, of which `first` is the first of all `tokens`.
-    fn add_attention(
-        &self,
-        hidden: &mut [T],
-        attended: &[T],
-        (first, tokens): (usize, usize),
-        dropout: Dropout,
-    ) -> Result<()> {
-        let (c, rows) = (self.frame.shape.model_dim, hidden.len() / self.frame.shape.model_dim);
-        let (heads_row, added_row) = (stride(self.frame.shape.inner()), self.matrices.out.cols());
-        let (mut heads, mut added) = (Buffer::new(rows * heads_row)?, Buffer::new(rows * added_row)?);
-        self.frame.gather_heads(attended, (first, tokens), &mut heads, heads_row, 0);
-        self.matrices.out.multiply(self.frame.ops, (&heads, heads_row), rows, (&mut added, added_row), Mode::Store);
+    /// `hidden += dropout(attended w^T)` for the tokens of a tile, of which `first` is the first.
+    fn add_attention(&self, hidden: &mut [T], attended: &[T], first: usize, dropout: Dropout) -> Result<()> {
+        let (c, inner, rows) =
+            (self.frame.shape.model_dim, self.frame.shape.inner(), hidden.len() / self.frame.shape.model_dim);
+        let added_row = self.matrices.out.cols();
+        let mut added = Buffer::new(rows * added_row)?;
+        let heads = &attended[first * inner..][..rows * inner];
+        self.matrices.out.multiply(self.frame.ops, (heads, inner), rows, (&mut added, added_row), Mode::Store);
         self.add_dropped(&mut added, added_row, hidden, (Site::Attention, first), dropout, c);
         Ok(())
     }

@@ -37,7 +37,7 @@ pub(crate) const NORM_EPSILON: f64 = f32::EPSILON as f64;
 struct Frame<T: CpuElement> {
     ops: &'static Ops<T>,
     shape: BlockShape,
-    attend: Attend,
+    attend: Attend<T>,
     attention_norm: Vec<T>,
     ffn_norm: Vec<T>,
     /// Lengths of the queries and of the keys of each head: the root of its temperature, times D^1/4 that attention
@@ -135,17 +135,6 @@ impl<T: CpuElement> Frame<T> {
         let c = self.shape.model_dim;
         for (at, (row, normed)) in rows.chunks_exact(c).zip(normed.chunks_exact_mut(stride(c))).enumerate() {
             each(at, self.ops.rms_norm(row, gain, T::from_f64(NORM_EPSILON), normed));
-        }
-    }
-
-    /// Rows of a tensor `[H,N,D]`, from token `first` of `tokens` on, side by side into the columns of a tile from
-    /// `column` on.
-    fn gather_heads(&self, from: &[T], (first, tokens): (usize, usize), to: &mut [T], to_row: usize, column: usize) {
-        let d = self.shape.head_dim;
-        for (head, from) in from.chunks_exact((tokens * d).max(1)).enumerate() {
-            for (from, to) in from[first * d..].chunks_exact(d).zip(to.chunks_exact_mut(to_row)) {
-                to[column + head * d..][..d].copy_from_slice(from);
-            }
         }
     }
 }

@@ -11,9 +11,9 @@ pub struct TraceMut<'a, T> {
     pub qkv: &'a mut [T],
     /// One over the length of each query and key before it was scaled, `[N, 2H]`.
     pub inverses: &'a mut [T],
-    /// Outputs of attention `[H,N,D]`.
+    /// Outputs of attention `[N,HD]`.
     pub attended: &'a mut [T],
-    /// Of each of them the denominator, or the logarithm of the sum of exponentials with exact attention, `[H,N,2]`.
+    /// Of each query the denominator, or the logarithm of the sum of exponentials with exact attention, `[H,N,2]`.
     pub denominators: &'a mut [T],
     /// The residual stream between attention and the feed-forward layer `[N,C]`.
     pub middle: &'a mut [T],
