@@ -68,7 +68,7 @@ class Engine(Protocol):
         ...
 
     def computing(self, deterministic: bool) -> AbstractContextManager[None]:
-        """To be held around calls: `deterministic` asks for the same bits whatever the number of threads.
+        """To be held around calls: `deterministic` asks for the same bits with any number of threads.
 
         In a process forked from one that computed, this makes the engine usable, with a warning if that costs speed.
         """

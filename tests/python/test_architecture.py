@@ -22,7 +22,8 @@ CRATES = {
     "protperf-core": ({"csv-core", "half", "libm", "memchr"}, set()),
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
-    "protperf": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),
+    "protperf-model": (None, {"protperf-core", "protperf-cpu"}),
+    "protperf": (None, {"protperf-core", "protperf-cpu", "protperf-io", "protperf-model"}),
     "protperf-python": (None, {"protperf", "protperf-core", "protperf-io"}),
 }
 UNSAFE_ALLOWED = ("rust/protperf-cpu/", "rust/protperf-io/src/map.rs", "rust/protperf-python/src/")

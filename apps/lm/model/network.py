@@ -192,8 +192,10 @@ class Network(nn.Module):
     def _kept_rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same from tables of the first positions, which are kept from pass to pass."""
         weight = self.embedding.weight
+        if weight.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._rotations(positions)
         longest = int(positions.max()) + 1 if len(positions) else 0
-        if longest > _MAX_KEPT_POSITIONS or weight.device.type != "cpu" or torch.compiler.is_compiling():
+        if longest > _MAX_KEPT_POSITIONS:
             return self._rotations(positions)
         tables = self._tables
         if tables is None or len(tables[0]) < longest or tables[0].dtype != weight.dtype:

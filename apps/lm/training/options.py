@@ -53,6 +53,10 @@ class TrainOptions:
         unit="X|FILE", read=read_fraction_or_file, or_path=True, least=1e-6, most=0.9,
     )  # fmt: skip
     residues: str = residues_option()
+    engine: str = option(
+        "native", "What computes a step on a CPU: native, fast, or torch, of torch's own operations.",
+        choices=("native", "torch"),
+    )  # fmt: skip
     redraw_interval: int = option(
         0, "Steps between redraws of the random features; 0 never redraws.", least=0, most=2**40
     )

@@ -56,7 +56,7 @@ class Trainer:
     ) -> None:
         self.run, self.config, self.options = run, config, options
         self.warn, self.detail, self.device = warn, detail, torch.device(device)
-        network = Network(config).to(self.device)
+        network = Network(config, options.engine).to(self.device)
         detail(f"{sum(p.numel() for p in network.parameters()):,} parameters, attention {config.attention}")
         validation = Validation(
             held, train.unigram(), config.objective, options.crop, options.batch_tokens, self.device

@@ -7,7 +7,7 @@ its first change, each a sum over scored residues,
     score = [log p(y_f | x_<f) + sum over i > f of log p(y_i | y_<i)] - sum over i >= f of log p(x_i | x_<i)
 
 Mutants are read in the order of f. The state of the wild type moves on with them (`main` below), so one state and the
-copies of one group are held at a time, whatever the length of the protein. Log-likelihoods are those of the method
+copies of one group are held at a time, for a protein of any length. Log-likelihoods are those of the method
 `ll`: the end of the sequence is not counted, ambiguous residues are context.
 """
 

@@ -257,7 +257,9 @@ def _block_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, 
     count = ctx.num_tensors
     if grad is None:
         return (None,) * (count + 5)
-    tensors, trace = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+    # Read once: a checkpoint computes what was saved again for that.
+    saved = ctx.saved_tensors
+    tensors, trace = saved[:count], saved[count:]
     found = torch.ops.protperf.block_backward(grad, *tensors, list(trace), *ctx.options)
     at = 1 + BlockWeights._fields.index("omega")
     return (*found[:at], None, *found[at:], *(None,) * (count - 1 - _NUM_WEIGHTS + 5))

@@ -1,6 +1,7 @@
 //! The tensors of one block by name, borrowed from wherever they lie: a mapped file, or a training's parameters.
 
 use protperf_core::FeatureMap;
+use protperf_cpu::layout::PAD;
 
 /// The widths of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,22 @@ impl BlockShape {
     /// H D, the width of all queries of a token.
     pub fn inner(&self) -> usize {
         self.num_heads * self.head_dim
+    }
+
+    /// Width of a row of queries, keys and values, padding included.
+    pub fn qkv_row(&self) -> usize {
+        (3 * self.inner()).next_multiple_of(PAD)
+    }
+
+    /// Width of a row of gate and up, padding included.
+    pub fn gate_up_row(&self) -> usize {
+        2 * self.ffn_dim.next_multiple_of(PAD)
+    }
+
+    /// Elements of each buffer of a trace of `tokens` tokens, in the order of its fields.
+    pub fn trace_lens(&self, tokens: usize) -> [usize; 6] {
+        let h = self.num_heads;
+        [self.qkv_row(), 2 * h, self.inner(), 2 * h, self.model_dim, self.gate_up_row()].map(|width| tokens * width)
     }
 }
 

@@ -196,7 +196,7 @@ fn forward_as<T: Float>(
             Some(mut trace) => {
                 block.forward_traced(output, &mut trace, &rotary, (borders, choice.causal), choice.dropout, &run)
             }
-            None => block.forward(output, &rotary, borders, choice.causal, None, &run),
+            None => block.forward_dropped(output, &rotary, (borders, choice.causal), None, choice.dropout, &run),
         }
     })
 }

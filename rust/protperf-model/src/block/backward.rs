@@ -5,7 +5,8 @@
 //! thread is done first.
 
 use super::attend::{Heads, Scope};
-use super::{Frame, Matrices, Trace, copy_rows, stride};
+use super::frame::{Frame, Matrices, copy_rows, stride};
+use super::trace::Trace;
 use crate::buffer::Buffer;
 use crate::dropout::{Dropout, Site};
 use crate::linear::{Panels, outer};

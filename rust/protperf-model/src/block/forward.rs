@@ -1,14 +1,27 @@
 //! The forward pass of a block.
 
+use super::attend::LayerState;
 use super::attend::{Heads, Scope};
-use super::{Block, LayerState, TILE, TraceMut, stride};
+use super::frame::{Frame, Matrices, stride};
+use super::trace::TraceMut;
 use crate::buffer::Buffer;
 use crate::dropout::{Dropout, Site};
+use crate::linear::Panels;
 use crate::rotary::Rotary;
 use crate::tiles::Tiles;
+use crate::weights::{Attention, BlockShape, BlockWeights};
 use protperf_core::{Execution, Result, check_len};
 use protperf_cpu::ops::Mode;
-use protperf_cpu::{CpuElement, Workers};
+use protperf_cpu::{CpuElement, Isa, Workers};
+
+/// Tokens of a tile of the forward pass.
+const TILE: usize = 128;
+/// A block whose weights are packed for the forward pass.
+#[derive(Debug)]
+pub struct Block<T: CpuElement> {
+    frame: Frame<T>,
+    matrices: Matrices<T>,
+}
 
 /// Where the feed-forward stage leaves what the backward pass needs.
 struct Kept<'a, T> {
@@ -17,6 +30,28 @@ struct Kept<'a, T> {
 }
 
 impl<T: CpuElement> Block<T> {
+    /// Packs the weights of a block.
+    ///
+    /// # Errors
+    /// `ShapeMismatch` naming a tensor of another size than its shape; `OutOfMemory`; `Interrupted`.
+    pub fn pack(
+        isa: Isa,
+        shape: BlockShape,
+        attention: Attention,
+        weights: &BlockWeights<'_, T>,
+        run: &Execution<'_>,
+    ) -> Result<Self> {
+        let frame = Frame::new(isa, shape, attention, weights)?;
+        let ops = frame.ops;
+        let matrices = Matrices::pack(&shape, weights, run, |w, rows, depth| Panels::of_columns(ops, w, depth, rows))?;
+        Ok(Block { frame, matrices })
+    }
+
+    /// The widths.
+    pub fn shape(&self) -> &BlockShape {
+        &self.frame.shape
+    }
+
     /// Applies the block to the residual stream of some tokens, in place.
     ///
     /// # Shapes
@@ -35,6 +70,22 @@ impl<T: CpuElement> Block<T> {
         state: Option<&mut LayerState<T>>,
         run: &Execution<'_>,
     ) -> Result<()> {
+        self.forward_dropped(hidden, rotary, (borders, causal), state, Dropout::NONE, run)
+    }
+
+    /// The same with dropout, and without a trace: a training's pass that no backward pass follows.
+    ///
+    /// # Errors
+    /// As [`Block::forward`].
+    pub fn forward_dropped(
+        &self,
+        hidden: &mut [T],
+        rotary: &Rotary<'_, T>,
+        (borders, causal): (&[i64], bool),
+        state: Option<&mut LayerState<T>>,
+        dropout: Dropout,
+        run: &Execution<'_>,
+    ) -> Result<()> {
         let tokens = rotary.len();
         check_len("hidden", hidden.len(), tokens * self.frame.shape.model_dim)?;
         let [qkv, inverses, attended, ..] = self.frame.shape.trace_lens(tokens);
@@ -43,7 +94,7 @@ impl<T: CpuElement> Block<T> {
         let scope = Scope { borders, causal, run };
         let heads = Heads { shape: &self.frame.shape, qkv: &qkv };
         self.frame.attend.forward(&heads, &scope, state, &mut attended, None)?;
-        self.feed_forward(hidden, &attended, None, Dropout::NONE, run)
+        self.feed_forward(hidden, &attended, None, dropout, run)
     }
 
     /// The same for a training: `output` starts as the input, and the trace is kept for the backward pass.

@@ -2,7 +2,6 @@
 
 use crate::weights::BlockShape;
 use protperf_core::{Result, check_len};
-use protperf_cpu::layout::PAD;
 
 /// Buffers that the forward pass fills, row by row without gaps.
 #[derive(Debug)]
@@ -31,24 +30,6 @@ pub struct Trace<'a, T> {
     pub denominators: &'a [T],
     pub middle: &'a [T],
     pub gate_up: &'a [T],
-}
-
-impl BlockShape {
-    /// Width of a row of queries, keys and values, padding included.
-    pub fn qkv_row(&self) -> usize {
-        (3 * self.inner()).next_multiple_of(PAD)
-    }
-
-    /// Width of a row of gate and up, padding included.
-    pub fn gate_up_row(&self) -> usize {
-        2 * self.ffn_dim.next_multiple_of(PAD)
-    }
-
-    /// Elements of each buffer of a trace of `tokens` tokens, in the order of its fields.
-    pub fn trace_lens(&self, tokens: usize) -> [usize; 6] {
-        let h = self.num_heads;
-        [self.qkv_row(), 2 * h, self.inner(), 2 * h, self.model_dim, self.gate_up_row()].map(|width| tokens * width)
-    }
 }
 
 impl<T> Trace<'_, T> {
