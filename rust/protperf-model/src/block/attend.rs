@@ -1,5 +1,6 @@
 //! Attention of a block: the one stage that looks across tokens.
 
+use super::state::{LayerState, NewRows, continue_exact};
 use crate::buffer::Buffer;
 use crate::weights::{Attention, BlockShape};
 use protperf_core::attention::exact::{SoftmaxArgs, softmax_attention, softmax_attention_backward};
@@ -7,24 +8,6 @@ use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
 use protperf_cpu::{Cpu, CpuElement, Isa, OutRows, PreparedMap, RowGradients, RowOutputs};
 use std::sync::atomic::Ordering;
-
-/// What a layer carries from one piece of its sequences to the next.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LayerState<T> {
-    /// States of every sequence and head `[num_sequences,H,F,2+D]`; empty before anything was read.
-    Favor(Vec<T>),
-    /// Keys and values `[positions, HD]` of every sequence.
-    Exact(Vec<KeysAndValues<T>>),
-}
-
-/// All that exact attention has to look at.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct KeysAndValues<T> {
-    /// `[positions, HD]`.
-    pub keys: Vec<T>,
-    /// `[positions, HD]`.
-    pub values: Vec<T>,
-}
 
 /// How the heads of a block attend, with what that needs.
 #[derive(Debug)]
@@ -135,7 +118,11 @@ impl<T: CpuElement> Attend<T> {
                 heads.to_tokens(&found, attended);
                 Ok(())
             }
-            (None, Some(LayerState::Exact(_))) => Err(Error::option("state", "of exact attention comes later")),
+            (None, Some(LayerState::Exact(state))) => {
+                let (row, borders) = (heads.shape.qkv_row(), scope.borders);
+                let new = NewRows { qkv: heads.qkv, row, shape: heads.shape, borders };
+                continue_exact(&new, state, attended, scope.run)
+            }
             _ => Err(Error::option("state", "is one of another kind of attention")),
         }
     }

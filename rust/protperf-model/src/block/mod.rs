@@ -9,17 +9,18 @@
 //! forward:   x -> norm -> qkv -> unit, rotate | attend | -> out -> + x = middle -> norm -> gate, up -> down -> + middle
 //! backward:  the same stages from right to left, cut at the same two bars
 //!
-//! attend, trace < frame < {forward, backward}
+//! state < attend < frame < {forward, backward}; trace < {forward, backward}
 //! ```
 
 mod attend;
 mod backward;
 mod forward;
 mod frame;
+mod state;
 mod trace;
 
-pub use attend::{KeysAndValues, LayerState};
 pub use backward::{BlockBackward, BlockGradients};
 pub use forward::Block;
 pub(crate) use frame::NORM_EPSILON;
+pub use state::{KeysAndValues, LayerState};
 pub use trace::{Trace, TraceMut};

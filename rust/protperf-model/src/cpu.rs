@@ -1,0 +1,193 @@
+//! The processor as a device: packed blocks, one after another over the residual stream of a whole batch.
+
+use crate::block::{Block, LayerState, NORM_EPSILON};
+use crate::buffer::Buffer;
+use crate::config::Config;
+use crate::device::{Device, Reading, Wanted};
+use crate::fault::Result;
+use crate::linear::{Groups, Panels};
+use crate::rotary::Rotary;
+use crate::source::{OwnedBlock, TensorSource};
+use crate::tiles::Tiles;
+use crate::weights::{Attention, BlockShape};
+use protperf_core::alphabet::VOCABULARY_SIZE;
+use protperf_core::{Execution, try_reserved};
+use protperf_cpu::layout::PAD;
+use protperf_cpu::ops::{Mode, Ops};
+use protperf_cpu::{CpuElement, Isa, Workers};
+
+/// Rows of a task of the head.
+const TILE: usize = 256;
+
+/// The processor's cores, with one instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuDevice {
+    /// The instruction set.
+    pub isa: Isa,
+}
+
+/// A network whose weights are packed for the products of an instruction set.
+#[derive(Debug)]
+pub struct CpuNetwork<T: CpuElement> {
+    ops: &'static Ops<T>,
+    shape: BlockShape,
+    attention: Attention,
+    /// `[V,C]`.
+    embedding: Vec<T>,
+    /// `[2,C]`: masked, causal.
+    mode: Vec<T>,
+    blocks: Vec<Block<T>>,
+    /// Gain of the final norm `[C]`.
+    norm: Vec<T>,
+    /// The embedding once more, for the logits, which are tied to it.
+    logits: Panels<T>,
+}
+
+/// What every layer remembers of some sequences.
+#[derive(Clone, Debug)]
+pub struct CpuState<T> {
+    num_sequences: usize,
+    layers: Vec<LayerState<T>>,
+}
+
+impl<T: CpuElement> Device<T> for CpuDevice {
+    type Network = CpuNetwork<T>;
+    type State = CpuState<T>;
+
+    fn prepare(&self, config: &Config, source: &dyn TensorSource<T>, run: &Execution<'_>) -> Result<CpuNetwork<T>> {
+        let (ops, shape, attention) = (Ops::of(self.isa), config.shape, config.attention);
+        let embedding = source.tensor("embedding.weight")?;
+        let logits = Panels::of_columns(ops, &embedding, shape.model_dim, Groups::one(VOCABULARY_SIZE))?;
+        let mut blocks = try_reserved(config.num_layers)?;
+        for layer in 0..config.num_layers {
+            // Read and packed one by one, so that no more than one block is held twice.
+            let tensors = OwnedBlock::read(source, config, layer)?;
+            blocks.push(Block::pack(self.isa, shape, attention, &tensors.weights(), run)?);
+        }
+        let (mode, norm) = (source.tensor("mode.weight")?, source.tensor("norm.weight")?);
+        Ok(CpuNetwork { ops, shape, attention, embedding, mode, blocks, norm, logits })
+    }
+
+    fn empty_state(&self, network: &CpuNetwork<T>, num_sequences: usize) -> Result<CpuState<T>> {
+        let mut layers = try_reserved(network.blocks.len())?;
+        for _ in &network.blocks {
+            layers.push(LayerState::empty(network.attention, num_sequences)?);
+        }
+        Ok(CpuState { num_sequences, layers })
+    }
+
+    fn select(&self, _: &CpuNetwork<T>, state: &CpuState<T>, indices: &[usize]) -> Result<CpuState<T>> {
+        let mut layers = try_reserved(state.layers.len())?;
+        for layer in &state.layers {
+            layers.push(layer.select(state.num_sequences, indices)?);
+        }
+        Ok(CpuState { num_sequences: indices.len(), layers })
+    }
+
+    fn read(
+        &self,
+        network: &CpuNetwork<T>,
+        reading: &Reading<'_>,
+        wanted: Wanted<'_, T>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        network.read(reading, None, wanted, run)
+    }
+
+    fn advance(
+        &self,
+        network: &CpuNetwork<T>,
+        state: &mut CpuState<T>,
+        reading: &Reading<'_>,
+        wanted: Wanted<'_, T>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        network.read(reading, Some(&mut state.layers), wanted, run)
+    }
+}
+
+impl<T: CpuElement> CpuNetwork<T> {
+    fn read(
+        &self,
+        reading: &Reading<'_>,
+        mut layers: Option<&mut [LayerState<T>]>,
+        wanted: Wanted<'_, T>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        let num_blocks = match &wanted {
+            Wanted::Hidden { num_blocks, .. } => *num_blocks,
+            _ => self.blocks.len(),
+        };
+        let mut hidden = Buffer::new(reading.tokens.len() * self.shape.model_dim)?;
+        self.embed(reading, &mut hidden);
+        let rotary = Rotary::new(reading.positions(), self.shape.head_dim)?;
+        for (layer, block) in self.blocks.iter().enumerate().take(num_blocks) {
+            let state = layers.as_deref_mut().map(|layers| &mut layers[layer]);
+            block.forward(&mut hidden, &rotary, reading.borders, reading.causal, state, run)?;
+        }
+        match wanted {
+            Wanted::Hidden { out, .. } => out.copy_from_slice(&hidden),
+            Wanted::Normalized { out } => self.normalize(&hidden, out, run)?,
+            Wanted::LogProbs { rows: Some(rows), out } => {
+                self.log_probs(rows.len(), |at| rows[at] as usize, &hidden, out, run)?;
+            }
+            Wanted::LogProbs { rows: None, out } => {
+                self.log_probs(reading.tokens.len(), |at| at, &hidden, out, run)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn embed(&self, reading: &Reading<'_>, hidden: &mut [T]) {
+        let c = self.shape.model_dim;
+        let mode = &self.mode[usize::from(reading.causal) * c..][..c];
+        for (&token, row) in reading.tokens.iter().zip(hidden.chunks_exact_mut(c)) {
+            row.copy_from_slice(&self.embedding[usize::from(token) * c..][..c]);
+            self.ops.add(mode, row);
+        }
+    }
+
+    fn normalize(&self, hidden: &[T], out: &mut [T], run: &Execution<'_>) -> Result<()> {
+        let c = self.shape.model_dim;
+        let tiles = Tiles::new(out, c, TILE)?;
+        Workers::new(run).run(hidden.len().div_ceil(c * TILE), |tile| {
+            let (mut out, rows) = (tiles.take(tile), hidden[tile * TILE * c..].chunks_exact(c));
+            for (row, out) in rows.zip(out.chunks_exact_mut(c)) {
+                self.ops.rms_norm(row, &self.norm, T::from_f64(NORM_EPSILON), out);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Log-probabilities of `num_rows` rows, of which `place` says where in `hidden` they are. Only those are formed.
+    fn log_probs(
+        &self,
+        num_rows: usize,
+        place: impl Fn(usize) -> usize + Sync,
+        hidden: &[T],
+        out: &mut [T],
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        let (c, width) = (self.shape.model_dim, self.logits.cols());
+        let normed_row = c.next_multiple_of(PAD);
+        let tiles = Tiles::new(out, VOCABULARY_SIZE, TILE)?;
+        Workers::new(run).run(num_rows.div_ceil(TILE), |tile| {
+            let mut out = tiles.take(tile);
+            let rows = out.len() / VOCABULARY_SIZE;
+            let (mut normed, mut logits) = (Buffer::new(rows * normed_row)?, Buffer::new(rows * width)?);
+            for (at, to) in normed.chunks_exact_mut(normed_row).enumerate() {
+                let from = &hidden[place(tile * TILE + at) * c..][..c];
+                self.ops.rms_norm(from, &self.norm, T::from_f64(NORM_EPSILON), to);
+            }
+            self.logits.multiply(self.ops, (&normed, normed_row), rows, (&mut logits, width), Mode::Store);
+            let mut scratch = Buffer::new(width)?;
+            for (logits, out) in logits.chunks_exact_mut(width).zip(out.chunks_exact_mut(VOCABULARY_SIZE)) {
+                self.ops.log_softmax(logits, VOCABULARY_SIZE, &mut scratch);
+                out.copy_from_slice(&logits[..VOCABULARY_SIZE]);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
