@@ -23,12 +23,12 @@ pub struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// The tokens of each sequence, as a range among all tokens.
-    pub fn sequences(&self) -> impl Iterator<Item = std::ops::Range<usize>> + 'a {
+    pub fn sequences(&self) -> impl Iterator<Item = std::ops::Range<usize>> + Clone + 'a {
         self.borders.windows(2).map(|ends| ends[0] as usize..ends[1] as usize)
     }
 
     /// The position of each token in its sequence, `[N]`.
-    pub fn positions(&self) -> impl Iterator<Item = u64> + 'a {
+    pub fn positions(&self) -> impl Iterator<Item = u64> + Clone + 'a {
         self.sequences().zip(self.starts).flat_map(|(range, &start)| start..start + range.len() as u64)
     }
 }

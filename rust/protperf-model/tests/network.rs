@@ -1,0 +1,289 @@
+//! The fast network against the plain one: every kind of attention, both modes, packed, in pieces, on every instruction set.
+
+use protperf_core::alphabet::VOCABULARY_SIZE;
+use protperf_core::{Element, Error, Execution, FeatureMap};
+use protperf_cpu::{CpuElement, Isa};
+use protperf_model::config::{Config, Objective};
+use protperf_model::cpu::CpuDevice;
+use protperf_model::device::Device;
+use protperf_model::fault::{Fault, Result};
+use protperf_model::network::{Layer, Mode, Network};
+use protperf_model::reference::Plain;
+use protperf_model::source::TensorSource;
+use protperf_model::weights::{Attention, BlockShape};
+use std::sync::atomic::AtomicBool;
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+/// Lengths of packed sequences: none, one, and borders of chunks of 64 and tiles of 128.
+const LENGTHS: [usize; 7] = [1, 0, 2, 63, 64, 65, 130];
+
+fn with_threads(num_threads: usize) -> Execution<'static> {
+    Execution { num_threads, cancel: &NEVER }
+}
+
+/// Tensors of made-up numbers of the sizes that a configuration implies, the same for every type.
+struct MadeUp(Config);
+
+impl<T: Element> TensorSource<T> for MadeUp {
+    fn tensor(&self, name: &str) -> Result<Vec<T>> {
+        let (at, shape) = self
+            .0
+            .tensors()
+            .into_iter()
+            .enumerate()
+            .find(|(_, row)| row.0 == name)
+            .map(|(at, row)| (at, row.1))
+            .unwrap();
+        let width = *shape.last().unwrap() as f64;
+        let is_trigonometric = matches!(self.0.attention, Attention::Favor { map: FeatureMap::Trigonometric, .. });
+        let (center, spread) = match name {
+            _ if name.ends_with("norm.weight") => (1.0, 0.2),
+            _ if name.ends_with("log_temperature") => (0.5, 0.3),
+            // Sums of cosines that nearly cancel have no correct digits: judged where they do not.
+            _ if name.ends_with("omega") && is_trigonometric => (0.0, 0.6),
+            _ if name.ends_with("omega") => (0.0, 1.7),
+            _ if name.starts_with("embedding") => (0.0, 0.5),
+            _ => (0.0, 1.7 / width.sqrt()),
+        };
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(at as u64 + 1);
+        let mut number = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let unit = (state >> 11) as f64 / (1u64 << 53) as f64;
+            // As a file stores it, so that every type has the same numbers.
+            T::from_f64(f64::from((center + spread * (2.0 * unit - 1.0)) as f32))
+        };
+        Ok((0..shape.iter().product()).map(|_| number()).collect())
+    }
+}
+
+fn config(attention: Attention, shape: BlockShape) -> Config {
+    Config { num_layers: 2, shape, num_features: 12, attention, objective: Objective::Both }
+}
+
+fn all_attentions() -> Vec<Attention> {
+    let favor = |map| Attention::Favor { map, num_features: 12 };
+    FeatureMap::ALL.into_iter().map(favor).chain([Attention::Exact]).collect()
+}
+
+const ODD: BlockShape = BlockShape { model_dim: 19, num_heads: 3, head_dim: 6, ffn_dim: 29 };
+const EVEN: BlockShape = BlockShape { model_dim: 32, num_heads: 2, head_dim: 16, ffn_dim: 48 };
+
+fn network<T: Element, D: Device<T>>(config: &Config, device: D) -> Network<T, D> {
+    Network::new(config.clone(), &MadeUp(config.clone()), device, &with_threads(1)).unwrap()
+}
+
+fn batch(lengths: &[usize]) -> (Vec<u8>, Vec<i64>) {
+    let tokens = (0..lengths.iter().sum::<usize>()).map(|i| ((i * i * 31 + i * 7) % VOCABULARY_SIZE) as u8).collect();
+    let mut borders = vec![0];
+    lengths.iter().for_each(|&len| borders.push(borders[borders.len() - 1] + len as i64));
+    (tokens, borders)
+}
+
+fn log_probs<T: Element, D: Device<T>>(
+    network: &Network<T, D>,
+    (tokens, borders): (&[u8], &[i64]),
+    mode: Mode,
+    rows: Option<&[i64]>,
+    num_threads: usize,
+) -> Vec<T> {
+    let mut out = vec![T::from_f64(f64::NAN); rows.map_or(tokens.len(), <[i64]>::len) * VOCABULARY_SIZE];
+    network.log_probs(tokens, borders, mode, rows, &mut out, &with_threads(num_threads)).unwrap();
+    out
+}
+
+fn hidden<T: Element, D: Device<T>>(
+    network: &Network<T, D>,
+    batch: (&[u8], &[i64]),
+    mode: Mode,
+    layer: Layer,
+) -> Vec<T> {
+    let mut out = vec![T::from_f64(f64::NAN); batch.0.len() * network.config().shape.model_dim];
+    network.hidden(batch.0, batch.1, mode, layer, &mut out, &with_threads(2)).unwrap();
+    out
+}
+
+/// The largest difference; NaN where one is NaN.
+fn apart<A: Element, B: Element>(a: &[A], b: &[B]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let worst = |worst: f64, x: f64| if worst.is_nan() || x <= worst { worst } else { x };
+    a.iter().zip(b).map(|(a, b)| (a.to_f64() - b.to_f64()).abs()).fold(0.0, worst)
+}
+
+fn bits<T: Element>(x: &[T]) -> Vec<u64> {
+    x.iter().map(|x| x.to_f64().to_bits()).collect()
+}
+
+fn check_against_plain<T: CpuElement>(isa: Isa, attention: Attention, shape: BlockShape, most: f64) {
+    let config = config(attention, shape);
+    let (fast, plain) = (network::<T, _>(&config, CpuDevice { isa }), network(&config, Plain));
+    let (tokens, borders) = batch(&LENGTHS);
+    let all = (&tokens[..], &borders[..]);
+    for mode in [Mode::Masked, Mode::Causal] {
+        let found = apart(&log_probs(&fast, all, mode, None, 2), &log_probs(&plain, all, mode, None, 1));
+        assert!(found <= most, "{isa:?} {attention:?} {mode:?}: {found:e}");
+        for layer in [Layer::After(0), Layer::After(1), Layer::After(2), Layer::Last] {
+            let found = apart(&hidden(&fast, all, mode, layer), &hidden(&plain, all, mode, layer));
+            assert!(found <= 10.0 * most, "{isa:?} {attention:?} {mode:?} {layer:?}: {found:e}");
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_attention_matches_the_plain_network_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for attention in all_attentions() {
+            check_against_plain::<f64>(isa, attention, ODD, 1e-12);
+            check_against_plain::<f64>(isa, attention, EVEN, 1e-12);
+            check_against_plain::<f32>(isa, attention, ODD, 2e-5);
+            check_against_plain::<f32>(isa, attention, EVEN, 2e-5);
+        }
+    }
+}
+
+#[test]
+fn rows_are_those_of_all_in_any_order_and_number() {
+    let (tokens, borders) = batch(&LENGTHS);
+    let network = network::<f32, _>(&config(all_attentions()[0], ODD), CpuDevice { isa: Isa::from_env().unwrap() });
+    let all = log_probs(&network, (&tokens, &borders), Mode::Masked, None, 1);
+    for rows in [vec![], vec![5], vec![300, 0, 5, 5, 64]] {
+        let found = log_probs(&network, (&tokens, &borders), Mode::Masked, Some(&rows), 1);
+        let wanted = rows.iter().flat_map(|&row| &all[row as usize * VOCABULARY_SIZE..][..VOCABULARY_SIZE]);
+        assert_eq!(found, wanted.copied().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn threads_and_batch_mates_change_no_bit() {
+    let (tokens, borders) = batch(&LENGTHS);
+    for attention in all_attentions() {
+        let network = network::<f32, _>(&config(attention, ODD), CpuDevice { isa: Isa::from_env().unwrap() });
+        for mode in [Mode::Masked, Mode::Causal] {
+            let one = log_probs(&network, (&tokens, &borders), mode, None, 1);
+            for threads in 2..=4 {
+                assert_eq!(bits(&one), bits(&log_probs(&network, (&tokens, &borders), mode, None, threads)));
+            }
+            for ends in borders.windows(2) {
+                let (start, end) = (ends[0] as usize, ends[1] as usize);
+                let alone = log_probs(&network, (&tokens[start..end], &[0, ends[1] - ends[0]]), mode, None, 1);
+                let among = &one[start * VOCABULARY_SIZE..end * VOCABULARY_SIZE];
+                assert_eq!(bits(&alone), bits(among), "{attention:?} {mode:?} {start}..{end}");
+            }
+        }
+    }
+}
+
+/// Log-probabilities of two sequences read in pieces of the given lengths.
+fn in_pieces<T: Element, D: Device<T>>(network: &Network<T, D>, tokens: [&[u8]; 2], pieces: [usize; 2]) -> [Vec<T>; 2] {
+    let (mut state, mut found) = (network.empty_state(2).unwrap(), [Vec::new(), Vec::new()]);
+    let mut at = [0, 0];
+    while at[0] < tokens[0].len() || at[1] < tokens[1].len() {
+        let ends = [0, 1].map(|i| tokens[i].len().min(at[i] + pieces[i]));
+        let parts = [0, 1].map(|i| &tokens[i][at[i]..ends[i]]);
+        let borders = [0, parts[0].len() as i64, (parts[0].len() + parts[1].len()) as i64];
+        let mut out = vec![T::from_f64(f64::NAN); borders[2] as usize * VOCABULARY_SIZE];
+        state.advance(&parts.concat(), &borders, None, &mut out, &with_threads(2)).unwrap();
+        let (first, second) = out.split_at(parts[0].len() * VOCABULARY_SIZE);
+        found[0].extend_from_slice(first);
+        found[1].extend_from_slice(second);
+        at = ends;
+        assert_eq!(state.positions(), at.map(|at| at as u64));
+    }
+    found
+}
+
+#[test]
+fn pieces_of_any_length_and_single_tokens_give_what_the_whole_gives() {
+    let (tokens, _) = batch(&[150, 70]);
+    let sequences = [&tokens[..150], &tokens[150..]];
+    for attention in all_attentions() {
+        let config = config(attention, ODD);
+        for isa in Isa::available() {
+            let fast = network::<f32, _>(&config, CpuDevice { isa });
+            let double = network::<f64, _>(&config, CpuDevice { isa });
+            let plain = network(&config, Plain);
+            let whole = log_probs(&plain, (&tokens, &[0, 150, 220]), Mode::Causal, None, 1);
+            let (first, second) = whole.split_at(150 * VOCABULARY_SIZE);
+            for pieces in [[1, 1], [7, 64], [150, 0], [64, 33], [200, 200]] {
+                let pieces = if pieces[1] == 0 { [150, 70] } else { pieces };
+                let found = in_pieces(&fast, sequences, pieces);
+                let worst = apart(&found[0], first).max(apart(&found[1], second));
+                assert!(worst <= 2e-5, "{isa:?} {attention:?} {pieces:?}: {worst:e}");
+                let found = in_pieces(&double, sequences, pieces);
+                let worst = apart(&found[0], first).max(apart(&found[1], second));
+                assert!(worst <= 1e-12, "{isa:?} {attention:?} {pieces:?}: {worst:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn selected_states_go_on_as_their_sequences_would() {
+    let (tokens, _) = batch(&[40, 20, 30]);
+    let parts = [&tokens[..40], &tokens[40..60], &tokens[60..]];
+    for attention in all_attentions() {
+        let network = network::<f32, _>(&config(attention, EVEN), CpuDevice { isa: Isa::from_env().unwrap() });
+        let run = with_threads(2);
+        let mut state = network.empty_state(2).unwrap();
+        let untouched = state.select(&[1, 1, 0]).unwrap();
+        assert_eq!(untouched.positions(), [0, 0, 0]);
+        let mut out = vec![0.0; 60 * VOCABULARY_SIZE];
+        state.advance(&tokens[..60], &[0, 40, 60], None, &mut out, &run).unwrap();
+        // Sequence 1 twice, in front of sequence 0; and nothing for the first of them.
+        let mut chosen = state.select(&[1, 1, 0]).unwrap();
+        assert_eq!(chosen.positions(), [20, 20, 40]);
+        let mut found = vec![0.0; 60 * VOCABULARY_SIZE];
+        let next = [parts[2], parts[2]].concat();
+        chosen.advance(&next, &[0, 0, 30, 60], None, &mut found, &run).unwrap();
+        assert_eq!(chosen.positions(), [20, 50, 70]);
+        for (prefix, found) in [parts[1], parts[0]].into_iter().zip(found.chunks(30 * VOCABULARY_SIZE)) {
+            let whole = [prefix, parts[2]].concat();
+            let borders = [0, whole.len() as i64];
+            let wanted = log_probs(&network, (&whole, &borders), Mode::Causal, None, 1);
+            let worst = apart(found, &wanted[prefix.len() * VOCABULARY_SIZE..]);
+            assert!(worst <= 1e-5, "{attention:?}: {worst:e}");
+        }
+        assert_eq!(state.positions(), [40, 20]);
+        assert!(state.select(&[2]).is_err() && state.select(&[-1]).is_err());
+    }
+}
+
+#[test]
+fn arguments_out_of_range_are_refused_by_name() {
+    let network = network::<f32, _>(&config(all_attentions()[0], ODD), CpuDevice { isa: Isa::from_env().unwrap() });
+    let run = with_threads(1);
+    let fault = |tokens: &[u8], borders: &[i64], rows: Option<&[i64]>, len: usize| {
+        let mut out = vec![0.0; len * VOCABULARY_SIZE];
+        network.log_probs(tokens, borders, Mode::Masked, rows, &mut out, &run).unwrap_err().to_string()
+    };
+    assert!(fault(&[3, 29], &[0, 2], None, 2).starts_with("tokens hold 29 at place 1"));
+    for borders in [&[][..], &[0], &[0, 1], &[0, 3], &[1, 2], &[-1, 2], &[0, i64::MAX]] {
+        assert!(fault(&[3, 4], borders, None, 2).starts_with("borders must run from 0 to 2"), "{borders:?}");
+    }
+    assert!(fault(&[3, 4], &[0, 2, 1, 2], None, 2).starts_with("borders decrease"));
+    for row in [2, -1, i64::MIN, i64::MAX] {
+        assert!(fault(&[3, 4], &[0, 2], Some(&[row]), 1).starts_with("rows hold"));
+    }
+    assert!(fault(&[3, 4], &[0, 2], None, 1).starts_with("out has"));
+    let mut out = vec![0.0; 19];
+    let layer = network.hidden(&[3], &[0, 1], Mode::Masked, Layer::After(3), &mut out, &run).unwrap_err();
+    assert!(layer.to_string().starts_with("layer is 3"));
+    let mut state = network.empty_state(2).unwrap();
+    let fault = state.advance(&[3], &[0, 1], None, &mut [0.0; VOCABULARY_SIZE], &run).unwrap_err();
+    assert!(fault.to_string().starts_with("borders are of 1 sequences"));
+    // A refused argument leaves the state as it was.
+    state.advance(&[3], &[0, 1, 1], None, &mut [0.0; VOCABULARY_SIZE], &run).unwrap();
+}
+
+#[test]
+fn a_state_that_a_call_left_in_the_middle_is_refused() {
+    let network = network::<f32, _>(&config(all_attentions()[0], ODD), CpuDevice { isa: Isa::from_env().unwrap() });
+    let mut state = network.empty_state(1).unwrap();
+    let raised = AtomicBool::new(true);
+    let stopped = Execution { num_threads: 1, cancel: &raised };
+    let mut out = [0.0; VOCABULARY_SIZE];
+    let fault = state.advance(&[3], &[0, 1], None, &mut out, &stopped).unwrap_err();
+    assert!(matches!(fault, Fault::Core(Error::Interrupted)));
+    let fault = state.advance(&[3], &[0, 1], None, &mut out, &with_threads(1)).unwrap_err();
+    assert!(fault.to_string().contains("start again"), "{fault}");
+    assert!(state.select(&[0]).is_err());
+}
