@@ -81,6 +81,16 @@ impl Config {
         }
     }
 
+    /// Multiply-adds that one token costs, roughly, where `before` others of its sequence are looked at.
+    pub fn work_per_token(&self, before: f64) -> f64 {
+        let (c, inner) = (self.shape.model_dim as f64, self.shape.inner() as f64);
+        let attention = match self.attention {
+            Attention::Favor { .. } => 4.0 * inner * self.feature_dim() as f64,
+            Attention::Exact => 2.0 * inner * before,
+        };
+        self.num_layers as f64 * (4.0 * c * inner + 3.0 * c * self.shape.ffn_dim as f64 + attention)
+    }
+
     /// The tensors of a network file: name and shape of each, all of them float32.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let BlockShape { model_dim: c, num_heads: h, head_dim: d, ffn_dim: f } = self.shape;

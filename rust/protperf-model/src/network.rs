@@ -155,6 +155,11 @@ impl<T: Element, D: Device<T>> Network<T, D> {
 }
 
 impl<T: Element, D: Device<T>> State<T, D> {
+    /// The network that it is a state of.
+    pub fn network(&self) -> &Network<T, D> {
+        &self.network
+    }
+
     /// Tokens that each sequence has read.
     pub fn positions(&self) -> &[u64] {
         &self.positions

@@ -28,6 +28,17 @@ pub fn run<R: Send>(
     num_threads: usize,
     body: impl Fn(&AtomicBool, usize) -> Result<R> + Sync,
 ) -> PyResult<R> {
+    run_or(py, work, num_threads, body, to_python)
+}
+
+/// As [`run`], with errors of another kind, which `translate` turns into exceptions.
+pub fn run_or<R: Send, E: Send>(
+    py: Python<'_>,
+    work: f64,
+    num_threads: usize,
+    body: impl Fn(&AtomicBool, usize) -> Result<R, E> + Sync,
+    translate: impl FnOnce(Python<'_>, &E) -> PyErr,
+) -> PyResult<R> {
     let cancel = AtomicBool::new(false);
     let guarded = |threads: usize| catch_unwind(AssertUnwindSafe(|| body(&cancel, threads)));
     let mut raised = None;
@@ -63,7 +74,7 @@ pub fn run<R: Send>(
     match (raised, outcome) {
         (Some(error), _) => Err(error),
         (None, Ok(Ok(value))) => Ok(value),
-        (None, Ok(Err(error))) => Err(to_python(py, &error)),
+        (None, Ok(Err(error))) => Err(translate(py, &error)),
         (None, Err(payload)) => Err(panicked(py, payload.as_ref())),
     }
 }

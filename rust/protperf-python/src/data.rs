@@ -20,7 +20,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use crate::arrays::{buffer, contiguous};
 use crate::call::{SLICE, guarded};
-use crate::errors::{panicked, raise, to_python};
+use crate::errors::{panicked, raise, raise_with, to_python};
 
 /// Add the classes and functions of this file to the module.
 ///
@@ -342,10 +342,4 @@ fn file_error_class(kind: std::io::ErrorKind) -> &'static str {
         std::io::ErrorKind::IsADirectory => "FileIsDirectoryError",
         _ => "FileError",
     }
-}
-
-/// An exception of a class in `protperf.errors` that takes more than a message.
-fn raise_with<'py>(py: Python<'py>, class: &str, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyErr {
-    let made = py.import("protperf.errors").and_then(|module| module.getattr(class)?.call1(arguments));
-    made.map_or_else(|error| error, PyErr::from_value)
 }

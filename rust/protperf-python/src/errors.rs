@@ -1,5 +1,6 @@
 //! The one table from errors of the core to exception classes, which are defined in `protperf.errors`.
 
+use protperf::model::fault::Fault;
 use protperf::{Error, ErrorKind};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
@@ -26,12 +27,26 @@ pub fn raise(py: Python<'_>, class: &str, message: String) -> PyErr {
     }
 }
 
+/// An exception of a class in `protperf.errors` that takes more than a message.
+pub fn raise_with<'py>(py: Python<'py>, class: &str, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyErr {
+    let made = py.import("protperf.errors").and_then(|module| module.getattr(class)?.call1(arguments));
+    made.map_or_else(|error| error, PyErr::from_value)
+}
+
 /// The exception for an error of the core.
 pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     if error.kind() == ErrorKind::Interrupted {
         return PyKeyboardInterrupt::new_err(());
     }
     raise(py, class_name(error.kind()), error.to_string())
+}
+
+/// The exception for a fault of a model: a `CheckpointError` that names the file, or what the core says.
+pub fn fault_to_python(py: Python<'_>, fault: &Fault) -> PyErr {
+    match fault {
+        Fault::File { path, code, what } => raise_with(py, "CheckpointError", (*code, what.as_str(), path.as_os_str())),
+        Fault::Core(error) => to_python(py, error),
+    }
 }
 
 /// The exception for a panic: a fault of ours, raised as a `RuntimeError` so that callers can handle it.

@@ -11,6 +11,7 @@ mod data;
 mod errors;
 mod info;
 mod inputs;
+mod network;
 mod projection;
 #[cfg(feature = "rehearse-panic")]
 mod rehearsal;
@@ -22,6 +23,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     attention::register(module)?;
     block::register(module)?;
+    network::register(module)?;
     projection::register(module)?;
     info::register(module)?;
     #[cfg(feature = "rehearse-panic")]
