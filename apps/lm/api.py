@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.device import torch_device
+from protperf.lm.device import choose_engine, torch_device
 from protperf.lm.embedding.job import EmbedJob
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
 from protperf.lm.embedding.part import Layout
@@ -17,7 +17,6 @@ from protperf.lm.embedding.result import Embeddings
 from protperf.lm.embedding.vectors import embed_batches
 from protperf.lm.loading import LoadedModel, load_run
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.model.torch_process import check_fork
 from protperf.lm.options import from_keywords, instance, pick, takes
 from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import score_records
@@ -29,7 +28,6 @@ from protperf.lm.tables.fill import JobSummary
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.table import Table
 from protperf.lm.training.request import TRAINING_OPTIONS, read_request
-from protperf.lm.training.run import train_run
 from protperf.lm.training.signals import raise_for
 from protperf.lm.variants.job import VariantsJob, VariantTable
 from protperf.lm.variants.options import OffsetOptions, StrategyOptions, VariantOptions
@@ -69,7 +67,7 @@ class Model:
     def score(self, records: Any, **options: Any) -> Table[Row]:
         """Log-likelihoods of sequences, in nats.
 
-        In a process forked from this one, torch computes with one thread, and a warning says so.
+        In a process forked from this one, the engine torch computes with one thread, and a warning says so.
 
         Args:
             records: one of the following, or an iterable of them, which is read once, lazily and in its order:
@@ -85,7 +83,7 @@ class Model:
             FastaError: residues that the policy does not accept; FileError: a file that cannot be read.
             DtypeError: a record that is none of the above, or that may be meant in two ways.
         """
-        check_fork()
+        self._check_fork()
         given = from_keywords(options, _SCORING)
         scoring, source = instance(ScoreOptions, given), Source(records, instance(ReadingOptions, given))
         chosen = choose_method(self.config.objective, scoring.method)
@@ -118,7 +116,7 @@ class Model:
         Raises:
             ConfigError, DataError, FastaError, FileError: as on the command line.
         """
-        check_fork()
+        self._check_fork()
         given = from_keywords(options, [*_SCORING, *_TABLE])
         table = instance(TableOptions, {**given, "out": None if out is None else Path(out)})
         job = ScoreJob(_paths(fasta), instance(ScoreOptions, given), instance(ReadingOptions, given), table)
@@ -146,7 +144,7 @@ class Model:
             type, repeats a site, lies outside or cannot be read, with its place; a fault of the table. FileError: a
             file that cannot be read.
         """
-        check_fork()
+        self._check_fork()
         given = from_keywords(options, _VARIANTS)
         wild = read_wild_type(wild_type, instance(OffsetOptions, given).offset)
         strategy = instance(StrategyOptions, given)
@@ -161,7 +159,14 @@ class Model:
         return table
 
     def _loading(self) -> dict[str, str]:
-        return {"device": self._options.device, "dtype": self._options.dtype}
+        return {name: getattr(self._options, name) for name in ("device", "dtype", "engine")}
+
+    def _check_fork(self) -> None:
+        """Warn the caller of a method where torch computes in a process that was forked."""
+        if self._loaded.engine.name == "torch":
+            from protperf.lm.model.torch_process import check_fork
+
+            check_fork(stacklevel=4)
 
     @takes(_EMBEDDING)
     def embed(self, records: Any, **options: Any) -> Embeddings:
@@ -175,7 +180,7 @@ class Model:
             ConfigError: a mode, layer or pool that the model does not have; DataError: a number that the stored type
             cannot hold; FastaError, FileError, DtypeError: as for `score`.
         """
-        check_fork()
+        self._check_fork()
         given = from_keywords(options, _EMBEDDING)
         asked, source = instance(EmbedOptions, given), Source(records, instance(ReadingOptions, given))
         engine = self._loaded.engine
@@ -204,7 +209,7 @@ class Model:
         Raises:
             ConfigError, DataError, FastaError, FileError, MissingPackageError: as on the command line.
         """
-        check_fork()
+        self._check_fork()
         given = from_keywords(options, [*_EMBEDDING, *_OUTPUT])
         output = instance(EmbedOutput, {**given, "out": Path(out)})
         asked, reading = instance(EmbedOptions, given), instance(ReadingOptions, given)
@@ -238,8 +243,11 @@ def load(path: str | os.PathLike[str], **options: Any) -> Model:
         this machine lacks; ConfigError: an unknown one.
     """
     chosen = instance(LoadOptions, from_keywords(options, pick(LoadOptions)))
-    check_fork()
-    return Model(load_run(path, chosen.dtype, chosen.device), chosen)
+    if choose_engine(chosen.engine, chosen.device) == "torch":
+        from protperf.lm.model.torch_process import check_fork
+
+        check_fork()
+    return Model(load_run(path, chosen.dtype, chosen.device, chosen.engine), chosen)
 
 
 def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table[Row]:
@@ -274,6 +282,10 @@ def train(
         ConfigError, DataError, FastaError, FileError, CheckpointError: as on the command line.
         DivergenceError: a loss, a gradient or a weight is not finite; the last checkpoint from before is kept.
     """
+    # Training alone needs torch, which takes seconds to load.
+    from protperf.lm.model.torch_process import check_fork
+    from protperf.lm.training.run import train_run
+
     check_fork()
     given = from_keywords({name: value for name, value in options.items() if value is not None}, _TRAIN_OPTIONS)
     device = given.get("device", "auto")

@@ -1,11 +1,13 @@
-"""Where a model may run, and in which type."""
+"""Where a model may run, by which code, and in which type."""
 
 from __future__ import annotations
 
-from protperf.errors import ConfigError, DeviceError
+from protperf.errors import ConfigError, DeviceError, MissingPackageError
+from protperf.message import Argument, Message
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "float64")
+ENGINES = ("auto", "native", "torch")
 
 
 def check_device(device: str) -> None:
@@ -20,10 +22,33 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
     if device in ("cuda", "mps"):
         # torch takes seconds to load, which the names above need not wait for.
-        import torch
-
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingPackageError(f"device {device} needs torch, which is not installed; use cpu") from error
         if not (torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()):
             raise DeviceError(f"device {device} is not available: torch finds none on this machine; use cpu")
+
+
+def choose_engine(engine: str, device: str) -> str:
+    """`native` or `torch`: what was asked for, or with `auto` the native one where it can compute.
+
+    Raises:
+        ConfigError: the native engine on another device than a CPU; MissingPackageError: torch is not installed.
+    """
+    on_cpu = device in ("auto", "cpu")
+    if engine == "native" and not on_cpu:
+        text = "{engine} computes on a CPU, not on {device}; leave {engine} out"
+        raise ConfigError(Message(text, engine=Argument("engine", "native"), device=device))
+    if engine == "native" or (engine == "auto" and on_cpu):
+        return "native"
+    import importlib.util
+    import sys
+
+    if sys.modules.get("torch", sys) is None or importlib.util.find_spec("torch") is None:
+        text = "{engine} needs torch, which is not installed; leave {engine} out to compute without it"
+        raise MissingPackageError(Message(text, engine=Argument("engine", "torch")))
+    return "torch"
 
 
 def torch_device(device: str) -> str:

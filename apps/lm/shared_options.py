@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from protperf.errors import ConfigError
-from protperf.lm.device import DEVICES, DTYPES, check_device, check_dtype
+from protperf.lm.device import DEVICES, DTYPES, ENGINES, check_device, check_dtype, choose_engine
 from protperf.lm.options import check, option
 
 BATCH_TOKENS = 4096
@@ -58,13 +58,19 @@ class ReadingOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """Where a model computes, and in which type."""
+    """Where a model computes, by which code, and in which type."""
 
     device: str = option("auto", f"Where to compute: {' or '.join(DEVICES)}.", suggestions=DEVICES, judge=check_device)
     dtype: str = option("float32", f"Type to compute in: {' or '.join(DTYPES)}.", suggestions=DTYPES, judge=check_dtype)
+    engine: str = option(
+        "auto",
+        "What computes: native (a CPU, without torch), torch, or auto: native on a CPU, torch elsewhere.",
+        choices=ENGINES,
+    )
 
     def __post_init__(self) -> None:
         check(self)
+        choose_engine(self.engine, self.device)
 
 
 _DAY_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}

@@ -236,3 +236,37 @@ class FileBytes:
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def __iter__(self) -> Iterator[bytes]: ...
     def __next__(self) -> bytes: ...
+
+class Network:
+    """A network of one verified step; `protperf.network` says what its methods take and fill."""
+
+    def __init__(
+        self, step: str | PathLike[str], dtype: str = "float32", *, isa: str | None = None, num_threads: int = 1
+    ) -> None: ...
+    def log_probs(
+        self, tokens: Array, borders: Array, causal: bool, rows: Array | None, out: Array, *, num_threads: int = 1
+    ) -> None:
+        """Fill out [num_rows, vocabulary]."""
+
+    def hidden(
+        self, tokens: Array, borders: Array, causal: bool, layer: int, out: Array, *, num_threads: int = 1
+    ) -> None:
+        """Fill out [N, model_dim]."""
+
+    def empty_state(self, num_sequences: int) -> NetworkState:
+        """The state of sequences of which nothing has been read."""
+
+class NetworkState:
+    """What left-to-right reading carries on."""
+
+    def positions(self) -> bytes:
+        """Tokens that each sequence has read, as int64."""
+
+    def select(self, indices: Array) -> NetworkState:
+        """Copies of the states of some sequences."""
+
+    def advance(self, tokens: Array, borders: Array, rows: Array | None, out: Array, *, num_threads: int = 1) -> None:
+        """Read on; fill out [num_rows, vocabulary]."""
+
+    def advance_hidden(self, tokens: Array, borders: Array, layer: int, out: Array, *, num_threads: int = 1) -> None:
+        """Read on; fill out [N, model_dim]."""

@@ -13,7 +13,7 @@ from conftest import small_config
 
 from protperf.lm.model.config import ATTENTIONS
 from protperf.lm.model.network import CAUSAL, Network
-from protperf.lm.scoring.selfcheck import model_checks
+from protperf.lm.model.torch_checks import model_checks
 
 
 @pytest.mark.parametrize("objective", ["both", "masked", "causal"])
@@ -23,6 +23,7 @@ def test_a_sound_model_passes_the_checks_of_what_it_was_trained_for(objective: s
     checks = json.loads(result.stdout)["checks"]
     assert all(check["ok"] for check in checks)
     names = " ".join(check["name"] for check in checks)
+    assert "native against torch" in names
     assert ("ll, batched" in names, "pll, batched" in names) == (True, objective != "causal")
     assert ("ll, whole" in names) == (objective != "masked")
 

@@ -22,7 +22,7 @@ CRATES = {
     "protperf-core": ({"csv-core", "half", "libm", "memchr"}, set()),
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
-    "protperf-model": (None, {"protperf-core", "protperf-cpu"}),
+    "protperf-model": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),
     "protperf": (None, {"protperf-core", "protperf-cpu", "protperf-io", "protperf-model"}),
     "protperf-python": (None, {"protperf", "protperf-core", "protperf-io"}),
 }

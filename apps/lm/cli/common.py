@@ -120,14 +120,13 @@ def _handle(interrupt: Any, terminate: Any) -> None:
 
 def environment(num_threads: int, dtype: str, device: str) -> str:
     """What the last bits of a result depend on, in one line."""
-    import torch
-
     from protperf.functional import build_info
 
-    info = build_info()
+    info, torch = build_info(), sys.modules.get("torch")
     threads = f"{num_threads} thread{'s' if num_threads > 1 else ''}"
     where = f"device {torch_device(device)}, {info['isa']}, {threads}, {dtype}"
-    return f"protperf {info['version']}, torch {torch.__version__}, {where}"
+    engine = f"torch {torch.__version__}" if torch else "native"
+    return f"protperf {info['version']}, {engine}, {where}"
 
 
 def spent(since: float) -> str:
@@ -141,13 +140,16 @@ def spent(since: float) -> str:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set the threads of torch and of the kernels: `-j`, else what the environment says, else all cores allowed."""
-    import torch
+    """Set the threads of torch and of the kernels: `-j`, else what the environment says, else all cores allowed.
 
+    torch is not loaded for it: where it is loaded later, it reads the number from the environment.
+    """
     from protperf.functional import build_info
 
     if threads is not None:
         os.environ["PROTPERF_NUM_THREADS"] = str(threads)
     chosen = int(build_info()["num_threads"])
-    torch.set_num_threads(chosen)
+    os.environ["OMP_NUM_THREADS"] = str(chosen)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(chosen)
     return chosen

@@ -35,17 +35,17 @@ def run(given: dict[str, Any]) -> int:
         from protperf.lm.storage import checkpoint
 
         checkpoint.find(options.model)
-    import torch
-
     from protperf import build_info
     from protperf.lm.cli.progress import CommandWatch
 
     with CommandWatch(GROUPS, quiet=False).waiting("checking", " checks") as stage:
         checks = []
-        for check in _checks(options.model):
+        torch = _torch()
+        for check in _checks(options.model, torch is not None):
             checks.append(check)
             stage.update(1)
-    report = {**build_info(), "torch": torch.__version__, "checks": checks}
+    version = "not installed" if torch is None else torch.__version__
+    report = {**build_info(), "torch": version, "checks": checks}
     healthy = all(check["ok"] for check in checks)
     if options.as_json:
         print(json.dumps(report, indent=1))
@@ -59,15 +59,30 @@ def run(given: dict[str, Any]) -> int:
     return 0 if healthy else EXIT_DATA
 
 
-def _checks(model: Path | None) -> Iterator[dict[str, Any]]:
-    from protperf.torch.diagnostics import isa_parity, thread_parity
+def _torch() -> Any:
+    """The package where it is installed: models are scored without it."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
 
-    yield from isa_parity()
-    yield thread_parity()
-    if model is not None:
-        from protperf.lm.loading import load_run
-        from protperf.lm.scoring.selfcheck import model_checks
 
-        loaded = load_run(model)
-        yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}
-        yield from model_checks(loaded.engine.network)
+def _checks(model: Path | None, has_torch: bool) -> Iterator[dict[str, Any]]:
+    if has_torch:
+        from protperf.torch.diagnostics import isa_parity, thread_parity
+
+        yield from isa_parity()
+        yield thread_parity()
+    if model is None:
+        return
+    from protperf.lm.loading import load_run
+    from protperf.lm.scoring.selfcheck import engine_checks
+
+    loaded = load_run(model)
+    yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}
+    yield from engine_checks(loaded.engine, load_run(loaded.step.path, "float64").engine)
+    if has_torch:
+        from protperf.lm.model.torch_checks import step_checks
+
+        yield from step_checks(loaded.step, loaded.engine)

@@ -53,7 +53,7 @@ def _in_new_thread(work: Callable[[], T]) -> T:
 _loaded_in = os.getpid()
 
 
-def check_fork() -> None:
+def check_fork(stacklevel: int = 3) -> None:
     """In a process forked from one that had loaded torch, compute with one thread of torch.
 
     Only the forking thread lives on in a forked process: torch would wait for its other threads for ever. A warning
@@ -66,4 +66,4 @@ def check_fork() -> None:
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
         text = "this process was forked from one that uses torch, and computes with one thread of torch; start it anew "
-        warnings.warn(text + '(multiprocessing\'s "spawn") to use more', stacklevel=3)
+        warnings.warn(text + '(multiprocessing\'s "spawn") to use more', stacklevel=stacklevel)

@@ -1,34 +1,29 @@
-"""The tensors that a configuration implies, found before any of their memory is allocated."""
+"""The tensors that a configuration implies, found without allocating any. torch is not needed here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch.overrides import TorchFunctionMode
-
+from protperf.lm.alphabet import VOCAB_SIZE
 from protperf.lm.model.config import ModelConfig
-from protperf.lm.model.network import Network
 from protperf.lm.storage.checkpoint import Step
-from protperf.lm.storage.tensor_file import check_layout, type_name
+from protperf.lm.storage.tensor_file import check_layout
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
 """What the optimizer stores for each parameter: its number of steps, and two moments of the parameter's shape."""
+
+_KIND = "F32"
+"""Parameters are trained and stored in float32."""
 
 
 class ExpectedTensors:
     """Type and shape by name of the tensors in the network's file and in the trainer's file."""
 
     def __init__(self, config: ModelConfig) -> None:
-        with torch.device("meta"), _WithoutInitialization():
-            network = Network(config)
-        self.network = {name: (type_name(t.dtype), tuple(t.shape)) for name, t in network.state_dict().items()}
+        parameters, buffers = _parameters(config), _buffers(config)
+        self.network = {name: (_KIND, shape) for name, shape in {**parameters, **buffers}.items()}
         self.trainer: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for name, parameter in network.named_parameters():
-            moment = (type_name(parameter.dtype), tuple(parameter.shape))
-            for key, layout in zip(OPTIMIZER_STATE, (("F32", ()), moment, moment), strict=True):
-                self.trainer[f"{name}.{key}"] = layout
+        for name, shape in parameters.items():
+            for key, layout in zip(OPTIMIZER_STATE, ((), shape, shape), strict=True):
+                self.trainer[f"{name}.{key}"] = (_KIND, layout)
 
 
 def check_tensors(step: Step, config: ModelConfig) -> None:
@@ -42,12 +37,26 @@ def check_tensors(step: Step, config: ModelConfig) -> None:
     check_layout(step.path / "trainer.safetensors", expected.trainer)
 
 
-class _WithoutInitialization(TorchFunctionMode):
-    """Skips initial values: drawing random ones on the meta device would make torch import its compiler."""
+def _parameters(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of what is trained."""
+    width, inner, ffn = config.model_dim, config.num_heads * config.head_dim, config.ffn_dim
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (VOCAB_SIZE, width), "mode.weight": (2, width)}
+    for layer in range(config.num_layers):
+        shapes |= {
+            f"blocks.{layer}.attention.log_temperature": (config.num_heads,),
+            f"blocks.{layer}.attention.qkv.weight": (3 * inner, width),
+            f"blocks.{layer}.attention.out.weight": (width, inner),
+            f"blocks.{layer}.attention_norm.weight": (width,),
+            f"blocks.{layer}.ffn_norm.weight": (width,),
+            f"blocks.{layer}.gate_up.weight": (2 * ffn, width),
+            f"blocks.{layer}.down.weight": (width, ffn),
+        }
+    return {**shapes, "norm.weight": (width,)}
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
+
+def _buffers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the random directions."""
+    if config.attention == "exact":
+        return {}
+    shape = (config.num_heads, config.num_features, config.head_dim)
+    return {f"blocks.{layer}.attention.omega": shape for layer in range(config.num_layers)}

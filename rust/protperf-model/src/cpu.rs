@@ -114,19 +114,20 @@ impl<T: CpuElement> CpuNetwork<T> {
         wanted: Wanted<'_, T>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let num_blocks = match &wanted {
-            Wanted::Hidden { num_blocks, .. } => *num_blocks,
-            _ => self.blocks.len(),
-        };
+        let mut wanted = wanted;
         let mut hidden = Buffer::new(reading.tokens.len() * self.shape.model_dim)?;
         self.embed(reading, &mut hidden);
+        wanted.keep(0, &hidden);
         let rotary = Rotary::new(reading.positions(), self.shape.head_dim)?;
-        for (layer, block) in self.blocks.iter().enumerate().take(num_blocks) {
+        // A state is one of all layers, whichever of them is wanted.
+        let last = if layers.is_some() { self.blocks.len() } else { wanted.num_blocks(self.blocks.len()) };
+        for (layer, block) in self.blocks[..last].iter().enumerate() {
             let state = layers.as_deref_mut().map(|layers| &mut layers[layer]);
             block.forward(&mut hidden, &rotary, reading.borders, reading.causal, state, run)?;
+            wanted.keep(layer + 1, &hidden);
         }
         match wanted {
-            Wanted::Hidden { out, .. } => out.copy_from_slice(&hidden),
+            Wanted::Hidden { .. } => {}
             Wanted::Normalized { out } => self.normalize(&hidden, out, run)?,
             Wanted::LogProbs { rows: Some(rows), out } => {
                 self.log_probs(rows.len(), |at| rows[at] as usize, &hidden, out, run)?;

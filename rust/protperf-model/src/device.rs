@@ -57,6 +57,25 @@ pub enum Wanted<'a, T> {
     },
 }
 
+impl<T: Copy> Wanted<'_, T> {
+    /// Blocks that have to be run, of `all`.
+    pub fn num_blocks(&self, all: usize) -> usize {
+        match self {
+            Wanted::Hidden { num_blocks, .. } => *num_blocks,
+            _ => all,
+        }
+    }
+
+    /// Keeps the residual stream after so many blocks where it is what is wanted.
+    pub fn keep(&mut self, after: usize, hidden: &[T]) {
+        if let Wanted::Hidden { num_blocks, out } = self
+            && *num_blocks == after
+        {
+            out.copy_from_slice(hidden);
+        }
+    }
+}
+
 /// A device for numbers of type `T`.
 pub trait Device<T: Element>: Send + Sync {
     /// A network as the device holds it.

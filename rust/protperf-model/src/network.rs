@@ -117,15 +117,7 @@ impl<T: Element, D: Device<T>> Network<T, D> {
         run: &Execution<'_>,
     ) -> Result<()> {
         check_tokens(tokens, borders)?;
-        check_len("out", out.len(), tokens.len() * self.config().shape.model_dim)?;
-        let wanted = match layer {
-            Layer::Last => Wanted::Normalized { out },
-            Layer::After(num_blocks) if num_blocks <= self.config().num_layers => Wanted::Hidden { num_blocks, out },
-            Layer::After(layer) => {
-                let detail = format!("is {layer}; it must be from -1 to {}", self.config().num_layers);
-                return Err(Error::InvalidOption { argument: "layer", detail }.into());
-            }
-        };
+        let wanted = wanted_hidden(self.config(), tokens, layer, out)?;
         self.read(tokens, borders, mode, wanted, run)
     }
 
@@ -200,6 +192,27 @@ impl<T: Element, D: Device<T>> State<T, D> {
     ) -> Result<()> {
         check_tokens(tokens, borders)?;
         check_rows(tokens, rows, out.len())?;
+        self.read_on(tokens, borders, Wanted::LogProbs { rows, out }, run)
+    }
+
+    /// Reads on as [`State::advance`] does, for hidden states of the new tokens, as [`Network::hidden`] gives them.
+    ///
+    /// # Errors
+    /// As [`State::advance`] and [`Network::hidden`].
+    pub fn advance_hidden(
+        &mut self,
+        tokens: &[u8],
+        borders: &[i64],
+        layer: Layer,
+        out: &mut [T],
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        check_tokens(tokens, borders)?;
+        let wanted = wanted_hidden(self.network.config(), tokens, layer, out)?;
+        self.read_on(tokens, borders, wanted, run)
+    }
+
+    fn read_on(&mut self, tokens: &[u8], borders: &[i64], wanted: Wanted<'_, T>, run: &Execution<'_>) -> Result<()> {
         if borders.len() - 1 != self.positions.len() {
             let detail = format!("are of {} sequences, the state of {}", borders.len() - 1, self.positions.len());
             return Err(Error::ShapeMismatch { argument: "borders", detail }.into());
@@ -208,12 +221,24 @@ impl<T: Element, D: Device<T>> State<T, D> {
         let mut layers = self.layers.take().ok_or_else(of_no_use)?;
         let Inner { device, weights, .. } = &*self.network.inner;
         let reading = Reading { tokens, borders, starts: &self.positions, causal: true };
-        device.advance(weights, &mut layers, &reading, Wanted::LogProbs { rows, out }, run)?;
+        device.advance(weights, &mut layers, &reading, wanted, run)?;
         self.layers = Some(layers);
         for (position, ends) in self.positions.iter_mut().zip(borders.windows(2)) {
             *position += ends[1].abs_diff(ends[0]);
         }
         Ok(())
+    }
+}
+
+fn wanted_hidden<'a, T>(config: &Config, tokens: &[u8], layer: Layer, out: &'a mut [T]) -> Result<Wanted<'a, T>> {
+    check_len("out", out.len(), tokens.len() * config.shape.model_dim)?;
+    match layer {
+        Layer::Last => Ok(Wanted::Normalized { out }),
+        Layer::After(num_blocks) if num_blocks <= config.num_layers => Ok(Wanted::Hidden { num_blocks, out }),
+        Layer::After(layer) => {
+            let detail = format!("is {layer}; it must be from -1 to {}", config.num_layers);
+            Err(Error::InvalidOption { argument: "layer", detail }.into())
+        }
     }
 }
 

@@ -100,22 +100,24 @@ impl Device<f64> for Plain {
         wanted: Wanted<'_, f64>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let num_blocks = match &wanted {
-            Wanted::Hidden { num_blocks, .. } => *num_blocks,
-            _ => network.blocks.len(),
-        };
-        let mut stream = Vec::new();
+        let mut wanted = wanted;
+        let mut streams = vec![Vec::new(); network.blocks.len() + 1];
         for (sequence, range) in reading.sequences().enumerate() {
             let mut rows = network.embed(&reading.tokens[range], reading.causal);
-            for (layer, block) in network.blocks.iter().enumerate().take(num_blocks) {
+            streams[0].extend(rows.clone());
+            for (layer, block) in network.blocks.iter().enumerate() {
                 let past = &mut state.0[sequence][layer];
                 let place = Place { start: reading.starts[sequence], causal: reading.causal };
                 run_block(&network.config, block, &mut rows, place, past, run)?;
+                streams[layer + 1].extend(rows.clone());
             }
-            stream.extend(rows);
+        }
+        let stream = streams.pop().unwrap_or_default();
+        for (after, stream) in streams.iter().chain([&stream]).enumerate() {
+            wanted.keep(after, &stream.concat());
         }
         match wanted {
-            Wanted::Hidden { out, .. } => out.copy_from_slice(&stream.concat()),
+            Wanted::Hidden { .. } => {}
             Wanted::Normalized { out } => {
                 let rows: Vec<_> = stream.iter().map(|row| norm(row, &network.norm)).collect();
                 out.copy_from_slice(&rows.concat());

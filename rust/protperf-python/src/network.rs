@@ -94,8 +94,7 @@ impl PyNetwork {
         num_threads: usize,
     ) -> PyResult<()> {
         let batch = Batch { tokens, borders, num_threads };
-        let layer = usize::try_from(layer).map_or(Layer::Last, Layer::After);
-        guarded(py, || for_type!(&self.0, network => hidden(py, network, &batch, mode(causal), layer, out)))
+        guarded(py, || for_type!(&self.0, network => hidden(py, network, &batch, mode(causal), layer_of(layer), out)))
     }
 
     /// The state of sequences of which nothing has been read.
@@ -151,7 +150,26 @@ impl PyNetworkState {
         num_threads: usize,
     ) -> PyResult<()> {
         let batch = Batch { tokens, borders, num_threads };
-        guarded(py, || for_type!(&self.0, state => advance(py, state, &batch, rows, out)))
+        guarded(py, || {
+            let rows = optional("rows", rows)?;
+            let rows = optional_contiguous(py, "rows", rows.as_ref())?;
+            for_type!(&self.0, state => advance(py, state, &batch, Asked::LogProbs(rows), out))
+        })
+    }
+
+    /// Read the next tokens of each sequence; fill out [N, model_dim] with hidden states, as `Network.hidden` does.
+    #[pyo3(signature = (tokens, borders, layer, out, *, num_threads = 1))]
+    fn advance_hidden(
+        &self,
+        py: Python<'_>,
+        tokens: &Bound<'_, PyAny>,
+        borders: &Bound<'_, PyAny>,
+        layer: isize,
+        out: &Bound<'_, PyAny>,
+        num_threads: usize,
+    ) -> PyResult<()> {
+        let batch = Batch { tokens, borders, num_threads };
+        guarded(py, || for_type!(&self.0, state => advance(py, state, &batch, Asked::Hidden(layer_of(layer)), out)))
     }
 }
 
@@ -160,6 +178,18 @@ struct Batch<'a, 'py> {
     tokens: &'a Bound<'py, PyAny>,
     borders: &'a Bound<'py, PyAny>,
     num_threads: usize,
+}
+
+/// What is asked of the tokens that a state reads.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    LogProbs(Option<&'a [i64]>),
+    Hidden(Layer),
+}
+
+/// -1 is the last layer, normalized.
+fn layer_of(layer: isize) -> Layer {
+    usize::try_from(layer).map_or(Layer::Last, Layer::After)
 }
 
 fn mode(causal: bool) -> Mode {
@@ -212,13 +242,12 @@ fn advance<T: CpuElement + Element>(
     py: Python<'_>,
     state: &Mutex<CpuState<T>>,
     batch: &Batch<'_, '_>,
-    rows: Option<&Bound<'_, PyAny>>,
+    asked: Asked<'_>,
     out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let (tokens, borders) = (buffer("tokens", batch.tokens)?, buffer("borders", batch.borders)?);
     let (tokens, borders) = (contiguous(py, "tokens", &tokens)?, contiguous(py, "borders", &borders)?);
-    let (rows, out) = (optional("rows", rows)?, buffer("out", out)?);
-    let rows = optional_contiguous(py, "rows", rows.as_ref())?;
+    let out = buffer("out", out)?;
     let out = Once::new(writable(py, "out", &out)?);
     let work = py.detach(|| {
         locked(state, |state| {
@@ -229,7 +258,10 @@ fn advance<T: CpuElement + Element>(
     let body = |cancel: &_, num_threads| {
         let run = Execution { num_threads, cancel };
         let out = out.take()?;
-        locked(state, |state| state.advance(tokens, borders, rows, out, &run))
+        locked(state, |state| match asked {
+            Asked::LogProbs(rows) => state.advance(tokens, borders, rows, out, &run),
+            Asked::Hidden(layer) => state.advance_hidden(tokens, borders, layer, out, &run),
+        })
     };
     run_or(py, work, batch.num_threads.max(1), body, fault_to_python)
 }

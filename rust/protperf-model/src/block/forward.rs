@@ -1,8 +1,9 @@
 //! The forward pass of a block.
 
-use super::attend::LayerState;
+
 use super::attend::{Heads, Scope};
 use super::frame::{Frame, Matrices, stride};
+use super::state::LayerState;
 use super::trace::TraceMut;
 use crate::buffer::Buffer;
 use crate::dropout::{Dropout, Site};

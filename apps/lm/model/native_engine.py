@@ -1,0 +1,65 @@
+"""The network in Rust as an `Engine`: what reads models on a CPU. torch is not needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf.lm.engine import CAUSAL, Borders, Tokens
+from protperf.lm.model.config import ModelConfig
+from protperf.network import Network, NetworkState
+
+
+class NativeEngine:
+    """A network of a verified step; as `protperf.lm.engine.Engine`.
+
+    Every bit of a row depends on its own sequence alone, whatever the number of threads, so nothing has to be done for
+    results that are reproducible, or in a forked process.
+    """
+
+    name, device = "native", "cpu"
+
+    def __init__(self, step: Path, config: ModelConfig, dtype: str = "float32") -> None:
+        self.config, self.dtype = config, dtype
+        self.network = Network(step, config.model_dim, config.num_layers, dtype)
+
+    def arithmetic(self, deterministic: bool) -> dict[str, object]:
+        return {"engine": self.name}
+
+    def computing(self, deterministic: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def log_probs(
+        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+    ) -> NDArray[np.floating]:
+        return self.network.log_probs(tokens, borders, mode == CAUSAL, rows)
+
+    def hidden(self, tokens: Tokens, borders: Borders, mode: int, layer: int = -1) -> NDArray[np.floating]:
+        return self.network.hidden(tokens, borders, mode == CAUSAL, layer)
+
+    def empty_state(self, num_sequences: int = 1) -> NativeState:
+        return NativeState(self.network.empty_state(num_sequences))
+
+
+class NativeState:
+    """The state of a native network; as `protperf.lm.engine.CausalState`."""
+
+    def __init__(self, inner: NetworkState) -> None:
+        self._inner = inner
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        return self._inner.positions
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> NativeState:
+        return NativeState(self._inner.select(indices))
+
+    def advance(self, tokens: Tokens, borders: Borders, rows: NDArray[np.int64] | None = None) -> NDArray[np.floating]:
+        return self._inner.advance(tokens, borders, rows)
+
+    def advance_hidden(self, tokens: Tokens, borders: Borders, layer: int = -1) -> NDArray[np.floating]:
+        return self._inner.advance_hidden(tokens, borders, layer)
