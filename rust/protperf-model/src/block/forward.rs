@@ -1,6 +1,5 @@
 //! The forward pass of a block.
 
-
 use super::attend::{Heads, Scope};
 use super::frame::{Frame, Matrices, stride};
 use super::state::LayerState;
