@@ -1,12 +1,15 @@
 //! The CPU as a backend.
 
 use crate::dispatch::Isa;
+use crate::exact::ExactSaved;
 use crate::ops::CpuElement;
+use crate::out_rows::OutRows;
 use crate::outputs::{RowGradients, RowOutputs};
 use crate::parallel::Workers;
 use crate::prepared::PreparedMap;
 use crate::stored::CpuStored;
-use crate::{backward, forward};
+use crate::{backward, exact, forward};
+use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
 use protperf_core::state::merge_states;
 use protperf_core::{Execution, FavorArgs, MapArgs, Result};
@@ -57,6 +60,43 @@ impl Cpu {
         run: &Execution<'_>,
     ) -> Result<()> {
         backward::run(self.isa, args, prepared, saved, gradients, run)
+    }
+}
+
+/// Exact softmax attention, which a network may have in the place of the linear form.
+impl Cpu {
+    /// `softmax(q k^T / sqrt(D)) v` into rows `[B,H,L,E]` that lie anywhere; a row that sees no key gives 0.
+    ///
+    /// As `protperf_core::attention::exact::softmax_attention`, with one more freedom: a causal call may have more keys
+    /// than queries, whose i-th then sees the keys up to S - L + i. `den` `[B,H,L,2]` is what the backward pass needs,
+    /// see [`ExactSaved::den`]. Time is O(L S (D + E)), memory besides the output constant per thread.
+    ///
+    /// # Errors
+    /// `ShapeMismatch` or `InvalidOption` naming the argument; `OutOfMemory`; `Interrupted`.
+    pub fn exact_forward<S: CpuStored>(
+        &self,
+        args: &SoftmaxArgs<'_, S>,
+        out: OutRows<'_, S>,
+        den: Option<&mut [S::Compute]>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        exact::forward(self.isa, args, out, den, run)
+    }
+
+    /// Gradients of [`Cpu::exact_forward`]: rows of dq `[B,H,L,D]`, dk `[B,Hk,S,D]` and dv `[B,Hk,S,E]`.
+    ///
+    /// Special values are those of [`Backend::backward`]. Memory besides the outputs is O(L (D + E)) per thread.
+    ///
+    /// # Errors
+    /// As [`Cpu::exact_forward`].
+    pub fn exact_backward<S: CpuStored>(
+        &self,
+        args: &SoftmaxArgs<'_, S>,
+        saved: &ExactSaved<'_, S>,
+        gradients: [OutRows<'_, S>; 3],
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        exact::backward(self.isa, args, saved, gradients, run)
     }
 }
 

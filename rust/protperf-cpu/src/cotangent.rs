@@ -59,7 +59,7 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
         for low in (0..contributions.len()).step_by(CHUNK) {
             call.workers.check()?;
             let rows = low..contributions.len().min(low + CHUNK);
-            let is_finite = |view: &RowView<'_, S>| matches!(view.largest_of(ops, rows.clone()), Some((_, true)));
+            let is_finite = |view: &RowView<'_, S>| view.largest_of(ops, rows.clone()).1;
             // Nearly always all is finite; then only rows of zeros have to be found.
             let is_clean = is_finite(&grad) && is_finite(&queries);
             for i in rows.clone() {

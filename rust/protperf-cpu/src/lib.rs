@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
-//! {features, packed_omega} < prepared < call,    stored < out_rows < outputs < {forward, backward}
+//! {features, packed_omega} < prepared < call,    stored < out_rows < outputs < {forward, backward} < exact
 //! blocks < plan < load < scan < call < cotangent < {forward, backward} < backend
 //! ```
 //!
@@ -25,6 +25,7 @@ mod call;
 mod chunk;
 mod cotangent;
 mod dispatch;
+mod exact;
 mod features;
 mod forward;
 pub mod layout;
@@ -46,6 +47,7 @@ mod workspace;
 
 pub use backend::Cpu;
 pub use dispatch::Isa;
+pub use exact::ExactSaved;
 pub use ops::CpuElement;
 pub use out_rows::OutRows;
 pub use outputs::{RowGradients, RowOutputs};

@@ -56,6 +56,57 @@ impl<'a, S: CpuStored> RowView<'a, S> {
         })
     }
 
+    /// Some rows of a tensor in forward time.
+    pub fn new(tensor: &'a TensorRef<'a, S>, batch: usize, head: usize, range: Range<usize>) -> Self {
+        RowView { tensor, batch, head, start: range.start, len: range.len(), reversed: false }
+    }
+
+    /// Rows `low..low+count` where one follows another at a fixed step in the type that is computed in: the memory from
+    /// the first on, and the step.
+    fn block(&self, low: usize, count: usize) -> Option<(&'a [S::Compute], usize)> {
+        let [_, _, row_step, step] = self.tensor.strides();
+        let [_, _, _, width] = self.tensor.shape();
+        if self.reversed || step != 1 || row_step < 0 || count == 0 || width == 0 {
+            return None;
+        }
+        let first = self.tensor.position([self.batch, self.head, self.position(low), 0]);
+        let len = (count - 1) * row_step as usize + width;
+        Some((S::as_computed(&self.tensor.data()[first..first + len])?, row_step as usize))
+    }
+
+    /// Loads rows times `scale`, limited to `limit` and followed by zeros, into rows that are `to_step` apart; `gathered`
+    /// has room for one row.
+    #[allow(clippy::too_many_arguments)]
+    pub fn load(
+        &self,
+        ops: &Ops<S::Compute>,
+        low: usize,
+        count: usize,
+        [scale, limit]: [S::Compute; 2],
+        to: &mut [S::Compute],
+        to_step: usize,
+        gathered: &mut [S::Compute],
+    ) {
+        let [_, _, _, width] = self.tensor.shape();
+        if let Some((rows, step)) = self.block(low, count) {
+            return ops.load_rows(rows, step, width, count, scale, limit, to, to_step);
+        }
+        for row in 0..count {
+            let from = self.adjacent(low + row, gathered);
+            ops.load_rows(from, width, width, 1, scale, limit, &mut to[row * to_step..], to_step);
+        }
+    }
+
+    /// The largest magnitude in some rows, and whether all of them are finite.
+    pub fn largest_of(&self, ops: &Ops<S::Compute>, range: Range<usize>) -> (S::Compute, bool) {
+        if let Some((rows, step)) = self.block(range.start, range.len()) {
+            return ops.largest_of_rows(rows, step, self.tensor.shape()[3], range.len());
+        }
+        range.map(|i| self.largest(ops, i)).fold((S::Compute::ZERO, true), |(top, all), (largest, finite)| {
+            (if largest > top { largest } else { top }, all && finite)
+        })
+    }
+
     /// The largest magnitude in the i-th row, and whether all of it is finite.
     pub fn largest(&self, ops: &Ops<S::Compute>, i: usize) -> (S::Compute, bool) {
         match self.slice(i).and_then(S::as_computed) {
@@ -69,19 +120,6 @@ impl<'a, S: CpuStored> RowView<'a, S> {
     /// Whether the i-th row holds zeros alone.
     pub fn is_zero(&self, i: usize) -> bool {
         self.elements(i).all(|x| x.widen() == S::Compute::ZERO)
-    }
-
-    /// As [`RowView::largest`] over some rows at once, where they lie in forward time with their elements adjacent, in
-    /// the type that is computed in.
-    pub fn largest_of(&self, ops: &Ops<S::Compute>, range: Range<usize>) -> Option<(S::Compute, bool)> {
-        let ([_, _, _, width], [_, _, step, element]) = (self.tensor.shape(), self.tensor.strides());
-        if self.reversed || element != 1 || width == 0 || range.is_empty() || step < width as isize {
-            return None;
-        }
-        let first = self.tensor.position([self.batch, self.head, self.position(range.start), 0]);
-        let (step, rows) = (step as usize, range.len());
-        let all = S::as_computed(&self.tensor.data()[first..first + (rows - 1) * step + width])?;
-        Some(ops.largest_of_rows(all, step, rows, width))
     }
 
     /// The i-th row where its elements are adjacent.
@@ -113,21 +151,29 @@ pub struct KeyView<'a, S> {
     padding: Option<&'a [bool]>,
 }
 
-impl<S: CpuStored> KeyView<'_, S> {
+impl<'a, S: CpuStored> KeyView<'a, S> {
+    /// Keys and values of a head of a batch entry, in forward time; `mask` is `[B,S]`.
+    pub fn new(
+        [k, v]: [&'a TensorRef<'a, S>; 2],
+        mask: Option<&'a [bool]>,
+        batch: usize,
+        head: usize,
+        range: Range<usize>,
+    ) -> Self {
+        let [_, _, kv_len, _] = k.shape();
+        let padding = mask.map(|mask| &mask[batch * kv_len..][..kv_len]);
+        let [keys, values] = [k, v].map(|tensor| RowView::new(tensor, batch, head, range.clone()));
+        KeyView { keys, values, padding }
+    }
+
+    /// Whether any of these may be padding.
+    pub fn has_padding(&self) -> bool {
+        self.padding.is_some()
+    }
+
     /// Some of these keys, in forward or reversed time.
     pub fn part(&self, range: Range<usize>, reversed: bool) -> Self {
         KeyView { keys: self.keys.part(range.clone(), reversed), values: self.values.part(range, reversed), ..*self }
-    }
-
-    /// The largest magnitude among the values of some rows, none of which is padding or holds a number that is not
-    /// finite; `None` where that is not so, or not easily seen.
-    pub fn largest_value(&self, ops: &Ops<S::Compute>, range: Range<usize>) -> Option<S::Compute> {
-        let finite = |found: &(S::Compute, bool)| found.1;
-        if self.padding.is_some() {
-            return None;
-        }
-        self.keys.largest_of(ops, range.clone()).filter(finite)?;
-        self.values.largest_of(ops, range).filter(finite).map(|(largest, _)| largest)
     }
 
     /// How many keys there are.
@@ -152,18 +198,13 @@ pub struct Loader<'a, S: CpuStored> {
 impl<'a, S: CpuStored> Loader<'a, S> {
     /// Rows of a tensor that has one row for each query of the segment.
     pub fn queries(&self, plan: &Plan, tensor: &'a TensorRef<'a, S>, part: &HeadSegment) -> RowView<'a, S> {
-        let Range { start, end } = plan.query_range(part);
-        RowView { tensor, batch: part.batch, head: part.head, start, len: end - start, reversed: false }
+        RowView::new(tensor, part.batch, part.head, plan.query_range(part))
     }
 
     /// Keys and values of the segment.
     pub fn keys(&self, plan: &Plan, part: &HeadSegment) -> KeyView<'a, S> {
-        let Range { start, end } = plan.key_range(part);
-        let head = plan.key_head(part);
-        let rows = |tensor| RowView { tensor, batch: part.batch, head, start, len: end - start, reversed: false };
-        let kv_len = plan.shape.kv_len;
-        let padding = self.args.key_padding_mask.map(|mask| &mask[part.batch * kv_len..][..kv_len]);
-        KeyView { keys: rows(&self.args.k), values: rows(&self.args.v), padding }
+        let (tensors, mask) = ([&self.args.k, &self.args.v], self.args.key_padding_mask);
+        KeyView::new(tensors, mask, part.batch, plan.key_head(part), plan.key_range(part))
     }
 
     /// Loads some keys and their values times `scale`; padding carries zeros and is not visible.

@@ -59,6 +59,9 @@ pub struct Workers<'a> {
     cancel: &'a AtomicBool,
 }
 
+/// Rows between two checks of the cancel flag in scans that do little with a row.
+const ROWS_BETWEEN_CHECKS: usize = 1024;
+
 impl<'a> Workers<'a> {
     /// The threads that a caller grants.
     pub fn new(run: &Execution<'a>) -> Self {
@@ -71,6 +74,14 @@ impl<'a> Workers<'a> {
     /// [`Error::Interrupted`].
     pub fn check(&self) -> Result<()> {
         check(self.cancel)
+    }
+
+    /// Called at every row of a scan over a whole sequence; checks the flag now and then.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn check_at(&self, row: usize) -> Result<()> {
+        if row.is_multiple_of(ROWS_BETWEEN_CHECKS) { self.check() } else { Ok(()) }
     }
 
     /// Calls `chunk` with the first row and the number of rows of every chunk of some rows.

@@ -1,6 +1,5 @@
 //! What has to be known of all keys of a segment before the first of them is summed.
 
-use crate::layout::CHUNK;
 use crate::load::KeyView;
 use crate::ops::{CpuElement, Ops};
 use crate::parallel::Workers;
@@ -8,6 +7,9 @@ use crate::stored::CpuStored;
 use protperf_core::Result;
 use protperf_core::state::KV_STATE;
 use std::ops::Range;
+
+/// Rows that are looked at together, and after which the cancel flag is.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Facts about the visible keys of a head's segment.
 #[derive(Clone, Copy, Debug)]
@@ -37,20 +39,24 @@ impl<T: CpuElement> KeyScan<T> {
         range: Range<usize>,
     ) -> Result<Self> {
         let mut scan = KeyScan::empty();
-        for low in range.clone().step_by(CHUNK) {
+        let mut low = range.start;
+        while low < range.end {
             workers.check()?;
-            let rows = low..range.end.min(low + CHUNK);
-            // Nearly always all is finite and nothing is padding; then a chunk is one pass.
-            match keys.largest_value(ops, rows.clone()) {
-                Some(largest) if largest > scan.largest => scan.largest = largest,
-                Some(_) => {}
-                None => scan.add_rows(ops, keys, rows),
+            let rows = low..range.end.min(low + ROWS_AT_ONCE);
+            low = rows.end;
+            if !keys.has_padding() {
+                let (largest, finite) = keys.values.largest_of(ops, rows.clone());
+                if finite && keys.keys.largest_of(ops, rows.clone()).1 {
+                    scan.largest = if largest > scan.largest { largest } else { scan.largest };
+                    continue;
+                }
             }
+            scan.add_rows(ops, keys, rows);
         }
         Ok(scan)
     }
 
-    /// Scans some keys one by one.
+    /// Adds some keys one by one: those of which some are padding or not finite.
     fn add_rows<S: CpuStored<Compute = T>>(&mut self, ops: &Ops<T>, keys: &KeyView<'_, S>, rows: Range<usize>) {
         for j in rows {
             if keys.is_padding(j) {

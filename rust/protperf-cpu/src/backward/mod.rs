@@ -13,6 +13,8 @@ mod cut;
 mod parameters;
 mod whole;
 
+pub use accumulator::Accumulator;
+
 use crate::blocks::MAX_BLOCKS;
 use crate::call::Call;
 use crate::dispatch::Isa;

@@ -13,6 +13,8 @@ mod gradient;
 mod read;
 mod recompute;
 
+pub use read::keep_lower;
+
 pub use buffers::{Answers, Buffers, Keys, Loaded, Queries, ReadOptions};
 #[cfg(test)]
 pub use buffers::{GradientBuffers, References, Scores, Sums};

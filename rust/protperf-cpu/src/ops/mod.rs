@@ -15,6 +15,7 @@ mod pack;
 mod panel;
 mod product;
 mod row;
+mod softmax;
 mod transpose;
 
 use crate::dispatch::Isa;
@@ -48,10 +49,16 @@ macro_rules! each_op {
         transpose(from: &[T], from_row: usize, rows: usize, cols: usize, to: &mut [T], to_row: usize)
             = transpose::transpose;
         pack_directions(directions: &[f64], head_dim: usize, scale: f64, columns: &mut [T]) = pack::directions;
+        softmax(scores: &mut [T], extent: Extent, maxima: &mut [T], power: &mut [T], sums: &mut [T])
+            = softmax::softmax;
+        weights(scores: &mut [T], extent: Extent, shift: &[T]) = softmax::weights;
+        multiply(by: &[T], extent: Extent, to: &mut [T]) = softmax::multiply;
         load_row(from: &[T], limit: T, to: &mut [T]) -> (T, bool) = row::load_row;
+        load_rows(from: &[T], step: usize, width: usize, rows: usize, scale: T, limit: T, to: &mut [T], to_step: usize)
+            = row::load_rows;
+        largest_of_rows(from: &[T], step: usize, width: usize, rows: usize) -> (T, bool) = row::largest_of_rows;
         weighted_squares(row: &[T], weights: &[T]) -> T = row::weighted_squares;
         largest(row: &[T]) -> (T, bool) = row::largest;
-        largest_of_rows(from: &[T], step: usize, rows: usize, width: usize) -> (T, bool) = row::largest_of_rows;
         load_cotangent(grad: &[T], out: &[T], out_scale: T, inverse: T, to: &mut [T]) -> T = row::load_cotangent;
         rms_norm(x: &[T], gain: &[T], epsilon: T, to: &mut [T]) -> T = norm::rms_norm;
         rms_norm_gradient(x: &[T], gain: &[T], inverse: T, grad: &[T], dx: &mut [T], dgain: &mut [T])

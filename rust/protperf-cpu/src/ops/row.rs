@@ -70,6 +70,63 @@ pub unsafe fn load_row<S: Simd>(from: &[S::T], limit: S::T, to: &mut [S::T]) -> 
     }
 }
 
+/// `to = from * scale` for some rows, limited to +-limit and followed by zeros up to the next multiple of the padding.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn load_rows<S: Simd>(
+    from: &[S::T],
+    step: usize,
+    width: usize,
+    rows: usize,
+    scale: S::T,
+    limit: S::T,
+    to: &mut [S::T],
+    to_step: usize,
+) {
+    let padded = width.next_multiple_of(PAD);
+    if rows == 0 || width == 0 {
+        return;
+    }
+    assert!((rows - 1) * step + width <= from.len() && padded <= to_step && (rows - 1) * to_step + padded <= to.len());
+    for row in 0..rows {
+        let (from, to) = (&from[row * step..][..width], &mut to[row * to_step..][..padded]);
+        // SAFETY: a register of `from` begins below its length, so it ends below `padded`.
+        unsafe {
+            let (by, high, low) = (S::splat(scale), S::splat(limit), S::splat(-limit));
+            to[(width - 1) / PAD * PAD..].fill(S::T::ZERO);
+            for_each_register::<S>(from, |col, x| {
+                S::store(to.as_mut_ptr().add(col), S::max(S::min(S::mul(x, by), high), low));
+            });
+        }
+    }
+}
+
+/// The largest magnitude in some rows (NaN counts as nothing), and whether all of them are finite.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn largest_of_rows<S: Simd>(from: &[S::T], step: usize, width: usize, rows: usize) -> (S::T, bool) {
+    assert!(rows == 0 || (rows - 1) * step + width <= from.len());
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        let zero = S::splat(S::T::ZERO);
+        let (mut top, mut bad) = (zero, zero);
+        for row in 0..rows {
+            for_each_register::<S>(&from[row * step..][..width], |_, x| {
+                bad = S::fma(x, zero, bad);
+                // The second operand is what a comparison with NaN gives.
+                top = S::max(S::max(x, S::sub(zero, x)), top);
+            });
+        }
+        let largest = lanes::<S>(top).into_iter().fold(S::T::ZERO, |largest, x| if x > largest { x } else { largest });
+        (largest, lanes::<S>(bad) == [S::T::ZERO; PAD])
+    }
+}
+
 /// The sum of `weights * row^2`; both are followed by zeros up to a multiple of the padding.
 ///
 /// # Safety
@@ -103,28 +160,6 @@ pub unsafe fn largest<S: Simd>(row: &[S::T]) -> (S::T, bool) {
             // The second operand is what a comparison with NaN gives.
             top = S::max(S::max(x, S::sub(zero, x)), top);
         });
-        let largest = lanes::<S>(top).into_iter().fold(S::T::ZERO, |largest, x| if x > largest { x } else { largest });
-        (largest, lanes::<S>(bad) == [S::T::ZERO; PAD])
-    }
-}
-
-/// [`largest`] of `rows` rows of `width` elements that are `step` apart.
-///
-/// # Safety
-/// The processor must have the instruction set of S.
-#[inline(always)]
-pub unsafe fn largest_of_rows<S: Simd>(from: &[S::T], step: usize, rows: usize, width: usize) -> (S::T, bool) {
-    assert!(rows == 0 || (rows - 1) * step + width <= from.len());
-    // SAFETY: the caller guarantees the instruction set.
-    unsafe {
-        let zero = S::splat(S::T::ZERO);
-        let (mut top, mut bad) = (zero, zero);
-        for row in 0..rows {
-            for_each_register::<S>(&from[row * step..][..width], |_, x| {
-                bad = S::fma(x, zero, bad);
-                top = S::max(S::max(x, S::sub(zero, x)), top);
-            });
-        }
         let largest = lanes::<S>(top).into_iter().fold(S::T::ZERO, |largest, x| if x > largest { x } else { largest });
         (largest, lanes::<S>(bad) == [S::T::ZERO; PAD])
     }
