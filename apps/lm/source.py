@@ -82,7 +82,7 @@ class Source:
         except FastaError as error:
             if self._reading.residues != "skip":
                 raise
-            self.rejected.append(io.Rejection(self._n, name, error.line, error.column, str(error)))
+            self.rejected.append(io.Rejection(self._n, name, error.line, error.column, error.args[0]))
             return None
         self._nucleotides += bool(flags & io.FLAGS["nucleotides"])
         return io.Record(self._n, name, "", tokens, flags, "", 0)

@@ -149,22 +149,30 @@ class Summary:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def facts(self) -> list[str]:
+        """What was read and how much of it was flagged, in words."""
+        flagged = ", ".join(f"{count:,} {name}" for name, count in self.flagged.items() if count)
+        read = f"read {self.records:,} records with {self.residues:,} residues"
+        return [read, f"flagged {flagged}"] if flagged else [read]
+
 
 class Reader(Iterator[Batch]):
     """Iterates over the batches of its inputs, in their order; `read_tokens` returns one."""
 
     def __init__(self, native: _native.FastaReader) -> None:
         self._reader = native
-        self._first_rejected = ""
+        self._first_rejected: Message | None = None
 
     def __next__(self) -> Batch:
         import numpy as np
 
         native = next(self._reader)
         rejected = [Rejection(*fields) for fields in native.rejected]
-        if rejected and not self._first_rejected:
+        if rejected and self._first_rejected is None:
             first = rejected[0]
-            self._first_rejected = f"{native.path}:{first.line}:{first.column}: {first.reason} (record {first.id!r})"
+            place = f"{native.path}:{first.line}:{first.column}"
+            text = "{place}: {reason} (record {id!r})"
+            self._first_rejected = Message(text, place=place, reason=first.reason, id=first.id)
         offsets = np.frombuffer(native.offsets, dtype=np.int64)
         lengths = np.diff(offsets)
         lengths.flags.writeable = False
@@ -190,11 +198,11 @@ class Reader(Iterator[Batch]):
     def warnings(self) -> tuple[str, ...]:
         """The summary's warnings, and a line that counts the records left out so far and names the first."""
         summary = self.summary
-        if not self._first_rejected:
+        if self._first_rejected is None:
             return summary.warnings
         total = summary.records + summary.rejected
-        rejections = f"rejected {summary.rejected} of {total} records; the first is {self._first_rejected}"
-        return (*summary.warnings, rejections)
+        text = "rejected {rejected} of {total} records; the first is {first}"
+        return (*summary.warnings, Message(text, rejected=summary.rejected, total=total, first=self._first_rejected))
 
 
 def read_tokens(
@@ -212,11 +220,12 @@ def read_tokens(
     Args:
         paths: one path or several; `-` is standard input. FASTA, plain or compressed by gzip, zstd, xz or bzip2, which
             is recognised by content; all members of a compressed file are read. A2M and A3M are read as FASTA with
-            gaps: a first line that starts with `#`, and records that annotate the alignment (`ss_dssp`, `ss_pred`,
-            `ss_conf`, `sa_dssp`), are left out and noted.
+            gaps: a first line that starts with `#`, and HH-suite's records that annotate the alignment (`ss_dssp`,
+            `ss_pred`, `ss_conf`, `sa_dssp`, `sa_pred`, `sa_conf`; every `ss_` and `sa_` above the first sequence, where
+            such a line or record is above it), are left out and noted.
         residues: `map` mends and flags what can be mended without guessing, and raises an error for the rest; `strict`
-            accepts the twenty, U, O and X only, and headers in UTF-8; `skip` leaves out records that it would have to
-            mend, and counts them. Spaces and tabs in sequence lines are dropped under each.
+            accepts the twenty, U, O and X only, and headers in UTF-8; `skip` leaves out records whose residues it would
+            have to mend, and counts them. Spaces and tabs in sequence lines are dropped under each.
         seq_col: the files are tables (CSV or TSV, whose first row names the columns) with their sequences in this
             column. The separator is a tab where the first row has one, else a comma, else a semicolon.
         id_col: the column of ids, read like the header of a FASTA record; default: the column `id`, or the record's

@@ -16,11 +16,12 @@ def empty(
 
 
 def latin1(name: str, header: bytes, who: str, *flags: str, about: str = "", at: int) -> Case:
-    """A header that is not UTF-8: `map` decodes it."""
+    """A header that is not UTF-8: `map` and `skip` decode it."""
     row = rec(who, "MK", *flags, "latin1_header", about=about)
-    refusal = (reject(who, 1, at, "header_encoding"),)
-    return mended(name, header + b"MK\n", row, strict=(err(1, at, "header_encoding"),), skip=refusal)
+    return mended(name, header + b"MK\n", row, strict=(err(1, at, "header_encoding"),), skip=(row,))
 
+
+LATIN1 = (rec("ok", "MK"), rec("bad", "MK", "latin1_header", about="caf\u00e9"), rec("c", "ML"))
 
 LINES = [
     same("one_record.fasta", b">a first\nMKTAYIAKQR\n", rec("a", A, about="first")),
@@ -131,11 +132,16 @@ HEADERS = [
     mended(
         "latin1_header.fasta",
         b">ok\nMK\n>bad caf\xe9\nMK\n>c\nML\n",
-        rec("ok", "MK"),
-        rec("bad", "MK", "latin1_header", about="caf\u00e9"),
-        rec("c", "ML"),
+        *LATIN1,
         strict=(rec("ok", "MK"), err(3, 9, "header_encoding")),
-        skip=(rec("ok", "MK"), reject("bad", 3, 9, "header_encoding"), rec("c", "ML")),
+        skip=LATIN1,
+    ),
+    mended(
+        "latin1_header_of_a_faulty_record.fasta",
+        b">bad caf\xe9\nM1\n>c\nML\n",
+        err(2, 2, "invalid_byte"),
+        strict=(err(1, 9, "header_encoding"),),
+        skip=(reject("bad", 2, 2, "invalid_byte"), rec("c", "ML")),
     ),
     latin1("latin1_id.fasta", b">\xc5ngstr\xf6m\n", "\u00c5ngstr\u00f6m", at=2),
     latin1("latin1_no_id.fasta", b"> \x01\xe9\n", "", "no_id", about="\x01\u00e9", at=4),
@@ -150,7 +156,7 @@ HEADERS = [
         b">bad \x1b\xe9\nMK\n",
         (err(1, 6, "header_control"),),
         (err(1, 7, "header_encoding"),),
-        (reject("bad", 1, 7, "header_encoding"),),
+        (reject("bad", 1, 6, "header_control"),),
     ),
     refused("nul_in_header.fasta", b">bad o\x00ne\nMK\n>c\nML\n", err(1, 7, "header_control"), after=(rec("c", "ML"),)),
     refused("escape_in_header.fasta", b">bad \x1b[31mred\nMK\n", err(1, 6, "header_control")),
@@ -224,6 +230,11 @@ ALIGNMENTS = [
     same("annotation_any_bytes.a3m", b">ss_pred\n\x00\xff>x\n;y\n\n>a\nMK\n", rec("a", "MK")),
     same("annotation_after_space.a3m", b"> \tss_pred x\nHHH\n>a\nMK\n", rec("a", "MK")),
     same("annotation_crlf.a3m", b">ss_pred\r\nHHH\r\n>a\r\nMK\r\n", rec("a", "MK")),
+    same("annotation_of_accessibility.a3m", b">sa_pred\nABCDE\n>sa_conf\n98765\n>a\nMK\n", rec("a", "MK")),
+    same("annotation_named_otherwise.a3m", b"#A3M#\n>ss_stride\nCC~~ 09\n>sa_x y\nAB\n>a\nMK\n", rec("a", "MK")),
+    same("annotation_after_annotation.a3m", ANNOTATION + b">ss_\nHH\n>sa_1\nAB\n>a\nMK\n", rec("a", "MK")),
+    same("annotation_named_otherwise_later.a3m", b"#A3M#\n>a\nMK\n>sa_1\nML\n", rec("a", "MK"), rec("sa_1", "ML")),
+    same("proteins_called_like_annotation.fasta", b">sa_1\nMK\n>ss_2\nML\n", rec("sa_1", "MK"), rec("ss_2", "ML")),
     same("annotation_alike.a3m", b">ss_predicted\nMK\n>ss_\nML\n>SS_PRED\nMN\n", *ALIKE),
     refused("annotation_then_fault.a3m", ANNOTATION + b">bad\nM1\n", err(6, 2, "invalid_byte")),
     mended(
@@ -231,7 +242,7 @@ ALIGNMENTS = [
         b">ok\nMK\n>ss_pred \xe9\nHHH\n",
         rec("ok", "MK"),
         strict=(rec("ok", "MK"), err(3, 10, "header_encoding")),
-        skip=(rec("ok", "MK"), reject("ss_pred", 3, 10, "header_encoding")),
+        skip=(rec("ok", "MK"),),
     ),
     refused("colabfold_nul.a3m", b"#5\t1\n>bad\nMKTAY\n\x00", err(4, 1, "invalid_byte")),
 ]

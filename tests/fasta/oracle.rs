@@ -81,11 +81,14 @@ pub fn naive(data: &[u8], policy: ResiduePolicy) -> Vec<Item> {
         }
     }
     let mut items = Vec::new();
+    let mut is_alignment = has_alignment_line;
     for (line, header, lines) in &records {
         let ordinal = items.len() as u64;
         let bytes: Vec<u8> = header.chars().map(|c| c as u8).collect();
         let header = naive_header(&bytes, policy).map_err(|at| (*line, at + 2));
-        if header.as_ref().is_ok_and(|(header, _)| is_annotation(header)) {
+        let is_top = is_alignment && items.is_empty();
+        if header.as_ref().is_ok_and(|(header, _)| is_annotation(header, is_top)) {
+            is_alignment = true;
             continue;
         }
         let record = header.and_then(|(header, header_flags)| {
@@ -115,7 +118,7 @@ pub fn naive_header(bytes: &[u8], policy: ResiduePolicy) -> Result<(String, u16)
     let flags = if utf8.is_ok() { 0 } else { flag::LATIN1_HEADER };
     let header = match utf8 {
         Ok(text) => text,
-        Err(_) if policy == ResiduePolicy::Map => bytes.iter().map(|&byte| byte as char).collect(),
+        Err(_) if policy != ResiduePolicy::Strict => bytes.iter().map(|&byte| byte as char).collect(),
         Err(error) => return Err(error.utf8_error().valid_up_to()),
     };
     if let Some(at) = bytes.iter().position(|&byte| (byte < 32 && byte != 1 && byte != b'\t') || byte == 127) {
@@ -126,11 +129,13 @@ pub fn naive_header(bytes: &[u8], policy: ResiduePolicy) -> Result<(String, u16)
     Ok((header, if has_id { flags } else { flags | flag::NO_ID }))
 }
 
-/// Whether HH-suite writes annotation of an alignment under this header.
-fn is_annotation(header: &str) -> bool {
+/// Whether HH-suite writes annotation of an alignment under this header; more names count at the top of an alignment.
+fn is_annotation(header: &str, is_top: bool) -> bool {
     let id = header.split([' ', '\t', '\x01']).find(|word| !word.is_empty());
     let starts_with_id = id.is_some_and(|id| header.trim_start_matches([' ', '\t']).starts_with(id));
-    starts_with_id && ["ss_dssp", "ss_pred", "ss_conf", "sa_dssp"].contains(&id.unwrap())
+    let known = ["ss_dssp", "ss_pred", "ss_conf", "sa_dssp", "sa_pred", "sa_conf"];
+    let is_known = |id: &str| known.contains(&id) || (is_top && ["ss_", "sa_"].contains(&&id[..id.len().min(3)]));
+    starts_with_id && is_known(id.unwrap())
 }
 
 /// The same for one sequence without header, where no line is a header or a comment: letters and flags, or line and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import signal
 import warnings
@@ -212,7 +213,7 @@ ODD = {
     "empty record": (b">a\n>b\nMKVL\n>c\nMWCD\n", ("empty", "fault", "reject"), "1:1"),
     "trailing stop": (b">a\nMKVW*\n>b\nMKVL\n>c\nMWCD\n", ("take", "take", "take"), ""),
     "tab at the end of a line": (b">a\nMKVW\t\n>b\nMKVL\n>c\nMWCD\n", ("take", "take", "take"), ""),
-    "header in Latin-1": (b">a \xe9\nMKVW\n>b\nMKVL\n>c\nMWCD\n", ("take", "fault", "reject"), "1:4"),
+    "header in Latin-1": (b">a \xe9\nMKVW\n>b\nMKVL\n>c\nMWCD\n", ("take", "fault", "take"), "1:4"),
     "line of A3M": (b"#A3M#\n>ss_pred\nHHHC\n>a\nMKVW\n>b\nMKVL\n>c\nMWCD\n", ("take", "take", "take"), ""),
     "no header": (b"MKVL\nMWCD\n", ("fault", "fault", "fault"), "1:1"),
     "empty file": (b"", ("nothing", "nothing", "nothing"), ""),
@@ -323,3 +324,30 @@ def test_train_from_python_takes_the_policy(tmp_path: Path, capsys: pytest.Captu
         lm.train(path, tmp_path / "run", size=str(tmp_path / "small.toml"), residues="strict", **options)
     lm.train(path, tmp_path / "run", size=str(tmp_path / "small.toml"), residues="skip", **options)
     assert "rejected 1 of 3 records" in capsys.readouterr().err
+
+
+def test_an_error_spells_the_argument_that_it_advises_as_it_is_typed(
+    command: Callable, model: lm.Model, tmp_path: Path
+) -> None:
+    stop, table = tmp_path / "stop.fasta", tmp_path / "table.csv"
+    stop.write_bytes(b">ok\nMKVL\n>a{x}\nMK*V\n")
+    table.write_bytes(b"id,seq\na,MKVL\n")
+    fault = f"{stop}:4:3: stop '*' inside the sequence; {{}} reads it as X"
+    of_table = "this looks like a CSV or TSV table; name its column of sequences with {}"
+    for path, policy, text, typed, written in (
+        (stop, "strict", fault + " (record 'a{{x}}')", "--residues map", "residues='map'"),
+        (table, "map", of_table, "--seq-col", "seq_col"),
+    ):
+        _, _, messages = command("score", path, "--residues", policy)
+        assert text.format(typed) in messages
+        with pytest.raises(errors.FastaError) as caught:
+            scored(model, path, policy)
+        assert text.format(written) in str(caught.value)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    rejected = f"rejected 1 of 2 records; the first is {fault} (record 'a{{{{x}}}}')"
+    _, _, messages = command("score", stop, "--residues", "skip")
+    assert rejected.format("--residues map") in messages
+    reader = io.read_tokens(stop, residues="skip")
+    (batch,) = reader
+    assert rejected.format("residues='map'") in reader.warnings
+    assert batch.rejected[0].reason == "stop '*' inside the sequence; residues='map' reads it as X"

@@ -248,4 +248,4 @@ def _report(reader: io.Reader, warn: Callable[[str], None]) -> None:
     for text in reader.summary.notes:
         warn(f"note: {text}")
     for text in reader.warnings:
-        warn(f"warning: {text}")
+        warn(Message("warning: {text}", text=text))

@@ -48,6 +48,7 @@ pub(super) const WORDS: [&[u8]; 44] = [
     b"#101,98\t1,2\n",
     b"\n>ss_pred x\n",
     b"\n>ss_dssp\n",
+    b"\n>sa_x\n",
     b"ss_conf",
     b"\xe9",
     b"\xc3\xa9",

@@ -20,7 +20,7 @@ mod residues;
 mod table;
 
 pub use batch::{Batch, Rejection, Summary, flag, split_header};
-pub use error::{FastaError, FastaErrorKind};
+pub use error::{Argument, FastaError, FastaErrorKind};
 pub use record::NUCLEOTIDE_LENGTH;
 pub use residues::ResiduePolicy;
 pub use table::Columns;

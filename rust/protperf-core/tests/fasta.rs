@@ -34,6 +34,7 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
         b"\n#A3M#\n",
         b"\n>ss_pred x\n",
         b"\n>ss_dssp\n",
+        b"\n>sa_x\n",
         b"\n>ss_\n",
         b"MKTAY",
         b"acd",

@@ -99,7 +99,7 @@ impl Summary {
         }
         if file.annotation_records > 0 {
             self.notes.push(format!(
-                "{path}: {} records left out that annotate an alignment (ss_dssp, ss_pred, ss_conf, sa_dssp)",
+                "{path}: {} records left out that annotate an alignment (ss_dssp, ss_pred and the like)",
                 file.annotation_records
             ));
         }

@@ -212,7 +212,7 @@ impl FastaBatch {
         }
         let rejected = PyList::empty(py);
         for Rejection { ordinal, error } in &batch.rejected {
-            let reason = error.kind.to_string();
+            let reason = advising(py, "", &error.kind, "")?;
             rejected.append((ordinal, error.record.as_deref().unwrap_or(""), error.line, error.column, reason))?;
         }
         let flags = batch.flags.iter().map(|flags| flags.to_ne_bytes());
@@ -330,9 +330,32 @@ fn read_error(py: Python<'_>, error: ReadError) -> PyErr {
         ReadError::Fasta { error: FastaError { kind: FastaErrorKind::OutOfMemory { .. }, .. }, .. } => {
             raise(py, "OutOfMemory", message)
         }
-        ReadError::Fasta { path, error } => raise_with(py, "FastaError", (message, path, error.line, error.column)),
+        ReadError::Fasta { path, error } => {
+            let place = format!("{path}:{}:{}: ", error.line, error.column);
+            match advising(py, &place, &error.kind, &error.of_record()) {
+                Ok(message) => raise_with(py, "FastaError", (message, path, error.line, error.column)),
+                Err(error) => error,
+            }
+        }
         other => raise_with(py, "FastaError", (message, other.path().unwrap_or_default())),
     }
+}
+
+/// The message of a fault between other text: a `protperf.message.Message`, so that the argument that it advises can be
+/// spelled as whoever reads it types it.
+fn advising<'py>(py: Python<'py>, before: &str, kind: &FastaErrorKind, after: &str) -> PyResult<Bound<'py, PyAny>> {
+    let (fault, argument, rest) = kind.parts();
+    let module = py.import("protperf.message")?;
+    let parts = PyDict::new(py);
+    parts.set_item("before", format!("{before}{fault}"))?;
+    match argument {
+        Some(argument) => {
+            parts.set_item("argument", module.getattr("Argument")?.call1((argument.name, argument.value))?)?;
+        }
+        None => parts.set_item("argument", "")?,
+    }
+    parts.set_item("after", format!("{rest}{after}"))?;
+    module.getattr("Message")?.call(("{before}{argument}{after}",), Some(&parts))
 }
 
 fn file_error_class(kind: std::io::ErrorKind) -> &'static str {

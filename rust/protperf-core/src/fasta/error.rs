@@ -123,41 +123,82 @@ impl FastaErrorKind {
     }
 }
 
-impl fmt::Display for FastaErrorKind {
+/// An argument of the readers that a message advises. Whoever shows a message to somebody who types `--residues map`
+/// can spell it that way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Its name.
+    pub name: &'static str,
+    /// The value to give it.
+    pub value: Option<&'static str>,
+}
+
+/// `residues=map`, or the name alone.
+impl fmt::Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.value.map_or(Ok(()), |value| write!(f, "={value}"))
+    }
+}
+
+const MAP: Argument = Argument { name: "residues", value: Some("map") };
+const SEQUENCE_COLUMN: Argument = Argument { name: "seq_col", value: None };
+
+impl FastaErrorKind {
+    /// What the message ends with where it advises an argument: the argument, and the text behind it.
+    fn advice(&self) -> Option<(Argument, &'static str)> {
+        match self {
+            Self::InternalStop => Some((MAP, " reads it as X")),
+            Self::Gap { .. } => Some((MAP, " removes gaps")),
+            Self::AmbiguousResidue { .. } => Some((MAP, " keeps it")),
+            Self::Nucleotides { .. } | Self::EmptySequence => Some((MAP, "")),
+            Self::HeaderEncoding { .. } => Some((MAP, " reads the header as Latin-1")),
+            Self::OtherFormat { name: TABLE } | Self::NotTable { name: "FASTA" } => Some((SEQUENCE_COLUMN, "")),
+            _ => None,
+        }
+    }
+
+    /// The message up to the argument that it advises, or all of it.
+    fn fault(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         match self {
             Self::InvalidByte { byte } => invalid_byte(*byte, f),
             Self::HeaderInsideLine => f.write_str("'>' inside a sequence line; a header has a line of its own"),
-            Self::InternalStop => f.write_str("stop '*' inside the sequence; residues=map reads it as X"),
-            Self::Gap { byte } => {
-                write!(f, "alignment gap '{}' in the sequence; residues=map removes gaps", char::from(*byte))
-            }
+            Self::InternalStop => f.write_str("stop '*' inside the sequence; "),
+            Self::Gap { byte } => write!(f, "alignment gap '{}' in the sequence; ", char::from(*byte)),
             Self::AmbiguousResidue { byte } => {
-                write!(f, "ambiguous residue '{}' in the sequence; residues=map keeps it", char::from(*byte))
+                write!(f, "ambiguous residue '{}' in the sequence; ", char::from(*byte))
             }
-            Self::Nucleotides { len } => write!(
-                f,
-                "all {len} residues are among ACGTUN, which looks like nucleotides; translate them, or use residues=map"
-            ),
-            Self::EmptySequence => f.write_str("record without residues; remove it, or use residues=map"),
+            Self::Nucleotides { len } => {
+                write!(f, "all {len} residues are among ACGTUN, which looks like nucleotides; translate them, or use ")
+            }
+            Self::EmptySequence => f.write_str("record without residues; remove it, or use "),
             Self::TextBeforeHeader => {
                 f.write_str("not FASTA: text before the first header; a header starts with '>' in column 1")
             }
             Self::OtherFormat { name: TABLE } => {
-                write!(
-                    f,
-                    "not FASTA: this looks like {TABLE}; name its column of sequences (--seq-col, in Python seq_col)"
-                )
+                write!(f, "not FASTA: this looks like {TABLE}; name its column of sequences with ")
             }
             Self::OtherFormat { name } => {
                 write!(f, "not FASTA: this looks like {name}; {}", remedy(name, "convert it to FASTA first"))
             }
-            Self::NotTable { name: "FASTA" } => {
-                f.write_str("not a table: this looks like FASTA; leave out --seq-col (in Python seq_col)")
-            }
+            Self::NotTable { name: "FASTA" } => f.write_str("not a table: this looks like FASTA; leave out "),
             Self::NotTable { name } => {
                 write!(f, "not a table: this looks like {name}; {}", remedy(name, "convert it to CSV or TSV first"))
             }
+            Self::NoRecord => f.write_str("not FASTA: blank or comment lines only, no header ('>') anywhere"),
+            Self::HeaderEncoding { byte } => write!(f, "byte 0x{byte:02x} in the header is not UTF-8; "),
+            Self::HeaderControl { byte } => write!(f, "control byte 0x{byte:02x} in the header; remove it"),
+            Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} more bytes of this record"),
+            Self::NoColumn { .. }
+            | Self::RepeatedColumn { .. }
+            | Self::FieldCount { .. }
+            | Self::Quote
+            | Self::MissingValue => self.fault_of_table(f),
+        }
+    }
+
+    fn fault_of_table(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        match self {
             Self::NoColumn { name, found } if found.is_empty() => {
                 write!(f, "no column '{name}': only blank lines; the first row of a table names its columns")
             }
@@ -173,16 +214,28 @@ impl fmt::Display for FastaErrorKind {
             Self::Quote => f.write_str(
                 "quoted field is not closed, or has text after its closing quote; write a quote inside a field twice",
             ),
-            Self::MissingValue => f.write_str(
+            _ => f.write_str(
                 "the sequence is a table's word for a missing value; remove the row, or leave the field empty",
             ),
-            Self::NoRecord => f.write_str("not FASTA: blank or comment lines only, no header ('>') anywhere"),
-            Self::HeaderEncoding { byte } => {
-                write!(f, "byte 0x{byte:02x} in the header is not UTF-8; residues=map reads the header as Latin-1")
-            }
-            Self::HeaderControl { byte } => write!(f, "control byte 0x{byte:02x} in the header; remove it"),
-            Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} more bytes of this record"),
         }
+    }
+
+    /// The message in three parts: what comes before the argument that it advises, that argument, what comes after.
+    pub fn parts(&self) -> (String, Option<Argument>, &'static str) {
+        let mut before = String::new();
+        // Nothing fails that writes to a string.
+        let _ = self.fault(&mut before);
+        match self.advice() {
+            Some((argument, after)) => (before, Some(argument), after),
+            None => (before, None, ""),
+        }
+    }
+}
+
+impl fmt::Display for FastaErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault(f)?;
+        self.advice().map_or(Ok(()), |(argument, after)| write!(f, "{argument}{after}"))
     }
 }
 
@@ -198,7 +251,7 @@ fn remedy(name: &str, usual: &'static str) -> &'static str {
     }
 }
 
-fn invalid_byte(byte: u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn invalid_byte(byte: u8, f: &mut dyn fmt::Write) -> fmt::Result {
     match byte {
         b'0'..=b'9' => {
             write!(f, "digit '{}' in the sequence; remove position numbers", char::from(byte))
@@ -209,14 +262,20 @@ fn invalid_byte(byte: u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
+impl FastaError {
+    /// The record that is at fault, as a message ends with it: ` (record 'id')`, or nothing.
+    pub fn of_record(&self) -> String {
+        match self.record.as_deref() {
+            None | Some("") => String::new(),
+            Some(id) => format!(" (record '{id}')"),
+        }
+    }
+}
+
 /// `line:column: what (record 'id')`, so that a path and a colon before it make the usual form.
 impl fmt::Display for FastaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.kind)?;
-        match self.record.as_deref() {
-            None | Some("") => Ok(()),
-            Some(id) => write!(f, " (record '{id}')"),
-        }
+        write!(f, "{}:{}: {}{}", self.line, self.column, self.kind, self.of_record())
     }
 }
 

@@ -135,7 +135,13 @@ pub(super) fn is_pir_header(header: &[u8]) -> bool {
 }
 
 /// Whether a record of this id holds annotation in letters that would pass for residues: HH-suite's secondary structure
-/// (observed, predicted, and the confidence of the prediction) and solvent accessibility.
+/// and solvent accessibility (observed, predicted, and the confidence of the prediction).
 pub(super) fn is_annotation(id: &str) -> bool {
-    matches!(id, "ss_dssp" | "ss_pred" | "ss_conf" | "sa_dssp")
+    matches!(id, "ss_dssp" | "ss_pred" | "ss_conf" | "sa_dssp" | "sa_pred" | "sa_conf")
+}
+
+/// Whether the id begins as HH-suite's annotation does. A protein may be called that too (`sa_0001`), so this decides
+/// only where HH-suite writes annotation: above the first sequence of a file that shows itself to be an alignment.
+pub(super) fn may_be_annotation(id: &str) -> bool {
+    id.starts_with("ss_") || id.starts_with("sa_")
 }

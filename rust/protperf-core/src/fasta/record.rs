@@ -139,11 +139,18 @@ impl Records {
         }
         // Column 1 holds the '>'.
         self.judge_header((self.current.line, 2))?;
-        if self.section == Section::Record && format::is_annotation(split_header(self.current.header_text()).0) {
+        if self.section == Section::Record && self.is_annotation(split_header(self.current.header_text()).0) {
             self.section = Section::LeftOut;
             self.summary.annotation_records += 1;
         }
         Ok(())
+    }
+
+    fn is_annotation(&self, id: &str) -> bool {
+        let summary = &self.summary;
+        let is_first = summary.records == 0 && summary.rejected == 0;
+        let is_alignment = summary.has_alignment_line || summary.annotation_records > 0;
+        format::is_annotation(id) || (is_first && is_alignment && format::may_be_annotation(id))
     }
 
     /// Refuse a header that is not text, or decode it where the policy allows that; `place` is the place of its first
@@ -152,7 +159,7 @@ impl Records {
         let header = &self.current.header;
         let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | 1);
         match std::str::from_utf8(header).map_err(|error| error.valid_up_to()) {
-            Err(at) if self.policy != ResiduePolicy::Map => {
+            Err(at) if self.policy == ResiduePolicy::Strict => {
                 let byte = header.get(at).copied().unwrap_or_default();
                 self.refuse_header(place, at, FastaErrorKind::HeaderEncoding { byte })
             }

@@ -127,7 +127,7 @@ fn faults_of_a_table_have_a_place_and_a_remedy() {
             "1:1: no column 'name'; the first row must name the columns, and it names 'seq', 'b'",
         ),
         ("\n\n", columns(None), "1:1: no column 'seq': only blank lines; the first row"),
-        (">a\nMKV\n", columns(None), "1:1: not a table: this looks like FASTA; leave out --seq-col"),
+        (">a\nMKV\n", columns(None), "1:1: not a table: this looks like FASTA; leave out seq_col"),
         ("@r1\nACGT\n+\n", columns(None), "1:1: not a table: this looks like FASTQ; convert it"),
         ("<!DOCTYPE html><html>", columns(None), "1:1: not a table: this looks like HTML; fetch the file again"),
         ("\u{1}\0\0", columns(None), "1:1: not a table: this looks like binary data; convert it"),
