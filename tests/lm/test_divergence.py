@@ -15,11 +15,12 @@ from conftest import small_config
 from training import final_digests, losses, small_options, synthetic, trainer
 from warm import Warm
 
-from protperf.errors import CheckpointError, DivergenceError
+from protperf.errors import CheckpointError, DataError, DivergenceError
+from protperf.lm import load
 from protperf.lm.loading import load_run
 from protperf.lm.storage import checkpoint, tensor_file
 from protperf.lm.training.optimizer import not_finite
-from protperf.lm.training.resume import newest_step
+from protperf.lm.training.resume import newest_step, stored_choices
 from protperf.lm.training.run import train_run
 from protperf.lm.training.trainer import Trainer
 
@@ -204,6 +205,51 @@ def test_a_run_without_a_healthy_step_is_neither_resumed_nor_replaced(sick: Path
             sick.with_name("proteins.fasta"), run, small_config(), small_options(), resume=True, warn=lambda text: None
         )
     assert {path.name for path in run.rglob("*")} - {".lock"} == before
+
+
+def test_force_starts_a_run_anew_that_has_no_healthy_step_and_resumes_any_other(sick: Path, tmp_path: Path) -> None:
+    fasta, config, options = sick.with_name("proteins.fasta"), small_config(dropout=0.1), small_options(steps=4)
+    fresh = train_run(fasta, tmp_path / "fresh", config, options, warn=lambda text: None)
+    found = {}
+    for name, removed in (("healthy", ()), ("none healthy", ("step-2",))):
+        run = Path(shutil.copytree(sick, tmp_path / name))
+        for step in removed:
+            shutil.rmtree(run / step)
+        messages: list[str] = []
+        assert isinstance(stored_choices(run, {"steps": 4}, force=True), tuple)
+        train_run(fasta, run, config, options, resume=True, force=True, warn=messages.append)
+        found[name] = any("no checkpoint can be used; the run starts from the beginning" in x for x in messages)
+        # The healthy run goes on with a schedule that it began for three steps, and so to other weights.
+        assert (final_digests(run) == final_digests(fresh.run)) == found[name]
+        assert all(all_finite(step) for step in run.glob("step-*"))
+    assert found == {"healthy": False, "none healthy": True}
+
+
+def test_a_model_that_overflows_is_not_scored_as_not_a_number(
+    warm: Warm, sick: Path, fasta: Path, tmp_path: Path
+) -> None:
+    """Every weight is finite, and yet what they make of a sequence is not."""
+    from safetensors.torch import save_file
+    from test_corruption import resign
+
+    step = Path(shutil.copytree(sick / "step-2", tmp_path / "run" / "step-2"))
+    tensors = tensor_file.read_tensors(step / "model.safetensors", None)
+    tensors["blocks.1.down.weight"].fill_(3e38)
+    save_file(tensors, step / "model.safetensors")
+    resign(step)
+    loaded = load(step)
+    for method in ("ll", "pll"):
+        with pytest.raises(
+            DataError, match=r"record 0 \('0'\) has a likelihood that is not finite.*; try dtype='float64'"
+        ):
+            loaded.score("MKVLAWDE", method=method)
+    out = tmp_path / "scores.tsv"
+    status, errors = warm.command(tmp_path / "errors", "score", step, fasta, "-o", out, "-q")
+    assert status == 1
+    assert "error: record 0 ('p0') has a likelihood that is not finite" in errors
+    assert "try --dtype float64" in errors
+    assert not any(tmp_path.glob("scores.tsv*"))
+    assert warm.command(tmp_path / "errors", "score", step, fasta, "-o", out, "-q", "--dtype", "float64")[0] == 0
 
 
 def test_a_step_that_is_not_finite_is_not_scored_without_an_error(warm: Warm, sick: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
+from protperf.errors import DataError
 from protperf.lm import inference
 from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
 from protperf.lm.data.batches import frame
@@ -20,6 +21,7 @@ from protperf.lm.engine import CAUSAL, MASKED, Engine
 from protperf.lm.scoring.options import BATCH_TOKENS
 from protperf.lm.scoring.row import Row
 from protperf.lm.watch import Progress, no_progress
+from protperf.message import Argument, Message
 
 
 def score_records(
@@ -52,6 +54,9 @@ def score_batches(
         deterministic: one sequence per pass, and sums that no number of threads changes: the same bits for any batch
             size and any other sequences.
         progress: called with the tokens read.
+
+    Raises:
+        DataError: a likelihood is not finite.
     """
     budget = BATCH_TOKENS if deterministic else batch_tokens
     together = 1 if deterministic or method == "pll" else batch_tokens
@@ -122,6 +127,10 @@ def _picked(log_probs: NDArray[np.floating], residues: NDArray[np.uint8]) -> NDA
 def _row(record: io.Record, log_probs: NDArray[np.float64], method: str) -> Row:
     scored = (record.tokens >= FIRST_RESIDUE) & (record.tokens <= LAST_SCORED)
     count = int(scored.sum())
+    if not np.isfinite(log_probs[scored]).all():
+        # A checkpoint with such weights was refused, so finite ones have made a number that the type cannot hold.
+        text = "record {n} ({id!r}) has a likelihood that is not finite: the model overflows on it; try {dtype}"
+        raise DataError(Message(text, n=record.n, id=record.id, dtype=Argument("dtype", "float64")))
     ll = math.fsum(log_probs[scored]) if count else math.nan
     mean = ll / count if count else math.nan
     # math.exp raises where float64 would say inf.

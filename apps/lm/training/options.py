@@ -100,7 +100,9 @@ class RunOptions:
         "Continue the run in the directory with the options that it was started with. Only how long it trains, which "
         "counts from its start, and the options of bookkeeping may be others.",
     )
-    force: bool = option(False, "Replace the run in the directory.")
+    force: bool = option(
+        False, "Replace the run in the directory; with --resume, only if none of its checkpoints can be used."
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -50,5 +50,5 @@ def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> Train
     file = kept.get("validate")
     if isinstance(file, Path):
         kept["validate"] = None
-    config, options = stored_choices(out, kept) if run.resume else new_choices(kept)
+    config, options = stored_choices(out, kept, run.force) if run.resume else new_choices(kept)
     return TrainRequest(config, options, file if isinstance(file, Path) else None, run)

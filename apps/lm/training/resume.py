@@ -61,7 +61,7 @@ def new_choices(given: Mapping[str, Any]) -> Choices:
     return ModelConfig.from_size(given.get("size", "nano"), **{"seed": options.seed, **chosen}), options
 
 
-def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:
+def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any], force: bool = False) -> Choices:
     """Configuration and options to resume a run with: those of the run, except for what is given again.
 
     Without a checkpoint the run starts anew, with the options in `config.toml` if it had got that far, and what is
@@ -69,6 +69,7 @@ def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Cho
 
     Args:
         given: by name, fields of `ModelConfig` and `TrainOptions`, and `size`.
+        force: start anew also where there are checkpoints, but none that can be used.
 
     Raises:
         ConfigError: a value is out of range, or contradicts the run; CheckpointError: no checkpoint can be used.
@@ -80,7 +81,7 @@ def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Cho
         choices = _changed(read_config(step), read_options(step), given)
         check_agreement(step, *choices)
         return choices
-    if run.is_dir() and checkpoint.steps(run):
+    if run.is_dir() and checkpoint.steps(run) and not force:
         raise no_usable_step(run)
     started = _started_with(run)
     return new_choices(given) if started is None else _changed(*started, given)

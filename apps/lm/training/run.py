@@ -79,6 +79,7 @@ def train_run(
     Args:
         seq_col: the files, that of `validate` too, are tables with their sequences in this column.
         resume: go on with the run in the directory; start it if it has no checkpoint yet.
+        force: replace the run in the directory; with `resume`, only where it has checkpoints and none can be used.
         clock: has run since the work began, if that was before this call.
         report: called with each line of metrics; warn: with what deserves attention; detail: with each stage.
 
@@ -102,7 +103,7 @@ def train_run(
         _check_directory(run, resume, force)
         for text in directory.recover(run):
             warn(text)
-        start = _step_to_resume(run, warn) if resume else None
+        start = _step_to_resume(run, warn, force) if resume else None
         if start is not None:
             # Before the network takes its memory: the run has this configuration, and its tensors are those of it.
             resuming.check_agreement(start, config, options)
@@ -174,14 +175,16 @@ def _extent(store: TokenStore) -> str:
     return f"{len(store):,} sequence{'s' * (len(store) != 1)} ({store.num_residues:,} residues)"
 
 
-def _step_to_resume(run: Path, warn: Callable[[str], None]) -> checkpoint.Step | None:
-    """The step to go on from; None where the run has not saved one yet."""
+def _step_to_resume(run: Path, warn: Callable[[str], None], force: bool) -> checkpoint.Step | None:
+    """The step to go on from; None where the run has not saved one yet, or with `force` none that can be used."""
     if not checkpoint.steps(run):
         warn(f"note: {run}: has no checkpoint yet; the run starts from the beginning")
         return None
     step = resuming.newest_step(run, warn)
-    if step is None:
+    if step is None and not force:
         raise resuming.no_usable_step(run)
+    if step is None:
+        warn(f"warning: {run}: no checkpoint can be used; the run starts from the beginning")
     return step
 
 
