@@ -271,6 +271,9 @@ def train(
     A signal that asks the program to end (SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGUSR1) ends the training: the step is
     finished and saved, then KeyboardInterrupt is raised for SIGINT and SystemExit(128 + number) for the others.
 
+    Where other programs compute too, set OMP_WAIT_POLICY=passive before torch is imported, as the command does: torch's
+    idle threads then sleep instead of spinning.
+
     Args:
         fasta: one file or several, plain or compressed.
         out: the run directory.

@@ -24,6 +24,7 @@ from protperf.lm.cli.commands import (
     EXIT_USAGE,
 )
 from protperf.lm.cli.common import exit_on_signal, open_closed_streams, say, write_utf8
+from protperf.lm.cli.waiting import sleep_when_idle
 
 _REMEDIES = {
     errno.ENOENT: "check the path",
@@ -57,8 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     # `| head` ends us as it ends cat.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    # Set before torch loads: its idle workers would otherwise spin on the cores that our own pool works on.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sleep_when_idle()
     open_closed_streams()
     write_utf8()
     words = sys.argv[1:] if arguments is None else arguments
