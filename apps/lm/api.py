@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.device import choose_engine, torch_device
+from protperf.lm.device import choose_engine
 from protperf.lm.embedding.job import EmbedJob
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
 from protperf.lm.embedding.part import Layout
@@ -287,15 +287,12 @@ def train(
     """
     # Training alone needs torch, which takes seconds to load.
     from protperf.lm.model.torch_process import check_fork
-    from protperf.lm.training.run import train_run
 
     check_fork()
     given = from_keywords({name: value for name, value in options.items() if value is not None}, _TRAIN_OPTIONS)
     device = given.get("device", "auto")
     request = read_request(out, given)
-    outcome = train_run(
-        fasta, out, request.config, request.options, **request.arguments, device=torch_device(device), report=report
-    )
+    outcome = request.train(fasta, out, device, report=report)
     if outcome.signal is not None:
         raise_for(outcome.signal)
     if outcome.remark is not None:

@@ -331,7 +331,7 @@ def test_verbose_tells_what_is_computed_where_and_what_was_mended(runs: dict[str
     plain = in_process("score", runs["both"], path)
     message = in_process("score", "-v", runs["both"], path, "--dtype", "float64")
     assert len(plain.stderr.splitlines()) == 1
-    for text in ("device cpu, ", ", 1 thread, float64", "read 2 records with 7 residues in ", "peak memory ", "MB",
+    for text in ("device cpu, ", ", 1 thread, float64", "read 2 records with 7 residues", "took ", "peak memory ", "MB",
                  "flagged 1 gaps, 1 lower_case"):  # fmt: skip
         assert text in message.stderr.decode()
     ours, exact = ([float(row["ll"]) for row in table(result.stdout)] for result in (plain, message))

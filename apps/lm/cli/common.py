@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from protperf.errors import ConfigError
+from protperf.lm.cli.parameters import Groups, in_flags
 from protperf.lm.device import torch_device
 from protperf.lm.options import check, option
 from protperf.message import Argument, Message
@@ -55,6 +57,12 @@ def say(text: str) -> None:
         # The line stays in the buffer, and Python would exit with code 120 for failing to write it at the end.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def say_all(groups: Groups, texts: Iterable[str], before: str = "") -> None:
+    """Print texts of the library in the words of a command, a line each."""
+    for text in texts:
+        say(f"{before}{in_flags(groups, text)}")
 
 
 def plain(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
+from protperf.lm.device import DEVICES, check_device, check_dtype
 from protperf.lm.model.config import SIZES
 from protperf.lm.options import check, from_mapping, listed, option, options_of
 from protperf.lm.shared_options import parse_duration, residues_option, seq_col_option
@@ -14,6 +15,12 @@ from protperf.message import Message
 
 DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
+OPTIMIZATION_OPTIONS = (
+    "batch_tokens", "accumulate", "crop", "lr", "warmup", "clip", "weight_decay", "redraw_interval"
+)  # fmt: skip
+"""Options of how the weights are changed."""
+DTYPES = ("float32",)
+"""Types that a training can compute in."""
 
 
 def read_fraction_or_file(text: str) -> float | Path:
@@ -103,6 +110,21 @@ class RunOptions:
     force: bool = option(
         False, "Replace the run in the directory; with --resume, only if none of its checkpoints can be used."
     )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def _check_dtype(dtype: str) -> None:
+    check_dtype(dtype, DTYPES)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeOptions:
+    """Where a training computes, and in which type."""
+
+    device: str = option("auto", f"Where to compute: {' or '.join(DEVICES)}.", suggestions=DEVICES, judge=check_device)
+    dtype: str = option("float32", "Type to compute in: float32.", suggestions=DTYPES, judge=_check_dtype)
 
     def __post_init__(self) -> None:
         check(self)

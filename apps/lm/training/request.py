@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protperf.lm.device import torch_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import Option, pick
 from protperf.lm.training.options import RunOptions, TrainOptions
 from protperf.lm.training.resume import new_choices, stored_choices
+from protperf.lm.training.run import Outcome, Paths, train_run
 
 _KEPT = [*pick(RunOptions, "size"), *pick(TrainOptions), *pick(ModelConfig, *MODEL_CHOICES)]
 """Options that a run keeps, so that it can be resumed without naming them again."""
@@ -28,11 +30,16 @@ class TrainRequest:
     validate: Path | None
     run: RunOptions
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What `train_run` takes by keyword."""
+    def train(self, fasta: Paths, out: str | os.PathLike[str], device: str = "auto", **how: Any) -> Outcome:
+        """Train as requested, on the device of a name; other arguments and errors are those of `train_run`."""
         run = self.run
-        return {"validate": self.validate, "seq_col": run.seq_col, "resume": run.resume, "force": run.force}
+        start: dict[str, Any] = {
+            "validate": self.validate,
+            "seq_col": run.seq_col,
+            "resume": run.resume,
+            "force": run.force,
+        }
+        return train_run(fasta, out, self.config, self.options, **start, **how, device=torch_device(device))
 
 
 def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> TrainRequest:

@@ -54,6 +54,13 @@ class Outcome:
     rejected: int = 0
     remark: str | None = None
 
+    def facts(self) -> list[str]:
+        """What came of it, in words."""
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
+        result = f"{self.run}: {self.steps} steps{figures and f'; {figures}'}"
+        warning = None if self.remark is None else Message("warning: {remark}", remark=self.remark)
+        return [result] if warning is None else [warning, result]
+
 
 def train_run(
     fasta: Paths,

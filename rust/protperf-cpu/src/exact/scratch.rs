@@ -91,7 +91,7 @@ pub fn with_scratch<T: CpuElement, R>(body: impl FnOnce(&mut Scratch<T>) -> Resu
     // One place per type: f32 and f64.
     let place = usize::from(size_of::<T>() == size_of::<f64>());
     let kept = KEPT.with_borrow_mut(|kept| kept[place].take()).and_then(|any| any.downcast::<Scratch<T>>().ok());
-    let mut scratch = kept.unwrap_or_else(Box::default);
+    let mut scratch = kept.unwrap_or_default();
     let result = body(&mut scratch);
     if scratch.bytes() <= MAX_KEPT_BYTES {
         KEPT.with_borrow_mut(|kept| kept[place] = Some(scratch));
