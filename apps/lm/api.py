@@ -18,6 +18,9 @@ from protperf.lm.embedding.vectors import embed_batches
 from protperf.lm.loading import LoadedModel, load_run
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.options import from_keywords, instance, pick, takes
+from protperf.lm.scan.job import make_ensemble, plan_of, score_positions
+from protperf.lm.scan.options import RegionOptions
+from protperf.lm.scan.scan import Scan
 from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import score_records
 from protperf.lm.scoring.options import ScoreOptions, choose_method
@@ -39,6 +42,7 @@ __all__ = ["Model", "Table", "load", "score", "train"]
 
 _SCORING = [*pick(ScoreOptions), *pick(ReadingOptions)]
 _TABLE = pick(TableOptions, "format", "resume", "force")
+_SCANNING = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(RegionOptions)]
 _VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
 _EMBEDDING = [*pick(EmbedOptions), *pick(ReadingOptions)]
 _OUTPUT = pick(EmbedOutput, "format", "shard", "resume", "force")
@@ -152,14 +156,39 @@ class Model:
         is_file = isinstance(variants, os.PathLike) or (isinstance(variants, str) and is_file_name(variants))
         source = os.fspath(variants) if is_file else [variants] if single else list(variants)
         job = VariantsJob(source, wild, instance(VariantOptions, given), strategy, TableOptions())
-        models = [self, *(each if isinstance(each, Model) else load(each, **self._loading()) for each in also)]
-        table = job.table(Ensemble([model._loaded.engine for model in models], wild, strategy))
+        table = job.table(Ensemble([model._loaded.engine for model in self._with(also)], wild, strategy))
         for text in table.warnings:
             warnings.warn(text, stacklevel=2)
         return table
 
-    def _loading(self) -> dict[str, str]:
-        return {name: getattr(self._options, name) for name in ("device", "dtype", "engine")}
+    @takes(_SCANNING)
+    def scan(self, wild_type: Any, *, also: Sequence[str | os.PathLike[str] | Model] = (), **options: Any) -> Scan:
+        """Scores of every single change of a protein, in nats: above 0 where the model prefers the change.
+
+        Args:
+            wild_type: residues as text, a `Bio.SeqRecord`, a pair (id, sequence), or a file with one record.
+            also: further models, or their paths; the score is the mean of all.
+            options: those below.
+
+        Raises:
+            ConfigError: a strategy that a model was not trained for, or a region outside of the protein. DataError:
+            a wild type that is not one sequence. FileError: a file that cannot be read.
+        """
+        self._check_fork()
+        given = from_keywords(options, _SCANNING)
+        strategy = instance(StrategyOptions, given)
+        wild = read_wild_type(wild_type, instance(OffsetOptions, given).offset)
+        plan = plan_of(wild, instance(RegionOptions, given))
+        ensemble = make_ensemble(plan, [model._loaded.engine for model in self._with(also)], strategy)
+        scan = Scan(plan, tuple(dict.fromkeys(scorer.name for scorer in ensemble.scorers)))
+        for _ in score_positions(ensemble, scan, range(plan.start, plan.end)):
+            pass
+        return scan
+
+    def _with(self, also: Sequence[str | os.PathLike[str] | Model]) -> list[Model]:
+        """This model and others, which are loaded as it was."""
+        loading = {name: getattr(self._options, name) for name in ("device", "dtype", "engine")}
+        return [self, *(each if isinstance(each, Model) else load(each, **loading) for each in also)]
 
     def _check_fork(self) -> None:
         """Warn the caller of a method where torch computes in a process that was forked."""

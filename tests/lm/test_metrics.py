@@ -87,8 +87,7 @@ def test_what_is_missing_is_left_out_and_counted() -> None:
 
 
 def test_without_classes_the_labels_are_split_at_their_median() -> None:
-    median = float(np.median(LABELS))
-    split = (median <= LABELS).astype(float)
+    split = np.greater_equal(LABELS, np.median(LABELS)).astype(float)
     assert compare(SCORES, LABELS) == compare(SCORES, LABELS, split)
 
 

@@ -177,6 +177,9 @@ def test_a_message_is_spelled_for_whom_reads_it() -> None:
     message = Message("{option} is {value!r}; {inner}", option=Argument("steps", 3), value="{steps}", inner=inner)
     assert str(message) == "steps=3 is '{steps}'; give out"
     assert message.spelled(lambda a: f"--{a.name}") == "--steps is '{steps}'; give --out"
+    # 1 equals True, and is not a flag without a value.
+    for value, spelled in ((1, "--num-grams 1"), (True, "--num-grams"), (None, "--num-grams")):
+        assert in_flags(GROUPS, Message("{option}", option=Argument("num_grams", value))) == spelled
     error = pickle.loads(pickle.dumps(ConfigError(message)))
     assert str(error) == str(message)
 

@@ -6,6 +6,7 @@ COMMANDS = {
     "train": "Train a model on your own sequences.",
     "score": "Score sequences: log-likelihood and perplexity.",
     "variants": "Score variants of a protein: substitutions, deletions, insertions.",
+    "scan": "Score every single change of a protein, as a table and a heat map.",
     "embed": "Embed sequences: vectors per sequence or per residue.",
     "info": "Show what a trained model is.",
     "doctor": "Check this installation and this machine.",

@@ -95,7 +95,7 @@ def in_flags(groups: Groups, text: str) -> str:
 
     def spell(argument: Argument) -> str:
         flag = flags.get(argument.name, argument.name)
-        return flag if argument.value in (None, True) else f"{flag} {argument.value}"
+        return flag if argument.value is None or argument.value is True else f"{flag} {argument.value}"
 
     return text.spelled(spell)
 

@@ -1,0 +1,95 @@
+"""`protperf scan`: the scores of every single change of a protein, as a table and as pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from protperf.lm.cli.common import (
+    MessageOptions,
+    ThreadOptions,
+    environment,
+    raise_on_signal,
+    say,
+    set_threads,
+    spent,
+)
+from protperf.lm.options import REQUIRED, check, instance, option, pick
+from protperf.lm.scan.options import PictureOptions, RegionOptions
+from protperf.lm.shared_options import LoadOptions
+from protperf.lm.tables.options import TableOptions
+from protperf.lm.variants.options import ModelOptions, OffsetOptions, StrategyOptions
+
+if TYPE_CHECKING:
+    from protperf.lm.scan.structure import Coloured
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScanCommand:
+    """What `scan` takes besides the options of models, changes, loading and writing."""
+
+    wt: str = option(REQUIRED, "Wild type: a file with one record, or its residues.", positional=True, unit="FASTA")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+GROUPS = {
+    "input": [
+        *pick(ModelOptions, "model"),
+        *pick(ScanCommand, "wt"),
+        *pick(OffsetOptions),
+        *pick(RegionOptions),
+    ],
+    "score": [*pick(StrategyOptions, "strategy", "direction"), *pick(ModelOptions, "also")],
+    "output": [*pick(PictureOptions), *pick(TableOptions)],
+    "computation": [*pick(StrategyOptions, "batch_tokens", "deterministic"), *pick(ThreadOptions), *pick(LoadOptions)],
+    "messages": pick(MessageOptions),
+}
+EXAMPLES = """
+protperf scan runs/tem1 tem1.fa --heatmap tem1.png -o scan.tsv
+protperf scan runs/tem1 tem1.fa --region 24-286 --matrix > matrix.tsv
+protperf scan runs/tem1 tem1.fa --structure 1btl.pdb --structure-out coloured.pdb -o scan.tsv
+protperf scan runs/tem1 domain.fa --offset 24 --dels --strategy full -o scan.parquet
+"""
+
+
+def run(given: dict[str, Any]) -> int:
+    """Write the table and the pictures of a scan; returns the exit code."""
+    started = time.monotonic()
+    command, messages = instance(ScanCommand, given), instance(MessageOptions, given)
+    load, models, offset = instance(LoadOptions, given), instance(ModelOptions, given), instance(OffsetOptions, given)
+    region, strategy = instance(RegionOptions, given), instance(StrategyOptions, given)
+    table, pictures = instance(TableOptions, given), instance(PictureOptions, given)
+    models.check_paths()
+    from protperf.lm.cli.progress import CommandWatch
+    from protperf.lm.scan.job import ScanJob
+    from protperf.lm.source import is_path
+    from protperf.lm.variants.wild_type import read_wild_type
+
+    inputs = [command.wt] if is_path(command.wt) else []
+    job = ScanJob(read_wild_type(command.wt, offset.offset), region, strategy, table, pictures, inputs)
+    # The mistakes that can be seen without torch have been reported by now.
+    from protperf.lm.loading import load_run
+
+    num_threads, watch = set_threads(instance(ThreadOptions, given).threads), CommandWatch(GROUPS, messages.quiet)
+    loaded = [load_run(path, load.dtype, load.device) for path in models.paths]
+    if messages.verbose:
+        say(environment(num_threads, load.dtype, load.device))
+    prepared = job.prepare(loaded, load.dtype, watch)
+    raise_on_signal()
+    scan, coloured = job.write(prepared, watch)
+    if messages.verbose:
+        say(f"scanned {len(scan.positions):,} positions in {spent(started)}")
+    if coloured is not None and not messages.quiet:
+        _say_coloured(coloured)
+    return 0
+
+
+def _say_coloured(coloured: Coloured) -> None:
+    chains = f"chain{'s' if len(coloured.chains) > 1 else ''} {', '.join(coloured.chains)}"
+    say(f"coloured {coloured.num_residues} residues of {chains}")
+    if coloured.by_alignment:
+        chains = ", ".join(coloured.by_alignment)
+        say(f"note: the numbers of chain {chains} are not those of the wild type; its residues were aligned")

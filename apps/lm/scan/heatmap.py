@@ -1,0 +1,134 @@
+"""A scan as a picture: positions from left to right in rows that wrap, new residues from top to bottom.
+
+Red is worse than the wild type, blue is better, white is no change; a dot marks the residue of the wild type. The scale
+is the same to both sides and ends at the 98th percentile of the scores' sizes, so that a few extreme ones do not take
+the colour from the rest; the bar has arrows for those beyond. Grey: no score. matplotlib is imported when asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from protperf.errors import ConfigError, MissingPackageError
+from protperf.lm.storage import durable
+from protperf.message import Argument, Message
+
+if TYPE_CHECKING:
+    from protperf.lm.scan.scan import Scan
+
+ORDER = "GAVLIMCPFYWSTNQHKRDE"
+"""Residues from top to bottom: small and hydrophobic, aromatic, polar, positive, negative."""
+MAX_POSITIONS = 3000
+"""Positions of one figure; more would make a picture that programs refuse to open."""
+_PER_ROW = 100
+_CELL_INCHES = 0.125
+_DPI = 150
+_PERCENTILE = 98
+_FONT = 6.5
+
+
+def require() -> None:
+    """Check for matplotlib before any work is done.
+
+    Raises:
+        MissingPackageError: it is not installed, or cannot be imported.
+    """
+    try:
+        import_module("matplotlib.figure")
+    except ImportError as error:
+        text = f"a heat map needs matplotlib ({error}); install it with pip install matplotlib"
+        raise MissingPackageError(text) from error
+
+
+def check_size(count: int) -> None:
+    """Refuse a figure of too many positions.
+
+    Raises:
+        ConfigError: naming what makes it smaller.
+    """
+    if count > MAX_POSITIONS:
+        text = "a heat map shows at most {most} positions and this one has {count}; choose a part with {region}"
+        raise ConfigError(Message(text, most=MAX_POSITIONS, count=count, region=Argument("region")))
+
+
+def save(scan: Scan, path: Path) -> None:
+    """Write the heat map of a scan as PNG or SVG, by the file's suffix."""
+    figure = draw(scan, None)
+    kind = path.suffix.lower().removeprefix(".")
+
+    def write(stream: BinaryIO) -> None:
+        # The same scan makes the same file: no date, and ids of SVG that are not random.
+        metadata = {"Date": None} if kind == "svg" else {}
+        with import_module("matplotlib").rc_context({"svg.hashsalt": "protperf"}):
+            figure.savefig(stream, format=kind, dpi=_DPI, metadata=metadata)
+
+    durable.replace_file(path, write)
+
+
+def draw(scan: Scan, ax: Any) -> Any:
+    """The figure of a scan; see `Scan.heatmap`."""
+    require()
+    check_size(len(scan.positions))
+    top = _limit(scan)
+    if ax is not None:
+        image = _panel(ax, scan, 0, len(scan.positions), top)
+        ax.figure.colorbar(image, ax=ax, label=_label(scan), extend="both")
+        return ax.figure
+    from matplotlib.figure import Figure
+
+    count = len(scan.positions)
+    # Rows of about one length, a multiple of ten.
+    num_rows = -(-count // _PER_ROW)
+    columns = max(30, -(-count // (10 * num_rows)) * 10)
+    starts = range(0, count, columns)
+    rows = len(ORDER) + (scan.deletions is not None)
+    panel = (rows + 6) * _CELL_INCHES
+    size = (columns * _CELL_INCHES + 2.2, panel * len(starts) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(f"{scan.wild_type.id}: change of score, nats ({', '.join(scan.strategies)})", fontsize=10)
+    axes = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
+    for axis, start in zip(axes, starts, strict=True):
+        image = _panel(axis, scan, start, min(start + columns, count), top)
+        # Every row has the same scale of inches.
+        axis.set_xlim(-0.5, columns - 0.5)
+    figure.colorbar(image, ax=list(axes), label=_label(scan), extend="both", fraction=0.02, pad=0.01, aspect=30)
+    return figure
+
+
+def _limit(scan: Scan) -> float:
+    sizes = np.abs(scan.matrix[np.isfinite(scan.matrix) & (scan.matrix != 0)])
+    return float(np.percentile(sizes, _PERCENTILE)) if len(sizes) else 1.0
+
+
+def _label(scan: Scan) -> str:
+    return "score, nats (red: worse than the wild type, blue: better)"
+
+
+def _panel(axis: Any, scan: Scan, start: int, end: int, limit: float) -> Any:
+    cells = scan.matrix[start:end][:, [scan.letters.index(letter) for letter in ORDER]]
+    names = list(ORDER)
+    if scan.deletions is not None:
+        cells, names = np.column_stack([cells, scan.deletions[start:end]]), [*names, "del"]
+    colors = import_module("matplotlib").colormaps["RdBu"].with_extremes(bad="0.8")
+    image = axis.imshow(cells.T, cmap=colors, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    marks = [(i, ORDER.index(letter)) for i, letter in enumerate(scan.sequence[start:end]) if letter in ORDER]
+    axis.scatter([x for x, _ in marks], [y for _, y in marks], s=4, c="black", linewidths=0)
+    axis.set_yticks(range(len(names)), names, fontsize=_FONT, family="monospace")
+    # The wild type below each column, its numbers above.
+    axis.set_xticks(range(end - start), list(scan.sequence[start:end]), fontsize=_FONT, family="monospace")
+    axis.tick_params(length=0, pad=1.5)
+    axis.spines[:].set_visible(False)
+    numbered = [i for i in range(end - start) if i == 0 or scan.positions[start + i] % 10 == 0]
+    # A number needs the room of three columns.
+    numbered = [i for i in numbered if i == 0 or i >= 3]
+    above = axis.secondary_xaxis("top")
+    above.set_xticks(numbered, [str(scan.positions[start + i]) for i in numbered], fontsize=_FONT)
+    above.tick_params(length=2, pad=1)
+    above.spines[:].set_visible(False)
+    axis.set_xlabel("wild type, positions above", fontsize=_FONT)
+    axis.set_ylabel("new residue", fontsize=_FONT)
+    return image
