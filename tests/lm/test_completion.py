@@ -19,7 +19,7 @@ from protperf.lm.tables.options import FORMATS
 
 ASKS = [
     ("protperf ", set(COMMANDS)),
-    ("protperf sc", {"score"}),
+    ("protperf sc", {"score", "scan"}),
     ("protperf --", {"--version", "--help"}),
     ("protperf score --meth", {"--method"}),
     ("protperf score --method ", set(METHODS)),
