@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from protperf.lm.api import Model, load, score, train
     from protperf.lm.data.store import write_tokens
     from protperf.lm.fasta import read_fasta
+    from protperf.lm.variants.metrics import compare
 
-__all__ = ["Model", "load", "read_fasta", "score", "train", "write_tokens"]
+__all__ = ["Model", "compare", "load", "read_fasta", "score", "train", "write_tokens"]
 
 _HOMES = {
     "Model": "api",
+    "compare": "variants.metrics",
     "load": "api",
     "score": "api",
     "train": "api",

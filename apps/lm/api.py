@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from protperf.errors import DtypeError
 from protperf.lm.device import choose_engine
 from protperf.lm.embedding.job import EmbedJob
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
@@ -152,6 +153,8 @@ class Model:
         given = from_keywords(options, _VARIANTS)
         wild = read_wild_type(wild_type, instance(OffsetOptions, given).offset)
         strategy = instance(StrategyOptions, given)
+        if hasattr(variants, "columns"):
+            raise DtypeError("variants is a table; give its column of variants, such as table['mutant'], or its path")
         single = isinstance(variants, (str, os.PathLike))
         is_file = isinstance(variants, os.PathLike) or (isinstance(variants, str) and is_file_name(variants))
         source = os.fspath(variants) if is_file else [variants] if single else list(variants)

@@ -338,6 +338,8 @@ def test_a_structure_of_another_protein_is_refused(
     assert result.returncode == 1
     assert f"{path}: " in error_line(result)
     assert message in error_line(result)
+    # Before any work: not even the header of the table was written.
+    assert result.stdout == b""
     assert not (tmp_path / "y.pdb").exists()
 
 

@@ -330,8 +330,10 @@ def test_an_interrupted_table_is_continued_to_the_same_bytes_and_figures(
 def test_a_finished_table_is_not_continued_with_other_options(
     score: Callable[..., dict[str, object]], tmp_path: Path
 ) -> None:
-    assert score(tmp_path)["code"] == 0
-    assert score(tmp_path, "--resume")["code"] == 0
+    done = score(tmp_path)
+    assert done["code"] == 0
+    # The figures of a finished table come from its rows.
+    assert score(tmp_path, "--resume") == done
     for words, what in ((["--strategy", "wt"], "strategy"), (["--dtype", "float64"], "dtype")):
         refused = score(tmp_path, "--resume", *words)
         assert refused["code"] == 2
@@ -369,6 +371,11 @@ def test_python_gives_the_rows_of_the_command(runs: dict[str, Path], tmp_path: P
     assert model.variants(WILD, given).numpy("variant").tolist() == names
     with pytest.raises(errors.DataError, match="variant 1: S3G: the wild type has I"):
         model.variants(("id", WILD), ["A9G", "S3G"])
+    with pytest.raises(errors.DtypeError, match=r"give its column of variants, such as table\['mutant'\]"):
+        model.variants(WILD, found.to_pandas())
+    with pytest.raises(errors.DtypeError, match="variant 1 is a int"):
+        model.variants(WILD, ["A9G", 3])
+    assert lm.compare(found.numpy("score"), found.numpy("DMS_score"), found.numpy("DMS_score_bin")) == found.metrics
     with pytest.raises(errors.ConfigError, match="unknown option 'stratgy'; did you mean strategy"):
         model.variants(WILD, ["A9G"], stratgy="wt")
 

@@ -20,8 +20,8 @@ from protperf.lm import inference
 from protperf.lm.scan import heatmap, structure
 from protperf.lm.scan.options import PictureOptions, RegionOptions
 from protperf.lm.scan.scan import Change, Plan, Scan
-from protperf.lm.scoring.job import file_digest, fingerprint
 from protperf.lm.tables.destination import check_inputs, is_file
+from protperf.lm.tables.fill import file_digest, fingerprint
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.read_back import read_numbers
@@ -51,7 +51,8 @@ class ScanJob:
 
     Raises:
         ConfigError: a region outside of the protein, or files that would be overwritten; FileError: a directory that
-        does not exist, or a structure that cannot be read; MissingPackageError: a format or picture needs a package.
+        does not exist, or a structure that cannot be read; DataError: a structure of another protein;
+        MissingPackageError: a format or picture needs a package.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class ScanJob:
             heatmap.check_size(self.plan.end - self.plan.start)
         for path in (pictures.heatmap, pictures.structure_out):
             self._check_picture(path)
+        self._match = None
         if pictures.structure is not None:
-            structure.check_file(pictures.structure)
+            self._match = structure.match(wild_type, str(pictures.structure), pictures.chain)
 
     def prepare(
         self, models: Sequence[LoadedModel], dtype: str = "float32", watch: Watch | None = None
@@ -99,8 +101,8 @@ class ScanJob:
         options |= {"offset": self.plan.wild_type.offset, "region": [self.plan.start, self.plan.end]}
         options["wild_type"] = self.plan.wild_type.id
         options["wild_type_sha256"] = hashlib.sha256(self.plan.wild_type.tokens.tobytes()).hexdigest()
-        facts = fingerprint(models[0], digests, options)
-        facts["model_sha256"] = [fingerprint(model, [], options)["model_sha256"] for model in models]
+        given = [fingerprint(model, digests, options, self._strategy.deterministic) for model in models]
+        facts = {**given[0], "model_sha256": [each["model_sha256"] for each in given]}
         return PreparedScan(ensemble, tuple(str(model.step.path) for model in models), facts)
 
     def write(self, prepared: PreparedScan, watch: Watch | None = None) -> tuple[Scan, Coloured | None]:
@@ -108,7 +110,7 @@ class ScanJob:
 
         Raises:
             ConfigError: rows of an interrupted table that are neither continued nor given up, or a table of something
-            else to continue; DataError: a structure of another protein; OSError: a file cannot be written.
+            else to continue; OSError: a file cannot be written.
         """
         watch, table = watch or Watch(), self._table
         scan = Scan(self.plan, tuple(dict.fromkeys(scorer.name for scorer in prepared.ensemble.scorers)))
@@ -123,12 +125,9 @@ class ScanJob:
             watch.note(f"note: {note}")
         if self._pictures.heatmap is not None:
             heatmap.save(scan, self._pictures.heatmap)
-        if self._pictures.structure is None:
+        if self._match is None:
             return scan, None
-        assert self._pictures.structure_out is not None
-        return scan, scan.color_structure(
-            self._pictures.structure, self._pictures.structure_out, self._pictures.chain
-        )  # fmt: skip
+        return scan, self._match.write(scan, str(self._pictures.structure_out))
 
     @property
     def _indices(self) -> range:

@@ -162,9 +162,9 @@ class Scan:
             DataError: no chain is this protein, or the one that was named is not: the first residue that differs is
             named. FileError: a file that cannot be read or written.
         """
-        from protperf.lm.scan.structure import color
+        from protperf.lm.scan.structure import match
 
-        return color(self, os.fspath(structure), os.fspath(out), chain)
+        return match(self.wild_type, os.fspath(structure), chain).write(self, os.fspath(out))
 
     def _named(self, index: int) -> Row:
         wild = self.wild_type

@@ -21,6 +21,7 @@ from protperf.lm.storage import durable
 
 if TYPE_CHECKING:
     from protperf.lm.scan.scan import Scan
+    from protperf.lm.variants.wild_type import WildType
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,48 +38,61 @@ class Coloured:
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """A structure, and the positions in the wild type of the residues of its chains.
+
+    Attributes:
+        residues: residues of Biopython with their positions.
+    """
+
+    structure: Any
+    residues: list[tuple[Any, int]]
+    chains: tuple[str, ...]
+    by_alignment: tuple[str, ...]
+
+    def write(self, scan: Scan, out: str) -> Coloured:
+        """Write the structure with the mean scores of a scan.
+
+        Raises:
+            FileError: the file cannot be written, or its format has no room for this structure.
+        """
+        for atom in self.structure.get_atoms():
+            atom.set_bfactor(0.0)
+        count = _set(self.residues, dict(zip(scan.positions.tolist(), scan.mean.tolist(), strict=True)))
+        _write(self.structure, out)
+        return Coloured(self.chains, count, self.by_alignment)
+
+
+@dataclass(frozen=True, slots=True)
 class _Mismatch:
     """The first residue of a chain that is not that of the wild type."""
 
     text: str
 
 
-def color(scan: Scan, structure: str, out: str, chain: str | None) -> Coloured:
-    """Write the coloured structure; see `Scan.color_structure`."""
-    found = _read(structure)
+def match(wild_type: WildType, path: str, chain: str | None) -> Match:
+    """Read a structure and find the wild type in it; `Scan.color_structure` says what is raised."""
+    found = _read(path)
     chains = [each for model in found for each in model]
     if chain is not None:
         names = sorted({each.id for each in chains})
         chains = [each for each in chains if each.id == chain]
         if not chains:
-            raise DataError(f"{structure}: no chain {chain!r}; it has {', '.join(names)}")
-    for atom in found.get_atoms():
-        atom.set_bfactor(0.0)
-    means = dict(zip(scan.positions.tolist(), scan.mean.tolist(), strict=True))
-    coloured, count, aligned, faults = [], 0, [], []
+            raise DataError(f"{path}: no chain {chain!r}; it has {', '.join(names)}")
+    residues: list[tuple[Any, int]] = []
+    matched, aligned, faults = [], [], []
     for each in chains:
-        matched = _matched(scan, each)
-        if isinstance(matched, _Mismatch):
-            faults.append(matched.text)
+        placed = _matched(wild_type, each)
+        if isinstance(placed, _Mismatch):
+            faults.append(placed.text)
             continue
-        pairs, by_alignment = matched
-        coloured.append(each.id)
+        pairs, by_alignment = placed
+        residues += pairs
+        matched.append(each.id)
         aligned += [each.id] * by_alignment
-        count += _set(pairs, means)
-    if not coloured or (chain is not None and faults):
-        raise DataError(f"{structure}: {faults[0] if faults else 'no chain has residues'}")
-    _write(found, out)
-    return Coloured(tuple(dict.fromkeys(coloured)), count, tuple(dict.fromkeys(aligned)))
-
-
-def check_file(path: str | Path) -> None:
-    """Refuse a structure that cannot be read, before any work is done.
-
-    Raises:
-        FileError: naming it.
-    """
-    with durable.named(path), open(path, "rb"):
-        pass
+    if not matched or (chain is not None and faults):
+        raise DataError(f"{path}: {faults[0] if faults else 'no chain has residues'}")
+    return Match(found, residues, tuple(dict.fromkeys(matched)), tuple(dict.fromkeys(aligned)))
 
 
 def _set(pairs: list[tuple[Any, int]], means: dict[int, float]) -> int:
@@ -93,7 +107,8 @@ def _set(pairs: list[tuple[Any, int]], means: dict[int, float]) -> int:
 
 
 def _read(path: str) -> Any:
-    check_file(path)
+    with durable.named(path), open(path, "rb"):
+        pass
     pdb = _biopython("PDB")
     parser = pdb.MMCIFParser(QUIET=True) if _is_mmcif(path) else pdb.PDBParser(QUIET=True)
     try:
@@ -127,12 +142,11 @@ def _is_mmcif(path: str) -> bool:
     return Path(path).suffix.lower() in (".cif", ".mmcif")
 
 
-def _matched(scan: Scan, chain: Any) -> tuple[list[tuple[Any, int]], bool] | _Mismatch:
+def _matched(wild: WildType, chain: Any) -> tuple[list[tuple[Any, int]], bool] | _Mismatch:
     """The residues of a chain with their positions, and whether an alignment was needed; or why there are none."""
     residues = list(_residues(chain))
     if not residues:
         return _Mismatch(f"chain {chain.id} has no residues")
-    wild = scan.wild_type
     by_number = [(residue, residue.id[1]) for residue, _ in residues]
     wrong = None
     for residue, letter in residues:

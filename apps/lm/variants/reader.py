@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from protperf import io
-from protperf.errors import ConfigError, DataError, FastaError
+from protperf.errors import ConfigError, DataError, DtypeError, FastaError
 from protperf.lm.tables.text_table import Line, TextTable
 from protperf.lm.variants.options import VariantOptions
 from protperf.lm.variants.parse import fitting_offset, is_variant, read_mutations, resolve
@@ -60,6 +60,8 @@ class TextList:
 
     def __iter__(self) -> Iterator[Line]:
         for n, text in enumerate(self._texts):
+            if not isinstance(text, str):
+                raise DtypeError(f"variant {n} is a {type(text).__name__}; give text such as A24G")
             yield Line(f"variant {n}", (text.strip(),))
 
     def index(self, name: str) -> int:
