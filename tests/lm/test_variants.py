@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import LETTERS, small_config
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from protperf import io
 from protperf.errors import ConfigError, DataError
@@ -22,7 +24,7 @@ from protperf.lm.variants import full
 from protperf.lm.variants.options import StrategyOptions, choose_strategy
 from protperf.lm.variants.parse import parse
 from protperf.lm.variants.score import make_scorer
-from protperf.lm.variants.variant import Variant, difference
+from protperf.lm.variants.variant import Edit, Variant, difference, normalized
 from protperf.lm.variants.wild_type import WildType, read_wild_type
 
 WILD = "".join(np.random.default_rng(2).choice(list(LETTERS), 70))
@@ -219,7 +221,8 @@ def test_order_and_company_of_variants_do_not_matter(strategy: str) -> None:
     alone = [scores([variant], deterministic=True)[0] for variant in variants]
     np.testing.assert_allclose(scores(variants), alone, atol=PER_RESIDUE * len(wild))
     np.testing.assert_allclose(scores(variants[::-1], batch_tokens=90)[::-1], alone, atol=PER_RESIDUE * len(wild))
-    # Bit for bit where that is asked for.
+    # Bit for bit where that is asked for, with any number of threads.
+    torch.set_num_threads(3)
     assert scores(variants[::-1], batch_tokens=90, deterministic=True)[::-1].tolist() == alone
 
 
@@ -340,6 +343,31 @@ def test_a_variant_that_is_wrong_says_what_was_found(text: str, message: str) ->
     with pytest.raises(DataError) as caught:
         parse(text, read_wild_type("MKAAAGLLKTDEW"))
     assert message in str(caught.value)
+
+
+_EDITS = st.tuples(st.integers(0, 12), st.integers(0, 4), st.text("ACDGKL", max_size=4))
+
+
+@given(st.lists(_EDITS, min_size=1, max_size=3))
+def test_the_normal_form_makes_the_same_mutant_and_reads_back(edits: list[tuple[int, int, str]]) -> None:
+    """Edits of a repetitive wild type that do not touch each other, applied to its letters one after another."""
+    wild = read_wild_type("MKAAAGLLKTDEW")
+    apart: list[tuple[int, int, str]] = []
+    for start, removed, inserted in sorted(edits):
+        end = min(start + removed, len(wild))
+        if (not apart or start > apart[-1][1]) and (end > start or inserted):
+            apart.append((start, end, inserted))
+    mutant = wild.sequence
+    for start, end, inserted in reversed(apart):
+        mutant = mutant[:start] + inserted + mutant[end:]
+    assume(mutant)
+    made = normalized([Edit(s, e - s, io.encode(text)[0].tobytes()) for s, e, text in apart], wild)
+    assert io.decode(made.applied(wild)) == mutant
+    again = parse(made.name(wild), wild)
+    assert io.decode(again.applied(wild)) == mutant
+    assert io.decode(difference(io.encode(mutant)[0], wild).applied(wild)) == mutant
+    for edit in made.edits:
+        assert wild.tokens[edit.start : edit.end].tobytes() != edit.inserted
 
 
 def test_a_wild_type_is_one_sequence_without_gaps(tmp_path: Path) -> None:

@@ -117,6 +117,9 @@ def test_mutated_sequences_are_scored_like_the_variants_that_they_are(runs: dict
         named = table(in_process("variants", runs[run], tmp_path / "dms.csv", *words).stdout)
         spelled = in_process("variants", runs[run], tmp_path / "seq.tsv", "--seq-col", "mutated_sequence", *words)
         assert [row["score"] for row in table(spelled.stdout)] == [row["score"] for row in named]
+    # Where there is nothing else, the column need not be named.
+    found = in_process("variants", runs["both"], tmp_path / "seq.tsv", "--wt", WILD, "-q")
+    assert len(table(found.stdout)) == len(names)
     (tmp_path / "seq.tsv").write_text(f"s\n{WILD[:20]}{WILD[25:]}\n")
     words = ["--seq-col", "s", "--wt", WILD]
     assert in_process("variants", runs["both"], tmp_path / "seq.tsv", *words).returncode == 0
@@ -154,7 +157,7 @@ FAULTS = {
     "empty_cell.csv": ("mutant,x\nA9G,1\n,2\n", [], "PATH:3: '' is not a variant"),
     "stop.csv": ("mutant\nA9*\n", [], "PATH:2: 'A9*' makes or moves a stop, which has no score"),
     "column_twice.csv": ("mutant,x,x\nA9G,1,2\n", [], "PATH:1: two columns are called 'x'; rename one"),
-    "no_column.csv": ("name,x\nA9G,1\n", [], "no column mutant or variant or mutation or mutations or hgvs_pro"),
+    "no_column.csv": ("name,x\nA9G,1\n", [], "hgvs_pro; the first row names 'name', 'x'; say"),
     "no_such_column.csv": ("name,x\nA9G,1\n", ["--col", "nam"], "no column 'nam'; did you mean name?"),
     "no_label.csv": ("mutant,x\nA9G,1\n", ["--label-col", "fit"], "no column 'fit'; the first row names 'mutant', 'x'"),
     "label_text.csv": ("mutant,x\nA9G,high\n", ["--label-col", "x"], "PATH:2: x is 'high'; it must be a number, or"),
@@ -164,6 +167,7 @@ FAULTS = {
     "quote.csv": ('mutant,x\nA9G,"1\nA9W,2\n', [], "PATH:2: a quote is not closed, or is followed by text"),
     "after_quote.csv": ('mutant,x\nA9G,1\nA9W,"2"3\n', [], "PATH:3: a quote is not closed, or is followed by text"),
     "sequence.csv": ("s\nMK1\n", ["--seq-col", "s"], "PATH:2: s: digit '1' in the sequence"),
+    "sequence_na.csv": ("s\nNA\n", ["--seq-col", "s"], "PATH:2: s is 'NA', which is not a sequence"),
     "score_there.csv": ("mutant,score\nA9G,1\n", [], "a column 'score' already; name the new one with --score-col"),
     "list.txt": ("A9G\nA9G:\n", [], "PATH:2: '' in 'A9G:' is not a variant"),
     "list_label.txt": ("A9G\n", ["--label-col", "x"], "PATH: no column 'x'; it is a list without columns"),
@@ -205,6 +209,7 @@ def test_a_table_that_is_not_text_is_named(runs: dict[str, Path], tmp_path: Path
         (["--wt", WILD], 2, "missing argument VARIANTS..."),
         (["A9G", "--wt", "none.fa"], 3, "none.fa: "),
         (["none.csv", "--wt", WILD], 3, "none.csv: "),
+        (["file", "--wt", WILD], 2, "'file' is not a variant; if the file is meant, write ./file"),
         (["A9G", "none.csv", "--wt", WILD], 2, "none.csv is a file and 'A9G' comes with it"),
         (["A9G", "--wt", WILD, "--strategy", "mask"], 2, "auto, wt, masked, masked-joint, full"),
         (["A9G", "--wt", WILD, "--direction", "both"], 2, "reads forward only and cannot score both; use --direction"),
@@ -222,6 +227,7 @@ def test_a_table_that_is_not_text_is_named(runs: dict[str, Path], tmp_path: Path
 def test_a_mistake_is_one_plain_line(
     words: list[str], code: int, message: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
+    (tmp_path / "file").write_text("mutant\nA9G\n")
     result = in_process("variants", runs["both"], *words, cwd=tmp_path)
     assert message in error_line(result)
     assert result.returncode == code

@@ -102,7 +102,12 @@ class VariantOptions:
     col: str | None = option(
         None, "Column of the variants.", unit="NAME", shown_default="mutant, variant, mutation or hgvs_pro"
     )
-    seq_col: str | None = option(None, "Column of mutated sequences, to be scored in place of variants.", unit="NAME")
+    seq_col: str | None = option(
+        None,
+        "Column of mutated sequences, to be scored in place of variants.",
+        unit="NAME",
+        shown_default="mutated_sequence where no column has variants",
+    )
     label_col: str | None = option(
         None, "Column of measured values: Spearman, AUC, NDCG and MCC are printed.", unit="NAME"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,11 @@ from protperf.message import Argument, Message
 LIST_COLUMN = "variant"
 """The column of variants that come without a table."""
 _KNOWN_COLUMNS = ("mutant", "variant", "mutation", "mutations", "hgvs_pro")
+_KNOWN_SEQUENCES = "mutated_sequence"
 _KNOWN_BINS = "DMS_score_bin"
 _MISSING = frozenset({"", "na", "nan", "none", "null"})
+_MAX_SETS = 100_000
+"""Sets of sites that are counted for an estimate of time."""
 _LOOKED_AT = 500
 """Rows that are read to find out which offset was meant."""
 
@@ -104,6 +108,7 @@ class VariantReader:
         """
         self._lines, self._wild, self._options, self._check = lines, wild_type, options, check
         self.columns, self.is_list = lines.columns, lines.is_list
+        self._holds_sequences = options.seq_col is not None
         self._text = self._variant_column() if self.columns else 0
         self.label = lines.index(options.label_col) if options.label_col is not None and self.columns else None
         self.positive = self._bin_column()
@@ -132,9 +137,12 @@ class VariantReader:
         for name in _KNOWN_COLUMNS:
             if name in self.columns:
                 return self.columns.index(name)
+        if _KNOWN_SEQUENCES in self.columns:
+            self._holds_sequences = True
+            return self.columns.index(_KNOWN_SEQUENCES)
         shown = ", ".join(repr(column) for column in self.columns[:12])
-        text = "{path}:1: no column {known}; the first row names {shown}; name the one of the variants with {col}"
-        parts = {"known": " or ".join(_KNOWN_COLUMNS), "shown": shown, "col": Argument("col")}
+        text = "{path}: no column is called {known}; the first row names {shown}; say with {col} which has the variants"
+        parts = {"known": ", ".join(_KNOWN_COLUMNS), "shown": shown, "col": Argument("col")}
         raise DataError(Message(text, path=getattr(self._lines, "path", ""), **parts))
 
     def _bin_column(self) -> int | None:
@@ -162,7 +170,10 @@ class VariantReader:
         return variant
 
     def _read(self, text: str, rest: Iterator[Line]) -> Variant:
-        if self._options.seq_col is not None:
+        if self._holds_sequences:
+            # The letters of NA and of None are residues too.
+            if text.strip().lower() in _MISSING:
+                raise DataError(f"{self.columns[self._text]} is {text!r}, which is not a sequence")
             return difference(io.encode(text, residues="strict")[0], self._wild)
         mutations = read_mutations(text)
         try:
@@ -201,7 +212,7 @@ class Work:
     """What an input holds, found out before it is scored.
 
     Attributes:
-        sites, sets: distinct sites that are changed, and distinct sets of them.
+        sites, sets: distinct sites that are changed, and distinct sets of them, of which not all are counted.
         indel: the first row that changes the length.
     """
 
@@ -221,7 +232,8 @@ class Work:
                 continue
             if item.variant.is_substitution:
                 work.sites.update(item.variant.sites)
-                work.sets.add(item.variant.sites)
+                if len(work.sets) < _MAX_SETS:
+                    work.sets.add(item.variant.sites)
             elif work.indel is None:
                 work.indel = item
         return work
@@ -242,6 +254,10 @@ def input_of(words: Sequence[str]) -> str | list[str]:
     """
     files = [word for word in words if is_file_name(word)]
     if not files:
+        for word in words:
+            # An error in any case; only its remedy depends on what there is.
+            if not is_variant(word) and os.path.exists(word):
+                raise ConfigError(f"{word!r} is not a variant; if the file is meant, write .{os.sep}{word}")
         return list(words)
     if len(words) > 1:
         other = next((word for word in words if word != files[0]), files[0])
