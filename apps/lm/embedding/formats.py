@@ -13,8 +13,10 @@ in `h5`.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -187,26 +189,95 @@ def write_parquet(part: Part, stream: BinaryIO) -> None:
 
 
 def _stage_h5(part: Part, out: Path) -> Path:
-    """Write an HDF5 file next to `out`. Its library writes to a path, and not to a stream."""
-    import h5py
-
+    """Write an HDF5 file next to `out`, which the library must be able to read from as well."""
     partial = durable.staging_name(out)
     try:
         with durable.named(partial):
             partial.unlink(missing_ok=True)
-            with h5py.File(partial, "w-") as file:
-                file.attrs[METADATA] = _text(part.metadata)
-                ids = file.create_dataset("id", (part.rows,), h5py.string_dtype())
-                _fill_h5(ids, ([name for _, _, name in group] for group in _groups(part.heads())))
-                for name, array in _arrays(part).items():
-                    rows = file.create_dataset(name, array.shape, array.dtype)
-                    _fill_h5(rows, _rows_of(array))
-        durable.sync_file(partial)
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                _write_h5(part, descriptor)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
     return partial
+
+
+def _write_h5(part: Part, descriptor: int) -> None:
+    import h5py
+
+    stream = _H5Stream(descriptor)
+    with h5py.File(stream, "w") as file:
+        file.attrs[METADATA] = _text(part.metadata)
+        ids = file.create_dataset("id", (part.rows,), h5py.string_dtype())
+        _fill_h5(ids, ([name for _, _, name in group] for group in _groups(part.heads())))
+        for name, array in _arrays(part).items():
+            _fill_h5(file.create_dataset(name, array.shape, array.dtype), _rows_of(array))
+            stream.check()
+    stream.check()
+
+
+class _H5Stream(io.RawIOBase):
+    """What the HDF5 library writes to. It ends the process when a write fails as it closes a file (seen with 2.0), so
+    it is never shown that: the first failure is kept, and raised by `check`.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._position = descriptor, 0
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise what a write failed with."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        try:
+            if self._error is None:
+                durable.write_at(self._descriptor, bytes(data), self._position)
+        except OSError as error:
+            self._error = error
+        self._position += size
+        return size
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = os.pread(self._descriptor, len(view), self._position)
+        # What could not be written is zero, as in a hole of the file.
+        view[:] = data.ljust(len(view), b"\0")
+        self._position += len(view)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        end = self._position if size is None else size
+        try:
+            if self._error is None:
+                os.ftruncate(self._descriptor, end)
+        except OSError as error:
+            self._error = error
+        return end
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        self._position = offset + (os.fstat(self._descriptor).st_size if start is None else start)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
 
 def _rows_of(array: _Array) -> Iterator[Any]:

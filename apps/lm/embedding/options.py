@@ -49,8 +49,8 @@ class EmbedOptions:
     pool: str | None = option(
         None,
         "One vector per sequence, or several separated by commas. mean, max: over the residues; bos, eos: at the token "
-        "before them, after them; attention: mean weighted by softmax(h_i . h_q / sqrt(C)), q being bos, or eos if "
-        "reading left to right.",
+        "before them, after them; attention: mean weighted by softmax(sqrt(C) cos(h, q)), where q is bos, or eos if "
+        "read left to right.",
         unit="POOL",
         suggestions=POOLS,
         judge=_check_pools,

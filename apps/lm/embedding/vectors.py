@@ -108,12 +108,15 @@ def pooled(states: Vectors, name: str, mode: str) -> Vectors:
 
 
 def _attention(residues: Vectors, query: Vectors) -> Vectors:
-    """Sum of w_i h_i, where w is the softmax over the residues of h_i . q / sqrt(C).
+    """Sum of w_i h_i, where w is the softmax over the residues of sqrt(C) cos(h_i, q).
 
-    It is attention with one query and no weights of its own. The query is a token that has seen the whole sequence.
+    It is attention with one query, a token that has seen the whole sequence, and no weights of its own. The cosine
+    makes it independent of the scale of a layer; for states of norm sqrt(C), as after the last norm, sqrt(C) cos is the
+    scaled dot product of attention.
     """
-    # Not a matrix product: its last bits would depend on the number of threads.
-    logits = (residues * query).sum(1) / math.sqrt(len(query))
+    # Not matrix products: their last bits would depend on the number of threads.
+    norms = np.sqrt((residues**2).sum(1)) * math.sqrt(float((query**2).sum()))
+    logits = math.sqrt(len(query)) * (residues * query).sum(1) / np.maximum(norms, np.finfo(np.float64).tiny)
     weights = np.exp(logits - logits.max())
     return (residues * (weights / weights.sum())[:, None]).sum(0)
 
