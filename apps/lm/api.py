@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protperf.errors import DtypeError
 from protperf.lm.device import choose_engine
@@ -16,6 +16,8 @@ from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
 from protperf.lm.embedding.part import Layout
 from protperf.lm.embedding.result import Embeddings
 from protperf.lm.embedding.vectors import embed_batches
+from protperf.lm.generation.generate import generate, read_plan
+from protperf.lm.generation.options import GenerateOptions, check_trained
 from protperf.lm.loading import LoadedModel, load_run
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.options import from_keywords, instance, pick, takes
@@ -38,6 +40,9 @@ from protperf.lm.variants.options import OffsetOptions, StrategyOptions, Variant
 from protperf.lm.variants.reader import is_file_name
 from protperf.lm.variants.score import Ensemble
 from protperf.lm.variants.wild_type import read_wild_type
+
+if TYPE_CHECKING:
+    from Bio.SeqRecord import SeqRecord
 
 __all__ = ["Model", "Table", "load", "score", "train"]
 
@@ -250,6 +255,28 @@ class Model:
         for text in summary.warnings:
             warnings.warn(text, stacklevel=2)
         return summary
+
+    @takes(pick(GenerateOptions))
+    def generate(self, **options: Any) -> Iterator[SeqRecord]:
+        """New sequences, drawn as they are asked for, as `Bio.SeqRecord`s.
+
+        Sequence i is a function of `seed` and i alone. `annotations` hold what the description says: `len`; `ll`, which
+        is that of `score`, or `pll` of the positions that were drawn in a template; `ppl`; `end`, `eos` or `max_len`;
+        and with `exclude`, `identity` with the `nearest` of these sequences.
+
+        Args:
+            options: those below.
+
+        Raises:
+            ConfigError: options that exclude each other, or that the model was not trained for; FastaError, FileError:
+            prompts or sequences to exclude that cannot be read; DataError: there are none of them, or, when iteration
+            reaches it, a sequence was one of the excluded ones again and again.
+        """
+        asked = instance(GenerateOptions, from_keywords(options, pick(GenerateOptions)))
+        engine = self._loaded.engine
+        check_trained(engine.config, asked)
+        plan = read_plan(asked)
+        return (each.to_record() for each in generate(engine, plan, plan.items()))
 
 
 def _paths(fasta: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -102,11 +102,20 @@ def chunked_log_likelihoods(
 
 
 def pseudo_log_likelihoods(
-    engine: Engine, residues: NDArray[np.uint8], budget: int = BATCH_TOKENS, progress: Progress = no_progress
+    engine: Engine,
+    residues: NDArray[np.uint8],
+    budget: int = BATCH_TOKENS,
+    progress: Progress = no_progress,
+    among: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`."""
+    """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`.
+
+    Args:
+        among: the only sites that are scored; the others are NaN.
+    """
     framed = frame(residues)
     sites = np.flatnonzero((residues >= FIRST_RESIDUE) & (residues <= LAST_SCORED))
+    sites = sites if among is None else np.intersect1d(sites, among)
     found = np.full(len(residues), math.nan)
     together = max(1, budget // len(framed))
     for start in range(0, len(sites), together):

@@ -1,0 +1,67 @@
+"""`protperf generate`: new sequences as FASTA, with their scores in the description."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from protperf.lm.cli.common import MessageOptions, ThreadOptions, environment, raise_on_signal, say, set_threads, spent
+from protperf.lm.generation.options import GenerateOptions, GenerateOutput
+from protperf.lm.options import REQUIRED, check, instance, option, pick
+from protperf.lm.shared_options import LoadOptions, ReadingOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateCommand:
+    """What `generate` takes besides the options of sampling, loading and writing."""
+
+    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+GROUPS = {
+    "input": pick(GenerateCommand),
+    "sequences": pick(GenerateOptions, "number", "start", "seed", "prompt", "prompts", "min_len", "max_len"),
+    "sampling": pick(GenerateOptions, "temperature", "top_k", "top_p", "max_repeat", "exclude"),
+    "templates": pick(GenerateOptions, "template", "infill", "fix_positions", "order", "steps"),
+    "output": [*pick(GenerateOutput), *pick(ReadingOptions, "residues")],
+    "computation": [*pick(ThreadOptions), *pick(LoadOptions)],
+    "messages": pick(MessageOptions),
+}
+EXAMPLES = """
+protperf generate runs/mine -n 100 --top-p .95 > new.fasta
+protperf generate runs/mine -n 100 --prompt MSIQHF --exclude train.fa.gz -o new.fasta
+protperf generate runs/mine -n 10 --infill --template MSI__FRVALIPFFAAFCLPVFA
+protperf generate runs/mine -n 10 --template tem1.fa --fix-positions 1-25,70,166
+"""
+
+
+def run(given: dict[str, Any]) -> int:
+    """Write the sequences; returns the exit code."""
+    started = time.monotonic()
+    command, messages = instance(GenerateCommand, given), instance(MessageOptions, given)
+    load, threads = instance(LoadOptions, given), instance(ThreadOptions, given).threads
+    options, output = instance(GenerateOptions, given), instance(GenerateOutput, given)
+    from protperf.lm.generation.job import GenerateJob
+    from protperf.lm.storage import checkpoint
+
+    if not command.model.is_dir():
+        checkpoint.find(command.model)
+    job = GenerateJob(options, output, instance(ReadingOptions, given).residues)
+    # The mistakes that can be seen without torch have been reported by now.
+    from protperf.lm.cli.progress import CommandWatch
+    from protperf.lm.loading import load_run
+
+    num_threads, watch = set_threads(threads), CommandWatch(GROUPS, messages.quiet)
+    loaded = load_run(command.model, load.dtype, load.device)
+    if messages.verbose:
+        say(environment(num_threads, load.dtype, load.device))
+    raise_on_signal()
+    job.write(loaded, watch)
+    if messages.verbose:
+        say(f"took {spent(started)}")
+    return 0

@@ -1,0 +1,1 @@
+"""New sequences from a model: written left to right, or filled into a template."""
