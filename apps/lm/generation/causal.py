@@ -157,7 +157,7 @@ class _Writer:
                 for residue in forbidden(draft.tokens, len(draft.tokens), self._options.max_repeat):
                     allowed[place, residue] = False
                 numbers[place] = draft.draws.next()
-            # All places at once, for the same bits whatever the others hold.
+            # All places at once, so that no bit depends on what the others hold.
             options = self._options
             chances = probabilities(self._rows, allowed, options.temperature, options.top_k, options.top_p)
             for place, token in enumerate(pick(chances, numbers).tolist()):

@@ -150,7 +150,7 @@ def check_trained(config: ModelConfig, options: GenerateOptions) -> None:
         raise ConfigError(Message(text, prompt=Argument("prompt")))
     if not options.changes_template and config.objective == "masked":
         text = (
-            "this model was trained with masks only and cannot write left to right; use {fill} or {fix} with {template}"
+            "this model was trained with masks only and cannot write left to right; use {fill} or {fix} with {change}"
         )
-        names = {"fill": Argument("infill"), "fix": Argument("fix_positions"), "template": Argument("template")}
+        names = {"fill": Argument("infill"), "fix": Argument("fix_positions"), "change": Argument("template")}
         raise ConfigError(Message(text, **names))
