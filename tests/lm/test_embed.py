@@ -19,6 +19,7 @@ from protperf import io
 from protperf.errors import ConfigError, DataError, MissingPackageError
 from protperf.lm import inference
 from protperf.lm.alphabet import BOS, EOS
+from protperf.lm.embedding import vectors
 from protperf.lm.embedding.options import POOLS, EmbedOptions, EmbedOutput, choose_mode
 from protperf.lm.embedding.vectors import Embedded, embed_batches, hidden_states
 from protperf.lm.engine import CAUSAL, MASKED
@@ -79,6 +80,14 @@ def test_each_pool_is_that_of_the_states_of_the_sequence_alone(attention: str, m
         for name, array in [*zip(pools, row.arrays, strict=True), ("residues", residues.arrays[0])]:
             scale = np.abs(wanted[name]).max()
             np.testing.assert_allclose(array, wanted[name], atol=3e-5 * scale, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("block", [1, 7, 89, 90])
+def test_an_attention_in_blocks_is_that_of_the_whole(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = np.random.default_rng(0).normal(1, 2, (92, 16)).astype(np.float32)
+    whole = vectors.pooled(states, "attention", "masked")
+    monkeypatch.setattr(vectors, "_BLOCK", block)
+    np.testing.assert_allclose(vectors.pooled(states, "attention", "masked"), whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["masked", "causal"])

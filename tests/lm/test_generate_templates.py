@@ -118,7 +118,7 @@ JOINT = {(A, A): 0.4, (A, C): 0.1, (C, A): 0.05, (C, C): 0.25, (D, A): 0.15, (D,
 
 
 def test_sweeps_draw_from_the_joint_distribution() -> None:
-    """Of two coupled positions, whatever they start from; a third one is fixed."""
+    """Of two coupled positions, which start from a pair of small probability; a third one is fixed."""
 
     def predict(tokens: np.ndarray, place: int) -> np.ndarray:
         if tokens[place] != MASK:

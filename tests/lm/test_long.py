@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import COMMAND, environment, in_process, table, write_fasta
 from machine import HANG_S
@@ -57,10 +58,27 @@ def test_the_longest_proteins_are_scored_below_2_gb(
     assert kilobytes < MAX_KB
 
 
-def test_memory_does_not_grow_with_the_length(fasta: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_CHILDREN") or os.name != "posix", reason="needs getrusage")
+def test_the_longest_proteins_are_embedded_below_2_gb(fasta: Path, shared_data: Path, tmp_path: Path) -> None:
+    """Per residue, each of them read in one pass."""
+    out, model = tmp_path / "x.npz", nano(tmp_path, fasta, "relu")
+    words = ["embed", "-q", model, shared_data / "long" / "long_proteins.fasta.gz", "-o", out, "--per-residue"]
+    _, kilobytes, seconds = peak(*words, "--dtype", "f16")
+    with np.load(out, allow_pickle=False) as file:
+        assert file["length"].max() == 34_350
+        assert file["residues"].shape == (file["length"].sum(), 128)
+        assert np.isfinite(file["residues"]).all()
+    print(f"\npeak {kilobytes / 2**20:.2f} GB, {seconds:.0f} s")
+    assert kilobytes < MAX_KB
+
+
+@pytest.mark.parametrize("command", ["score", "embed"])
+def test_memory_does_not_grow_with_the_length(command: str, fasta: Path, tmp_path: Path) -> None:
+    """Left to right; of the states of 40,000 residues, 128 numbers each are held, which are 20 MB."""
     model = nano(tmp_path, fasta, "relu")
     peaks = []
     for length in (10_000, 40_000):
         path = write_fasta(tmp_path / f"{length}.fa", {"p": "ACDEFGHIKLMNPQRSTVWY" * (length // 20)})
-        peaks.append(peak("score", "-q", model, path)[1])
+        more = ["--mode", "causal", "--pool", "mean,max,attention", "-o", tmp_path / "x.npz"]
+        peaks.append(peak(command, "-q", model, path, *(more if command == "embed" else []))[1])
     assert peaks[1] - peaks[0] < 64 << 10

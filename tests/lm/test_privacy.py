@@ -38,6 +38,7 @@ def test_a_sequence_never_reaches_messages_or_files(
     for words in (
         ["score", runs["both"], path, "-o", tmp_path / "s.tsv", "--residues", residues],
         ["score", runs["masked"], path, "--residues", residues],
+        ["embed", runs["both"], path, "-o", tmp_path / "e.npz", "--residues", residues],
         ["train", "--fasta", path, "-o", tmp_path / "run", "--steps", 1, "--residues", residues, "--force"],
     ):
         result = in_process(*words, cwd=tmp_path)

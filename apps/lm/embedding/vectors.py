@@ -8,7 +8,7 @@ own [L, C] numbers it takes no more memory than a short one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from protperf.lm.engine import CAUSAL, MASKED, Engine
 from protperf.lm.watch import Progress, no_progress
 
 Vectors = NDArray[np.floating]
+_BLOCK = 4096
+"""Residues of which there is a copy in float64 at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,14 @@ def pooled(states: Vectors, name: str, mode: str) -> Vectors:
         return states[1:-1]
     if name in ("bos", "eos"):
         return states[0 if name == "bos" else -1]
-    residues = states[1:-1].astype(np.float64)
+    residues = states[1:-1]
     if not len(residues):
         return np.full(states.shape[1], math.nan)
-    query = states[0 if mode == "masked" else -1].astype(np.float64)
-    return _POOLS[name](residues, query)
+    if name == "mean":
+        return np.asarray(residues.mean(0, dtype=np.float64))
+    if name == "max":
+        return np.asarray(residues.max(0), np.float64)
+    return _attention(residues, states[0 if mode == "masked" else -1].astype(np.float64))
 
 
 def _attention(residues: Vectors, query: Vectors) -> Vectors:
@@ -114,18 +119,19 @@ def _attention(residues: Vectors, query: Vectors) -> Vectors:
     makes it independent of the scale of a layer; for states of norm sqrt(C), as after the last norm, sqrt(C) cos is the
     scaled dot product of attention.
     """
-    # Not matrix products: their last bits would depend on the number of threads.
-    norms = np.sqrt((residues**2).sum(1)) * math.sqrt(float((query**2).sum()))
-    logits = math.sqrt(len(query)) * (residues * query).sum(1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    # In blocks, for the copies in float64 are large. Not matrix products: their last bits depend on the threads.
+    blocks = [residues[start : start + _BLOCK] for start in range(0, len(residues), _BLOCK)]
+    cosines = np.concatenate([_cosines(block.astype(np.float64), query) for block in blocks])
+    logits = math.sqrt(len(query)) * cosines
     weights = np.exp(logits - logits.max())
-    return (residues * (weights / weights.sum())[:, None]).sum(0)
+    shares = np.split(weights / weights.sum(), range(_BLOCK, len(residues), _BLOCK))
+    sums = [(block * share[:, None]).sum(0) for block, share in zip(blocks, shares, strict=True)]
+    return np.asarray(sum(sums))
 
 
-_POOLS: dict[str, Callable[[Vectors, Vectors], Vectors]] = {
-    "mean": lambda residues, query: residues.mean(0),
-    "max": lambda residues, query: residues.max(0),
-    "attention": _attention,
-}
+def _cosines(rows: Vectors, query: Vectors) -> Vectors:
+    norms = np.sqrt((rows**2).sum(1)) * math.sqrt(float((query**2).sum()))
+    return np.asarray((rows * query).sum(1) / np.maximum(norms, np.finfo(np.float64).tiny))
 
 
 def _stored(values: Vectors, dtype: str, record: io.Record) -> Vectors:
