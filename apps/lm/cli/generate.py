@@ -24,11 +24,11 @@ class GenerateCommand:
 
 
 GROUPS = {
-    "input": pick(GenerateCommand),
+    "input": [*pick(GenerateCommand), *pick(ReadingOptions, "residues")],
     "sequences": pick(GenerateOptions, "number", "start", "seed", "prompt", "prompts", "min_len", "max_len"),
     "sampling": pick(GenerateOptions, "temperature", "top_k", "top_p", "max_repeat", "exclude"),
     "templates": pick(GenerateOptions, "template", "infill", "fix_positions", "order", "steps"),
-    "output": [*pick(GenerateOutput), *pick(ReadingOptions, "residues")],
+    "output": pick(GenerateOutput),
     "computation": [*pick(ThreadOptions), *pick(LoadOptions)],
     "messages": pick(MessageOptions),
 }

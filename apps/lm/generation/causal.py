@@ -60,12 +60,41 @@ def write_sequences(
     Raises:
         DataError: a sequence was refused `MAX_ATTEMPTS` times.
     """
-    writer = _Writer(engine, prompt, number, indices, options, refuse)
+    with engine.computing(True):
+        start = _read_prompt(engine, prompt)
+    writer = _Writer(start, number, indices, options, refuse)
     while writer.is_busy:
         # Not around the yield: what the caller does with a sequence is no part of this.
         with engine.computing(True):
-            writer.step()
+            while not writer.has_ready:
+                writer.step()
         yield from writer.ready()
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a prompt leaves: its tokens, the log-probabilities of its residues that are scored, those of what comes
+    next [V], and the state of one sequence.
+    """
+
+    tokens: list[int]
+    scores: list[float]
+    log_probs: Floats
+    state: CausalState
+
+
+def _read_prompt(engine: Engine, prompt: Tokens) -> _Start:
+    framed = np.concatenate([np.array([BOS], np.uint8), prompt])
+    state, length = engine.empty_state(), chunk_length(engine)
+    scores: list[float] = []
+    log_probs = np.empty(0)
+    for start in range(0, len(framed), length):
+        part, follows = framed[start : start + length], prompt[start : start + length]
+        rows = state.advance(part, np.array([0, len(part)])).astype(np.float64)
+        scored = (follows >= FIRST_RESIDUE) & (follows <= LAST_SCORED)
+        scores += rows[np.arange(len(follows)), follows][scored].tolist()
+        log_probs = rows[-1]
+    return _Start(prompt.tolist(), scores, log_probs, state)
 
 
 @dataclass(slots=True)
@@ -87,17 +116,12 @@ class _Writer:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        prompt: Tokens,
-        number: int,
-        indices: Iterator[int],
-        options: GenerateOptions,
-        refuse: Refuse,
+        self, start: _Start, number: int, indices: Iterator[int], options: GenerateOptions, refuse: Refuse
     ) -> None:
-        self._engine, self._prompt, self._number = engine, prompt, number
+        self._start, self._number = start, number
         self._indices, self._options, self._refuse = indices, options, refuse
-        self._state: CausalState | None = None
+        self._state = start.state.select([0] * (WIDTH + 1))
+        self._rows: Floats = np.tile(start.log_probs, (WIDTH, 1))
         self._order: list[int] = []
         self._done: dict[int, Written] = {}
         self._drafts = [self._next_draft() for _ in range(WIDTH)]
@@ -107,16 +131,18 @@ class _Writer:
         """Whether something is written or waits for one before it."""
         return any(draft is not None for draft in self._drafts) or bool(self._done)
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether the sequence whose turn it is is finished."""
+        return bool(self._order) and self._order[0] in self._done
+
     def ready(self) -> Iterator[Written]:
         """Finished sequences whose turn it is."""
-        while self._order and self._order[0] in self._done:
+        while self.has_ready:
             yield self._done.pop(self._order.pop(0))
 
     def step(self) -> None:
         """Draw a residue for each draft, and let the model read them."""
-        if self._state is None:
-            self._read_prompt()
-        assert self._state is not None
         renewed = self._draw()
         if renewed:
             places = [WIDTH if place in renewed else place for place in range(WIDTH)]
@@ -128,21 +154,6 @@ class _Writer:
         # The last row reads nothing.
         borders = np.array([*range(WIDTH + 1), WIDTH], np.int64)
         self._rows[:] = self._state.advance(tokens, borders)
-
-    def _read_prompt(self) -> None:
-        framed = np.concatenate([np.array([BOS], np.uint8), self._prompt])
-        state, length = self._engine.empty_state(), chunk_length(self._engine)
-        parts = []
-        for start in range(0, len(framed), length):
-            part = framed[start : start + length]
-            parts.append(state.advance(part, np.array([0, len(part)])).astype(np.float64))
-        log_probs = np.concatenate(parts)
-        self._first = log_probs[-1]
-        found = log_probs[np.arange(len(self._prompt)), self._prompt]
-        scored = (self._prompt >= FIRST_RESIDUE) & (self._prompt <= LAST_SCORED)
-        self._prompt_scores = found[scored].tolist()
-        self._state = state.select([0] * (WIDTH + 1))
-        self._rows: Floats = np.tile(self._first, (WIDTH, 1))
 
     def _draw(self) -> set[int]:
         """Draw until each place has a residue to read; returns the places that start a draft, or have none."""
@@ -163,7 +174,7 @@ class _Writer:
             for place, token in enumerate(pick(chances, numbers).tolist()):
                 if place in waiting and self._take(place, token):
                     renewed.add(place)
-                    self._rows[place] = self._first
+                    self._rows[place] = self._start.log_probs
             waiting = {place for place in waiting & renewed if self._is_unread(place)}
         return renewed
 
@@ -183,7 +194,7 @@ class _Writer:
         if self._refuse(tokens):
             self._drafts[place] = self._again(draft)
             return True
-        scores = [*self._prompt_scores, *draft.log_probs]
+        scores = [*self._start.scores, *draft.log_probs]
         score = math.fsum(scores) if scores else math.nan
         self._done[draft.index] = Written(draft.index, tokens, score, len(scores), token == EOS)
         self._drafts[place] = self._next_draft()
@@ -205,7 +216,7 @@ class _Writer:
 
     def _new_draft(self, index: int, attempt: int) -> _Draft:
         draws = Draws(self._options.seed, self._number, index, attempt)
-        return _Draft(index, attempt, draws, self._prompt.tolist())
+        return _Draft(index, attempt, draws, list(self._start.tokens))
 
     def _draft(self, place: int) -> _Draft:
         draft = self._drafts[place]
