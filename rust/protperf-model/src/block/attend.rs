@@ -3,17 +3,16 @@
 use super::state::{LayerState, NewRows, continue_exact};
 use crate::buffer::Buffer;
 use crate::weights::{Attention, BlockShape};
-use protperf_core::attention::exact::{SoftmaxArgs, softmax_attention, softmax_attention_backward};
+use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
-use protperf_cpu::{Cpu, CpuElement, Isa, OutRows, PreparedMap, RowGradients, RowOutputs};
-use std::sync::atomic::Ordering;
+use protperf_cpu::{Cpu, CpuElement, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs};
 
 /// How the heads of a block attend, with what that needs.
 #[derive(Debug)]
 pub(super) enum Attend<T: CpuElement> {
     Favor { isa: Isa, map: FeatureMap, num_features: usize, omega: Vec<f64>, prepared: PreparedMap<T> },
-    Exact,
+    Exact { isa: Isa },
 }
 
 /// Queries, keys and values of some tokens, `[N, 3HD padded]`.
@@ -47,14 +46,6 @@ impl<'a, T: CpuElement> Heads<'a, T> {
         TensorRef::new("qkv", self.qkv, side * self.shape.inner(), self.shape_of_rows(), strides)
     }
 
-    /// Copies `[H,N,D]` to `[N,HD]`.
-    fn to_tokens(self, from: &[T], to: &mut [T]) {
-        let (d, tokens) = (self.shape.head_dim, self.tokens());
-        for (at, row) in from.chunks_exact(d).enumerate() {
-            to[(at % tokens * self.shape.num_heads + at / tokens) * d..][..d].copy_from_slice(row);
-        }
-    }
-
     fn softmax_args(&self, scope: &Scope<'a>) -> Result<SoftmaxArgs<'a, T>> {
         let [q, k, v] = [self.side(0)?, self.side(1)?, self.side(2)?];
         Ok(SoftmaxArgs { q, k, v, causal: scope.causal, cu_seqlens: Some(scope.borders), key_padding_mask: None })
@@ -66,7 +57,7 @@ type Call<'a, T> = (Cpu, FavorArgs<'a, T>, &'a PreparedMap<T>);
 
 impl<T: CpuElement> Attend<T> {
     pub fn new(isa: Isa, shape: &BlockShape, attention: Attention, omega: Option<&[T]>) -> Result<Self> {
-        let Attention::Favor { map, num_features } = attention else { return Ok(Attend::Exact) };
+        let Attention::Favor { map, num_features } = attention else { return Ok(Attend::Exact { isa }) };
         let mut widened = try_reserved(shape.inner() * num_features)?;
         widened.extend(omega.unwrap_or_default().iter().map(|w| w.to_f64()));
         let args = map_args(map, num_features, shape, &widened);
@@ -112,16 +103,12 @@ impl<T: CpuElement> Attend<T> {
                 Ok(())
             }
             (None, None) => {
-                let stop = || scope.run.cancel.load(Ordering::Relaxed);
-                let mut found = Buffer::new(attended.len())?;
-                softmax_attention(&heads.softmax_args(scope)?, &mut found, &stop)?;
-                heads.to_tokens(&found, attended);
-                Ok(())
+                let out = OutRows::token_major("attended", attended, shape)?;
+                self.exact().exact_forward(&heads.softmax_args(scope)?, out, denominators, scope.run)
             }
             (None, Some(LayerState::Exact(state))) => {
-                let (row, borders) = (heads.shape.qkv_row(), scope.borders);
-                let new = NewRows { qkv: heads.qkv, row, shape: heads.shape, borders };
-                continue_exact(&new, state, attended, scope.run)
+                let new = NewRows { qkv: heads.qkv, shape: heads.shape, borders: scope.borders };
+                continue_exact(self.exact(), &new, state, attended, scope.run)
             }
             _ => Err(Error::option("state", "is one of another kind of attention")),
         }
@@ -149,19 +136,17 @@ impl<T: CpuElement> Attend<T> {
                 cpu.backward_rows(&args, Some(prepared), &saved, gradients, scope.run)
             }
             None => {
-                let stop = || scope.run.cancel.load(Ordering::Relaxed);
-                let found = softmax_attention_backward(&heads.softmax_args(scope)?, &grad, &stop)?;
-                for (side, from) in [found.dq, found.dk, found.dv].into_iter().enumerate() {
-                    for (token, to) in gradients.chunks_exact_mut(3 * h * d).enumerate() {
-                        for head in 0..h {
-                            let from = &from[(head * tokens + token) * d..][..d];
-                            let to = &mut to[(side * h + head) * d..][..d];
-                            to.iter_mut().zip(from).for_each(|(to, &x)| *to = T::from_f64(x));
-                        }
-                    }
-                }
-                Ok(())
+                let saved = ExactSaved { out, den: denominators, grad };
+                let gradients = OutRows::parts_of_tokens("gradients", gradients, [1, tokens], [[h, d]; 3])?;
+                self.exact().exact_backward(&heads.softmax_args(scope)?, &saved, gradients, scope.run)
             }
+        }
+    }
+
+    /// The processor, for exact attention.
+    fn exact(&self) -> Cpu {
+        match self {
+            Attend::Favor { isa, .. } | Attend::Exact { isa } => Cpu { isa: *isa },
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What a layer carries from one piece of its sequences to the next, and exact attention over what it carries.
 
 use crate::weights::{Attention, BlockShape};
-use protperf_core::{Error, Execution, Result, try_copied, try_filled, try_reserved};
-use protperf_cpu::{CpuElement, Workers};
-use std::ops::Range;
+use protperf_core::attention::exact::SoftmaxArgs;
+use protperf_core::{Error, Execution, Result, TensorRef, try_copied, try_reserved};
+use protperf_cpu::{Cpu, CpuElement, OutRows};
 
 /// What a layer carries from one piece of its sequences to the next.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,8 +84,6 @@ impl<T: CpuElement> KeysAndValues<T> {
 pub(super) struct NewRows<'a, T> {
     /// `[N, 3HD padded]`: queries, keys, values.
     pub qkv: &'a [T],
-    /// The padded width.
-    pub row: usize,
     pub shape: &'a BlockShape,
     pub borders: &'a [i64],
 }
@@ -93,59 +91,34 @@ pub(super) struct NewRows<'a, T> {
 /// Softmax attention of new tokens over all before them and themselves, which join the state. Fills `attended`
 /// `[N,HD]`.
 pub(super) fn continue_exact<T: CpuElement>(
+    cpu: Cpu,
     new: &NewRows<'_, T>,
     state: &mut [KeysAndValues<T>],
     attended: &mut [T],
     run: &Execution<'_>,
 ) -> Result<()> {
-    let (d, heads) = (new.shape.head_dim, new.shape.num_heads);
-    let ranges: Vec<_> = new.borders.windows(2).map(|ends| ends[0] as usize..ends[1] as usize).collect();
-    for (state, range) in state.iter_mut().zip(&ranges) {
-        state.append(&new.qkv[range.start * new.row..range.end * new.row], new.row, new.shape.inner())?;
+    let BlockShape { num_heads: h, head_dim: d, .. } = *new.shape;
+    let (row, inner) = (new.shape.qkv_row(), new.shape.inner());
+    for (state, ends) in state.iter_mut().zip(new.borders.windows(2)) {
+        let (first, end) = (ends[0] as usize, ends[1] as usize);
+        let rows = &new.qkv[first * row..end * row];
+        state.append(rows, row, inner)?;
+        let args = SoftmaxArgs {
+            q: heads("q", rows, row, new.shape)?,
+            k: heads("k", &state.keys, inner, new.shape)?,
+            v: heads("v", &state.values, inner, new.shape)?,
+            causal: true,
+            cu_seqlens: None,
+            key_padding_mask: None,
+        };
+        let out = &mut attended[first * inner..end * inner];
+        cpu.exact_forward(&args, OutRows::token_major("attended", out, [1, h, end - first, d])?, None, run)?;
     }
-    let workers = Workers::new(run);
-    let state = &*state;
-    let task = |task: usize| {
-        let (sequence, head) = (task / heads, task % heads);
-        attend_head(new, &state[sequence], (&ranges[sequence], head), &workers)
-    };
-    workers.fold(ranges.len() * heads, task, |task, rows| {
-        let first = ranges[task / heads].start;
-        for (at, row) in rows.chunks_exact(d).enumerate() {
-            attended[((first + at) * heads + task % heads) * d..][..d].copy_from_slice(row);
-        }
-        Ok(())
-    })
+    Ok(())
 }
 
-/// The outputs `[L,D]` of one head of one sequence, computed in f64.
-fn attend_head<T: CpuElement>(
-    new: &NewRows<'_, T>,
-    state: &KeysAndValues<T>,
-    (range, head): (&Range<usize>, usize),
-    workers: &Workers<'_>,
-) -> Result<Vec<T>> {
-    let (d, inner) = (new.shape.head_dim, new.shape.inner());
-    let scale = 1.0 / (d as f64).sqrt();
-    let before = state.keys.len() / inner - range.len();
-    let mut out = try_filled(range.len() * d, T::ZERO)?;
-    let (mut weights, mut sums) = (try_reserved(before + range.len())?, try_filled(d, 0.0)?);
-    for (at, out) in out.chunks_exact_mut(d).enumerate() {
-        workers.check()?;
-        let query = &new.qkv[(range.start + at) * new.row + head * d..][..d];
-        let seen = (before + at + 1) * inner;
-        let dot = |key: &[T]| query.iter().zip(key).map(|(x, y)| x.to_f64() * y.to_f64()).sum::<f64>();
-        weights.clear();
-        weights.extend(state.keys[..seen].chunks_exact(inner).map(|keys| dot(&keys[head * d..][..d]) * scale));
-        let top = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mut total = 0.0;
-        sums.fill(0.0);
-        for (weight, values) in weights.iter().zip(state.values[..seen].chunks_exact(inner)) {
-            let weight = (weight - top).exp();
-            total += weight;
-            sums.iter_mut().zip(&values[head * d..]).for_each(|(sum, x)| *sum += weight * x.to_f64());
-        }
-        out.iter_mut().zip(&sums).for_each(|(to, sum)| *to = T::from_f64(sum / total));
-    }
-    Ok(out)
+/// The heads of rows that are `row` elements apart, `[1,H,L,D]`.
+fn heads<'a, T: Copy>(name: &'static str, rows: &'a [T], row: usize, shape: &BlockShape) -> Result<TensorRef<'a, T>> {
+    let d = shape.head_dim;
+    TensorRef::new(name, rows, 0, [1, shape.num_heads, rows.len() / row, d], [0, d as isize, row as isize, 1])
 }
