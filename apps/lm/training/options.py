@@ -86,9 +86,13 @@ class TrainOptions:
     def from_mapping(cls, values: Any) -> TrainOptions:
         """Options from a table of a file, which has all of them.
 
+        Only runs from before there was a choice of engine do not say which: torch's own operations computed them.
+
         Raises:
             ConfigError: a key that is unknown or missing, or a value out of range.
         """
+        if isinstance(values, dict):
+            values = {"engine": "torch", **values}
         return from_mapping(cls, values, complete=True)
 
     def to_mapping(self) -> dict[str, Any]:
