@@ -17,7 +17,7 @@ from protperf.network import Network, NetworkState
 class NativeEngine:
     """A network of a verified step; as `protperf.lm.engine.Engine`.
 
-    Every bit of a row depends on its own sequence alone, whatever the number of threads, so nothing has to be done for
+    Every bit of a row depends on its own sequence alone and on no number of threads, so that nothing has to be done for
     results that are reproducible, or in a forked process.
     """
 

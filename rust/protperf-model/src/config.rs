@@ -11,7 +11,7 @@ pub enum Objective {
     Masked,
     /// The next residue.
     Causal,
-    /// Both, told apart by the embedding of the mode.
+    /// Both; the embedding of the mode says which.
     Both,
 }
 

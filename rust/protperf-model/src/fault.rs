@@ -37,7 +37,7 @@ impl Fault {
             return Fault::Core(Error::OutOfMemory { bytes: 0 });
         }
         let text = error.to_string();
-        // The number is told by `code`.
+        // `code` has the number.
         let what = text.split(" (os error").next().unwrap_or_default();
         Fault::File { path: path.into(), code: error.raw_os_error(), what: what.into() }
     }

@@ -224,12 +224,12 @@ fn unit(heads: &[f64], log_temperature: &[f64], shape: &BlockShape, position: u6
         let length = head.iter().map(|x| x * x).sum::<f64>().sqrt().max(LEAST_LENGTH);
         let scale = (0.5 * log_temperature).exp() * (d as f64).powf(0.25) / length;
         let angle = |pair: usize| position as f64 * 10000f64.powf(-(2.0 * pair as f64) / d as f64);
-        let turned = |at: usize| {
+        let rotated_at = |at: usize| {
             let pair = at % (d / 2);
             let (first, second, (sine, cosine)) = (head[pair], head[pair + d / 2], angle(pair).sin_cos());
             if at < d / 2 { first * cosine - second * sine } else { first * sine + second * cosine }
         };
-        rotated.extend((0..d).map(|at| turned(at) * scale));
+        rotated.extend((0..d).map(|at| rotated_at(at) * scale));
     }
     rotated
 }
