@@ -57,7 +57,7 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.loading import load_run
 
     num_threads, watch = set_threads(threads), CommandWatch(GROUPS, messages.quiet)
-    loaded = load_run(command.model, load.dtype, load.device)
+    loaded = load_run(command.model, load.dtype, load.device, load.engine)
     if messages.verbose:
         say(environment(num_threads, load.dtype, load.device))
     raise_on_signal()

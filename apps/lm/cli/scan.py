@@ -74,7 +74,7 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.loading import load_run
 
     num_threads, watch = set_threads(instance(ThreadOptions, given).threads), CommandWatch(GROUPS, messages.quiet)
-    loaded = [load_run(path, load.dtype, load.device) for path in models.paths]
+    loaded = [load_run(path, load.dtype, load.device, load.engine) for path in models.paths]
     if messages.verbose:
         say(environment(num_threads, load.dtype, load.device))
     prepared = job.prepare(loaded, load.dtype, watch)
