@@ -8,8 +8,6 @@ import threading
 import time
 from typing import Any
 
-from tqdm import tqdm
-
 from protperf.lm.cli.common import say
 from protperf.lm.cli.parameters import Groups, in_flags
 from protperf.lm.watch import Stage, Watch
@@ -33,6 +31,13 @@ def _terminal_size() -> dict[str, Any]:
     except (OSError, ValueError):
         known = False
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+
+
+def _bars() -> Any:
+    """The class of bars, imported where one is shown: loading it takes longer than scoring a protein."""
+    from tqdm import tqdm
+
+    return tqdm
 
 
 class CommandWatch(Watch):
@@ -68,7 +73,7 @@ class _BarStage(Stage):
 
     def __init__(self, what: str, unit: str, total: int | None, items: str = "", *, leave: bool = True) -> None:
         self._items, self._completed = items, 0
-        self._bar = tqdm(
+        self._bar = _bars()(
             total=total, desc=what, unit=unit, unit_scale=True, file=sys.stderr, delay=DELAY_S, leave=leave,
             **_terminal_size(),
         )  # fmt: skip
@@ -112,12 +117,12 @@ class _LogStage(Stage):
 
     def _facts(self, passed_s: float) -> list[str]:
         speed = self._done / max(passed_s, 1e-9)
-        counted = f"{tqdm.format_sizeof(self._done)} {self._unit}"
-        facts = [f"{counted} in {tqdm.format_interval(passed_s)}"]
+        counted = f"{_bars().format_sizeof(self._done)} {self._unit}"
+        facts = [f"{counted} in {_bars().format_interval(passed_s)}"]
         if self._total:
             left_s = max(0, self._total - self._done) / max(speed, 1e-9)
             share = min(1.0, self._done / self._total)
-            facts = [f"{share:.0%}", counted, f"{tqdm.format_interval(left_s)} left"]
+            facts = [f"{share:.0%}", counted, f"{_bars().format_interval(left_s)} left"]
         return [*facts, f"{self._completed} {self._items}"] if self._items else facts
 
 
@@ -132,7 +137,7 @@ class TrainProgress:
     def __init__(self, groups: Groups, quiet: bool, time_s: float | None) -> None:
         self._groups = groups
         self._time_s, self._shows_bar = time_s, not quiet and is_terminal()
-        self._bar = tqdm(
+        self._bar = _bars()(
             total=time_s, disable=not self._shows_bar, file=sys.stderr, bar_format="{desc}", **_terminal_size()
         )
         self._line: dict[str, Any] = {}
@@ -167,7 +172,7 @@ class TrainProgress:
 
     def warn(self, text: str) -> None:
         """Say something without breaking the bar."""
-        with self._lock, tqdm.external_write_mode(file=sys.stderr):
+        with self._lock, _bars().external_write_mode(file=sys.stderr):
             say(in_flags(self._groups, text))
 
     def _tick(self) -> None:
@@ -205,9 +210,9 @@ def _facts(line: dict[str, Any], left_s: float | None) -> list[str]:
     total = f"/{line['total_steps']}" if "total_steps" in line else ""
     facts = [f"step {line['step']}{total}" if "step" in line else "first steps"]
     if left_s is not None:
-        facts.append(f"{tqdm.format_interval(left_s)} left")
+        facts.append(f"{_bars().format_interval(left_s)} left")
     if "loss" in line:
-        facts += [f"loss {line['loss']:.3f}", f"{tqdm.format_sizeof(line['tokens_per_s'])} tokens/s"]
+        facts += [f"loss {line['loss']:.3f}", f"{_bars().format_sizeof(line['tokens_per_s'])} tokens/s"]
     # Left to right, then masked, if the model is trained for both.
     perplexities = [f"{line[name]:.1f}" for name in ("val_perplexity", "val_perplexity_masked") if name in line]
     return [*facts, f"ppl {'/'.join(perplexities)}"] if perplexities else facts
