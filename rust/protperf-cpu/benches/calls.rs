@@ -8,8 +8,9 @@
 use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::Saved;
 use protperf_core::rng::Stream;
+use protperf_core::state::empty_state;
 use protperf_core::{Execution, FavorArgs, FeatureMap, MapArgs, Omega, TensorRef};
-use protperf_cpu::{Cpu, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs};
+use protperf_cpu::{Cpu, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -118,6 +119,20 @@ fn exact(cpu: Cpu, problem: &Problem) -> [f64; 2] {
     [forward, backward]
 }
 
+/// Microseconds of one token of one sequence.
+fn step(cpu: Cpu, heads: usize, head_dim: usize, num_features: usize, map: FeatureMap) -> f64 {
+    let problem = Problem::new(1, 1, heads, head_dim, num_features);
+    let args = FavorArgs { cu_seqlens: None, ..problem.favor(map) };
+    let prepared: PreparedMap<f32> = cpu.prepare(&args.map, heads, head_dim).unwrap();
+    let mut state = empty_state::<f32>(&args.validate().unwrap()).unwrap();
+    let mut out = vec![0.0; heads * head_dim];
+    let [q, k, v] = [0, 1, 2].map(|at| problem.tensors[at].as_slice());
+    let args = StepArgs { num_sequences: 1, heads, kv_heads: heads, value_dim: head_dim, q, k, v };
+    let best = least(|| Cpu::step(&prepared, &args, &mut state, &mut out, &RUN).unwrap());
+    assert!(out.iter().all(|x| x.is_finite()));
+    best * 1e3
+}
+
 fn main() {
     let cpu = Cpu { isa: Isa::from_env().unwrap() };
     let wanted = std::env::args().nth(1).filter(|word| !word.starts_with('-')).unwrap_or_default();
@@ -142,6 +157,14 @@ fn main() {
         for (way, times) in ways.into_iter().filter(|(way, _)| format!("{name} {way}").contains(&wanted)) {
             let [forward, backward] = times();
             println!("{name:24} {forward:10.2} {backward:10.2} {way}");
+        }
+    }
+    for (heads, head_dim, num_features) in [(4, 32, 64), (8, 64, 256)] {
+        for map in [FeatureMap::Relu, FeatureMap::Positive] {
+            let name = format!("step H{heads} D{head_dim} M{num_features}");
+            if name.contains(&wanted) {
+                println!("{name:24} {:10.2} us {}", step(cpu, heads, head_dim, num_features, map), map.name());
+            }
         }
     }
 }

@@ -7,8 +7,9 @@ use crate::out_rows::OutRows;
 use crate::outputs::{RowGradients, RowOutputs};
 use crate::parallel::Workers;
 use crate::prepared::PreparedMap;
+use crate::step::StepArgs;
 use crate::stored::CpuStored;
-use crate::{backward, exact, forward};
+use crate::{backward, exact, forward, step};
 use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
 use protperf_core::state::merge_states;
@@ -45,6 +46,26 @@ impl Cpu {
         run: &Execution<'_>,
     ) -> Result<()> {
         forward::run(self.isa, args, prepared, outputs, run)
+    }
+
+    /// Decodes one token per sequence: adds its key to the state `[n,H,F,2+E]`, in place, and answers its query into
+    /// `out` `[n,H,E]`. Every head of the queries has a state of its own, as everywhere.
+    ///
+    /// To rounding the numbers of [`Backend::forward`] of one position, causal, with the state in and out; the format of
+    /// the state is that of `protperf_core::state`. A key that is not finite makes its states NaN and the outputs that
+    /// read them. Allocates nothing after a thread's first call of a shape, and runs on the calling thread unless the
+    /// states are large (more than 4 million numbers).
+    ///
+    /// # Errors
+    /// `ShapeMismatch` naming the argument; `OutOfMemory`; `Interrupted`, after which states are of no use.
+    pub fn step<T: CpuElement>(
+        prepared: &PreparedMap<T>,
+        args: &StepArgs<'_, T>,
+        state: &mut [T],
+        out: &mut [T],
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        step::run(prepared, args, state, out, run)
     }
 
     /// [`Backend::backward`] with the rows of the gradients anywhere.

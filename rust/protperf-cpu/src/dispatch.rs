@@ -27,28 +27,24 @@ impl Isa {
         }
     }
 
+    /// Whether this processor runs the tier; allocates nothing.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => cfg!(not(target_arch = "aarch64")),
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => has_avx512(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => false,
+        }
+    }
+
     /// Every tier this processor runs, slowest first.
     pub fn available() -> Vec<Isa> {
-        let mut tiers = Vec::new();
-        #[cfg(target_arch = "aarch64")]
-        tiers.push(Isa::Neon);
-        #[cfg(not(target_arch = "aarch64"))]
-        tiers.push(Isa::Scalar);
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                tiers.push(Isa::Avx2);
-            }
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512cd")
-            {
-                tiers.push(Isa::Avx512);
-            }
-        }
-        tiers
+        let all = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+        all.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// The tier of a name.
@@ -76,4 +72,18 @@ impl Isa {
             })
             .clone()
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512cd")
 }

@@ -86,6 +86,13 @@ impl Layout {
         Extent { rows, features: PANEL.min(self.projections - start) }
     }
 
+    /// The features of `0..F` that a panel holds.
+    pub fn features_of(&self, panel: usize) -> std::ops::Range<usize> {
+        let (copy, start) = (panel / self.projection_panels(), panel % self.projection_panels() * PANEL);
+        let first = copy * self.projections + start;
+        first..first + self.extent(panel, 1).features
+    }
+
     /// Where feature f of `0..F` lies among all lanes of all panels.
     pub fn place(&self, feature: usize) -> usize {
         let (copy, projection) = (feature / self.projections, feature % self.projections);

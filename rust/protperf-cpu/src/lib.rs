@@ -10,6 +10,7 @@
 //! ```text
 //! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
 //! {features, packed_omega} < prepared < call,    stored < out_rows < outputs < {forward, backward} < exact
+//! {prepared, workspace, load} < step
 //! blocks < plan < load < scan < call < cotangent < {forward, backward} < backend
 //! ```
 //!
@@ -42,6 +43,7 @@ mod scan;
 mod shared_out;
 pub mod simd;
 mod state;
+mod step;
 mod stored;
 mod workspace;
 
@@ -55,4 +57,5 @@ pub use outputs::{RowGradients, RowOutputs};
 pub use parallel::rehearse_panic;
 pub use parallel::{Workers, default_num_threads};
 pub use prepared::PreparedMap;
+pub use step::StepArgs;
 pub use stored::CpuStored;

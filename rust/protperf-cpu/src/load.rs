@@ -9,7 +9,7 @@ use crate::plan::{HeadSegment, Plan};
 use crate::rows::{ChunkRows, Side};
 use crate::simd::Real;
 use crate::stored::CpuStored;
-use protperf_core::{Element, FavorArgs, TensorRef};
+use protperf_core::{FavorArgs, TensorRef};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -248,26 +248,14 @@ impl<'a, S: CpuStored> Loader<'a, S> {
         count: usize,
         norm_of_keys: Option<(Norm, Option<&[S::Compute]>)>,
     ) -> Loaded<'b, S::Compute> {
-        let (layout, d, zero) = (&self.layout, self.layout.head_dim, S::Compute::ZERO);
-        // The scale D^-1/4 is part of the directions, so the limit of the scaled input is divided by it here.
-        let limit = S::Compute::LIMIT * S::Compute::from_f64(1.0 / layout.input_scale());
-        let half_norm = S::Compute::from_f64(0.5 / (d as f64).sqrt() * std::f64::consts::LOG2_E);
-        let (to_column, to_log) = norm_of_keys.map_or((zero, zero), |(norm, _)| {
-            (half_norm * S::Compute::from_f64(norm.column), half_norm * S::Compute::from_f64(norm.log))
-        });
+        let scales = InputScales::new(&self.layout, norm_of_keys.map(|(norm, _)| norm));
         let quadratic = norm_of_keys.and_then(|(_, quadratic)| quadratic);
+        let mut gathered = std::mem::take(&mut rows.gathered);
         for row in 0..count {
-            let x = &mut rows.x[row * layout.input_row()..][..layout.input_row()];
-            let (squares, finite) = self.ops.load_row(from.adjacent(low + row, &mut rows.gathered), limit, x);
-            let squares = quadratic.map_or(squares, |g| self.ops.weighted_squares(&x[..layout.padded_head()], g));
-            x[d] = squares * to_column;
-            let log = squares * to_log;
-            rows.log[row] = log;
-            rows.mantissa[row] = exp2_of_fraction(log);
-            rows.shift[row] = zero;
-            rows.visible[row] = true;
-            rows.finite[row] = finite;
+            let from = from.adjacent(low + row, &mut gathered);
+            scales.load(self.ops, &self.layout, from, quadratic, rows, row);
         }
+        rows.gathered = gathered;
         Loaded { rows, count, side: if norm_of_keys.is_some() { Side::Key } else { Side::Query } }
     }
 
@@ -290,6 +278,48 @@ impl<'a, S: CpuStored> Loader<'a, S> {
                 to[..width].iter_mut().for_each(|x| *x *= scale);
             }
         }
+    }
+}
+
+/// What the inputs of one side are loaded with.
+pub struct InputScales<T> {
+    /// Inputs are limited to this, so that every product of them is finite. The scale D^-1/4 is part of the directions,
+    /// so the limit of the scaled input is divided by it.
+    limit: T,
+    /// Times the sum of squares: the column of the norm, and the log of the row's factor.
+    to_column: T,
+    to_log: T,
+}
+
+impl<T: CpuElement> InputScales<T> {
+    /// For keys, which have a norm, or for queries.
+    pub fn new(layout: &Layout, norm_of_keys: Option<Norm>) -> Self {
+        let half_norm = T::from_f64(0.5 / (layout.head_dim as f64).sqrt() * std::f64::consts::LOG2_E);
+        let times = |factor: f64| half_norm * T::from_f64(factor);
+        let (to_column, to_log) = norm_of_keys.map_or((T::ZERO, T::ZERO), |norm| (times(norm.column), times(norm.log)));
+        InputScales { limit: T::LIMIT * T::from_f64(1.0 / layout.input_scale()), to_column, to_log }
+    }
+
+    /// Loads one row; the squares in the norm of a key have the factors of the quadratic.
+    pub fn load(
+        &self,
+        ops: &Ops<T>,
+        layout: &Layout,
+        from: &[T],
+        quadratic: Option<&[T]>,
+        rows: &mut ChunkRows<T>,
+        row: usize,
+    ) {
+        let x = &mut rows.x[row * layout.input_row()..][..layout.input_row()];
+        let (squares, finite) = ops.load_row(from, self.limit, x);
+        let squares = quadratic.map_or(squares, |g| ops.weighted_squares(&x[..layout.padded_head()], g));
+        x[layout.head_dim] = squares * self.to_column;
+        let log = squares * self.to_log;
+        rows.log[row] = log;
+        rows.mantissa[row] = exp2_of_fraction(log);
+        rows.shift[row] = T::ZERO;
+        rows.visible[row] = true;
+        rows.finite[row] = finite;
     }
 }
 

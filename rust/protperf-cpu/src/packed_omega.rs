@@ -68,6 +68,11 @@ impl<T: CpuElement> PackedOmega<T> {
         directions.flat_map(|side| [&side.columns, &side.rows]).chain(others).all(|field| ops.largest(field).1)
     }
 
+    /// Whether both sides have the same directions and no constants: what most maps are.
+    pub fn is_shared(&self) -> bool {
+        self.key_directions.is_none() && self.query_constants.is_none() && self.key_constants.is_none()
+    }
+
     /// How many numbers it holds.
     pub fn num_elements(&self) -> usize {
         let directions = [Some(&self.query_directions), self.key_directions.as_ref()].into_iter().flatten();

@@ -159,7 +159,13 @@ impl<R, F: FnMut(usize, R) -> Result<()>> Ordered<R, F> {
     /// False: something failed and no more tasks need to run.
     fn accept(&mut self, index: usize, found: Result<R>) -> bool {
         let folded = found.and_then(|value| {
-            self.waiting.insert(index, value);
+            if index == self.next {
+                // Its turn: nothing is kept, so that a call on one thread allocates nothing here.
+                (self.fold)(index, value)?;
+                self.next += 1;
+            } else {
+                self.waiting.insert(index, value);
+            }
             while let Some(value) = self.waiting.remove(&self.next) {
                 (self.fold)(self.next, value)?;
                 self.next += 1;

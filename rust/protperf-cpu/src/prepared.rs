@@ -91,6 +91,23 @@ impl<T: CpuElement> PreparedMap<T> {
         Err(Error::InvalidOption { argument: "prepared", detail })
     }
 
+    /// Refuses other heads than the map was made for.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    pub(crate) fn check_heads(&self, heads: usize, kv_heads: usize) -> Result<()> {
+        if heads > 0 && (kv_heads == 0 || !heads.is_multiple_of(kv_heads)) {
+            let detail = format!("has {heads} heads, not a multiple of the {kv_heads} heads of k");
+            return Err(Error::ShapeMismatch { argument: "q", detail });
+        }
+        let sets = self.0.key.num_sets;
+        if sets != 1 && sets != heads {
+            let detail = format!("has {heads} heads but the map was prepared for {sets}");
+            return Err(Error::ShapeMismatch { argument: "q", detail });
+        }
+        Ok(())
+    }
+
     /// The instruction set that reads it.
     pub fn isa(&self) -> Isa {
         self.0.isa

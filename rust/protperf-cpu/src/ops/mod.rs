@@ -16,6 +16,7 @@ mod panel;
 mod product;
 mod row;
 mod softmax;
+mod step;
 mod transpose;
 
 use crate::dispatch::Isa;
@@ -24,6 +25,7 @@ use crate::simd::{self, Real, Simd};
 pub use product::{Mode, Product, Triangle};
 use protperf_core::Activation;
 pub use row::sum_of;
+pub use step::Token;
 
 /// The list of ops: hands `make` what it is given in front, then every op with its arguments over the type `T` and
 /// the generic function that implements it.
@@ -51,6 +53,7 @@ macro_rules! each_op {
         pack_directions(directions: &[f64], head_dim: usize, scale: f64, columns: &mut [T]) = pack::directions;
         softmax(scores: &mut [T], extent: Extent, maxima: &mut [T], power: &mut [T], sums: &mut [T])
             = softmax::softmax;
+        token(token: &Token<'_, T>, state: &mut [T], numerator: &mut [T]) = step::token;
         weights(scores: &mut [T], extent: Extent, shift: &[T]) = softmax::weights;
         multiply(by: &[T], extent: Extent, to: &mut [T]) = softmax::multiply;
         load_row(from: &[T], limit: T, to: &mut [T]) -> (T, bool) = row::load_row;
@@ -166,7 +169,7 @@ impl<T: CpuElement> Ops<T> {
     /// # Panics
     /// Where this processor lacks it: the safe methods rely on this check.
     pub fn of(isa: Isa) -> &'static Ops<T> {
-        assert!(Isa::available().contains(&isa), "this processor has no {}", isa.name());
+        assert!(isa.is_available(), "this processor has no {}", isa.name());
         T::ops(isa)
     }
 }
