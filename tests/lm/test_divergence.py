@@ -59,7 +59,7 @@ def poison_gradient(one: Trainer) -> None:
 def poison_moment(one: Trainer) -> None:
     """The loss and the gradient stay finite, and the update is too large for a number."""
     for key, value in (("exp_avg", 3e38), ("exp_avg_sq", 0.0)):
-        one.loop.optimizer.adamw.state[one.loop.network.norm.weight][key].fill_(value)
+        one.loop.optimizer.state[one.loop.network.norm.weight][key].fill_(value)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_run_stops_at_the_step_that_is_not_finite_and_keeps_the_one_before(
 
 def test_a_state_that_is_not_finite_is_never_saved_even_when_a_signal_asks_for_it(tmp_path: Path, fasta: Path) -> None:
     one = trainer(tmp_path / "run", fasta, small_options(steps=12))
-    one.loop.optimizer.adamw.state[one.loop.network.norm.weight]["exp_avg_sq"].fill_(math.inf)
+    one.loop.optimizer.state[one.loop.network.norm.weight]["exp_avg_sq"].fill_(math.inf)
     one.stop_signal = 15
     with pytest.raises(DivergenceError, match=r"norm\.weight\.exp_avg_sq is not finite after step 0.*no checkpoint"):
         one.fit(lambda line: None)

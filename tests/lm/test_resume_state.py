@@ -78,10 +78,10 @@ def pieces(saved: tuple[Path, Path]) -> Iterator[tuple[str, Callable[[Trainer], 
     for name, tensor in new.loop.network.state_dict().items():
         yield f"model {name}", lambda one, n=name, t=tensor: one.loop.network.state_dict()[n].copy_(t)  # type: ignore[misc]
     for name, parameter in new.loop.network.named_parameters():
-        for key, value in new.loop.optimizer.adamw.state[parameter].items():
+        for key, value in new.loop.optimizer.state[parameter].items():
 
             def forget(one: Trainer, name: str = name, key: str = key, value: torch.Tensor = value) -> None:
-                one.loop.optimizer.adamw.state[one.loop.network.get_parameter(name)][key].copy_(value)
+                one.loop.optimizer.state[one.loop.network.get_parameter(name)][key].copy_(value)
 
             yield f"trainer {name}.{key}", forget
     for field in dataclasses.fields(Progress):
@@ -95,9 +95,9 @@ def pieces(saved: tuple[Path, Path]) -> Iterator[tuple[str, Callable[[Trainer], 
             loop.options = dataclasses.replace(loop.options, **{name: value})
             loop.feed = Feed(loop.feed._store, loop.options, one.config.objective, one.device)
             if name == "weight_decay":
-                loop.optimizer.adamw.param_groups[0][name] = value
+                loop.optimizer.weight_decay = value
             if name == "clip":
-                loop.optimizer._clip = value
+                loop.optimizer.clip_norm = value
 
         yield f"options {name}", choose
 

@@ -167,7 +167,7 @@ class Loop:
         p = self.progress
         took_s, tokens = self._pace.steps_s - self._logged_steps_s, p.tokens - self._logged_tokens
         self._logged_steps_s, self._logged_tokens = self._pace.steps_s, p.tokens
-        values = {"step": p.step, "loss": loss, "lr": self.optimizer.adamw.param_groups[0]["lr"], "tokens": p.tokens}
+        values = {"step": p.step, "loss": loss, "lr": self.optimizer.learning_rate, "tokens": p.tokens}
         return self._line({**values, "tokens_per_s": tokens / max(took_s, 1e-9), "wall_s": p.wall_s})
 
     def _line(self, values: dict[str, Any]) -> Line:

@@ -1,0 +1,78 @@
+"""The optimizer of a training: torch's AdamW and its clipping, without what torch imports for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import environment
+from conftest import small_config
+
+from protperf.lm.model.network import Network
+from protperf.lm.training.optimizer import Optimizer
+from protperf.lm.training.options import TrainOptions
+
+STEPS = 7
+TRAINING = """
+import sys
+from protperf.lm.cli import main
+
+code = main(["train", "--fasta", sys.argv[1], "-o", sys.argv[2], "--steps", "2", "--validate", "0.5", "-q"])
+heavy = ("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.tensor")
+slow = [name for name in heavy if name in sys.modules]
+sys.exit(f"code {code}, imported {slow}" if code or slow else 0)
+"""
+
+
+def peer(network: Network, options: TrainOptions) -> torch.optim.AdamW:
+    """What this optimizer does, by torch's own class."""
+    matrices = [p for p in network.parameters() if p.dim() >= 2]
+    others = [p for p in network.parameters() if p.dim() < 2]
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay)
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_those_of_adamw_with_clipped_gradients(dtype: torch.dtype, clip: float) -> None:
+    options = TrainOptions(steps=STEPS, clip=clip, weight_decay=0.3)
+    ours, theirs = (Network(small_config()).to(dtype) for _ in range(2))
+    optimizer, other = Optimizer(ours, options), peer(theirs, options)
+    generator = torch.Generator().manual_seed(3)
+    for step in range(STEPS):
+        for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator, dtype=dtype)
+            two.grad = one.grad.clone()
+        # The mode has no part in some steps: a tensor without a gradient stays as it is.
+        ours.mode.weight.grad = theirs.mode.weight.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        assert optimizer.clip() == pytest.approx(float(norm), rel=1e-6)
+        rate = 1e-2 / (step + 1)
+        optimizer.step(rate)
+        for group in other.param_groups:
+            group["lr"] = rate
+        other.step()
+    assert optimizer.learning_rate == rate
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    for (name, one), two in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert one.grad is None
+        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_gradients_below_the_limit_keep_their_bits() -> None:
+    network = Network(small_config())
+    optimizer = Optimizer(network, TrainOptions(steps=1, clip=1e3))
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    optimizer.clip()
+    assert all(bool((p.grad == 0.1).all()) for p in network.parameters() if p.grad is not None)
+
+
+def test_a_training_imports_no_compiler(fasta: Path, tmp_path: Path) -> None:
+    """It would take as long to load as all the rest of torch."""
+    words = [sys.executable, "-c", TRAINING, str(fasta), str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
