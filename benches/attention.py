@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import bounds
 import peers
 import report
 import torch
@@ -17,7 +18,6 @@ import protperf
 import protperf.torch
 
 BATCH, HEADS, HEAD_DIM, NUM_FEATURES = 1, 8, 64, 256
-CHUNK = 64
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 TOLERANCE = 1e-5
 
@@ -36,11 +36,8 @@ class Form:
 
     def bound_ms(self, length: int, flops: float, exps: float) -> float:
         """The least time of f32 arithmetic at these rates per second; the backward pass recomputes the features."""
-        m, d = NUM_FEATURES, HEAD_DIM
-        flop = (26 if self.causal else 24) * m * d if self.backward else 8 * m * d
-        if self.causal:
-            flop += (4 if self.backward else 1) * CHUNK * (m + d)
-        exp = (4 if self.backward else 2) * m
+        flop = bounds.favor_flops(NUM_FEATURES, HEAD_DIM, causal=self.causal, backward=self.backward)
+        exp = bounds.favor_exps(NUM_FEATURES, backward=self.backward)
         return 1e3 * BATCH * HEADS * length * (flop / flops + exp / exps)
 
 
