@@ -58,8 +58,11 @@ format: $(INSTALLED) ## reformat Rust and Python
 pin: setup ## hash what kernels and models compute; PIN='--write FILE' keeps it, PIN='--against FILE' compares
 	python tests/pin/run.py $(PIN)
 
-bench: setup ## time attention against its bound and against torch
-	python benches/attention.py
+bench: setup ## time start-up, attention, training and scoring against bounds and peers, an hour; BENCH=--quick: 10 minutes
+	python benches/startup.py
+	python benches/attention.py $(BENCH)
+	python benches/training.py $(BENCH)
+	python benches/scoring.py $(BENCH)
 
 fuzz: setup ## fuzz every reader, and the kernels, for 60 seconds each and print the executions reached
 	bash fuzz/run.sh 60
