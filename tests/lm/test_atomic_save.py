@@ -23,7 +23,10 @@ from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.training.resume import newest_step
 
 NEW = 4
-FAILURES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+# What a full disk says is tried in every scene; where nothing and where most is there before, what two others say too.
+FAILURES = [(scene, errno.ENOSPC) for scene in ("one", "two", "three", "again")] + [
+    (scene, code) for scene in ("first", "leftovers") for code in (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+]
 # Steps that are there before step 4 is saved, and what an earlier interruption left.
 SCENES = {"first": [], "one": [3], "two": [2, 3], "three": [1, 2, 3], "leftovers": [2, 3], "again": [3, 4]}
 
@@ -116,7 +119,7 @@ def test_a_save_killed_at_any_call_leaves_the_old_step_or_the_new(scene: Callabl
     assert len(whole.calls) >= 18
 
 
-@pytest.mark.parametrize("code", FAILURES, ids=errno.errorcode.get)
+@pytest.mark.parametrize(("scene", "code"), FAILURES, indirect=["scene"], ids=lambda x: errno.errorcode.get(x, x))
 def test_a_save_that_fails_at_any_call_names_the_path_and_keeps_the_old_step(
     scene: Callable[[], Path], code: int
 ) -> None:

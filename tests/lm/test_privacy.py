@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, environment, in_process, protperf, table, write_fasta
+from commands import COMMAND, environment, in_process, table, write_fasta
 from machine import HANG_S
 
 CANARY = "MWCYHWWCMYHWPCWYHMCW"
@@ -127,14 +127,17 @@ def test_ids_never_become_paths_and_never_break_a_table(form: str, runs: dict[st
     assert found == ids
 
 
-NO_SOCKET = """
-import socket, sys
+COMMANDS_IN_TURN = """
+import json, socket, sys
 def refuse(*args, **kwargs):
     raise SystemExit("a socket was opened")
-socket.socket.__init__ = refuse
-sys.argv = sys.argv[1:]
+way, commands = json.loads(sys.argv[1])
+if way == "no socket":
+    socket.socket.__init__ = refuse
 from protperf.lm.cli import main
-raise SystemExit(main(sys.argv))
+for words in commands:
+    if code := main(words):
+        raise SystemExit(code)
 """
 
 
@@ -143,21 +146,21 @@ def test_the_commands_work_without_a_network(way: str, runs: dict[str, Path], fa
     run = tmp_path / "run"
     sized = tmp_path / "small.toml"
     sized.write_text((runs["both"] / "config.toml").read_text().split("[training]")[0].replace("[model]", ""))
-    prefix = [sys.executable, "-c", NO_SOCKET]
+    words = [
+        ["train", "--fasta", fasta, "-o", run, "--size", sized, "--steps", "2", "--validate", "0.1", "-q"],
+        ["info", run],
+        ["score", run, fasta, "-q", "-o", tmp_path / "scores.tsv"],
+    ]
+    commands = json.dumps([way, [[str(word) for word in command] for command in words]])
+    prefix: list[str] = []
     if way == "no network":
-        probe = ["unshare", "-rn", "true"]
+        prefix = ["unshare", "-rn"]
+        probe = [*prefix, "true"]
         if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True, check=False).returncode:
             pytest.skip("this system gives no network namespace")
-        prefix = ["unshare", "-rn", *COMMAND]
-    sized_words = ["train", "--fasta", fasta, "-o", run, "--size", sized, "--steps", "2", "--validate", "0.1", "-q"]
-    for words in (sized_words, ["score", run, fasta, "-q"], ["info", run]):
-        result = subprocess.run(
-            [*prefix, *map(str, words)], capture_output=True, env=environment(), timeout=HANG_S, check=False
-        )
-        assert result.returncode == 0, result.stderr
-    if way == "no network":
-        again = protperf("score", run, fasta, "-q")
-        offline = subprocess.run(
-            [*prefix, "score", str(run), str(fasta), "-q"], capture_output=True, env=environment(), check=False
-        )
-        assert again.stdout == offline.stdout
+    result = subprocess.run(
+        [*prefix, sys.executable, "-c", COMMANDS_IN_TURN, commands],
+        capture_output=True, env=environment(), timeout=HANG_S, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert in_process("score", run, fasta, "-q").stdout == (tmp_path / "scores.tsv").read_bytes()

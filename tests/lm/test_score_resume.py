@@ -31,14 +31,16 @@ from protperf.lm.tables import sink
 from protperf.lm.tables.formats import Encoder
 
 FAILURES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+RECORDS = 8
+"""Batches in the middle make the same calls each, so a first, some in the middle and a last are enough of them."""
 Score = Callable[..., dict[str, object]]
 
 
 @pytest.fixture
 def score(runs: dict[str, Path], tmp_path: Path) -> Score:
-    """Scores twelve records in about eight batches into `folder/NAME`, with a journal after each batch."""
+    """Scores the records in about five batches into `folder/NAME`, with a journal after each batch."""
     rng = random.Random(3)
-    proteins = {f"p{i}": "".join(rng.choices(LETTERS, k=rng.randint(5, 40))) for i in range(12)}
+    proteins = {f"p{i}": "".join(rng.choices(LETTERS, k=rng.randint(5, 40))) for i in range(RECORDS)}
     path = write_fasta(tmp_path / "proteins.fa", proteins)
 
     def run(folder: Path, *words: str, name: str = "scores.tsv") -> dict[str, object]:
@@ -78,7 +80,7 @@ def golden(score: Score, tmp_path: Path) -> tuple[bytes, Trace]:
     whole = trace(lambda: score(folder), folder)
     assert whole.report["result"] == {"code": 0, "said": ""}
     data = (folder / "scores.tsv").read_bytes()
-    assert [row["n"] for row in table(data)] == [str(i) for i in range(12)]
+    assert [row["n"] for row in table(data)] == [str(i) for i in range(RECORDS)]
     return data, whole
 
 
@@ -92,7 +94,7 @@ def faults(folder: Path, score: Score, golden: bytes, name: str = "scores.tsv") 
         message.append("the table differs")
     if sorted(os.listdir(folder)) != [name, f"{name}.meta.json"]:
         message.append(f"left {sorted(os.listdir(folder))}")
-    elif json.loads((folder / f"{name}.meta.json").read_bytes())["rows"] != 12:
+    elif json.loads((folder / f"{name}.meta.json").read_bytes())["rows"] != RECORDS:
         message.append("the sidecar counts other rows")
     return message
 
@@ -121,13 +123,13 @@ def test_a_table_killed_at_any_call_is_continued_to_the_same_bytes(
         bad += [f"{at} {call}: {text}" for text in faults(folder, score, data)]
     print(f"N={len(whole.calls)} calls killed, {len(bad)} bad states")
     assert not bad
-    assert len(whole.calls) > 60
+    assert len(whole.calls) > 40
 
 
 def test_a_parquet_table_struck_while_it_is_made_is_continued_to_the_same_bytes(
     score: Score, golden: tuple[bytes, Trace], tmp_path: Path
 ) -> None:
-    """Until its rows are complete it is a table like any other; from there on, every call is struck in two ways."""
+    """Until its rows are complete it is a table like any other; from there on, every call is struck."""
     name = "scores.parquet"
     pyarrow.array([1])  # loads what would take a second in each child
     folder = new(tmp_path / "whole")
@@ -418,9 +420,9 @@ def test_a_limit_on_the_size_of_files_is_told_and_the_rows_are_kept(runs: dict[s
     assert f"{out}.part: File too large" in error_line(result)
     assert b"rows are kept; continue with --resume" in result.stderr
     assert not out.exists()
-    assert protperf(*words, "--resume").returncode == 0
+    assert in_process(*words, "--resume").returncode == 0
     whole = out.read_bytes()
-    assert protperf(*words).returncode == 0
+    assert in_process(*words).returncode == 0
     assert out.read_bytes() == whole
     assert [row["n"] for row in table(whole)] == [str(i) for i in range(400)]
 
