@@ -105,6 +105,7 @@ def _kill_at_pass(number: int) -> None:
 
 def _serve() -> None:
     import torch
+    import torch._dynamo  # an optimizer loads it, which takes two seconds: here once, and not in each child
 
     import protperf.lm.cli.train
     import protperf.lm.training.run  # noqa: F401
