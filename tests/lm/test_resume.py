@@ -150,7 +150,7 @@ def test_a_timed_run_resumes_bit_for_bit_once_its_number_of_steps_is_known(
     warm: Warm, tmp_path: Path, fasta: Path
 ) -> None:
     table = {"config": small_config(dropout=0.1).to_mapping(), "kill_at": None, "resume": False, "fasta": fasta}
-    table |= {"options": small_options(steps=None, time_s=2.0, checkpoint_every=0).to_mapping(), "tick_s": 0.005}
+    table |= {"options": small_options(steps=None, time_s=2.0, checkpoint_every=0).to_mapping(), "tick_s": 0.02}
     started = tmp_path / "started"
     process = warm.start({**table, "run": started})
     while not any(started.glob("step-*")):
