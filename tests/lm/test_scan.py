@@ -170,7 +170,9 @@ def scanned(runs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, ob
     return run
 
 
-@pytest.mark.parametrize("words", [["--dels"], ["--matrix", "--strategy", "masked"]], ids=["long", "matrix"])
+@pytest.mark.parametrize(
+    "words", [["--dels"], ["--matrix", "--strategy", "masked"], ["--matrix", "--dels"]], ids=" ".join
+)
 def test_a_killed_scan_is_continued_to_the_same_table_and_picture(
     words: list[str], scanned: Callable[..., dict[str, object]], tmp_path: Path
 ) -> None:
@@ -228,6 +230,7 @@ def test_the_colours_are_centred_at_no_change_and_the_wild_type_is_marked(model:
     assert image.get_array().shape == (21, len(WILD))
     order = [scan.letters.index(letter) for letter in ORDER]
     np.testing.assert_allclose(image.get_array()[:20], scan.matrix[:, order].T)
+    np.testing.assert_allclose(image.get_array()[20], scan.deletions_per_residue * len(WILD))
     marks = axes.collections[0].get_offsets()
     assert [(int(x), ORDER[int(y)]) for x, y in marks] == list(enumerate(WILD))
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [*ORDER, "del"]

@@ -2,7 +2,8 @@
 
 Red is worse than the wild type, blue is better, white is no change; a dot marks the residue of the wild type. The scale
 is the same to both sides and ends at the 98th percentile of the scores' sizes, so that a few extreme ones do not take
-the colour from the rest; the bar has arrows for those beyond. Grey: no score. matplotlib is imported when asked for.
+the colour from the rest; the bar has arrows for those beyond. Grey: no score. A deletion
+is drawn by its score per residue times the length of the protein. matplotlib is imported when asked for.
 """
 
 from __future__ import annotations
@@ -111,8 +112,10 @@ def _label(scan: Scan) -> str:
 def _panel(axis: Any, scan: Scan, start: int, end: int, limit: float) -> Any:
     cells = scan.matrix[start:end][:, [scan.letters.index(letter) for letter in ORDER]]
     names = list(ORDER)
-    if scan.deletions is not None:
-        cells, names = np.column_stack([cells, scan.deletions[start:end]]), [*names, "del"]
+    if scan.deletions_per_residue is not None:
+        # A shorter sequence has a higher sum for that alone.
+        comparable = scan.deletions_per_residue[start:end] * len(scan.wild_type)
+        cells, names = np.column_stack([cells, comparable]), [*names, "del"]
     colors = import_module("matplotlib").colormaps["RdBu"].with_extremes(bad="0.8")
     image = axis.imshow(cells.T, cmap=colors, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     marks = [(i, ORDER.index(letter)) for i, letter in enumerate(scan.sequence[start:end]) if letter in ORDER]

@@ -7,6 +7,7 @@ of changes. A picture is made at the end, from the scores of this run and, where
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from protperf.errors import ConfigError, FileError
 from protperf.lm import inference
 from protperf.lm.scan import heatmap, structure
 from protperf.lm.scan.options import PictureOptions, RegionOptions
-from protperf.lm.scan.scan import Change, Plan, Scan
+from protperf.lm.scan.scan import DELETION_PER_RESIDUE, Change, Plan, Scan
 from protperf.lm.tables.destination import check_inputs, is_file
 from protperf.lm.tables.fill import file_digest, fingerprint
 from protperf.lm.tables.formats import Encoder, choose_format
@@ -183,14 +184,20 @@ class ScanJob:
         if not replayed or self._table.out is None:
             return
         out, count = self._table.out, len(replayed)
+        dels = self.plan.with_deletions
+
+        def read(column: str, more: str) -> Iterator[tuple[float, float]]:
+            scores = read_numbers(out, self._format, column, count)
+            per_residue = read_numbers(out, self._format, more, count) if dels else [math.nan] * count
+            return zip(scores, per_residue, strict=True)
+
         if not self._pictures.matrix:
-            for change, score in zip(replayed, read_numbers(out, self._format, "score", count), strict=True):
-                scan.put(change, score)
+            for change, scores in zip(replayed, read("score", "score_per_residue"), strict=True):
+                scan.put(change, scores)
             return
         for letter in self.plan.letters:
-            values = read_numbers(out, self._format, letter, count)
-            for index, value in zip(replayed, values, strict=True):
-                scan.put(Change(index, letter, None), value)
+            for index, scores in zip(replayed, read(letter, DELETION_PER_RESIDUE), strict=True):
+                scan.put(Change(index, letter, None), scores)
 
 
 def plan_of(wild_type: WildType, region: RegionOptions) -> Plan:

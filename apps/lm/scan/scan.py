@@ -23,6 +23,7 @@ LETTERS = tuple(io.VOCABULARY[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD])
 """The residues that each position is changed to, in the order of the columns of a matrix."""
 DELETION = "del"
 """What a table calls the new residue where one is deleted."""
+DELETION_PER_RESIDUE = "del_per_residue"
 
 Row = dict[str, Any]
 
@@ -71,7 +72,7 @@ class Scan:
         wild_type: the protein; `positions` [L] are the numbers of its scanned residues, `sequence` their letters.
         letters: the twenty residues in the order of the columns of `matrix`.
         matrix: scores [L, 20], 0 where the letter is that of the wild type, NaN where the wild type has no score.
-        deletions: scores of deleting each residue [L], or None.
+        deletions, deletions_per_residue: scores of deleting each residue, and their form per residue [L], or None.
         strategies: how each model scored.
     """
 
@@ -100,6 +101,10 @@ class Scan:
         return self._cells[:, -1, 0] if self.plan.with_deletions else None
 
     @property
+    def deletions_per_residue(self) -> NDArray[np.float64] | None:
+        return self._cells[:, -1, 1] if self.plan.with_deletions else None
+
+    @property
     def mean(self) -> NDArray[np.float64]:
         """Mean score of the substitutions of each position [L]; NaN where there is none."""
         found = np.full(len(self.positions), np.nan)
@@ -123,7 +128,8 @@ class Scan:
     @property
     def matrix_columns(self) -> dict[str, type]:
         """Names and types of the columns of the table with one row per position."""
-        return {"id": str, "pos": int, "wt": str, **dict.fromkeys(self.plan.letters, float)}
+        per_residue: dict[str, type] = {DELETION_PER_RESIDUE: float} if self.plan.with_deletions else {}
+        return {"id": str, "pos": int, "wt": str, **dict.fromkeys(self.plan.letters, float), **per_residue}
 
     def put(self, change: Change, scores: Any) -> None:
         """Set the score of a change and its form per residue."""
@@ -137,8 +143,9 @@ class Scan:
 
     def matrix_row(self, index: int) -> Row:
         """The row of a position."""
-        values = self._cells[index - self.plan.start, :, 0].tolist()
-        return self._named(index) | dict(zip(self.plan.letters, values, strict=True))
+        values = self._cells[index - self.plan.start]
+        row = self._named(index) | dict(zip(self.plan.letters, values[:, 0].tolist(), strict=True))
+        return row | ({DELETION_PER_RESIDUE: float(values[-1, 1])} if self.plan.with_deletions else {})
 
     def heatmap(self, ax: Any = None) -> Any:
         """Draw the matrix: into these axes of matplotlib, or as a new figure whose rows wrap. Returns the figure.
