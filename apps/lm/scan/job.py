@@ -20,13 +20,14 @@ from protperf.errors import ConfigError, FileError
 from protperf.lm import inference
 from protperf.lm.scan import heatmap, structure
 from protperf.lm.scan.options import PictureOptions, RegionOptions
-from protperf.lm.scan.scan import DELETION_PER_RESIDUE, Change, Plan, Scan
-from protperf.lm.tables.destination import check_inputs, is_file
-from protperf.lm.tables.fill import file_digest, fingerprint
+from protperf.lm.scan.scan import DELETION_PER_RESIDUE, Change, Plan, Row, Scan
+from protperf.lm.tables.destination import check_inputs
+from protperf.lm.tables.fill import fill, input_digests
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.read_back import read_numbers
 from protperf.lm.tables.sink import Sink, open_sink
+from protperf.lm.variants.job import fingerprint_of
 from protperf.lm.variants.options import StrategyOptions
 from protperf.lm.variants.score import Ensemble
 from protperf.lm.variants.wild_type import WildType
@@ -96,14 +97,13 @@ class ScanJob:
         ensemble = make_ensemble(self.plan, [model.engine for model in models], self._strategy)
         for model, scorer in zip(models, ensemble.scorers, strict=True):
             watch.note(f"{model.step.path}, strategy {scorer.name}")
-        digests = [file_digest(path) for path in self._inputs] if is_file(self._table.out) else []
+        digests = input_digests(self._inputs, self._table.out, watch)
         options = {**self._strategy.to_mapping(), "dtype": dtype, "matrix": self._pictures.matrix}
         options |= {"strategy": [scorer.name for scorer in ensemble.scorers], "dels": self.plan.with_deletions}
         options |= {"offset": self.plan.wild_type.offset, "region": [self.plan.start, self.plan.end]}
         options["wild_type"] = self.plan.wild_type.id
         options["wild_type_sha256"] = hashlib.sha256(self.plan.wild_type.tokens.tobytes()).hexdigest()
-        given = [fingerprint(model, digests, options, self._strategy.deterministic) for model in models]
-        facts = {**given[0], "model_sha256": [each["model_sha256"] for each in given]}
+        facts = fingerprint_of(models, digests, options)
         return PreparedScan(ensemble, tuple(str(model.step.path) for model in models), facts)
 
     def write(self, prepared: PreparedScan, watch: Watch | None = None) -> tuple[Scan, Coloured | None]:
@@ -117,7 +117,7 @@ class ScanJob:
         scan = Scan(self.plan, tuple(dict.fromkeys(scorer.name for scorer in prepared.ensemble.scorers)))
         encoder = Encoder(scan.matrix_columns if self._pictures.matrix else scan.columns, self._format)
         total = sum(1 for index in self._indices for _ in self.plan.changes(index)) * len(prepared.ensemble.scorers)
-        with watch.working("scanning", "scores", total, "positions") as stage:
+        with watch.working("scanning", "scores", total, "rows") as stage:
             sink = open_sink(
                 table.out, encoder, prepared.fingerprint, identify=_identify, resume=table.resume, force=table.force
             )
@@ -155,23 +155,13 @@ class ScanJob:
                     replayed.append(item)
                     yield item
 
-        try:
-            sink.replay(seen())
+        def batches() -> Iterator[tuple[list[Any], list[Row]]]:
             for batch in score_positions(prepared.ensemble, scan, indices, stage.update):
                 items = [item for index in batch for item in self._items(index)]
-                sink.write(items, map(scan.matrix_row if self._pictures.matrix else scan.row, items))
-                stage.complete(len(batch))
-            provenance = {"command": sys.argv, "model": prepared.models, "input": self._inputs}
-            note = sink.finish(provenance)
-        except ConfigError:
-            raise
-        except BaseException:
-            sink.interrupt()
-            stage.close()
-            if sink.kept:
-                text = "{kept} rows are kept; continue with {resume}"
-                watch.warn(Message(text, kept=sink.kept, resume=Argument("resume", True)))
-            raise
+                yield items, list(map(scan.matrix_row if self._pictures.matrix else scan.row, items))
+
+        facts = {"command": sys.argv, "model": prepared.models, "input": self._inputs}
+        note = fill(sink, seen(), batches(), stage, watch, lambda: facts)
         self._read_back(scan, replayed)
         return note
 

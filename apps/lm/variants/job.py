@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from protperf.errors import ConfigError, DataError
+from protperf.errors import DataError
 from protperf.lm.scoring.estimate import Work as Passes
 from protperf.lm.scoring.estimate import estimate_pll
 from protperf.lm.tables.destination import check_inputs, is_file
-from protperf.lm.tables.fill import file_digest, fingerprint
+from protperf.lm.tables.fill import fill, fingerprint, input_digests
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.read_back import read_numbers
@@ -32,7 +32,7 @@ from protperf.lm.variants.rows import Row, RowMaker, scored
 from protperf.lm.variants.score import Ensemble
 from protperf.lm.variants.wild_type import WildType
 from protperf.lm.watch import Stage, Watch
-from protperf.message import Argument, Message
+from protperf.message import Message
 
 if TYPE_CHECKING:
     from protperf.lm.loading import LoadedModel
@@ -133,19 +133,15 @@ class VariantsJob:
         for model, scorer in zip(models, ensemble.scorers, strict=True):
             watch.note(f"{model.step.path}, strategy {scorer.name}")
             self._announce(watch, model, scorer.name)
-        digests: list[str | None] = []
-        if is_file(self._table.out):
-            with watch.waiting("checksum", "B") as stage:
-                digests = [file_digest(path, stage.update) for path in self._paths]
-            if not self._paths:
-                digests = [hashlib.sha256("\n".join(self._given).encode()).hexdigest()]
+        digests = input_digests(self._paths, self._table.out, watch)
+        if not self._paths and is_file(self._table.out):
+            digests = [hashlib.sha256("\n".join(self._given).encode()).hexdigest()]
         options = {**self._strategy.to_mapping(), **self._options.to_mapping(), "dtype": dtype}
         options |= {"offset": self._wild.offset, "strategy": [scorer.name for scorer in ensemble.scorers]}
         options["wild_type_sha256"] = hashlib.sha256(self._wild.tokens.tobytes()).hexdigest()
         # They decide the figures that are printed, and no row.
         del options["resamples"], options["seed"]
-        given = [fingerprint(model, digests, options, self._strategy.deterministic) for model in models]
-        facts = {**given[0], "model_sha256": [each["model_sha256"] for each in given]}
+        facts = fingerprint_of(models, digests, options)
         return PreparedVariants(ensemble, tuple(str(model.step.path) for model in models), facts)
 
     def write(self, prepared: PreparedVariants, watch: Watch | None = None) -> VariantsSummary:
@@ -222,36 +218,26 @@ class VariantsJob:
     ) -> tuple[str | None, int]:
         """Write all rows; returns what there is to say about it, and how many there are."""
         num_models = len(prepared.ensemble.scorers)
-        items = iter(reader)
+        items, done = iter(reader), 0
 
         def replayed() -> Iterator[Item]:
+            nonlocal done
             for item in items:
                 stage.skip(num_models)
                 measured.add([item], [math.nan])
+                done += 1
                 yield item
 
-        try:
-            sink.replay(replayed())
-            done = len(measured.scores)
+        def batches() -> Iterator[tuple[list[Item], list[Row]]]:
             for batch, rows in scored(prepared.ensemble, items, maker, stage.update):
-                sink.write(batch, rows)
                 measured.add(batch, (row[self._options.score_col] for row in rows))
-                stage.complete(len(rows))
-            provenance: dict[str, Any] = {"command": sys.argv, "model": prepared.models, "input": self._given}
-            provenance |= {"wild_type": self._wild.id, "without_score": reader.invalid}
-            note = sink.finish(provenance)
-        except (DataError, ConfigError) as error:
-            # What a refused resume would not continue is kept.
-            if isinstance(error, DataError):
-                sink.discard()
-            raise
-        except BaseException:
-            sink.interrupt()
-            stage.close()
-            if sink.kept:
-                text = "{kept} rows are kept; continue with {resume}"
-                watch.warn(Message(text, kept=sink.kept, resume=Argument("resume", True)))
-            raise
+                yield batch, rows
+
+        def provenance() -> dict[str, Any]:
+            facts = {"command": sys.argv, "model": prepared.models, "input": self._given}
+            return {**facts, "wild_type": self._wild.id, "without_score": reader.invalid}
+
+        note = fill(sink, replayed(), batches(), stage, watch, provenance)
         if done and self._options.label_col is not None and self._table.out is not None:
             measured.scores[:done] = read_numbers(self._table.out, self._format, self._options.score_col, done)
         return note, len(measured.scores)
@@ -266,6 +252,14 @@ class VariantsJob:
         if self._options.label_col is not None:
             metrics = measured.metrics(self._options, reader.positive is not None)
         return VariantsSummary(count, reader.invalid, metrics, tuple(warnings), tuple(notes))
+
+
+def fingerprint_of(
+    models: Sequence[LoadedModel], digests: Sequence[str | None], options: dict[str, Any]
+) -> dict[str, Any]:
+    """All that the bytes of a table of several models depend on, by name."""
+    each = [fingerprint(model, digests, options, options["deterministic"]) for model in models]
+    return {**each[0], "model_sha256": [facts["model_sha256"] for facts in each]}
 
 
 def _check(ensemble: Ensemble, item: Item) -> None:
