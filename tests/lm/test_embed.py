@@ -22,7 +22,8 @@ from protperf.lm.alphabet import BOS, EOS
 from protperf.lm.embedding import vectors
 from protperf.lm.embedding.options import POOLS, EmbedOptions, EmbedOutput, choose_mode
 from protperf.lm.embedding.vectors import Embedded, embed_batches, hidden_states
-from protperf.lm.engine import CAUSAL, MASKED
+from protperf.lm.engine import CAUSAL, MASKED, Engine
+from protperf.lm.loading import load_run
 from protperf.lm.model.network import Network
 from protperf.lm.model.torch_engine import TorchEngine
 
@@ -44,7 +45,7 @@ def records(lengths: tuple[int, ...] = LENGTHS) -> list[io.Record]:
     return [io.Record(i, f"r{i}", "", rng.integers(3, 23, n).astype(np.uint8), 0, "", 0) for i, n in enumerate(lengths)]
 
 
-def embedded(model: TorchEngine, given: list[io.Record], mode: str, **options: object) -> list[Embedded]:
+def embedded(model: Engine, given: list[io.Record], mode: str, **options: object) -> list[Embedded]:
     batches = embed_batches(model, given, EmbedOptions(**options), mode)  # type: ignore[arg-type]
     return [row for _, rows in batches for row in rows]
 
@@ -99,6 +100,16 @@ def test_vectors_do_not_depend_on_batch_mates_or_order(mode: str) -> None:
             np.testing.assert_allclose(row.arrays[0], alone[row.id], atol=3e-5 * np.abs(alone[row.id]).max(), rtol=0)
     for row in embedded(model, given[::-1], mode, deterministic=True, batch_tokens=77):
         assert row.arrays[0].tobytes() == alone[row.id].tobytes()
+
+
+@pytest.mark.parametrize("mode", ["masked", "causal"])
+def test_vectors_of_the_native_engine_are_those_of_torch(mode: str, runs: dict[str, Path]) -> None:
+    native, torch = (load_run(runs["both"], engine=name).engine for name in ("native", "torch"))
+    assert (native.name, torch.name) == ("native", "torch")
+    pools = ",".join(name for name in POOLS if mode == "masked" or name != "bos")
+    ours, theirs = (embedded(each, records(), mode, pool=pools, layer=1) for each in (native, torch))
+    for row, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(np.stack(row.arrays), np.stack(other.arrays), atol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["relu", "softmax", "exact"])

@@ -23,6 +23,7 @@ from protperf.lm.generation import causal
 from protperf.lm.generation.causal import Written, write_sequences
 from protperf.lm.generation.options import GenerateOptions
 from protperf.lm.generation.sampling import Draws, forbidden, probabilities
+from protperf.lm.loading import load_run
 from protperf.lm.model.network import Network
 from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.scoring.likelihood import score_records
@@ -149,6 +150,19 @@ def test_a_sequence_of_a_network_is_a_function_of_seed_and_number(attention: str
             assert each.score.hex() == wanted[each.index].score.hex()
     other = {bytes(each.tokens) for each in written(engine, 50, prompt=prompt, max_len=40, seed=43)}
     assert len(other & {bytes(each.tokens) for each in wanted.values()}) < 5
+
+
+def test_a_sequence_of_the_native_engine_has_the_same_bits_in_any_company(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load_run(runs["both"]).engine
+    assert engine.name == "native"
+    wanted = {each.index: each for each in written(engine, 40, max_len=40)}
+    for width, count, start in ((32, 9, 21), (1, 3, 0), (7, 20, 20)):
+        monkeypatch.setattr(causal, "WIDTH", width)
+        for each in written(engine, count, start, max_len=40):
+            assert bytes(each.tokens) == bytes(wanted[each.index].tokens)
+            assert each.score.hex() == wanted[each.index].score.hex()
 
 
 def test_numbers_of_a_counter_are_pinned_and_differ_by_every_word_of_it() -> None:

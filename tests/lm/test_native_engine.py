@@ -281,9 +281,16 @@ def without_torch(code: str, *words: object) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_scoring_needs_no_torch(run: Path, fasta: Path) -> None:
+def test_reading_a_model_needs_no_torch(run: Path, fasta: Path, tmp_path: Path) -> None:
     code = "from protperf.lm.cli import main; sys.exit(main(sys.argv[1:]))"
-    for words in (["score", run, fasta], ["score", run, fasta, "--method", "pll", "-v"], ["info", run]):
+    for words in (
+        ["score", run, fasta],
+        ["score", run, fasta, "--method", "pll", "-v"],
+        ["info", run],
+        ["embed", run, fasta, "-o", tmp_path / "x.npz", "--mode", "causal"],
+        ["generate", run, "-n", 2, "--max-len", 20, "--exclude", fasta],
+        ["generate", run, "--template", "MKV__", "--infill"],
+    ):
         result = without_torch(code, *words)
         assert result.returncode == 0, result.stderr
     code = "from protperf import lm; print(*[row.ll for row in lm.load(sys.argv[1]).score(sys.argv[2])])"

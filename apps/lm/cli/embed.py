@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from protperf.lm.cli import common
 from protperf.lm.cli.commands import EXIT_REJECTED
-from protperf.lm.cli.common import MessageOptions, ThreadOptions, environment, raise_on_signal, say, set_threads, spent
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
@@ -36,10 +36,12 @@ GROUPS = {
     "vectors": pick(EmbedOptions, "pool", "per_residue", "layer", "stored_type", "mode"),
     "output": pick(EmbedOutput),
     "computation": [
-        *pick(EmbedOptions, "batch_tokens", "deterministic"), *pick(ThreadOptions), *pick(LoadOptions, "device"),
+        *pick(EmbedOptions, "batch_tokens", "deterministic"),
+        *pick(common.ThreadOptions),
+        *pick(LoadOptions, "device", "engine"),
     ],
-    "messages": pick(MessageOptions),
-}  # fmt: skip
+    "messages": pick(common.MessageOptions),
+}
 EXAMPLES = """
 protperf embed runs/mine proteins.fa.gz -o vectors.parquet
 protperf embed runs/mine proteins.fa.gz -o vectors.npz --pool mean,max --dtype f16 --resume
@@ -51,8 +53,8 @@ protperf embed runs/mine proteome.fa.gz -o part3.safetensors --shard 3/8
 def run(given: dict[str, Any]) -> int:
     """Write the file of vectors; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(EmbedCommand, given), instance(MessageOptions, given)
-    load, threads = instance(LoadOptions, given), instance(ThreadOptions, given).threads
+    command, messages = instance(EmbedCommand, given), instance(common.MessageOptions, given)
+    load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
     embedding, output = instance(EmbedOptions, given), instance(EmbedOutput, given)
     from protperf.lm.embedding.job import EmbedJob
     from protperf.lm.storage import checkpoint
@@ -64,18 +66,13 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.loading import load_run
 
-    num_threads, watch = set_threads(threads), CommandWatch(GROUPS, messages.quiet)
+    num_threads, watch = common.set_threads(threads), CommandWatch(GROUPS, messages.quiet)
     loaded = load_run(command.model, load.dtype, load.device, load.engine)
-    if messages.verbose:
-        say(environment(num_threads, load.dtype, load.device))
+    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
     prepared = job.prepare(loaded, watch)
-    raise_on_signal()
+    common.raise_on_signal()
     summary = job.write(prepared, watch)
-    if messages.verbose:
-        read = summary.reading
-        say(f"read {read.records:,} records with {read.residues:,} residues in {spent(started)}")
-    for text in () if messages.quiet else summary.notes:
-        say(f"note: {text}")
-    for text in summary.warnings:
-        say(f"warning: {text}")
+    common.say_all(GROUPS, [*summary.reading.facts(), f"took {common.spent(started)}"] if messages.verbose else [])
+    common.say_all(GROUPS, () if messages.quiet else summary.notes, "note: ")
+    common.say_all(GROUPS, summary.warnings, "warning: ")
     return EXIT_REJECTED if summary.reading.rejected and not command.allow_rejects else 0

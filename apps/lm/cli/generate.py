@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.cli.common import MessageOptions, ThreadOptions, environment, raise_on_signal, say, set_threads, spent
+from protperf.lm.cli import common
 from protperf.lm.generation.options import GenerateOptions, GenerateOutput
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
@@ -29,8 +29,8 @@ GROUPS = {
     "sampling": pick(GenerateOptions, "temperature", "top_k", "top_p", "max_repeat", "exclude"),
     "templates": pick(GenerateOptions, "template", "infill", "fix_positions", "order", "steps"),
     "output": pick(GenerateOutput),
-    "computation": [*pick(ThreadOptions), *pick(LoadOptions)],
-    "messages": pick(MessageOptions),
+    "computation": [*pick(common.ThreadOptions), *pick(LoadOptions)],
+    "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
 protperf generate runs/mine -n 100 --top-p .95 > new.fasta
@@ -43,8 +43,8 @@ protperf generate runs/mine -n 10 --template tem1.fa --fix-positions 1-25,70,166
 def run(given: dict[str, Any]) -> int:
     """Write the sequences; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(GenerateCommand, given), instance(MessageOptions, given)
-    load, threads = instance(LoadOptions, given), instance(ThreadOptions, given).threads
+    command, messages = instance(GenerateCommand, given), instance(common.MessageOptions, given)
+    load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
     options, output = instance(GenerateOptions, given), instance(GenerateOutput, given)
     from protperf.lm.generation.job import GenerateJob
     from protperf.lm.storage import checkpoint
@@ -56,12 +56,10 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.loading import load_run
 
-    num_threads, watch = set_threads(threads), CommandWatch(GROUPS, messages.quiet)
+    num_threads, watch = common.set_threads(threads), CommandWatch(GROUPS, messages.quiet)
     loaded = load_run(command.model, load.dtype, load.device, load.engine)
-    if messages.verbose:
-        say(environment(num_threads, load.dtype, load.device))
-    raise_on_signal()
+    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
+    common.raise_on_signal()
     job.write(loaded, watch)
-    if messages.verbose:
-        say(f"took {spent(started)}")
+    common.say_all(GROUPS, [f"took {common.spent(started)}"] if messages.verbose else [])
     return 0

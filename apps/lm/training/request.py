@@ -6,14 +6,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protperf.lm.device import torch_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import Option, pick
 from protperf.lm.training.options import RunOptions, TrainOptions
 from protperf.lm.training.resume import new_choices, stored_choices
-from protperf.lm.training.run import Outcome, Paths, train_run
+
+if TYPE_CHECKING:
+    from protperf.lm.training.run import Outcome, Paths
 
 _KEPT = [*pick(RunOptions, "size"), *pick(TrainOptions), *pick(ModelConfig, *MODEL_CHOICES)]
 """Options that a run keeps, so that it can be resumed without naming them again."""
@@ -32,6 +34,9 @@ class TrainRequest:
 
     def train(self, fasta: Paths, out: str | os.PathLike[str], device: str = "auto", **how: Any) -> Outcome:
         """Train as requested, on the device of a name; other arguments and errors are those of `train_run`."""
+        # torch comes with it, and those who only read models need none.
+        from protperf.lm.training.run import train_run
+
         run = self.run
         start: dict[str, Any] = {
             "validate": self.validate,
