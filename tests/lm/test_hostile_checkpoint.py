@@ -15,6 +15,9 @@ from hostile import CASES, build, resign
 from machine import HANG_S
 from training import small_options, synthetic, trainer
 
+from protperf.errors import CheckpointError
+from protperf.network import Network
+
 MAX_CPU_S, MAX_BYTES = 1.0, 64 << 20
 MEASURED = Path(__file__).with_name("measured.py")
 
@@ -71,4 +74,29 @@ def test_hostile_checkpoints_are_refused_at_once_and_named(step: Path, tmp_path:
             if "CheckpointError" not in str(classes) or not named or len(str(answer["text"])) > 600:
                 faults.append(f"{name}, {kind}: {answer}")
     print(f"\n{len(CASES)} hostile checkpoints; worst {worst_cpu_s:.2f} s and {worst_bytes / 2**20:.0f} MiB over size")
+    assert not faults, "\n".join(faults)
+
+
+# What a manifest says about the training, which the reader in Rust leaves to those who continue or describe one.
+OF_TRAINING = ("progress has", "options has", "manifest has progress", "manifest has options")
+FACTS = ("threads", "torch", "version", "isa", "data_sha256", "validation_sha256")
+
+
+def test_the_reader_in_rust_refuses_them_alone(step: Path, tmp_path: Path) -> None:
+    resign(step)
+    config = json.loads((step / "config.json").read_bytes())
+    sizes = config["model_dim"], config["num_layers"]
+    Network(step, *sizes)
+    faults = []
+    for name, run in build(step, tmp_path).items():
+        try:
+            Network(run / step.name, *sizes)
+        except CheckpointError as error:
+            named = os.fspath(error.filename).startswith(os.fspath(run))
+            if not named or len(str(error)) > 600 or not str(error.strerror).isascii():
+                faults.append(f"{name}: {error}")
+        else:
+            of_training = name.startswith((*OF_TRAINING, *(f"manifest has {fact} " for fact in FACTS)))
+            if not of_training and not CASES[name][1]:
+                faults.append(f"{name}: accepted")
     assert not faults, "\n".join(faults)

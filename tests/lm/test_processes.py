@@ -25,7 +25,7 @@ import torch
 import protperf.lm as lm
 
 torch.set_num_threads(2)
-model = lm.load(sys.argv[1])
+model = lm.load(sys.argv[1], engine="torch")
 # A product large enough that torch's own threads take part.
 torch.ones(2000, 2000) @ torch.ones(2000, 2000)
 before = [row.ll for row in model.score(["MKVA" * 500, "ACD"])]
@@ -35,7 +35,7 @@ if child == 0:
         warnings.simplefilter("always")
         rows = model.score(["MKVA" * 500, "ACD"])
         torch.ones(2000, 2000) @ torch.ones(2000, 2000)
-        again = lm.load(sys.argv[1]).score("ACD")
+        again = lm.load(sys.argv[1], engine="torch").score("ACD")
     close = all(abs(row.ll - ll) < 1e-2 for row, ll in zip(rows, before))
     message = [str(one.message) for one in said]
     os._exit(0 if close and len(again) == 1 and len(message) == 1 and "one thread of torch" in message[0] else 1)

@@ -68,6 +68,7 @@ impl Manifest {
         let path = step.join(MANIFEST);
         let broken = |what: &str| Fault::broken(&path, what);
         let table = unsealed(&read_json(&path)?).map_err(|what| broken(&what))?;
+        check_number(step, &table).map_err(|what| broken(&what))?;
         let files = match table.get("files") {
             Some(Json::Table(files)) if files.len() == FILES.len() => files,
             _ => return Err(broken("does not list the files of a step")),
@@ -100,6 +101,16 @@ impl Manifest {
             return Ok(());
         }
         Err(Fault::broken(&step.join(name), "does not have the contents that were saved (SHA-256 differs)"))
+    }
+}
+
+/// The number of a step is that of its directory, where that is named like one.
+fn check_number(step: &Path, table: &Table) -> Result<(), String> {
+    let Some(Json::Int(number @ 0..)) = table.get("step") else { return Err("has no step number".into()) };
+    let name = step.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    match name.strip_prefix("step-").and_then(|named| named.parse::<i64>().ok()) {
+        Some(named) if named != *number => Err(format!("is of step {number}")),
+        _ => Ok(()),
     }
 }
 
