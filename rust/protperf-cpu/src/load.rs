@@ -3,7 +3,7 @@
 use crate::chunk::Loaded;
 use crate::features::{Family, Norm};
 use crate::layout::Layout;
-use crate::ops::{CpuElement, Ops};
+use crate::ops::{CpuElement, Ops, Rows};
 use crate::packed_omega::PackedOmega;
 use crate::plan::{HeadSegment, Plan};
 use crate::rows::{ChunkRows, Side};
@@ -62,14 +62,15 @@ impl<'a, S: CpuStored> RowView<'a, S> {
     }
 
     /// Rows `low..low+count` where one follows another at a fixed step in the type that is computed in: the memory from
-    /// the first on, and the step.
+    /// the first in forward time on, and the step.
     fn block(&self, low: usize, count: usize) -> Option<(&'a [S::Compute], usize)> {
         let [_, _, row_step, step] = self.tensor.strides();
         let [_, _, _, width] = self.tensor.shape();
-        if self.reversed || step != 1 || row_step < 0 || count == 0 || width == 0 {
+        if step != 1 || row_step < 0 || count == 0 || width == 0 {
             return None;
         }
-        let first = self.tensor.position([self.batch, self.head, self.position(low), 0]);
+        let earliest = if self.reversed { low + count - 1 } else { low };
+        let first = self.tensor.position([self.batch, self.head, self.position(earliest), 0]);
         let len = (count - 1) * row_step as usize + width;
         Some((S::as_computed(&self.tensor.data()[first..first + len])?, row_step as usize))
     }
@@ -89,11 +90,13 @@ impl<'a, S: CpuStored> RowView<'a, S> {
     ) {
         let [_, _, _, width] = self.tensor.shape();
         if let Some((rows, step)) = self.block(low, count) {
-            return ops.load_rows(rows, step, width, count, scale, limit, to, to_step);
+            let from = Rows { data: rows, step, width, count, reversed: self.reversed };
+            return ops.load_rows(&from, scale, limit, to, to_step);
         }
         for row in 0..count {
             let from = self.adjacent(low + row, gathered);
-            ops.load_rows(from, width, width, 1, scale, limit, &mut to[row * to_step..], to_step);
+            let from = Rows { data: from, step: width, width, count: 1, reversed: false };
+            ops.load_rows(&from, scale, limit, &mut to[row * to_step..], to_step);
         }
     }
 
@@ -115,11 +118,6 @@ impl<'a, S: CpuStored> RowView<'a, S> {
                 (if x.abs() > largest { x.abs() } else { largest }, finite && x.is_finite())
             }),
         }
-    }
-
-    /// Whether the i-th row holds zeros alone.
-    pub fn is_zero(&self, i: usize) -> bool {
-        self.elements(i).all(|x| x.widen() == S::Compute::ZERO)
     }
 
     /// The i-th row where its elements are adjacent.
@@ -251,6 +249,14 @@ impl<'a, S: CpuStored> Loader<'a, S> {
         let scales = InputScales::new(&self.layout, norm_of_keys.map(|(norm, _)| norm));
         let quadratic = norm_of_keys.and_then(|(_, quadratic)| quadratic);
         let mut gathered = std::mem::take(&mut rows.gathered);
+        let has_norm = norm_of_keys.is_some_and(|(norm, _)| norm.slope().is_some());
+        if !has_norm && from.largest_of(self.ops, low..low + count).1 {
+            let by = [S::Compute::ONE, scales.limit];
+            from.load(self.ops, low, count, by, &mut rows.x, self.layout.input_row(), &mut gathered);
+            (0..count).for_each(|row| scales.note(&self.layout, S::Compute::ZERO, true, rows, row));
+            rows.gathered = gathered;
+            return Loaded { rows, count, side: if norm_of_keys.is_some() { Side::Key } else { Side::Query } };
+        }
         for row in 0..count {
             let from = from.adjacent(low + row, &mut gathered);
             scales.load(self.ops, &self.layout, from, quadratic, rows, row);
@@ -269,6 +275,15 @@ impl<'a, S: CpuStored> Loader<'a, S> {
         scale: S::Compute,
     ) {
         let (width, padded) = (self.layout.value_dim, self.layout.padded_value());
+        if rows.visible[..count].iter().all(|&visible| visible) && width > 0 {
+            let (step, by) = (self.layout.value_row(), [scale, S::Compute::MAX]);
+            from.load(self.ops, low, count, by, &mut rows.values_and_one, step, &mut rows.gathered);
+            for row in rows.values_and_one.chunks_exact_mut(step).take(count) {
+                row[padded..].fill(S::Compute::ZERO);
+                row[padded] = S::Compute::ONE;
+            }
+            return;
+        }
         for row in (0..count).filter(|&row| rows.visible[row]) {
             let to = &mut rows.values_and_one[row * self.layout.value_row()..][..self.layout.value_row()];
             to[..width].copy_from_slice(from.adjacent(low + row, &mut rows.gathered));
@@ -313,7 +328,12 @@ impl<T: CpuElement> InputScales<T> {
         let x = &mut rows.x[row * layout.input_row()..][..layout.input_row()];
         let (squares, finite) = ops.load_row(from, self.limit, x);
         let squares = quadratic.map_or(squares, |g| ops.weighted_squares(&x[..layout.padded_head()], g));
-        x[layout.head_dim] = squares * self.to_column;
+        self.note(layout, squares, finite, rows, row);
+    }
+
+    /// What is known of a row once it is loaded.
+    fn note(&self, layout: &Layout, squares: T, finite: bool, rows: &mut ChunkRows<T>, row: usize) {
+        rows.x[row * layout.input_row() + layout.head_dim] = squares * self.to_column;
         let log = squares * self.to_log;
         rows.log[row] = log;
         rows.mantissa[row] = exp2_of_fraction(log);

@@ -88,6 +88,8 @@ pub struct Scores<T> {
     pub transposed: Vec<T>,
     /// Values and ones of the keys, transposed, `[value_row][CHUNK]`.
     pub transposed_values: Vec<T>,
+    /// The ones of the keys, or what stands in their place, `[CHUNK]`.
+    pub ones: Vec<T>,
     /// Features of keys of one panel, for a row that is computed again.
     pub own_keys: Vec<T>,
 }
@@ -106,6 +108,8 @@ pub struct Sums<T> {
     pub tops: Vec<T>,
     /// Lanes of running sums or maxima of the rows `[CHUNK][PAD]`.
     pub lanes: Vec<T>,
+    /// Lanes of the sums over the chunk's own keys `[CHUNK][PAD]`.
+    pub own_lanes: Vec<T>,
 }
 
 /// Gradients of a chunk.
@@ -152,6 +156,7 @@ impl<T: CpuElement> Buffers<T> {
                 gradient: zeros(CHUNK * CHUNK)?,
                 transposed: zeros(CHUNK.max(value_row) * PANEL)?,
                 transposed_values: zeros(CHUNK * value_row)?,
+                ones: zeros(CHUNK)?,
                 own_keys: zeros(CHUNK * PANEL)?,
             },
             sums: Sums {
@@ -161,6 +166,7 @@ impl<T: CpuElement> Buffers<T> {
                 exponent: zeros(CHUNK)?,
                 tops: zeros(CHUNK)?,
                 lanes: zeros(CHUNK * PAD)?,
+                own_lanes: zeros(CHUNK * PAD)?,
             },
             gradients: GradientBuffers {
                 features: zeros(2 * CHUNK * PANEL)?,

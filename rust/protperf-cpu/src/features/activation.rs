@@ -34,12 +34,13 @@ impl<T: CpuElement> Family<T> for ActivationFeatures<T> {
 
     fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
         project_panels(head, side, &rows.x, &mut rows.y, count, head.layout.head_dim);
+        let mut tops = [T::ZERO; CHUNK];
         for panel in 0..head.layout.projection_panels() {
-            let features = head.layout.extent(panel, count).features;
-            let projected = rows.y[panel * CHUNK * PANEL..].chunks_exact(PANEL);
-            for (row, log) in projected.zip(&mut rows.log).take(count) {
-                raise_log(&row[..features], log);
-            }
+            head.ops.raise_tops(rows.panel(panel), head.layout.extent(panel, count), &mut tops);
+        }
+        for (log, &top) in rows.log.iter_mut().zip(&tops).take(count).filter(|(_, top)| **top > T::from_f64(HUGE)) {
+            let (exponent, _) = (if top > T::LIMIT { T::LIMIT } else { top }).frexp();
+            *log = if exponent > *log { exponent } else { *log };
         }
     }
 
@@ -97,13 +98,4 @@ fn projections<'a, T: CpuElement>(from: &QueryPanel<'a, T>) -> &'a [T] {
 
 fn query_factors<T: CpuElement>(from: &QueryPanel<'_, T>) -> [T; CHUNK] {
     shared::query_factors(from.range, from.reference[0], from.exponent, |_| (T::ONE, T::ZERO))
-}
-
-/// Raises the log of a row to the exponent of its largest feature where that is huge.
-fn raise_log<T: CpuElement>(projected: &[T], log: &mut T) {
-    let top = projected.iter().fold(T::ZERO, |top, &y| if y > top { y } else { top });
-    if top > T::from_f64(HUGE) {
-        let (exponent, _) = (if top > T::LIMIT { T::LIMIT } else { top }).frexp();
-        *log = if exponent > *log { exponent } else { *log };
-    }
 }

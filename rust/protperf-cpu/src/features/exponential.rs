@@ -12,7 +12,7 @@
 use super::family::{Family, KeyPanel, Norm, QueryPanel};
 use super::projection::project_panels;
 use crate::layout::{CHUNK, PAD, PANEL};
-use crate::ops::CpuElement;
+use crate::ops::{CpuElement, largest_of};
 use crate::packed_omega::Head;
 use crate::rows::{ChunkRows, Side};
 use std::ops::Range;
@@ -65,11 +65,7 @@ impl<T: CpuElement> Family<T> for Exponential {
             head.ops.exponential_tops(y, head.layout.extent(panel, range.len()), &reference[panel * PANEL..], lanes);
         }
         for (top, lanes) in tops[range].iter_mut().zip(lanes.chunks_exact(PAD)) {
-            *top = lanes
-                .iter()
-                .copied()
-                .fold(T::EMPTY_REFERENCE + T::EMPTY_REFERENCE, |top, x| if x > top { x } else { top })
-                .round_even();
+            *top = largest_of(lanes).round_even();
         }
     }
 

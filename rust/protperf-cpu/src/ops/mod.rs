@@ -24,7 +24,7 @@ use crate::layout::Extent;
 use crate::simd::{self, Real, Simd};
 pub use product::{Mode, Product, Triangle};
 use protperf_core::Activation;
-pub use row::sum_of;
+pub use row::{Rows, largest_of, sum_of};
 pub use step::Token;
 
 /// The list of ops: hands `make` what it is given in front, then every op with its arguments over the type `T` and
@@ -45,6 +45,7 @@ macro_rules! each_op {
             = activation::gradient;
         scale_rows(from: &[T], extent: Extent, factor: &[T], to: &mut [T]) = panel::scale_rows;
         times_features(features: &[T], extent: Extent, gradient: &mut [T], sums: &mut [T]) = panel::times_features;
+        raise_tops(y: &[T], extent: Extent, tops: &mut [T]) = panel::raise_tops;
         dot_rows(features: &[T], extent: Extent, column: &[T], sums: &mut [T]) = panel::dot_rows;
         add_rows(features: &[T], extent: Extent, factor: &[T], step: usize, totals: &mut [T]) = panel::add_rows;
         rescale_rows(values: &mut [T], step: usize, width: usize, power: &[T]) = panel::rescale_rows;
@@ -57,8 +58,7 @@ macro_rules! each_op {
         weights(scores: &mut [T], extent: Extent, shift: &[T]) = softmax::weights;
         multiply(by: &[T], extent: Extent, to: &mut [T]) = softmax::multiply;
         load_row(from: &[T], limit: T, to: &mut [T]) -> (T, bool) = row::load_row;
-        load_rows(from: &[T], step: usize, width: usize, rows: usize, scale: T, limit: T, to: &mut [T], to_step: usize)
-            = row::load_rows;
+        load_rows(from: &Rows<'_, T>, scale: T, limit: T, to: &mut [T], to_step: usize) = row::load_rows;
         largest_of_rows(from: &[T], step: usize, width: usize, rows: usize) -> (T, bool) = row::largest_of_rows;
         weighted_squares(row: &[T], weights: &[T]) -> T = row::weighted_squares;
         largest(row: &[T]) -> (T, bool) = row::largest;

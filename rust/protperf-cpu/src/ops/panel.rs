@@ -1,5 +1,6 @@
 //! Passes over one panel `[rows][PANEL]` that hold for every feature map.
 
+use super::row::largest_of;
 use crate::layout::{Extent, PAD, PANEL};
 use crate::simd::{Real, Simd};
 
@@ -53,6 +54,31 @@ pub unsafe fn times_features<S: Simd>(features: &[S::T], extent: Extent, gradien
                 S::store(gradient.as_mut_ptr().add(at), g);
             }
             S::store(sums.as_mut_ptr().add(row * PAD), sum);
+        }
+    }
+}
+
+/// Raises `tops[row]` to the largest feature of the row.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn raise_tops<S: Simd>(y: &[S::T], extent: Extent, tops: &mut [S::T]) {
+    extent.check(&[y.len()]);
+    assert!(tops.len() >= extent.rows);
+    for (row, top) in tops.iter_mut().enumerate().take(extent.rows) {
+        let y = &y[row * PANEL..][..extent.features];
+        let whole = extent.features / S::LANES * S::LANES;
+        // SAFETY: whole registers lie in the row, and PAD is at least LANES.
+        unsafe {
+            let mut best = S::splat(*top);
+            for col in (0..whole).step_by(S::LANES) {
+                best = S::max(S::load(y.as_ptr().add(col)), best);
+            }
+            let mut lanes = [*top; PAD];
+            S::store(lanes.as_mut_ptr(), best);
+            let best = largest_of(&lanes);
+            *top = y[whole..].iter().fold(best, |top, &y| if y > top { y } else { top });
         }
     }
 }

@@ -70,29 +70,32 @@ pub unsafe fn load_row<S: Simd>(from: &[S::T], limit: S::T, to: &mut [S::T]) -> 
     }
 }
 
+/// Rows in memory, `step` elements apart; in reversed time the last comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a, T> {
+    pub data: &'a [T],
+    pub step: usize,
+    pub width: usize,
+    pub count: usize,
+    pub reversed: bool,
+}
+
 /// `to = from * scale` for some rows, limited to +-limit and followed by zeros up to the next multiple of the padding.
 ///
 /// # Safety
 /// The processor must have the instruction set of S.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub unsafe fn load_rows<S: Simd>(
-    from: &[S::T],
-    step: usize,
-    width: usize,
-    rows: usize,
-    scale: S::T,
-    limit: S::T,
-    to: &mut [S::T],
-    to_step: usize,
-) {
+pub unsafe fn load_rows<S: Simd>(from: &Rows<'_, S::T>, scale: S::T, limit: S::T, to: &mut [S::T], to_step: usize) {
+    let Rows { data, step, width, count, reversed } = *from;
     let padded = width.next_multiple_of(PAD);
-    if rows == 0 || width == 0 {
+    if count == 0 || width == 0 {
         return;
     }
-    assert!((rows - 1) * step + width <= from.len() && padded <= to_step && (rows - 1) * to_step + padded <= to.len());
-    for row in 0..rows {
-        let (from, to) = (&from[row * step..][..width], &mut to[row * to_step..][..padded]);
+    assert!((count - 1) * step + width <= data.len());
+    assert!(padded <= to_step && (count - 1) * to_step + padded <= to.len());
+    for row in 0..count {
+        let at = if reversed { count - 1 - row } else { row };
+        let (from, to) = (&data[at * step..][..width], &mut to[row * to_step..][..padded]);
         // SAFETY: a register of `from` begins below its length, so it ends below `padded`.
         unsafe {
             let (by, high, low) = (S::splat(scale), S::splat(limit), S::splat(-limit));
@@ -192,6 +195,20 @@ pub unsafe fn load_cotangent<S: Simd>(
         });
         sum_of(&lanes::<S>(dot))
     }
+}
+
+/// The largest of some lanes; NaN counts as nothing unless it is the first.
+pub fn largest_of<T: Real>(lanes: &[T]) -> T {
+    let mut tops = [T::ZERO; PAD];
+    tops.copy_from_slice(lanes);
+    let mut width = PAD / 2;
+    while width > 0 {
+        for i in 0..width {
+            tops[i] = if tops[i + width] > tops[i] { tops[i + width] } else { tops[i] };
+        }
+        width /= 2;
+    }
+    tops[0]
 }
 
 /// The sum of some lanes: the upper half is added to the lower half until one lane is left. Registers of every length

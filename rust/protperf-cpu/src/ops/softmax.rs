@@ -10,22 +10,10 @@
 
 use super::exponential::exp2_fraction;
 use super::panel::clear_tail;
+use super::row::largest_of;
 use crate::layout::{Extent, PAD, PANEL};
 use crate::simd::{Real, Simd};
 use protperf_core::Element;
-
-/// The largest of some lanes.
-#[inline(always)]
-fn largest_of<T: Real>(mut lanes: [T; PAD]) -> T {
-    let mut width = PAD / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
 
 /// Turns scores into weights relative to the running maximum of each row, `maxima`, which it raises; `power[row]` is by
 /// how much it rose, as the exponent of what scales the row's earlier sums; adds the weights to the row's lanes of `sums`.
@@ -55,7 +43,7 @@ pub unsafe fn softmax<S: Simd>(
             }
             let mut lanes = [S::T::EMPTY_REFERENCE; PAD];
             S::store(lanes.as_mut_ptr(), best);
-            let (old, top) = (maxima[row], largest_of(lanes).round_even());
+            let (old, top) = (maxima[row], largest_of(&lanes).round_even());
             let new = if top > old { top } else { old };
             maxima[row] = new;
             // Sums over nothing are 0 at any maximum.
