@@ -2,6 +2,7 @@
 
 use crate::chunk::Chunk;
 use crate::dispatch::Isa;
+use crate::kept_maps;
 use crate::layout::Layout;
 use crate::load::{KeyView, Loader, RowView};
 use crate::ops::Ops;
@@ -28,7 +29,7 @@ pub struct Call<'a, S: CpuStored> {
 }
 
 impl<'a, S: CpuStored> Call<'a, S> {
-    /// Checks the arguments, and packs the parameters of the map unless they are `prepared`.
+    /// Checks the arguments, and packs the parameters of the map unless they are `prepared`, or kept from a recent call.
     ///
     /// # Errors
     /// As [`FavorArgs::validate`]; `InvalidOption` where what is prepared is another map; `OutOfMemory`; `Interrupted`.
@@ -46,7 +47,11 @@ impl<'a, S: CpuStored> Call<'a, S> {
                 prepared.check(isa, &args.map, shape.heads, shape.head_dim)?;
                 prepared.clone()
             }
-            None => PreparedMap::new(isa, &args.map, shape.heads, shape.head_dim, || workers.check())?,
+            None => {
+                workers.check()?;
+                let prepare = || PreparedMap::new(isa, &args.map, shape.heads, shape.head_dim, || workers.check());
+                kept_maps::prepared(isa, &args.map, shape.heads, prepare)?
+            }
         };
         let layout = map.layout(shape.value_dim);
         let plan = Plan::new(shape, args.causal, args.cu_seqlens)?;

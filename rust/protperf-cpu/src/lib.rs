@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
-//! {features, packed_omega} < prepared < call,    stored < out_rows < outputs < {forward, backward} < exact
+//! {features, packed_omega} < prepared < kept_maps < call,    stored < out_rows < outputs < {forward, backward} < exact
 //! {prepared, workspace, load} < step
 //! blocks < plan < load < scan < call < cotangent < {forward, backward} < backend
 //! ```
@@ -29,6 +29,7 @@ mod dispatch;
 mod exact;
 mod features;
 mod forward;
+mod kept_maps;
 pub mod layout;
 mod load;
 pub mod ops;
