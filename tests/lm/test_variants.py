@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LETTERS, small_config
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from protperf import io
@@ -368,6 +368,24 @@ def test_the_normal_form_makes_the_same_mutant_and_reads_back(edits: list[tuple[
     assert io.decode(difference(io.encode(mutant)[0], wild).applied(wild)) == mutant
     for edit in made.edits:
         assert wild.tokens[edit.start : edit.end].tobytes() != edit.inserted
+
+
+_PIECES = (
+    "A24G p. Ala 24 -3 G del ins delins dup _ : , ; ( ) [ ] = * Ter fs WT K2 A3 NP_1.1: X é ² ٣ \0 999999999 "
+    "99999999999999999999"
+)
+
+
+@given(st.one_of(st.text(max_size=30), st.lists(st.sampled_from([" ", *_PIECES.split()]), max_size=8).map("".join)))
+@settings(max_examples=1000)
+def test_any_text_is_a_variant_or_an_error_that_is_short(text: str) -> None:
+    wild, variant, said = read_wild_type("MKAAAGLLKTDEW"), None, ""
+    try:
+        variant = parse(text, wild)
+    except DataError as error:
+        said = str(error)
+    assert len(said) < 1000
+    assert variant is None or parse(variant.name(wild), wild) == variant
 
 
 def test_a_wild_type_is_one_sequence_without_gaps(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +21,17 @@ import pandas
 import pytest
 from commands import error_line, in_process, protperf, table
 from conftest import LETTERS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tracer import KILL, trace
 
 import protperf.lm as lm
 from protperf import errors
+from protperf import io as sequences
 from protperf.lm.cli import main
 from protperf.lm.tables import sink
+from protperf.lm.tables.text_table import TextTable
+from protperf.lm.variants.parse import is_variant
 
 WILD = "MSIQHFRVALIPFFAAFCLPVFAHPETLVKVKDAEDQLGARVGY"
 HEADER = "note,mutant,DMS_score,DMS_score_bin"
@@ -200,6 +206,27 @@ def test_a_table_that_is_not_text_is_named(runs: dict[str, Path], tmp_path: Path
         result = in_process("variants", runs["both"], path, "--wt", WILD)
         assert result.returncode == 1
         assert message in error_line(result)
+
+
+_BYTES = [b"mutant", b"A9G", *(bytes([byte]) for byte in b',\t;"\n\r\0\xff#'), b"\xef\xbb\xbf", b"sep=;"]
+
+
+@given(st.lists(st.sampled_from(_BYTES), max_size=12).map(b"".join))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_a_table_or_an_error_with_its_file(data: bytes) -> None:
+    said = None
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        try:
+            found = TextTable(file.name, is_variant, "variant")
+            rows = list(found)
+        except errors.DataError as error:
+            said = str(error)
+    if said is None:
+        assert all(len(row.cells) == len(found.columns) for row in rows)
+    else:
+        assert said.startswith(file.name)
 
 
 @pytest.mark.parametrize(
@@ -411,6 +438,15 @@ def test_a_table_of_proteingym_comes_back_with_its_columns(
     spelled = sample["mutated_sequence"].tolist()
     wild = model.score(folder / "blat_wt.fasta").numpy("ll")[0]
     np.testing.assert_allclose(sample["score"], model.score(spelled).numpy("ll") - wild, atol=1e-3)
+
+
+def test_a_domain_is_numbered_as_in_the_whole_protein(runs: dict[str, Path], shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "family_blat"
+    (record,) = sequences.scan(folder / "blat_wt.fasta")
+    domain = record.sequence[23:286]
+    words = ["variants", "-q", runs["masked"], folder / "dms_stiffler_2015.csv.gz", "--wt", domain, "--strategy", "wt"]
+    assert len(table(in_process(*words, "--offset", 24).stdout)) == 4996
+    assert error_line(in_process(*words)).endswith("this and the next variants fit with --offset 24")
 
 
 def test_multi_mutants_of_a_large_table_are_read(runs: dict[str, Path], shared_data: Path, tmp_path: Path) -> None:

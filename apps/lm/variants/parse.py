@@ -29,11 +29,13 @@ _THREE = {
 }  # fmt: skip
 _RESIDUES = frozenset("ACDEFGHIKLMNPQRSTVWYUO")
 
-_PLACE = r"([A-Za-z]{3}|[A-Za-z*])(-?\d{1,9})"
+_PLACE = r"([A-Za-z]{3}|[A-Za-z*])(-?[0-9]{1,9})"
 _EVENT = re.compile(rf"{_PLACE}(?:_{_PLACE})?(delins|del|ins|dup)([A-Za-z*]*)")
 _SUBSTITUTION = re.compile(rf"{_PLACE}([A-Za-z]{{3}}|[A-Za-z*=])")
 _REFERENCE = re.compile(r"[\w.\-()]+:(?=p\.)")
 """What HGVS writes before a protein variant: `NP_000537.3:p.Arg175His`."""
+_MAX_SHOWN = 40
+"""Characters of a text that an error shows."""
 _EXAMPLES = "A24G, A24G:D50N, p.Ala24Gly, A24del, A24_G26del, K30_L31insGS or A24_G26delinsKT"
 
 
@@ -123,10 +125,8 @@ def fitting_offset(mutations: Iterable[Mutation], wild_type: WildType) -> int | 
 
 
 def _mutation(part: str, whole: str) -> Mutation:
-    bare = part.removeprefix("p.").strip("()")
-    shown = f"{part!r}" if part == whole.strip() else f"{part!r} in {whole.strip()!r}"
-    if len(shown) > 80:
-        shown = f"{shown[:76]}...'"
+    bare, part = part.removeprefix("p.").strip("()"), _shortened(part)
+    shown = repr(part) if _shortened(whole.strip()) == part else f"{part!r} in {_shortened(whole.strip())!r}"
     if event := _EVENT.fullmatch(bare):
         first, last = _place(event[1], event[2], shown), _place(event[3] or event[1], event[4] or event[2], shown)
         inserted = _sequence(event[6], shown)
@@ -141,6 +141,10 @@ def _mutation(part: str, whole: str) -> Mutation:
     if re.search(r"fs|ext|Ter|\*", bare):
         raise DataError(f"{shown} changes where the protein ends, which has no score; leave it out")
     raise DataError(f"{shown} is not a variant; write {_EXAMPLES}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _place(letters: str, position: str, shown: str) -> tuple[str, int]:

@@ -25,6 +25,8 @@ _KNOWN_BINS = "DMS_score_bin"
 _MISSING = frozenset({"", "na", "nan", "none", "null"})
 _MAX_SETS = 100_000
 """Sets of sites that are counted for an estimate of time."""
+_MAX_SHOWN = 40
+"""Characters of a cell that an error shows."""
 _LOOKED_AT = 500
 """Rows that are read to find out which offset was meant."""
 
@@ -204,7 +206,9 @@ class VariantReader:
 
     def _refuse_number(self, line: Line, column: int | None, what: str) -> None:
         assert column is not None
-        raise DataError(f"{line.place}: {self.columns[column]} is {line.cells[column]!r}; it must be {what}, or empty")
+        text = line.cells[column]
+        shown = repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
+        raise DataError(f"{line.place}: {self.columns[column]} is {shown}; it must be {what}, or empty")
 
 
 @dataclass(slots=True)
