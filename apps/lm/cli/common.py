@@ -157,7 +157,9 @@ def set_threads(threads: int | None) -> int:
     if threads is not None:
         os.environ["PROTPERF_NUM_THREADS"] = str(threads)
     chosen = int(build_info()["num_threads"])
-    os.environ["OMP_NUM_THREADS"] = str(chosen)
+    # torch asks MKL, which has a variable of its own, and which takes no more than there are cores unless that is
+    # switched off.
+    os.environ.update(OMP_NUM_THREADS=str(chosen), MKL_NUM_THREADS=str(chosen), MKL_DYNAMIC="FALSE")
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(chosen)
     return chosen
