@@ -6,7 +6,7 @@ use crate::weights::{Attention, BlockShape};
 use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
-use protperf_cpu::{Cpu, CpuElement, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs};
+use protperf_cpu::{Cpu, CpuElement, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs};
 
 /// How the heads of a block attend, with what that needs.
 #[derive(Debug)]
@@ -28,6 +28,13 @@ pub(super) struct Scope<'a> {
     pub borders: &'a [i64],
     pub causal: bool,
     pub run: &'a Execution<'a>,
+}
+
+impl Scope<'_> {
+    /// Whether every sequence has one new token.
+    fn is_step(&self) -> bool {
+        self.borders.windows(2).all(|ends| ends[1] - ends[0] == 1)
+    }
 }
 
 impl<'a, T: CpuElement> Heads<'a, T> {
@@ -91,6 +98,9 @@ impl<T: CpuElement> Attend<T> {
                 let outputs = RowOutputs { state_in: None, out, den: denominators, state_out: None };
                 cpu.forward_rows(&args, Some(prepared), outputs, scope.run)
             }
+            (Some((_, _, prepared)), Some(LayerState::Favor(state))) if !state.is_empty() && scope.is_step() => {
+                step(prepared, heads, state, attended, scope.run)
+            }
             (Some((cpu, args, prepared)), Some(LayerState::Favor(state))) => {
                 let mut after = Buffer::new(args.validate()?.state().iter().product())?;
                 let state_in = (!state.is_empty()).then_some(&**state);
@@ -149,6 +159,27 @@ impl<T: CpuElement> Attend<T> {
             Attend::Favor { isa, .. } | Attend::Exact { isa } => Cpu { isa: *isa },
         }
     }
+}
+
+/// One token of every sequence: the states are read and written once, where they lie.
+fn step<T: CpuElement>(
+    prepared: &PreparedMap<T>,
+    heads: &Heads<'_, T>,
+    state: &mut [T],
+    attended: &mut [T],
+    run: &Execution<'_>,
+) -> Result<()> {
+    let (tokens, h, inner) = (heads.tokens(), heads.shape.num_heads, heads.shape.inner());
+    let mut sides = Buffer::new(3 * tokens * inner)?;
+    for (side, to) in sides.chunks_exact_mut((tokens * inner).max(1)).enumerate() {
+        for (row, to) in heads.qkv.chunks_exact(heads.shape.qkv_row()).zip(to.chunks_exact_mut(inner)) {
+            to.copy_from_slice(&row[side * inner..][..inner]);
+        }
+    }
+    let (q, rest) = sides.split_at(tokens * inner);
+    let (k, v) = rest.split_at(tokens * inner);
+    let args = StepArgs { num_sequences: tokens, heads: h, kv_heads: h, value_dim: heads.shape.head_dim, q, k, v };
+    Cpu::step(prepared, &args, state, attended, run)
 }
 
 fn map_args<'a>(map: FeatureMap, num_features: usize, shape: &BlockShape, omega: &'a [f64]) -> MapArgs<'a> {
