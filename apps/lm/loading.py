@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from protperf.lm.device import choose_engine
 from protperf.lm.engine import Engine
+from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.native_engine import NativeEngine
 from protperf.lm.storage import checkpoint, manifest
+from protperf.lm.storage.plain_file import broken, read_sealed
 from protperf.lm.training import state
 
 
@@ -42,8 +44,16 @@ def _load(step: checkpoint.Step, dtype: str, device: str, engine: str) -> Loaded
     config = manifest.read_config(step)
     for check in (manifest.read_facts, state.read_options, state.read_progress):
         check(step)
+    loaded = _engine(step, config, dtype, device, engine)
+    # The weights may be those of a step that took its place meanwhile: then the step is looked at again.
+    if read_sealed(step.path / checkpoint.MANIFEST) != step.manifest:
+        raise broken(step.path / checkpoint.MANIFEST, "was replaced while the model was read")
+    return LoadedModel(loaded, step)
+
+
+def _engine(step: checkpoint.Step, config: ModelConfig, dtype: str, device: str, engine: str) -> Engine:
     if engine == "native":
-        return LoadedModel(NativeEngine(step.path, config, dtype), step)
+        return NativeEngine(step.path, config, dtype)
     from protperf.lm.model.torch_loading import torch_engine
 
-    return LoadedModel(torch_engine(step, config, dtype, device), step)
+    return torch_engine(step, config, dtype, device)
