@@ -286,6 +286,8 @@ def test_reading_a_model_needs_no_torch(run: Path, fasta: Path, tmp_path: Path) 
     for words in (
         ["score", run, fasta],
         ["score", run, fasta, "--method", "pll", "-v"],
+        ["variants", run, "K2A", "K2del", "--wt", "MKVA"],
+        ["scan", run, "MKVA", "--strategy", "masked", "--heatmap", tmp_path / "x.png"],
         ["info", run],
         ["embed", run, fasta, "-o", tmp_path / "x.npz", "--mode", "causal"],
         ["generate", run, "-n", 2, "--max-len", 20, "--exclude", fasta],

@@ -284,6 +284,9 @@ def test_variants_without_a_score_may_stay_in_the_table(runs: dict[str, Path], t
     assert [row["score"] == "NaN" for row in table(result.stdout)] == [False, True, True, False]
     warning = f"2 of 4 variants have no score; the first is {path}:3: 'A9*' makes or moves a stop"
     assert warning in result.stderr.decode()
+    # An argument that a reason names is spelled as it is typed.
+    far = in_process("variants", runs["both"], "A99G", "--wt", WILD, "--invalid", "nan").stderr.decode()
+    assert "A99G: position 99 lies outside of the wild type, which has 1 to 44 with --offset 1" in far
     assert in_process(*words, "--allow-rejects", "--label-col", "y").returncode == 0
     with pytest.warns(UserWarning, match="2 of 4 variants have no score"):
         found = lm.load(runs["both"]).variants(WILD, path, invalid="nan", label_col="y")

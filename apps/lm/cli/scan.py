@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from protperf.lm.cli.common import (
-    MessageOptions,
-    ThreadOptions,
-    environment,
-    raise_on_signal,
-    say,
-    set_threads,
-    spent,
-)
+from protperf.lm.cli import common
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.scan.options import PictureOptions, RegionOptions
 from protperf.lm.shared_options import LoadOptions
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.variants.options import ModelOptions, OffsetOptions, StrategyOptions
-
-if TYPE_CHECKING:
-    from protperf.lm.scan.structure import Coloured
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +33,12 @@ GROUPS = {
     ],
     "score": [*pick(StrategyOptions, "strategy", "direction"), *pick(ModelOptions, "also")],
     "output": [*pick(PictureOptions), *pick(TableOptions)],
-    "computation": [*pick(StrategyOptions, "batch_tokens", "deterministic"), *pick(ThreadOptions), *pick(LoadOptions)],
-    "messages": pick(MessageOptions),
+    "computation": [
+        *pick(StrategyOptions, "batch_tokens", "deterministic"),
+        *pick(common.ThreadOptions),
+        *pick(LoadOptions),
+    ],
+    "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
 protperf scan runs/tem1 tem1.fa --heatmap tem1.png -o scan.tsv
@@ -58,7 +51,7 @@ protperf scan runs/tem1 domain.fa --offset 24 --dels --strategy full -o scan.par
 def run(given: dict[str, Any]) -> int:
     """Write the table and the pictures of a scan; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(ScanCommand, given), instance(MessageOptions, given)
+    command, messages = instance(ScanCommand, given), instance(common.MessageOptions, given)
     load, models, offset = instance(LoadOptions, given), instance(ModelOptions, given), instance(OffsetOptions, given)
     region, strategy = instance(RegionOptions, given), instance(StrategyOptions, given)
     table, pictures = instance(TableOptions, given), instance(PictureOptions, given)
@@ -73,23 +66,16 @@ def run(given: dict[str, Any]) -> int:
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.loading import load_run
 
-    num_threads, watch = set_threads(instance(ThreadOptions, given).threads), CommandWatch(GROUPS, messages.quiet)
+    num_threads, watch = (
+        common.set_threads(instance(common.ThreadOptions, given).threads),
+        CommandWatch(GROUPS, messages.quiet),
+    )
     loaded = [load_run(path, load.dtype, load.device, load.engine) for path in models.paths]
-    if messages.verbose:
-        say(environment(num_threads, load.dtype, load.device))
+    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
     prepared = job.prepare(loaded, load.dtype, watch)
-    raise_on_signal()
+    common.raise_on_signal()
     scan, coloured = job.write(prepared, watch)
-    if messages.verbose:
-        say(f"scanned {len(scan.positions):,} positions in {spent(started)}")
-    if coloured is not None and not messages.quiet:
-        _say_coloured(coloured)
+    done = f"scanned {len(scan.positions):,} positions in {common.spent(started)}"
+    common.say_all(GROUPS, [done] if messages.verbose else [])
+    common.say_all(GROUPS, [] if coloured is None or messages.quiet else coloured.notes())
     return 0
-
-
-def _say_coloured(coloured: Coloured) -> None:
-    chains = f"chain{'s' if len(coloured.chains) > 1 else ''} {', '.join(coloured.chains)}"
-    say(f"coloured {coloured.num_residues} residues of {chains}")
-    if coloured.by_alignment:
-        chains = ", ".join(coloured.by_alignment)
-        say(f"note: the numbers of chain {chains} are not those of the wild type; its residues were aligned")

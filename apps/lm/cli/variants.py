@@ -6,16 +6,8 @@ import dataclasses
 import time
 from typing import Any
 
+from protperf.lm.cli import common
 from protperf.lm.cli.commands import EXIT_REJECTED
-from protperf.lm.cli.common import (
-    MessageOptions,
-    ThreadOptions,
-    environment,
-    raise_on_signal,
-    say,
-    set_threads,
-    spent,
-)
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.shared_options import LoadOptions
 from protperf.lm.tables.options import TableOptions
@@ -51,8 +43,12 @@ GROUPS = {
     "score": [*pick(StrategyOptions, "strategy", "direction"), *pick(ModelOptions, "also")],
     "comparison": pick(VariantOptions, "label_col", "bin_col", "resamples", "seed"),
     "output": [*pick(VariantOptions, "score_col", "per_model"), *pick(TableOptions)],
-    "computation": [*pick(StrategyOptions, "batch_tokens", "deterministic"), *pick(ThreadOptions), *pick(LoadOptions)],
-    "messages": pick(MessageOptions),
+    "computation": [
+        *pick(StrategyOptions, "batch_tokens", "deterministic"),
+        *pick(common.ThreadOptions),
+        *pick(LoadOptions),
+    ],
+    "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
 protperf variants runs/tem1 A24G p.Asp50Asn A24_G26del --wt tem1.fa
@@ -65,11 +61,10 @@ protperf variants runs/a dms.csv --wt tem1.fa --also runs/b --also runs/c --per-
 def run(given: dict[str, Any]) -> int:
     """Write the table of scored variants; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(VariantsCommand, given), instance(MessageOptions, given)
+    command, messages = instance(VariantsCommand, given), instance(common.MessageOptions, given)
     load, wild, models = instance(LoadOptions, given), instance(WildTypeOptions, given), instance(ModelOptions, given)
-    offset = instance(OffsetOptions, given).offset
     options, strategy = instance(VariantOptions, given), instance(StrategyOptions, given)
-    table, threads = instance(TableOptions, given), instance(ThreadOptions, given).threads
+    table, threads = instance(TableOptions, given), instance(common.ThreadOptions, given).threads
     models.check_paths()
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.variants.job import VariantsJob
@@ -77,25 +72,20 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.variants.wild_type import read_wild_type
 
     watch = CommandWatch(GROUPS, messages.quiet)
-    job = VariantsJob(
-        input_of(command.given), read_wild_type(wild.wt, offset), options, strategy, table, watch
-    )  # fmt: skip
+    protein = read_wild_type(wild.wt, instance(OffsetOptions, given).offset)
+    job = VariantsJob(input_of(command.given), protein, options, strategy, table, watch)
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.loading import load_run
 
-    num_threads = set_threads(threads)
+    num_threads = common.set_threads(threads)
     loaded = [load_run(path, load.dtype, load.device, load.engine) for path in models.paths]
-    if messages.verbose:
-        say(environment(num_threads, load.dtype, load.device))
+    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
     prepared = job.prepare(loaded, load.dtype, watch)
-    raise_on_signal()
+    common.raise_on_signal()
     summary = job.write(prepared, watch)
-    if messages.verbose:
-        say(f"scored {summary.num_variants:,} variants in {spent(started)}")
-    for text in () if messages.quiet else summary.notes:
-        say(f"note: {text}")
-    for text in summary.warnings:
-        say(f"warning: {text}")
-    if summary.metrics is not None:
-        say(str(summary.metrics))
+    done = f"scored {summary.num_variants:,} variants in {common.spent(started)}"
+    common.say_all(GROUPS, [done] if messages.verbose else [])
+    common.say_all(GROUPS, () if messages.quiet else summary.notes, "note: ")
+    common.say_all(GROUPS, summary.warnings, "warning: ")
+    common.say_all(GROUPS, [] if summary.metrics is None else [str(summary.metrics)])
     return EXIT_REJECTED if summary.num_invalid and not command.allow_rejects else 0

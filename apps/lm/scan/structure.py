@@ -36,6 +36,14 @@ class Coloured:
     num_residues: int
     by_alignment: tuple[str, ...]
 
+    def notes(self) -> list[str]:
+        """The same in words."""
+        found = [f"coloured {self.num_residues} residues of chain {', '.join(self.chains)}"]
+        if self.by_alignment:
+            chains = ", ".join(self.by_alignment)
+            found.append(f"the numbers of chain {chains} are not those of the wild type; its residues were aligned")
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Match:

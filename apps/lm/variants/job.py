@@ -243,10 +243,11 @@ class VariantsJob:
         return note, len(measured.scores)
 
     def _summary(self, reader: VariantReader, maker: RowMaker, measured: _Measured, count: int) -> VariantsSummary:
-        warnings, notes = [] if count else ["no variants"], list(reader.notes)
+        warnings: list[str] = [] if count else ["no variants"]
+        notes = list(reader.notes)
         if reader.invalid:
-            text = f"{reader.invalid} of {count} variants have no score; the first is {reader.first_invalid}"
-            warnings.append(text)
+            text = "{invalid} of {count} variants have no score; the first is {first}"
+            warnings.append(Message(text, invalid=reader.invalid, count=count, first=reader.first_invalid))
         notes += [f"the input has a column {name!r} already, which stays as it is" for name in maker.left_out]
         metrics = None
         if self._options.label_col is not None:
