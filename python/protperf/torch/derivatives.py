@@ -152,6 +152,7 @@ def define_gradient(
     """
     operator = getattr(torch.ops.protperf, name).default
     returns_list = len(operator._schema.returns) == 1
+    translated = translate_out_of_memory(rule)
 
     def below(keyset: Any, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
         with torch._C._AutoDispatchBelowAutograd():
@@ -168,7 +169,7 @@ def define_gradient(
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            return None, *translate_out_of_memory(rule)(ctx, *grads)
+            return None, *translated(ctx, *grads)
 
     Differentiable.__name__ = f"protperf_{name}"
 

@@ -121,7 +121,7 @@ def native_favor(
     if chunked_is_chosen():
         return chunked_favor(q, k, v, omega, *options)
     out, den = _output(q, v)
-    _native.favor_forward(*_inputs(q, k, v, omega), array(out), den.numpy(), **_options(q, *options))
+    _native.favor_forward(*_inputs(q, k, v, omega), _memory(out), den.numpy(), **_options(q, *options))
     return out, den
 
 
@@ -146,9 +146,9 @@ def native_favor_backward(
         array(out),
         contiguous_array(den, den.dtype),
         array(grad),
-        array(dq),
-        array(dk),
-        array(dv),
+        _memory(dq),
+        _memory(dk),
+        _memory(dv),
         domega.numpy() if with_omega else None,
         **_options(q, *options),
     )
@@ -174,7 +174,7 @@ def native_favor_state(
     after = torch.empty(lines, q.shape[1], features, v.shape[3] + 2, dtype=den.dtype)
     _native.favor_forward(
         *_inputs(q, k, v, omega),
-        array(out),
+        _memory(out),
         den.numpy(),
         **_options(q, *options),
         state_in=None if state is None else contiguous_array(state, den.dtype),
@@ -209,9 +209,9 @@ def native_favor_state_backward(
         array(out),
         contiguous_array(den, den.dtype),
         array(torch.zeros_like(out) if grad is None else grad),
-        array(dq),
-        array(dk),
-        array(dv),
+        _memory(dq),
+        _memory(dk),
+        _memory(dv),
         domega.numpy() if with_omega else None,
         **_options(q, *options),
         state_in=None if state is None else contiguous_array(state, den.dtype),
@@ -242,17 +242,26 @@ def _inputs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tens
 
 def array(tensor: torch.Tensor) -> Any:
     """A NumPy view, of bits where NumPy lacks the type; a copy where steps or alignment are not what kernels walk."""
-    tensor = tensor.detach().resolve_neg()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    tensor = tensor.resolve_neg()
     if tensor.numel() == 0 or tensor.stride(-1) != 1 or tensor.data_ptr() % tensor.element_size():
         tensor = tensor.contiguous()
         if tensor.numel() and tensor.data_ptr() % tensor.element_size():
             tensor = tensor.clone()
+    return _memory(tensor)
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    """A NumPy view of memory that was made for a kernel, of bits where NumPy lacks the type."""
     return tensor.view(torch.uint16).numpy() if tensor.dtype in _STORED else tensor.numpy()
 
 
 def contiguous_array(tensor: torch.Tensor, dtype: torch.dtype) -> Any:
     """A contiguous, aligned NumPy view, or a copy."""
-    return array(tensor.detach().to(dtype).contiguous())
+    if tensor.dtype != dtype:
+        tensor = tensor.detach().to(dtype)
+    return array(tensor.contiguous())
 
 
 def _options(
