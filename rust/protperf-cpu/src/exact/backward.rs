@@ -32,11 +32,12 @@ pub fn run<S: CpuStored>(
     saved: &ExactSaved<'_, S>,
     [dq, dk, dv]: [OutRows<'_, S>; 3],
 ) -> Result<()> {
-    let (mut cut, whole) = call.plan.head_segments()?;
-    cut.extend(whole);
+    // `parts` has room for every head segment.
+    let (cut, mut parts) = call.plan.head_segments()?;
+    parts.extend(cut);
     let group = call.plan.shape.group().max(1);
-    let mut groups = try_reserved(cut.len().div_ceil(group))?;
-    groups.extend(cut.chunks(group));
+    let mut groups = try_reserved(parts.len().div_ceil(group))?;
+    groups.extend(parts.chunks(group));
     call.workers.run(groups.len(), |task| {
         let parts = groups[task];
         let (batch, head, range) = (parts[0].batch, call.plan.key_head(&parts[0]), call.plan.key_range(&parts[0]));
