@@ -10,7 +10,10 @@ pub use protperf_core::state::{empty_state, merge_states};
 pub use protperf_core::*;
 #[cfg(feature = "rehearse-panic")]
 pub use protperf_cpu::rehearse_panic;
-pub use protperf_cpu::{Cpu, CpuElement, CpuStored, Isa, default_num_threads};
+pub use protperf_cpu::{
+    Cpu, CpuElement, CpuStored, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs,
+    default_num_threads,
+};
 pub use protperf_io as io;
 pub use protperf_model as model;
 

@@ -83,6 +83,8 @@ def softmax_attention(
     cu_seqlens: Array | None = None,
     key_padding_mask: Array | None = None,
     stored: str | None = None,
+    isa: str | None = None,
+    num_threads: int = 1,
 ) -> None:
     """Fill out [B,H,L,E] with exact attention."""
 

@@ -120,9 +120,10 @@ def softmax_attention(
     cu_seqlens: ArrayLike | None = None,
     key_padding_mask: ArrayLike | None = None,
 ) -> NDArray[Any]:
-    """Exact softmax attention, computed in float64: the truth that `favor_attention` estimates. Quadratic in length.
+    """Exact softmax attention, the truth that `favor_attention` estimates. Quadratic in length.
 
-    Shapes and arguments as in `favor_attention`; logits are q.k / sqrt(D).
+    Shapes, types and arguments as in `favor_attention`; logits are q.k / sqrt(D). Scaled queries and keys are limited
+    to 1e15, so that every logit is finite.
 
     Raises:
         ShapeError, DtypeError, ConfigError: as `favor_attention`.
@@ -137,6 +138,8 @@ def softmax_attention(
         _buffer(out),
         causal=causal,
         stored=_stored(q.dtype),
+        isa=_arguments.isa(),
+        num_threads=num_threads(),
         **_visibility(q, k, cu_seqlens, key_padding_mask),
     )
     return out.astype(result, copy=False)

@@ -6,11 +6,10 @@ use crate::arrays::{
 use crate::call::{Once, guarded, run};
 use crate::errors::{raise, to_python};
 use crate::inputs::{Inputs, MapBuffers, MapGradientBuffers, ParameterTuple, Visibility};
-use protperf::attention::exact::{self, SoftmaxArgs};
+use protperf::attention::exact::SoftmaxArgs;
 use protperf::backend::{FinalState, Gradients, Outputs, Saved};
-use protperf::{Backend, Execution, FavorArgs, MapArgs, backend_by_name, bf16, f16};
+use protperf::{Backend, Cpu, CpuStored, Execution, FavorArgs, Isa, MapArgs, OutRows, backend_by_name, bf16, f16};
 use pyo3::prelude::*;
-use std::sync::atomic::Ordering;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(favor_forward, module)?)?;
@@ -248,9 +247,11 @@ fn backward_as<T: Number>(
     })
 }
 
-/// Fill out `[B,H,L,E]`, exact and quadratic; see `protperf_core::attention::exact`.
+/// Fill out `[B,H,L,E]`, exact and quadratic; see `protperf_cpu::Cpu::exact_forward`.
 #[pyfunction]
-#[pyo3(signature = (q, k, v, out, *, causal=false, cu_seqlens=None, key_padding_mask=None, stored=None))]
+#[pyo3(signature = (
+    q, k, v, out, *, causal=false, cu_seqlens=None, key_padding_mask=None, stored=None, isa=None, num_threads=1
+))]
 #[allow(clippy::too_many_arguments)]
 fn softmax_attention(
     py: Python<'_>,
@@ -262,18 +263,22 @@ fn softmax_attention(
     cu_seqlens: Option<&Bound<'_, PyAny>>,
     key_padding_mask: Option<&Bound<'_, PyAny>>,
     stored: Option<&str>,
+    isa: Option<&str>,
+    num_threads: usize,
 ) -> PyResult<()> {
     guarded(py, || {
         let visibility = Visibility::new(py, causal, cu_seqlens, key_padding_mask)?;
-        for_stored!(q, stored, exact_as(py, [q, k, v], out, &visibility))
+        let choice = Choice { backend: "cpu", isa, num_threads };
+        for_stored!(q, stored, exact_as(py, [q, k, v], out, &visibility, &choice))
     })
 }
 
-fn exact_as<T: Number>(
+fn exact_as<T: Number + CpuStored>(
     py: Python<'_>,
     tensors: [&Bound<'_, PyAny>; 3],
     out: &Bound<'_, PyAny>,
     visibility: &Visibility,
+    choice: &Choice,
 ) -> PyResult<()> {
     let inputs = Inputs::<T>::new(tensors)?;
     let [q, k, v] = inputs.views(py)?;
@@ -289,7 +294,12 @@ fn exact_as<T: Number>(
     let out = Once::new(writable_as::<T>(py, "out", &out)?);
     let ([b, h, l, d], [_, _, s, e]) = (q.shape(), v.shape());
     let work = [b, h, l, s, d + e].iter().map(|&n| n as f64).product();
-    run(py, work, 1, |cancel, _| exact::softmax_attention(&args, out.take()?, &|| cancel.load(Ordering::Relaxed)))
+    let isa = choice.isa.map_or_else(Isa::from_env, Isa::from_name).map_err(|error| to_python(py, &error))?;
+    let (cpu, shape) = (Cpu { isa }, [b, h, l, e]);
+    run(py, work, choice.num_threads(), |cancel, num_threads| {
+        let rows = OutRows::head_major("out", out.take()?, shape)?;
+        cpu.exact_forward(&args, rows, None, &Execution { num_threads, cancel })
+    })
 }
 
 /// Fill out with the state of both sets of keys; all `[.., 2 + value_dim]`.
