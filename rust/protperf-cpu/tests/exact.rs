@@ -211,7 +211,7 @@ fn denominators_are_the_log_sum_exp_of_each_row() {
     }
 }
 
-/// Whatever is not finite in an input: NaN where the plain form has it, and elsewhere the bits of a call without it.
+/// A number in an input that is not finite: NaN where the plain form has it, and elsewhere the bits of a call without it.
 #[test]
 fn a_number_that_is_not_finite_reaches_what_sees_it_and_nothing_else() {
     for causal in [false, true] {

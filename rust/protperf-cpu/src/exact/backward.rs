@@ -9,9 +9,9 @@
 //!     dq += dS . k,   dk += dS^T . q
 //! ```
 
+use super::call::{Call, ExactSaved, Square, limits};
 use super::forward::{load_chunk, padded, score};
 use super::scratch::{Scratch, with_scratch};
-use super::{Call, ExactSaved, Square, limits};
 use crate::backward::Accumulator;
 use crate::layout::{CHUNK, Extent, PAD};
 use crate::load::KeyView;

@@ -1,7 +1,7 @@
 //! Outputs of exact attention, a block of queries at a time.
 
+use super::call::{Call, Square, limits};
 use super::scratch::{Scratch, with_scratch};
-use super::{Call, Square, limits};
 use crate::layout::{CHUNK, Extent, PAD};
 use crate::load::KeyView;
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
