@@ -18,8 +18,8 @@ class NativeEngine:
     """A network of a verified step; as `protperf.lm.engine.Engine`.
 
     Every bit of a row depends on its own sequence alone and on no number of threads, so that nothing has to be done for
-    results that are reproducible, or in a forked process. There is one exception: where all sequences of a state read on
-    by one token each, sums are formed in another order than in longer pieces.
+    results that are reproducible, or in a forked process. There is one exception: where
+    no sequence of a state reads on by more than one token, sums are formed in another order than in longer pieces.
     """
 
     name, device = "native", "cpu"

@@ -8,6 +8,8 @@ use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
 use protperf_cpu::{Cpu, CpuElement, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs};
 
+use std::ops::Range;
+
 /// How the heads of a block attend, with what that needs.
 #[derive(Debug)]
 pub(super) enum Attend<T: CpuElement> {
@@ -31,9 +33,20 @@ pub(super) struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// Whether every sequence has one new token.
+    /// Whether no sequence has more than one new token.
     fn is_step(&self) -> bool {
-        self.borders.windows(2).all(|ends| ends[1] - ends[0] == 1)
+        self.borders.windows(2).all(|ends| ends[1] - ends[0] <= 1)
+    }
+
+    /// Runs of sequences that follow one another and have one new token each.
+    fn runs_of_steps(&self) -> impl Iterator<Item = Range<usize>> {
+        let has_token = |&sequence: &usize| self.borders[sequence + 1] > self.borders[sequence];
+        let (count, mut next) = (self.borders.len().saturating_sub(1), 0);
+        std::iter::from_fn(move || {
+            let start = (next..count).find(has_token)?;
+            next = (start..count).find(|sequence| !has_token(sequence)).unwrap_or(count);
+            Some(start..next)
+        })
     }
 }
 
@@ -99,7 +112,7 @@ impl<T: CpuElement> Attend<T> {
                 cpu.forward_rows(&args, Some(prepared), outputs, scope.run)
             }
             (Some((_, _, prepared)), Some(LayerState::Favor(state))) if !state.is_empty() && scope.is_step() => {
-                step(prepared, heads, state, attended, scope.run)
+                step(prepared, heads, scope, state, attended)
             }
             (Some((cpu, args, prepared)), Some(LayerState::Favor(state))) => {
                 let mut after = Buffer::new(args.validate()?.state().iter().product())?;
@@ -161,25 +174,31 @@ impl<T: CpuElement> Attend<T> {
     }
 }
 
-/// One token of every sequence: the states are read and written once, where they lie.
+/// At most one token of every sequence: the states are read and written once, where they lie.
 fn step<T: CpuElement>(
     prepared: &PreparedMap<T>,
     heads: &Heads<'_, T>,
+    scope: &Scope<'_>,
     state: &mut [T],
     attended: &mut [T],
-    run: &Execution<'_>,
 ) -> Result<()> {
-    let (tokens, h, inner) = (heads.tokens(), heads.shape.num_heads, heads.shape.inner());
-    let mut sides = Buffer::new(3 * tokens * inner)?;
-    for (side, to) in sides.chunks_exact_mut((tokens * inner).max(1)).enumerate() {
-        for (row, to) in heads.qkv.chunks_exact(heads.shape.qkv_row()).zip(to.chunks_exact_mut(inner)) {
-            to.copy_from_slice(&row[side * inner..][..inner]);
+    let (h, inner, row) = (heads.shape.num_heads, heads.shape.inner(), heads.shape.qkv_row());
+    let width = state.len() / scope.borders.len().saturating_sub(1).max(1);
+    for sequences in scope.runs_of_steps() {
+        let (first, count) = (scope.borders[sequences.start] as usize, sequences.len());
+        let mut sides = Buffer::new(3 * count * inner)?;
+        for (side, to) in sides.chunks_exact_mut(count * inner).enumerate() {
+            for (row, to) in heads.qkv[first * row..].chunks_exact(row).zip(to.chunks_exact_mut(inner)) {
+                to.copy_from_slice(&row[side * inner..][..inner]);
+            }
         }
+        let (q, rest) = sides.split_at(count * inner);
+        let (k, v) = rest.split_at(count * inner);
+        let args = StepArgs { num_sequences: count, heads: h, kv_heads: h, value_dim: heads.shape.head_dim, q, k, v };
+        let state = &mut state[sequences.start * width..sequences.end * width];
+        Cpu::step(prepared, &args, state, &mut attended[first * inner..][..count * inner], scope.run)?;
     }
-    let (q, rest) = sides.split_at(tokens * inner);
-    let (k, v) = rest.split_at(tokens * inner);
-    let args = StepArgs { num_sequences: tokens, heads: h, kv_heads: h, value_dim: heads.shape.head_dim, q, k, v };
-    Cpu::step(prepared, &args, state, attended, run)
+    Ok(())
 }
 
 fn map_args<'a>(map: FeatureMap, num_features: usize, shape: &BlockShape, omega: &'a [f64]) -> MapArgs<'a> {
