@@ -7,7 +7,6 @@ use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
 use protperf_cpu::{Cpu, CpuElement, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs};
-
 use std::ops::Range;
 
 /// How the heads of a block attend, with what that needs.
