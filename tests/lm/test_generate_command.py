@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,9 @@ def generate(runs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, o
 
 
 def test_sequences_killed_at_any_call_are_continued_to_the_same_bytes(generate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    # What would take seconds to load in each child.
+    for name in ("cli.generate", "cli.progress", "generation.job", "loading"):
+        import_module(f"protperf.lm.{name}")
     folder = new(tmp_path / "killed")
     whole = trace(lambda: generate(folder), folder)
     assert whole.report["result"] == {"code": 0, "said": ""}
