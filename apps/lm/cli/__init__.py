@@ -38,7 +38,8 @@ _HELP = """\
 usage: protperf COMMAND [OPTIONS]
 
 Protein language models with linear-time attention: train on your own sequences,
-score, on any machine. Works offline and sends nothing anywhere.
+then score, scan, embed and generate, on any machine. Works offline and sends
+nothing anywhere.
 
 commands:
 {commands}

@@ -9,7 +9,7 @@ use crate::random::{Random, digest};
 pub const TARGET: Target =
     Target { name: "fasta", limit: 1024, quick: 2000, head: 0, words: &WORDS, uses_fasta_files: true, run };
 
-pub(super) const WORDS: [&[u8]; 44] = [
+pub(super) const WORDS: [&[u8]; 45] = [
     b">",
     b"\n>",
     b"\r\n>",
