@@ -57,25 +57,25 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
         let (first, zero) = (call.plan.first_query(part) + range.start, S::Compute::ZERO);
         let den = &saved.den[first * 2..(first + range.len()) * 2];
         let mut contributions = try_filled(range.len(), Contribution::Nothing)?;
-        if scan.is_clean() && all_finite(call, &grad)? && all_finite(call, &queries)? {
-            // Nothing can make NaN, so a gradient of zeros needs no notice.
-            for (contribution, den) in contributions.iter_mut().zip(den.chunks_exact(2)) {
-                *contribution = if den[1] == zero { Contribution::Nothing } else { Contribution::Cotangent };
-            }
-            let (value_scale, _) = scan.value_scales();
-            return Ok(Cotangents { queries, contributions, last_not_finite: None, out, grad, den, value_scale });
-        }
-        for (i, contribution) in contributions.iter_mut().enumerate() {
-            call.workers.check_at(i)?;
-            let (largest, finite) = grad.largest(call.loader.ops, i);
-            if largest == zero && finite {
-                continue;
-            }
-            let is_reached = scan.reaches(range.start + i, call.args.causal);
-            if is_reached || !finite || !queries.largest(call.loader.ops, i).1 {
-                *contribution = Contribution::NotFinite;
-            } else if den[2 * i + 1] != zero {
-                *contribution = Contribution::Cotangent;
+        let ops = call.loader.ops;
+        for low in (0..contributions.len()).step_by(ROWS_AT_ONCE) {
+            call.workers.check()?;
+            let rows = low..contributions.len().min(low + ROWS_AT_ONCE);
+            let is_finite = |view: &RowView<'_, S>| view.largest_of(ops, rows.clone()).1;
+            // Nearly always all is finite; then only rows of zeros have to be found. They must be: a query that
+            // contributes nothing would raise references, and move bits of the gradients of earlier keys.
+            let is_clean = is_finite(&grad) && is_finite(&queries);
+            for i in rows.clone() {
+                let finite = is_clean || grad.largest(ops, i).1;
+                if finite && grad.is_zero(i) {
+                    continue;
+                }
+                let is_reached = scan.reaches(range.start + i, call.args.causal);
+                if is_reached || !finite || !is_clean && !queries.largest(ops, i).1 {
+                    contributions[i] = Contribution::NotFinite;
+                } else if den[2 * i + 1] != zero {
+                    contributions[i] = Contribution::Cotangent;
+                }
             }
         }
         let last = contributions.iter().rposition(|&kind| kind == Contribution::NotFinite);
@@ -122,15 +122,4 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
         let dot = call.loader.ops.load_cotangent(grad, out, self.value_scale, inverse, to);
         to[layout.padded_value()] = -dot * inverse;
     }
-}
-
-/// Whether all of some rows is finite.
-fn all_finite<S: CpuStored>(call: &Call<'_, S>, rows: &RowView<'_, S>) -> Result<bool> {
-    for low in (0..rows.len).step_by(ROWS_AT_ONCE) {
-        call.workers.check()?;
-        if !rows.largest_of(call.loader.ops, low..rows.len.min(low + ROWS_AT_ONCE)).1 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -120,6 +120,11 @@ impl<'a, S: CpuStored> RowView<'a, S> {
         }
     }
 
+    /// Whether the i-th row holds zeros alone.
+    pub fn is_zero(&self, i: usize) -> bool {
+        self.elements(i).all(|x| x.widen() == S::Compute::ZERO)
+    }
+
     /// The i-th row where its elements are adjacent.
     fn slice(&self, i: usize) -> Option<&'a [S]> {
         let [_, _, _, width] = self.tensor.shape();

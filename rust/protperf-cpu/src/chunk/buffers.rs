@@ -88,8 +88,6 @@ pub struct Scores<T> {
     pub transposed: Vec<T>,
     /// Values and ones of the keys, transposed, `[value_row][CHUNK]`.
     pub transposed_values: Vec<T>,
-    /// The ones of the keys, or what stands in their place, `[CHUNK]`.
-    pub ones: Vec<T>,
     /// Features of keys of one panel, for a row that is computed again.
     pub own_keys: Vec<T>,
 }
@@ -108,8 +106,6 @@ pub struct Sums<T> {
     pub tops: Vec<T>,
     /// Lanes of running sums or maxima of the rows `[CHUNK][PAD]`.
     pub lanes: Vec<T>,
-    /// Lanes of the sums over the chunk's own keys `[CHUNK][PAD]`.
-    pub own_lanes: Vec<T>,
 }
 
 /// Gradients of a chunk.
@@ -156,7 +152,6 @@ impl<T: CpuElement> Buffers<T> {
                 gradient: zeros(CHUNK * CHUNK)?,
                 transposed: zeros(CHUNK.max(value_row) * PANEL)?,
                 transposed_values: zeros(CHUNK * value_row)?,
-                ones: zeros(CHUNK)?,
                 own_keys: zeros(CHUNK * PANEL)?,
             },
             sums: Sums {
@@ -166,7 +161,6 @@ impl<T: CpuElement> Buffers<T> {
                 exponent: zeros(CHUNK)?,
                 tops: zeros(CHUNK)?,
                 lanes: zeros(CHUNK * PAD)?,
-                own_lanes: zeros(CHUNK * PAD)?,
             },
             gradients: GradientBuffers {
                 features: zeros(2 * CHUNK * PANEL)?,

@@ -9,7 +9,7 @@
 
 use super::buffers::{Keys, Queries, References, Scores, Sums};
 use crate::features::Family;
-use crate::layout::{CHUNK, Extent, Layout, PAD, PANEL};
+use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::packed_omega::Head;
 use crate::state::State;
@@ -110,20 +110,17 @@ pub fn finish<T: CpuElement>(
     scores: &mut Scores<T>,
     sums: &mut Sums<T>,
 ) {
-    let value_row = head.layout.value_row();
+    let (value_row, padded_value) = (head.layout.value_row(), head.layout.padded_value());
     if let Some(keys) = keys {
         // Masked, not multiplied by 0: what is not finite in a later row must not reach an earlier one.
         keep_lower(&mut scores.values, count);
         let product = own_sums(&scores.values, &keys.rows.values_and_one, &head.layout, count);
         head.ops.product(&product, &mut sums.numerator, value_row);
     }
-    if let Some(keys) = keys {
-        gather_ones(keys, &head.layout, &mut scores.ones);
-        sums.own_lanes[..count * PAD].fill(T::ZERO);
-        head.ops.dot_rows(&scores.values, Extent { rows: count, features: count }, &scores.ones, &mut sums.own_lanes);
-    }
     for row in 0..count {
-        let own = keys.map_or(T::ZERO, |_| sum_of(&sums.own_lanes[row * PAD..][..PAD]));
+        let own = keys.map_or(T::ZERO, |keys| {
+            weighted_ones(&scores.values[row * CHUNK..][..=row], &keys.rows.values_and_one[padded_value..], value_row)
+        });
         sums.denominator[row] = sum_of(&sums.lanes[row * PAD..][..PAD]) + own;
     }
 }
@@ -151,8 +148,7 @@ pub fn keep_lower<T: CpuElement>(square: &mut [T], count: usize) {
     }
 }
 
-/// What the keys of a chunk carry behind their values, one after another.
-pub fn gather_ones<T: CpuElement>(keys: &Keys<'_, T>, layout: &Layout, ones: &mut [T]) {
-    let carried = keys.rows.values_and_one[layout.padded_value()..].iter().step_by(layout.value_row());
-    ones.iter_mut().zip(carried).take(keys.count.next_multiple_of(PAD)).for_each(|(to, &one)| *to = one);
+/// `sum_j scores[j] * ones[j * step]`, in order.
+pub fn weighted_ones<T: CpuElement>(scores: &[T], ones: &[T], step: usize) -> T {
+    scores.iter().enumerate().fold(T::ZERO, |sum, (j, &score)| sum + score * ones[j * step])
 }

@@ -6,9 +6,9 @@
 
 use super::buffers::{GradientBuffers, Keys, Queries, References, Scores, Sums};
 use super::gradient::{over_state, transpose_state};
-use super::read::gather_ones;
+use super::read::weighted_ones;
 use crate::features::{Family, KeyPanel, QueryPanel};
-use crate::layout::{CHUNK, Extent, PAD, PANEL};
+use crate::layout::{CHUNK, PAD, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::packed_omega::Head;
 use crate::state::State;
@@ -206,12 +206,7 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
             triangle: Triangle::Whole,
         };
         self.head.ops.product(&product, &mut self.sums.numerator[row * value_row..], value_row);
-        gather_ones(self.keys, &self.head.layout, &mut self.scores.ones);
-        // The row's scores beyond its own key are 0: the sums are those of the fast form.
-        let scores = &self.scores.values[row * CHUNK..][..CHUNK];
-        let (extent, lanes) = (Extent { rows: 1, features: self.keys.count }, &mut self.sums.own_lanes[..PAD]);
-        lanes.fill(T::ZERO);
-        self.head.ops.dot_rows(scores, extent, &self.scores.ones, lanes);
-        self.sums.denominator[row] = sum_of(&self.sums.lanes[row * PAD..][..PAD]) + sum_of(lanes);
+        let own = weighted_ones(own, &carried[padded_value..], value_row);
+        self.sums.denominator[row] = sum_of(&self.sums.lanes[row * PAD..][..PAD]) + own;
     }
 }

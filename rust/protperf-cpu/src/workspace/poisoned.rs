@@ -23,10 +23,10 @@ fn poison<T: CpuElement>(scratch: &mut Scratch<T>) {
     let References { before, is_far, reference, power } = references;
     *is_far = true;
     [state, before, other].into_iter().for_each(poison_state);
-    let Scores { values, gradient, transposed, transposed_values, ones, own_keys } = scores;
-    fill([features, reference, power, values, gradient, transposed, transposed_values, ones, own_keys]);
-    let Sums { features, numerator, denominator, exponent, tops, lanes, own_lanes } = sums;
-    fill([features, numerator, denominator, exponent, tops, lanes, own_lanes]);
+    let Scores { values, gradient, transposed, transposed_values, own_keys } = scores;
+    fill([features, reference, power, values, gradient, transposed, transposed_values, own_keys]);
+    let Sums { features, numerator, denominator, exponent, tops, lanes } = sums;
+    fill([features, numerator, denominator, exponent, tops, lanes]);
     let GradientBuffers { features, inputs, norms, recomputed, recomputed_norms, parameters } = gradients;
     fill([features, inputs, norms, recomputed, recomputed_norms]);
     parameters.iter_mut().flat_map(|all| all.fields_mut()).for_each(|field| fill([field]));
