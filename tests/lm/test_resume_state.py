@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "weight_decay": 0.5,
     "redraw_interval": 2,
     "seed": 43,
+    "engine": "torch",
 }
 """Another value of each option on which the losses depend once the data is read."""
 
@@ -98,6 +99,8 @@ def pieces(saved: tuple[Path, Path]) -> Iterator[tuple[str, Callable[[Trainer], 
                 loop.optimizer.weight_decay = value
             if name == "clip":
                 loop.optimizer.clip_norm = value
+            if name == "engine":
+                loop.network.engine = value
 
         yield f"options {name}", choose
 

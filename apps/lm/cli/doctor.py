@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,13 @@ def run(given: dict[str, Any]) -> int:
         checkpoint.find(options.model)
     from protperf import build_info
     from protperf.lm.cli.progress import CommandWatch
+    from protperf.lm.machine_checks import checks as find_checks
+    from protperf.lm.machine_checks import find_torch
 
     with CommandWatch(GROUPS, quiet=False).waiting("checking", " checks") as stage:
         checks = []
-        torch = _torch()
-        for check in _checks(options.model, torch is not None):
+        torch = find_torch()
+        for check in find_checks(options.model, torch is not None):
             checks.append(check)
             stage.update(1)
     version = "not installed" if torch is None else torch.__version__
@@ -57,32 +58,3 @@ def run(given: dict[str, Any]) -> int:
             print(f"{'ok' if check['ok'] else 'FAIL':<5}{check['name']}: {check['found']}")
         print("all well" if healthy else "something is wrong; please report the lines above")
     return 0 if healthy else EXIT_DATA
-
-
-def _torch() -> Any:
-    """The package where it is installed: models are scored without it."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
-
-
-def _checks(model: Path | None, has_torch: bool) -> Iterator[dict[str, Any]]:
-    if has_torch:
-        from protperf.torch.diagnostics import isa_parity, thread_parity
-
-        yield from isa_parity()
-        yield thread_parity()
-    if model is None:
-        return
-    from protperf.lm.loading import load_run
-    from protperf.lm.scoring.selfcheck import engine_checks
-
-    loaded = load_run(model)
-    yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}
-    yield from engine_checks(loaded.engine, load_run(loaded.step.path, "float64").engine)
-    if has_torch:
-        from protperf.lm.model.torch_checks import step_checks
-
-        yield from step_checks(loaded.step, loaded.engine)

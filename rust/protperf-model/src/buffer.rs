@@ -4,10 +4,14 @@ use protperf_core::{Result, try_filled};
 use protperf_cpu::CpuElement;
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 /// Bytes that are kept between calls, over all threads.
 const MAX_KEPT_BYTES: usize = 192 << 20;
+/// Buffers that are kept: those of a block's passes on some threads.
+const MAX_KEPT: usize = 64;
+/// How often a thread looks whether another has let go of the list, which takes it some dozens of instructions.
+const MAX_ATTEMPTS: usize = 1000;
 
 /// Buffers that nobody uses.
 static KEPT: Mutex<Kept> = Mutex::new(Kept { bytes: 0, buffers: Vec::new() });
@@ -55,10 +59,22 @@ impl<T: CpuElement> Buffer<T> {
     }
 }
 
+/// The list, unless it stays locked: the lock that another thread held while this process was forked is never opened, so
+/// nobody waits for it.
+fn kept() -> Option<MutexGuard<'static, Kept>> {
+    for _ in 0..MAX_ATTEMPTS {
+        match KEPT.try_lock() {
+            Ok(kept) => return Some(kept),
+            Err(TryLockError::Poisoned(kept)) => return Some(kept.into_inner()),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+        }
+    }
+    None
+}
+
 /// The smallest kept buffer that has room for `len` elements and is not wastefully large.
 fn take<T: CpuElement>(len: usize) -> Option<Vec<T>> {
-    // A lock that another thread held while this process was forked stays locked for ever: never wait for it.
-    let mut kept = KEPT.try_lock().ok()?;
+    let mut kept = kept()?;
     let needed = len * size_of::<T>();
     let fits =
         |&(bytes, ref any): &(usize, Box<dyn Any + Send>)| bytes >= needed && bytes / 4 <= needed && any.is::<Vec<T>>();
@@ -72,11 +88,11 @@ fn take<T: CpuElement>(len: usize) -> Option<Vec<T>> {
 impl<T: CpuElement> Drop for Buffer<T> {
     fn drop(&mut self) {
         let bytes = self.memory.len() * size_of::<T>();
-        let Ok(mut kept) = KEPT.try_lock() else { return };
+        let Some(mut kept) = kept() else { return };
         if bytes == 0 || bytes > MAX_KEPT_BYTES || kept.buffers.try_reserve(1).is_err() {
             return;
         }
-        while kept.bytes + bytes > MAX_KEPT_BYTES {
+        while kept.bytes + bytes > MAX_KEPT_BYTES || kept.buffers.len() >= MAX_KEPT {
             let (freed, _) = kept.buffers.remove(0);
             kept.bytes -= freed;
         }

@@ -1,0 +1,37 @@
+"""Does this installation compute what it should? The checks that `protperf doctor` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def find_torch() -> Any:
+    """The package where it is installed: models are scored without it."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def checks(model: Path | None, has_torch: bool) -> Iterator[dict[str, Any]]:
+    """Name, found and ok of each check: of the kernels, where torch is there, and of a model."""
+    if has_torch:
+        from protperf.torch.diagnostics import isa_parity, thread_parity
+
+        yield from isa_parity()
+        yield thread_parity()
+    if model is None:
+        return
+    from protperf.lm.loading import load_run
+    from protperf.lm.scoring.selfcheck import engine_checks
+
+    loaded = load_run(model)
+    yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}
+    yield from engine_checks(loaded.engine, load_run(loaded.step.path, "float64").engine)
+    if has_torch:
+        from protperf.lm.model.torch_checks import step_checks
+
+        yield from step_checks(loaded.step, loaded.engine)
