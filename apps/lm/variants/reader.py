@@ -74,7 +74,7 @@ class TextList:
         """The place of a column.
 
         Raises:
-            ConfigError: columns are named, but there is no file.
+            ConfigError: always, because a list of variants has no columns.
         """
         raise ConfigError(f"no column {name!r}: the variants are a list; name columns for a table only")
 
