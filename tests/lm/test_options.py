@@ -225,3 +225,9 @@ def test_every_option_of_a_run_is_declared_with_its_bounds() -> None:
         for each in options_of(kind).values():
             assert each.kind in (int, float, str)
             assert each.choices or each.least is not None, each.name
+
+
+def test_every_option_that_a_run_keeps_has_a_flag() -> None:
+    """An option that Python takes and the command does not know is one that nobody finds."""
+    flags = set(declared_in(import_module("protperf.lm.cli.train").GROUPS))
+    assert {field.name for field in dataclasses.fields(TrainOptions)} <= flags

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 from protperf.lm.cli import common
 from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput
-from protperf.lm.options import REQUIRED, check, instance, option, pick
+from protperf.lm.options import instance, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedCommand:
-    """What `embed` takes besides the options of reading, embedding, loading and writing."""
-
-    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
-    fasta: tuple[str, ...] = option(
-        REQUIRED,
-        "FASTA, or tables with --seq-col; plain or gz, xz, zst, bz2; - is standard input.",
-        positional=True,
-        unit="FASTA...",
-    )
-    allow_rejects: bool = option(False, "Exit with 0 instead of 5 if records were left out.")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
+_INPUT = pick(common.SequencesCommand, "model", "fasta", "allow_rejects")
 GROUPS = {
-    "input": [*pick(EmbedCommand, "model", "fasta"), *pick(ReadingOptions), *pick(EmbedCommand, "allow_rejects")],
+    "input": [
+        *pick(common.SequencesCommand, "model", "fasta"),
+        *pick(ReadingOptions),
+        *pick(common.SequencesCommand, "allow_rejects"),
+    ],
     "vectors": pick(EmbedOptions, "pool", "per_residue", "layer", "stored_type", "mode"),
     "output": pick(EmbedOutput),
     "computation": [
@@ -53,7 +38,7 @@ protperf embed runs/mine proteome.fa.gz -o part3.safetensors --shard 3/8
 def run(given: dict[str, Any]) -> int:
     """Write the file of vectors; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(EmbedCommand, given), instance(common.MessageOptions, given)
+    command, messages = instance(common.SequencesCommand, given), instance(common.MessageOptions, given)
     load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
     embedding, output = instance(EmbedOptions, given), instance(EmbedOutput, given)
     from protperf.lm.embedding.job import EmbedJob

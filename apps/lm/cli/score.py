@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 from protperf.lm.cli import common
 from protperf.lm.cli.commands import EXIT_REJECTED
-from protperf.lm.options import REQUIRED, check, instance, option, pick
+from protperf.lm.options import instance, pick
 from protperf.lm.scoring.options import ScoreOptions
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
 from protperf.lm.tables.options import TableOptions
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreCommand:
-    """What `score` takes besides the options of reading, scoring, loading and writing."""
-
-    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
-    fasta: tuple[str, ...] = option(
-        REQUIRED,
-        "FASTA, or tables with --seq-col; plain or gz, xz, zst, bz2; - is standard input.",
-        positional=True,
-        unit="FASTA...",
-    )
-    allow_rejects: bool = option(False, "Exit with 0 instead of 5 if records were left out.")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
+_INPUT = pick(common.SequencesCommand, "model", "fasta", "allow_rejects")
 GROUPS = {
-    "input": [*pick(ScoreCommand, "model", "fasta"), *pick(ReadingOptions), *pick(ScoreCommand, "allow_rejects")],
+    "input": [
+        *pick(common.SequencesCommand, "model", "fasta"),
+        *pick(ReadingOptions),
+        *pick(common.SequencesCommand, "allow_rejects"),
+    ],
     "score": pick(ScoreOptions, "method", "direction"),
     "output": pick(TableOptions),
     "computation": [
@@ -54,7 +39,7 @@ protperf score runs/mine dms.csv --seq-col sequence -o dms.parquet
 def run(given: dict[str, Any]) -> int:
     """Write the table of scores; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(ScoreCommand, given), instance(common.MessageOptions, given)
+    command, messages = instance(common.SequencesCommand, given), instance(common.MessageOptions, given)
     load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
     from protperf.lm.scoring.job import ScoreJob
     from protperf.lm.storage import checkpoint

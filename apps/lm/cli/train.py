@@ -42,7 +42,7 @@ GROUPS = {
     "model": [*pick(RunOptions, "size"), *pick(ModelConfig, *MODEL_CHOICES)],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
     "bookkeeping": pick(TrainOptions, "checkpoint_every", "log_every"),
-    "computation": [*pick(ThreadOptions), *pick(ComputeOptions)],
+    "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine")],
     "messages": pick(MessageOptions),
 }
 EXAMPLES = """

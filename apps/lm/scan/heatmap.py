@@ -77,7 +77,7 @@ def draw(scan: Scan, ax: Any) -> Any:
     top = _limit(scan)
     if ax is not None:
         image = _panel(ax, scan, 0, len(scan.positions), top)
-        ax.figure.colorbar(image, ax=ax, label=_label(scan), extend="both")
+        _add_scale(ax.figure.colorbar(image, ax=ax, extend="both"), scan)
         return ax.figure
     from matplotlib.figure import Figure
 
@@ -96,13 +96,19 @@ def draw(scan: Scan, ax: Any) -> Any:
         image = _panel(axis, scan, start, min(start + columns, count), top)
         # Every row has the same scale of inches.
         axis.set_xlim(-0.5, columns - 0.5)
-    figure.colorbar(image, ax=list(axes), label=_label(scan), extend="both", fraction=0.02, pad=0.01, aspect=30)
+    _add_scale(figure.colorbar(image, ax=list(axes), extend="both", fraction=0.02, pad=0.01, aspect=30), scan)
     return figure
 
 
 def _limit(scan: Scan) -> float:
     sizes = np.abs(scan.matrix[np.isfinite(scan.matrix) & (scan.matrix != 0)])
     return float(np.percentile(sizes, _PERCENTILE)) if len(sizes) else 1.0
+
+
+def _add_scale(colorbar: Any, scan: Scan) -> None:
+    """Words and numbers of the colours, no larger than those of the axes."""
+    colorbar.set_label(_label(scan), fontsize=_FONT)
+    colorbar.ax.tick_params(labelsize=_FONT)
 
 
 def _label(scan: Scan) -> str:
