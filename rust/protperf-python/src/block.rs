@@ -139,6 +139,24 @@ impl<T: Float> Places<T> {
     }
 }
 
+/// What both passes read.
+struct Reading<'a, T: Float> {
+    weights: BlockWeights<'a, T>,
+    shape: BlockShape,
+    attention: Attention,
+    rotary: Rotary<'a, T>,
+    borders: &'a [i64],
+}
+
+impl<'a, T: Float> Reading<'a, T> {
+    fn new(py: Python<'_>, weights: &'a WeightBuffers<T>, places: &'a Places<T>, choice: &Choice) -> PyResult<Self> {
+        let weights = weights.weights(py)?;
+        let (shape, attention) = sizes(&weights, choice);
+        let (rotary, borders) = (places.rotary(py, &shape)?, contiguous(py, "cu_seqlens", &places.cu_seqlens)?);
+        Ok(Reading { weights, shape, attention, rotary, borders })
+    }
+}
+
 /// Elements per token of each buffer of a trace.
 #[pyfunction]
 #[pyo3(signature = (model_dim, num_heads, head_dim, ffn_dim))]
@@ -181,9 +199,7 @@ fn forward_as<T: Float>(
     choice: &Choice,
 ) -> PyResult<()> {
     let (weights, places) = (WeightBuffers::<T>::new(weights)?, Places::<T>::new(places)?);
-    let weights = weights.weights(py)?;
-    let (shape, attention) = sizes(&weights, choice);
-    let (rotary, borders) = (places.rotary(py, &shape)?, contiguous(py, "cu_seqlens", &places.cu_seqlens)?);
+    let Reading { weights, shape, attention, rotary, borders } = Reading::new(py, &weights, &places, choice)?;
     let output = buffer::<T>("output", output)?;
     let buffers = trace.map(TraceBuffers::<T>::new).transpose()?;
     let kept = buffers.as_ref().map(|buffers| buffers.writable(py)).transpose()?;
@@ -240,9 +256,7 @@ fn backward_as<T: Float>(
     choice: &Choice,
 ) -> PyResult<()> {
     let (weights, places) = (WeightBuffers::<T>::new(weights)?, Places::<T>::new(places)?);
-    let weights = weights.weights(py)?;
-    let (shape, attention) = sizes(&weights, choice);
-    let (rotary, borders) = (places.rotary(py, &shape)?, contiguous(py, "cu_seqlens", &places.cu_seqlens)?);
+    let Reading { weights, shape, attention, rotary, borders } = Reading::new(py, &weights, &places, choice)?;
     let (input, trace) = (buffer::<T>("input", input)?, TraceBuffers::<T>::new(trace)?);
     let (input, trace) = (contiguous(py, "input", &input)?, trace.readable(py)?);
     let grad = buffer::<T>("grad", grad)?;
