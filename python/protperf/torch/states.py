@@ -16,6 +16,10 @@ from protperf.torch.features import Features
 __all__ = ["State", "add", "empty", "exported", "imported", "merge_states", "read", "references"]
 
 
+_BLOCK_ROWS = 64
+"""Rows of a chunk that one product sums over. Chunks of more rows than that have a power of two of them."""
+
+
 class State(NamedTuple):
     """Sums relative to 2^reference of each feature.
 
@@ -37,7 +41,20 @@ def add(state: State, features: Features, payload: torch.Tensor) -> State:
     reference = torch.maximum(state.reference, features.exponent.amax(-2))
     weights = features.mantissa * power_of_two(features.exponent - reference[..., None, :])
     kept = power_of_two(state.reference - reference)
-    return State(reference, state.sums * kept[..., None] + weights.mT @ payload)
+    return State(reference, state.sums * kept[..., None] + _sum_of_products(weights, payload))
+
+
+def _sum_of_products(weights: torch.Tensor, payload: torch.Tensor) -> torch.Tensor:
+    """`weights.mT @ payload`, [n,H,F,E+1], over blocks of rows whose sums are then added.
+
+    A library may add up a product's terms one after another. For features, which are all positive, the rounding error
+    then grows with the number of terms.
+    """
+    rows = weights.shape[-2]
+    if rows <= _BLOCK_ROWS or rows % _BLOCK_ROWS:
+        return weights.mT @ payload
+    weights, payload = (x.unflatten(-2, (rows // _BLOCK_ROWS, _BLOCK_ROWS)) for x in (weights, payload))
+    return (weights.mT @ payload).sum(-3)
 
 
 def read(state: State, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
