@@ -25,9 +25,9 @@ from protperf.lm.scan.job import make_ensemble, plan_of, score_positions
 from protperf.lm.scan.options import RegionOptions
 from protperf.lm.scan.scan import Scan
 from protperf.lm.scoring.job import ScoreJob, ScoreSummary
-from protperf.lm.scoring.likelihood import score_records
+from protperf.lm.scoring.likelihood import residue_rows, score_batches, sequence_row
 from protperf.lm.scoring.options import ScoreOptions, choose_method
-from protperf.lm.scoring.row import Row
+from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
 from protperf.lm.source import Source
 from protperf.lm.tables.fill import JobSummary
@@ -74,7 +74,7 @@ class Model:
         return self._loaded.step.number
 
     @takes(_SCORING)
-    def score(self, records: Any, **options: Any) -> Table[Row]:
+    def score(self, records: Any, **options: Any) -> Table[Any]:
         """Log-likelihoods of sequences, in nats.
 
         In a process forked from this one, the engine torch computes with one thread, and a warning says so.
@@ -97,14 +97,20 @@ class Model:
         given = from_keywords(options, _SCORING)
         scoring, source = instance(ScoreOptions, given), Source(records, instance(ReadingOptions, given))
         chosen = choose_method(self.config.objective, scoring.method)
-        scored = score_records(
+        scored = score_batches(
             self._loaded.engine,
             source,
             chosen,
             batch_tokens=scoring.batch_tokens,
             deterministic=scoring.deterministic,
         )
-        table = Table(Row, list(scored), source.rejected, source.warnings)
+        pairs = (pair for batch in scored for pair in batch)
+        rows: list[Any]
+        if scoring.per_residue:
+            rows = [row for record, values in pairs for row in residue_rows(record, values, chosen)]
+        else:
+            rows = [sequence_row(record, values, chosen) for record, values in pairs]
+        table = Table(ResidueRow if scoring.per_residue else Row, rows, source.rejected, source.warnings)
         _warn(table, "the table's")
         return table
 
@@ -283,7 +289,7 @@ def _paths(fasta: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> 
     return [os.fspath(path) for path in ([fasta] if isinstance(fasta, (str, os.PathLike)) else fasta)]
 
 
-def _warn(found: Table[Row] | Embeddings, whose: str) -> None:
+def _warn(found: Table[Any] | Embeddings, whose: str) -> None:
     """Warn the caller of `score` or `embed` of what deserves attention in the input."""
     notes = list(found.warnings)
     if found.rejected:

@@ -457,3 +457,23 @@ def test_a_journal_that_names_thousands_of_inputs_is_read_again(tmp_path: Path) 
     encoder = Encoder(Row, "tsv")
     sink.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=False).interrupt()
     sink.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=True).interrupt()
+
+
+def test_a_table_of_residues_is_continued_within_its_records(score: Score, tmp_path: Path) -> None:
+    """Killed at any write, it has the bytes of an undisturbed one in the end; an empty record keeps its row."""
+    assert score(tmp_path, "--per-residue", name="whole.tsv")["code"] == 0
+    whole = (tmp_path / "whole.tsv").read_bytes()
+    assert whole.startswith(b"n\tid\tpos\tresidue\tll\tmethod\n0\tp0\t1\t")
+    for stop in (0, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            write, calls = sink.FileSink.write, iter(range(stop))
+
+            def interrupted(self: sink.FileSink, *given: object, write=write, calls=calls) -> None:  # type: ignore[no-untyped-def]
+                if next(calls, None) is None:
+                    raise OSError(errno.EIO, "no more")
+                write(self, *given)
+
+            patch.setattr(sink.FileSink, "write", interrupted)
+            assert score(tmp_path, "--per-residue", name=f"{stop}.tsv")["code"] == 3
+        assert score(tmp_path, "--per-residue", "--resume", name=f"{stop}.tsv")["code"] == 0
+        assert (tmp_path / f"{stop}.tsv").read_bytes() == whole

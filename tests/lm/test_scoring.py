@@ -17,8 +17,9 @@ from protperf.lm.alphabet import BOS, EOS, MASK, VOCAB_SIZE
 from protperf.lm.model.config import ATTENTIONS
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
 from protperf.lm.model.torch_engine import TorchEngine
+from protperf.lm.scoring import estimate
 from protperf.lm.scoring import likelihood as score
-from protperf.lm.scoring.options import choose_method
+from protperf.lm.scoring.options import FAST_PASSES, choose_method
 
 
 def network(attention: str = "relu", **choices: object) -> Network:
@@ -238,3 +239,42 @@ def test_the_norms_of_float64_are_those_of_float32() -> None:
     for ours, exact in zip(single.modules(), double.modules(), strict=True):
         if isinstance(ours, torch.nn.RMSNorm):
             torch.testing.assert_close(ours(x.float()).double(), exact(x), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("attention", ["relu", "exact"])
+def test_pll_fast_masks_every_sixteenth_scored_site_together(attention: str) -> None:
+    net, x = network(attention), residues(50)
+    x[[3, 20]] = io.encode("XB")[0]
+    found = score.pseudo_log_likelihoods(TorchEngine(net), x, budget=120, fast=True)
+    scored = [i for i in range(50) if i not in (3, 20)]
+    for place, site in enumerate(scored):
+        tokens = torch.tensor([BOS, *x.tolist(), EOS])
+        tokens[torch.tensor(scored[place % FAST_PASSES :: FAST_PASSES]) + 1] = MASK
+        with torch.no_grad():
+            logits = net(tokens, torch.tensor([0, len(tokens)]), MASKED)[site + 1]
+        assert found[site] == pytest.approx(float(torch.log_softmax(logits, -1)[int(x[site])]), abs=1e-5)
+    assert np.isnan(found[[3, 20]]).all()
+
+
+def test_pll_fast_of_a_short_sequence_is_pll() -> None:
+    model, x = engine(), residues(FAST_PASSES)
+    fast, slow = score.pseudo_log_likelihoods(model, x, fast=True), score.pseudo_log_likelihoods(model, x)
+    np.testing.assert_array_equal(fast, slow)
+    assert estimate.tokens_read(16, "pll-fast") == estimate.tokens_read(16, "pll") == 16 * 18
+    assert estimate.tokens_read(1000, "pll-fast") == 16 * 1002
+    assert "+0.000 nats per residue" in str(estimate.measure_bias(model, x))
+    assert estimate.measure_bias(model, x[:0]) is None
+
+
+def test_residues_of_a_sequence_sum_to_its_score() -> None:
+    model = engine()
+    tokens, flags = io.encode("ACXDEU")
+    records = [io.Record(0, "a", "", tokens, flags, "", 0), io.Record(1, "none", "", tokens[:0], 0, "", 0)]
+    ((first, second),) = score.score_batches(model, records, "ll")
+    rows = score.residue_rows(*first, "ll")
+    assert [(row.pos, row.residue) for row in rows] == list(enumerate("ACXDEU", 1))
+    assert [math.isnan(row.ll) for row in rows] == [letter == "X" for letter in "ACXDEU"]
+    assert math.fsum(row.ll for row in rows if row.residue != "X") == score.sequence_row(*first, "ll").ll
+    (empty,) = score.residue_rows(*second, "ll")
+    assert (empty.n, empty.pos, empty.residue) == (1, 0, "")
+    assert math.isnan(empty.ll)

@@ -20,7 +20,7 @@ GROUPS = {
         *pick(common.SequencesCommand, "allow_rejects"),
     ],
     "score": pick(ScoreOptions, "method", "direction"),
-    "output": pick(TableOptions),
+    "output": [*pick(ScoreOptions, "per_residue"), *pick(TableOptions)],
     "computation": [
         *pick(ScoreOptions, "batch_tokens", "deterministic"),
         *pick(common.ThreadOptions),
@@ -31,6 +31,7 @@ GROUPS = {
 EXAMPLES = """
 protperf score runs/mine proteins.fa.gz > scores.tsv
 protperf score runs/mine a.fa b.fa -o scores.csv --method pll
+protperf score runs/mine titin.fa --method pll-fast --per-residue
 zcat proteins.fa.gz | protperf score runs/mine - | cut -f 2,6
 protperf score runs/mine dms.csv --seq-col sequence -o dms.parquet
 """

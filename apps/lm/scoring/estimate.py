@@ -12,12 +12,17 @@ import numpy as np
 from protperf import io
 from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
-from protperf.lm.engine import MASKED, Engine
+from protperf.lm.engine import MASKED, Engine, Tokens
 from protperf.lm.inference import pack
+from protperf.lm.scoring.likelihood import is_scored, pseudo_log_likelihoods
+from protperf.lm.scoring.options import FAST_PASSES
 from protperf.lm.watch import Progress, no_progress
 
 _SHORT, _LONG = 256, 2048
 """Tokens of the sequences that the speed is measured at."""
+_BIAS_SITES, _BIAS_TOKENS = 32, 16384
+"""Residues that two methods are compared at, and tokens that may be read for it."""
+_ANY_LENGTH = 2**62
 
 
 @dataclass
@@ -44,7 +49,7 @@ def count_work(paths: list[str], method: str, progress: Progress = no_progress, 
     work = Work()
     try:
         for batch in io.read_tokens(paths, **reading):
-            passes = batch.lengths if method == "pll" else np.ones_like(batch.lengths)
+            passes = np.minimum(batch.lengths, max_passes(method))
             sizes = batch.lengths + 2
             work.passes += int(passes.sum())
             work.tokens += int((passes * sizes).sum())
@@ -58,7 +63,12 @@ def count_work(paths: list[str], method: str, progress: Progress = no_progress, 
 
 def tokens_read(length: int, method: str) -> int:
     """Tokens that the model reads to score a sequence of `length` residues."""
-    return (length + 2) * (length if method == "pll" else 1)
+    return (length + 2) * min(length, max_passes(method))
+
+
+def max_passes(method: str) -> int:
+    """The most passes over one sequence; no method makes more than one per residue."""
+    return {"ll": 1, "pll-fast": FAST_PASSES}.get(method, _ANY_LENGTH)
 
 
 def estimate_pll(engine: Engine, work: Work | None) -> str:
@@ -71,6 +81,21 @@ def estimate_pll(engine: Engine, work: Work | None) -> str:
     if not work.whole:
         return f"about {seconds} up to the first fault of the input"
     return f"{work.passes} passes, about {seconds}"
+
+
+def measure_bias(engine: Engine, residues: Tokens) -> str | None:
+    """Mean and spread of `pll-fast` minus `pll` over some residues of one sequence, in words; None if it has none.
+
+    The sites are spread over the sequence, as many as `_BIAS_SITES`, and fewer in a long one.
+    """
+    scored = np.flatnonzero(is_scored(residues))
+    count = min(len(scored), _BIAS_SITES, max(1, _BIAS_TOKENS // (len(residues) + 2)))
+    if not count:
+        return None
+    sites = scored[np.linspace(0, len(scored) - 1, count).astype(np.int64)]
+    fast = pseudo_log_likelihoods(engine, residues, fast=True)[sites]
+    differences = fast - pseudo_log_likelihoods(engine, residues, among=sites)[sites]
+    return f"{differences.mean():+.3f} nats per residue (standard deviation {differences.std():.3f}, {count} residues)"
 
 
 def _seconds_per_token(engine: Engine) -> tuple[float, float]:

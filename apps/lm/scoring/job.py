@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from protperf import io
 from protperf.lm.scoring.options import ScoreOptions, choose_method
-from protperf.lm.scoring.row import Row
+from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.shared_options import ReadingOptions
 from protperf.lm.tables.destination import check_inputs
 from protperf.lm.tables.fill import JobSummary, fill, fingerprint, input_digests, summarize
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
+from protperf.lm.tables.resume import identify_record
 from protperf.lm.tables.sink import open_sink
 from protperf.lm.watch import Stage, Watch
 
 if TYPE_CHECKING:
     from protperf.lm.loading import LoadedModel
+    from protperf.lm.scoring.estimate import Work
 
 
 ScoreSummary = JobSummary
@@ -55,7 +57,7 @@ class ScoreJob:
         self, fasta: Sequence[str], scoring: ScoreOptions, reading: ReadingOptions, table: TableOptions
     ) -> None:
         self._fasta, self._scoring, self._reading, self._table = list(fasta), scoring, reading, table
-        self._encoder = Encoder(Row, choose_format(table.format, table.out))
+        self._encoder = Encoder(ResidueRow if scoring.per_residue else Row, choose_format(table.format, table.out))
         check_inputs(table.out, self._fasta)
         self._reader = io.read_tokens(self._fasta, **reading.to_mapping())
 
@@ -65,18 +67,18 @@ class ScoreJob:
         Raises:
             ConfigError: a method that the model was not trained for.
         """
-        from protperf.lm.scoring.estimate import count_work, estimate_pll
+        from protperf.lm.scoring.estimate import count_work
 
         watch = watch or Watch()
         method = choose_method(loaded.engine.config.objective, self._scoring.method)
-        announces = method == "pll" and watch.takes_notes
+        announces = method != "ll" and watch.takes_notes
         work = None
         if announces or watch.shows_progress:
             with watch.waiting("reading", " residues") as stage:
                 work = count_work(self._fasta, method, stage.update, **self._reading.to_mapping())
         watch.note(f"{loaded.step.path}, method {method}")
         if announces:
-            watch.note(f"pll reads each sequence once for each residue: {estimate_pll(loaded.engine, work)}")
+            self._announce(loaded, method, work, watch)
         digests = input_digests(self._fasta, self._table.out, watch)
         options = {**self._reading.to_mapping(), **self._scoring.to_mapping(), "method": method, "dtype": dtype}
         total = None if work is None else work.tokens
@@ -90,7 +92,7 @@ class ScoreJob:
             ConfigError: rows of an interrupted table that are neither continued nor given up, or a table of something
             else to continue; DataError, FastaError: the input is at fault; OSError: the table cannot be written.
         """
-        from protperf.lm.scoring.likelihood import score_batches
+        from protperf.lm.scoring.likelihood import residue_rows, score_batches, sequence_row
 
         watch, scoring = watch or Watch(), self._scoring
         with watch.working("scoring", "tokens", job.total, "proteins") as stage:
@@ -103,23 +105,61 @@ class ScoreJob:
                 deterministic=scoring.deterministic,
                 progress=stage.update,
             )
+            rows = residue_rows if scoring.per_residue else lambda *given: [sequence_row(*given)]
+            batches = (
+                (
+                    [item for record, _ in batch for item in self._items(record)],
+                    [row for record, values in batch for row in rows(record, values, job.method)],
+                )
+                for batch in scored
+            )
             table = self._table
-            sink = open_sink(table.out, self._encoder, job.fingerprint, resume=table.resume, force=table.force)
-            skipped = _skipped(records, job.method, stage)
-            note = fill(sink, skipped, scored, stage, watch, lambda: self._provenance(job))
+            identify = _identify_residue if scoring.per_residue else identify_record
+            sink = open_sink(
+                table.out, self._encoder, job.fingerprint, identify=identify, resume=table.resume, force=table.force
+            )
+            skipped = self._skipped(records, job.method, stage)
+            note = fill(sink, skipped, batches, stage, watch, lambda: self._provenance(job))
         if note is not None:
             watch.note(f"note: {note}")
         return summarize(self._reader)
+
+    def _announce(self, loaded: LoadedModel, method: str, work: Work | None, watch: Watch) -> None:
+        """Say beforehand what pseudo-likelihoods cost, and how far the fast ones lie from the others."""
+        from protperf.lm.scoring.estimate import estimate_pll, measure_bias
+
+        if method == "pll":
+            watch.note(f"pll reads each sequence once for each residue: {estimate_pll(loaded.engine, work)}")
+            return
+        if work is None:
+            return
+        record = next(
+            (record for batch in io.read_tokens(self._fasta, **self._reading.to_mapping()) for record in batch), None
+        )
+        bias = None if record is None else measure_bias(loaded.engine, record.tokens)
+        if bias is not None:
+            watch.note(f"pll-fast minus pll, first sequence: {bias}")
+
+    def _items(self, record: io.Record) -> list[Any]:
+        """What the rows of a record stand for: the record, or its residues."""
+        return [(record, i) for i in range(max(1, len(record)))] if self._scoring.per_residue else [record]
+
+    def _skipped(self, records: Iterator[io.Record], method: str, stage: Stage) -> Iterator[Any]:
+        """What an earlier run scored: reading it is no work of this one."""
+        from protperf.lm.scoring.estimate import tokens_read
+
+        for record in records:
+            stage.skip(tokens_read(len(record), method))
+            yield from self._items(record)
 
     def _provenance(self, job: PreparedJob) -> dict[str, Any]:
         model, rejected = str(job.loaded.step.path), self._reader.summary.rejected
         return {"command": sys.argv, "model": model, "input": self._fasta, "rejected": rejected}
 
 
-def _skipped(records: Iterator[io.Record], method: str, stage: Stage) -> Iterator[io.Record]:
-    """Records that an earlier run scored: reading them is no work of this one."""
-    from protperf.lm.scoring.estimate import tokens_read
-
-    for record in records:
-        stage.skip(tokens_read(len(record), method))
-        yield record
+def _identify_residue(item: tuple[io.Record, int]) -> Iterator[bytes]:
+    """The bytes by which a residue differs from any other: those of its record come with the first one."""
+    record, index = item
+    if index == 0:
+        yield from identify_record(record)
+    yield f"{index}\n".encode()

@@ -1,4 +1,5 @@
-"""Log-likelihoods of sequences: `ll` left to right, `pll` every residue given all others.
+"""Log-likelihoods of sequences: `ll` left to right, `pll` every residue given all others,
+`pll-fast` the same with several residues masked together.
 
 `ll` starts at p(x1 given BOS) and leaves EOS out; probabilities are over the whole vocabulary. B, Z, J and X are
 context and are not scored.
@@ -18,8 +19,8 @@ from protperf.lm import inference
 from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
 from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL, MASKED, Engine
-from protperf.lm.scoring.options import BATCH_TOKENS
-from protperf.lm.scoring.row import Row
+from protperf.lm.scoring.options import BATCH_TOKENS, FAST_PASSES
+from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.watch import Progress, no_progress
 from protperf.message import Argument, Message
 
@@ -33,8 +34,9 @@ def score_records(
     deterministic: bool = False,
 ) -> Iterator[Row]:
     """Score records lazily, in their order; arguments are those of `score_batches`."""
-    for _, rows in score_batches(engine, records, method, batch_tokens=batch_tokens, deterministic=deterministic):
-        yield from rows
+    for batch in score_batches(engine, records, method, batch_tokens=batch_tokens, deterministic=deterministic):
+        for record, values in batch:
+            yield sequence_row(record, values, method)
 
 
 def score_batches(
@@ -45,12 +47,12 @@ def score_batches(
     batch_tokens: int = BATCH_TOKENS,
     deterministic: bool = False,
     progress: Progress = no_progress,
-) -> Iterator[tuple[list[io.Record], list[Row]]]:
-    """Score records lazily, in their order: each batch and its rows.
+) -> Iterator[list[tuple[io.Record, NDArray[np.float64]]]]:
+    """Score records lazily, in their order: in batches, each record with the log-likelihoods of its residues [L].
 
     Args:
-        method: `ll` or `pll`.
-        batch_tokens: tokens packed into one pass: of several sequences for `ll`, of one and its masked sites for `pll`.
+        method: `ll`, `pll` or `pll-fast`.
+        batch_tokens: tokens packed into one pass: of several sequences for `ll`, of one and its masked sites else.
         deterministic: one sequence per pass, and sums that no number of threads changes: the same bits for any batch
             size and any other sequences.
         progress: called with the tokens read.
@@ -59,20 +61,23 @@ def score_batches(
         DataError: a likelihood is not finite.
     """
     budget = BATCH_TOKENS if deterministic else batch_tokens
-    together = 1 if deterministic or method == "pll" else batch_tokens
+    together = 1 if deterministic or method != "ll" else batch_tokens
     for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
         # Not around the yield: what the caller does with a batch is no part of this.
         with engine.computing(deterministic):
-            rows = _score_batch(engine, batch, method, budget, progress)
-        yield batch, rows
+            values = _score_batch(engine, batch, method, budget, progress)
+        for record, log_probs in zip(batch, values, strict=True):
+            check_finite(record, log_probs)
+        yield list(zip(batch, values, strict=True))
 
 
-def _score_batch(engine: Engine, records: list[io.Record], method: str, budget: int, progress: Progress) -> list[Row]:
+def _score_batch(
+    engine: Engine, records: list[io.Record], method: str, budget: int, progress: Progress
+) -> list[NDArray[np.float64]]:
     if method == "ll":
-        values = log_likelihoods(engine, [record.tokens for record in records], progress)
-    else:
-        values = [pseudo_log_likelihoods(engine, record.tokens, budget, progress) for record in records]
-    return [_row(record, log_probs, method) for record, log_probs in zip(records, values, strict=True)]
+        return log_likelihoods(engine, [record.tokens for record in records], progress)
+    fast = method == "pll-fast"
+    return [pseudo_log_likelihoods(engine, record.tokens, budget, progress, fast=fast) for record in records]
 
 
 def log_likelihoods(
@@ -107,41 +112,78 @@ def pseudo_log_likelihoods(
     budget: int = BATCH_TOKENS,
     progress: Progress = no_progress,
     among: NDArray[np.int64] | None = None,
+    fast: bool = False,
 ) -> NDArray[np.float64]:
     """Log p(x_i given all others), nats, of each residue [L]: each site masked alone, L passes packed by `budget`.
 
     Args:
         among: the only sites that are scored; the others are NaN.
+        fast: the method `pll-fast`: pass r of `FAST_PASSES` masks the scored sites number r, r + FAST_PASSES, ...
+            together. The pattern is fixed, so that a residue of one sequence has one score.
     """
-    framed = frame(residues)
-    sites = np.flatnonzero((residues >= FIRST_RESIDUE) & (residues <= LAST_SCORED))
+    sites = np.flatnonzero(is_scored(residues))
     sites = sites if among is None else np.intersect1d(sites, among)
+    masked = [sites[i::FAST_PASSES] for i in range(min(FAST_PASSES, len(sites)))] if fast else list(sites[:, None])
     found = np.full(len(residues), math.nan)
-    together = max(1, budget // len(framed))
-    for start in range(0, len(sites), together):
-        part = sites[start : start + together]
-        copies = np.tile(framed, (len(part), 1))
-        copies[np.arange(len(part)), part + 1] = MASK
-        tokens, borders = inference.pack(list(copies))
-        log_probs = engine.log_probs(tokens, borders, MASKED, borders[:-1] + part + 1)
-        found[part] = _picked(log_probs, residues[part])
-        progress(copies.size)
+    together = max(1, budget // (len(residues) + 2))
+    for start in range(0, len(masked), together):
+        part = masked[start : start + together]
+        found[np.concatenate(part)] = _masked_log_probs(engine, residues, part)
+        progress(len(part) * (len(residues) + 2))
     return found
+
+
+def _masked_log_probs(
+    engine: Engine, residues: NDArray[np.uint8], masked: list[NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    """Log-probabilities of the residues at sets of sites, one copy of the sequence for each set, masked there."""
+    copies = np.tile(frame(residues), (len(masked), 1))
+    for copy, sites in zip(copies, masked, strict=True):
+        copy[sites + 1] = MASK
+    tokens, borders = inference.pack(list(copies))
+    rows = np.concatenate([start + sites + 1 for start, sites in zip(borders, masked, strict=False)])
+    return _picked(engine.log_probs(tokens, borders, MASKED, rows), residues[np.concatenate(masked)])
 
 
 def _picked(log_probs: NDArray[np.floating], residues: NDArray[np.uint8]) -> NDArray[np.float64]:
     return log_probs[np.arange(len(residues)), residues].astype(np.float64)
 
 
-def _row(record: io.Record, log_probs: NDArray[np.float64], method: str) -> Row:
-    scored = (record.tokens >= FIRST_RESIDUE) & (record.tokens <= LAST_SCORED)
-    count = int(scored.sum())
-    if not np.isfinite(log_probs[scored]).all():
+def is_scored(residues: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which residues count: the twenty, U and O."""
+    return (residues >= FIRST_RESIDUE) & (residues <= LAST_SCORED)
+
+
+def check_finite(record: io.Record, log_probs: NDArray[np.float64]) -> None:
+    """Refuse a likelihood that is not finite.
+
+    Raises:
+        DataError: naming the record.
+    """
+    if not np.isfinite(log_probs[is_scored(record.tokens)]).all():
         # A checkpoint with such weights was refused, so finite ones have made a number that the type cannot hold.
         text = "record {n} ({id!r}) has a likelihood that is not finite: the model overflows on it; try {dtype}"
         raise DataError(Message(text, n=record.n, id=record.id, dtype=Argument("dtype", "float64")))
+
+
+def sequence_row(record: io.Record, log_probs: NDArray[np.float64], method: str) -> Row:
+    """The row of a sequence."""
+    scored = is_scored(record.tokens)
+    count = int(scored.sum())
     ll = math.fsum(log_probs[scored]) if count else math.nan
     mean = ll / count if count else math.nan
     # math.exp raises where float64 would say inf.
     ppl = math.exp(-mean) if not mean < -700 else math.inf
     return Row(record.n, record.id, len(record), count, ll, mean, ppl, method, ",".join(io.flag_names(record.flags)))
+
+
+def residue_rows(record: io.Record, log_probs: NDArray[np.float64], method: str) -> list[ResidueRow]:
+    """The rows of the residues of a sequence; one without residues has a single row, with position 0 and no score."""
+    if not len(record):
+        return [ResidueRow(record.n, record.id, 0, "", math.nan, method)]
+    values = np.where(is_scored(record.tokens), log_probs, math.nan).tolist()
+    letters = io.decode(record.tokens.tobytes())
+    return [
+        ResidueRow(record.n, record.id, position, letter, value, method)
+        for position, (letter, value) in enumerate(zip(letters, values, strict=True), 1)
+    ]

@@ -11,7 +11,9 @@ from protperf.lm.shared_options import BATCH_TOKENS as BATCH_TOKENS
 from protperf.lm.shared_options import batch_tokens_option, deterministic_option
 from protperf.message import Argument, Message
 
-METHODS = ("auto", "ll", "pll")
+METHODS = ("auto", "ll", "pll", "pll-fast")
+FAST_PASSES = 16
+"""Passes of `pll-fast` over one sequence: each masks every 16th residue, fewer than were masked in training."""
 DIRECTIONS = ("forward", "reverse", "both")
 
 
@@ -21,11 +23,13 @@ class ScoreOptions:
 
     method: str = option(
         "auto",
-        "ll: each residue given those before it; pll: each given all others, one pass per residue; auto: the one that "
-        "the model was trained for, ll if it was trained for both.",
+        "ll: each residue given those before it; pll: each given all others, one pass per residue; pll-fast: the same "
+        "with every 16th residue masked together, 16 passes per sequence; auto: ll, or pll if the model was trained "
+        "with masks only.",
         choices=METHODS,
     )
     direction: str = option("forward", "Reading direction: forward.", choices=DIRECTIONS)
+    per_residue: bool = option(False, "One row per residue in place of one per sequence.")
     batch_tokens: int = batch_tokens_option()
     deterministic: bool = deterministic_option()
 
@@ -42,7 +46,7 @@ class ScoreOptions:
 
 
 def choose_method(objective: str, method: str) -> str:
-    """`ll` or `pll`: what was asked for, if a model of this objective was trained for it.
+    """`ll`, `pll` or `pll-fast`: what was asked for, if a model of this objective was trained for it.
 
     Raises:
         ConfigError: it was not; the message names the other method.
@@ -52,7 +56,7 @@ def choose_method(objective: str, method: str) -> str:
     if method == "ll" and objective == "masked":
         text = "this model was trained with masks only and has no ll; use {remedy}"
         raise ConfigError(Message(text, remedy=Argument("method", "pll")))
-    if method == "pll" and objective == "causal":
-        text = "this model reads left to right only and has no pll; use {remedy}"
-        raise ConfigError(Message(text, remedy=Argument("method", "ll")))
+    if method.startswith("pll") and objective == "causal":
+        text = "this model reads left to right only and has no {method}; use {remedy}"
+        raise ConfigError(Message(text, method=method, remedy=Argument("method", "ll")))
     return method

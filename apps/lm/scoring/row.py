@@ -22,5 +22,17 @@ class Row:
     flags: str
 
 
+@dataclass(frozen=True, slots=True)
+class ResidueRow:
+    """The score of one residue: nats; NaN for one that is context only. `pos` counts from 1."""
+
+    n: int
+    id: str
+    pos: int
+    residue: str
+    ll: float
+    method: str
+
+
 COLUMNS = columns_of(Row)
 """Columns of a table of scores and their types."""
