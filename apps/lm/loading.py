@@ -1,17 +1,21 @@
-"""Load a trained network from a run directory or from one of its steps. torch is needed only where it is asked for."""
+"""Load a network from a run directory, one of its steps, or an ESM-2 folder. torch is needed only where it computes."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from protperf.errors import ConfigError
 from protperf.lm.device import choose_engine
 from protperf.lm.engine import Engine
 from protperf.lm.model.config import ModelConfig
+from protperf.lm.model.esm_folder import is_esm_folder, read_folder
 from protperf.lm.model.native_engine import NativeEngine
 from protperf.lm.storage import checkpoint, manifest
 from protperf.lm.storage.plain_file import broken, read_sealed
 from protperf.lm.training import state
+from protperf.message import Argument, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +29,20 @@ class LoadedModel:
 def load_run(
     path: str | os.PathLike[str], dtype: str = "float32", device: str = "auto", engine: str = "auto"
 ) -> LoadedModel:
-    """Load the best step of a run directory by validation, or the step that is named, to compute in `dtype`.
+    """Load the best step of a run directory by validation, the step that is named, or an ESM-2 folder of Hugging Face.
 
     The run may be in training: if its step is pruned while it is being read, the next best is read.
 
     Args:
-        engine: `native`, `torch`, or `auto`: native on a CPU, torch on every other device.
+        dtype: type to compute in.
+        engine: `native`, `torch`, or `auto`: native on a CPU, torch on every other device and for ESM-2.
 
     Raises:
         MissingFileError: no such directory; CheckpointError: a file is damaged or holds numbers that are not finite;
         MissingPackageError: torch is needed and not installed.
     """
+    if is_esm_folder(Path(path)):
+        return _load_esm(Path(path), dtype, device, engine)
     chosen = choose_engine(engine, device)
     return checkpoint.read(path, lambda step: _load(step, dtype, device, chosen))
 
@@ -49,6 +56,17 @@ def _load(step: checkpoint.Step, dtype: str, device: str, engine: str) -> Loaded
     if read_sealed(step.path / checkpoint.MANIFEST) != step.manifest:
         raise broken(step.path / checkpoint.MANIFEST, "was replaced while the model was read")
     return LoadedModel(loaded, step)
+
+
+def _load_esm(path: Path, dtype: str, device: str, engine: str) -> LoadedModel:
+    if engine == "native":
+        text = "{path}: ESM-2 is computed by torch; leave {engine} out"
+        raise ConfigError(Message(text, path=path, engine=Argument("engine", "native")))
+    choose_engine("torch", device)
+    from protperf.lm.model.esm import esm_engine
+
+    folder = read_folder(path)
+    return LoadedModel(esm_engine(folder, dtype, device), folder.step())
 
 
 def _engine(step: checkpoint.Step, config: ModelConfig, dtype: str, device: str, engine: str) -> Engine:

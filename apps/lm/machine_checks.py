@@ -26,12 +26,14 @@ def checks(model: Path | None, has_torch: bool) -> Iterator[dict[str, Any]]:
     if model is None:
         return
     from protperf.lm.loading import load_run
+    from protperf.lm.model.esm_folder import is_esm_folder
     from protperf.lm.scoring.selfcheck import engine_checks
 
-    loaded = load_run(model)
-    yield {"name": str(loaded.step.path), "found": "every file is as its manifest says", "ok": True}
+    loaded, is_run = load_run(model), not is_esm_folder(model)
+    found = "every file is as its manifest says" if is_run else "every tensor is there and finite"
+    yield {"name": str(loaded.step.path), "found": found, "ok": True}
     yield from engine_checks(loaded.engine, load_run(loaded.step.path, "float64").engine)
-    if has_torch:
+    if has_torch and is_run:
         from protperf.lm.model.torch_checks import step_checks
 
         yield from step_checks(loaded.step, loaded.engine)

@@ -37,7 +37,7 @@ class MessageOptions:
 class SequencesCommand:
     """What a command takes that asks a model about sequences: whom, about which, and whether some may be missing."""
 
-    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
+    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
     fasta: tuple[str, ...] = option(
         REQUIRED,
         "FASTA, or tables with --seq-col; plain or gz, xz, zst, bz2; - is standard input.",

@@ -17,7 +17,7 @@ from protperf.lm.shared_options import LoadOptions, ReadingOptions
 class GenerateCommand:
     """What `generate` takes besides the options of sampling, loading and writing."""
 
-    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
+    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
 
     def __post_init__(self) -> None:
         check(self)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class InfoOptions:
     """What `info` is asked."""
 
-    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
+    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
     as_json: bool = option(False, "Print JSON.", flag="--json")
 
 
@@ -31,10 +31,12 @@ protperf info runs/mine/step-400 --json
 
 def run(given: dict[str, Any]) -> int:
     """Print the facts of a model; returns the exit code."""
+    from protperf.lm.model.esm_folder import is_esm_folder, read_folder
     from protperf.lm.storage import checkpoint
 
     options = instance(InfoOptions, given)
-    facts = checkpoint.read(options.model, _facts)
+    path = options.model
+    facts = read_folder(path).facts() if is_esm_folder(path) else checkpoint.read(path, _facts)
     if options.as_json:
         print(json.dumps(facts, indent=1))
         return 0

@@ -51,7 +51,7 @@ class StrategyOptions:
 class ModelOptions:
     """The models that are asked."""
 
-    model: Path = option(REQUIRED, "Run directory, or one step of it.", positional=True, unit="MODEL")
+    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
     also: tuple[Path, ...] = option((), "Another model; scores are the mean of all models named.", unit="MODEL")
 
     def __post_init__(self) -> None:
