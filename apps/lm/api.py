@@ -26,7 +26,7 @@ from protperf.lm.scan.options import RegionOptions
 from protperf.lm.scan.scan import Scan
 from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import residue_rows, score_batches, sequence_row
-from protperf.lm.scoring.options import ScoreOptions, choose_method
+from protperf.lm.scoring.options import ScoreOptions, choose_reading
 from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
 from protperf.lm.source import Source
@@ -96,7 +96,7 @@ class Model:
         self._check_fork()
         given = from_keywords(options, _SCORING)
         scoring, source = instance(ScoreOptions, given), Source(records, instance(ReadingOptions, given))
-        chosen = choose_method(self.config.objective, scoring.method)
+        chosen = choose_reading(self.config, scoring)
         scored = score_batches(
             self._loaded.engine,
             source,

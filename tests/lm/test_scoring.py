@@ -19,7 +19,7 @@ from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
 from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.scoring import estimate
 from protperf.lm.scoring import likelihood as score
-from protperf.lm.scoring.options import FAST_PASSES, choose_method
+from protperf.lm.scoring.options import FAST_PASSES, ScoreOptions, choose_method, choose_reading
 
 
 def network(attention: str = "relu", **choices: object) -> Network:
@@ -89,6 +89,26 @@ def test_ll_is_the_sum_of_next_token_log_probabilities(attention: str) -> None:
         assert found[i] == pytest.approx(float(torch.log_softmax(logits, -1)[int(x[i])]), abs=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["relu", "exact"])
+def test_ll_in_reverse_gives_each_residue_those_after_it(attention: str) -> None:
+    """In a batch, alone and in chunks; both directions are the mean."""
+    net, x, y = network(attention), residues(20), residues(31, 7)
+    model = TorchEngine(net)
+    found, mate = score.log_likelihoods(model, [x, y], direction="reverse")
+    for i in range(len(x)):
+        after = torch.tensor([EOS, *x[i + 1 :][::-1].tolist()])
+        with torch.no_grad():
+            logits = net(after, torch.tensor([0, len(after)]), CAUSAL)[-1]
+        assert found[i] == pytest.approx(float(torch.log_softmax(logits, -1)[int(x[i])]), abs=1e-5)
+    np.testing.assert_allclose(score.log_likelihoods(model, [y], direction="reverse")[0], mate, atol=1e-5)
+    np.testing.assert_allclose(score.chunked_log_likelihoods(model, x, 7, direction="reverse"), found, atol=1e-5)
+    (forward,), (both,) = score.log_likelihoods(model, [x]), score.log_likelihoods(model, [x], direction="both")
+    np.testing.assert_allclose(both, 0.5 * (forward + found), atol=1e-5)
+    (row,) = score.score_records(model, [io.Record(0, "x", "", x, 0, "", 0)], "ll-both")
+    assert (row.method, row.ll) == ("ll-both", pytest.approx(float(both.sum()), abs=1e-6))
+    assert estimate.tokens_read(20, "ll-both") == 44
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_pll_masks_each_site_alone(attention: str) -> None:
     net, x = network(attention), residues(18)
@@ -131,6 +151,18 @@ def test_a_method_that_was_not_trained_is_refused_with_the_other_name() -> None:
     with pytest.raises(ConfigError, match="method='ll'"):
         choose_method("causal", "pll")
     assert choose_method("both", "auto") == "ll"
+
+
+def test_a_direction_is_that_of_ll_and_has_to_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(objective="both")
+    with pytest.raises(ConfigError, match="use direction='forward', or train one"):
+        choose_reading(config, ScoreOptions(direction="reverse"))
+    with pytest.raises(ConfigError, match="direction='both' is for method='ll'"):
+        choose_reading(config, ScoreOptions(direction="both", method="pll"))
+    monkeypatch.setattr("protperf.lm.direction.is_trained_in_both", lambda config: True)
+    assert choose_reading(config, ScoreOptions()) == "ll"
+    assert choose_reading(config, ScoreOptions(direction="both")) == "ll-both"
+    assert choose_reading(config, ScoreOptions(method="pll-fast")) == "pll-fast"
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -55,6 +55,13 @@ def ll(net: Network, sequence: str) -> float:
     return sum(float(row[token]) for row, token in zip(rows, tokens, strict=False))
 
 
+def ll_reverse(net: Network, sequence: str) -> float:
+    """The same, each residue given those after it."""
+    tokens = io.encode(sequence)[0].tolist()[::-1]
+    rows = log_probs(net, [EOS, *tokens], CAUSAL)
+    return sum(float(row[token]) for row, token in zip(rows, tokens, strict=False))
+
+
 def wild_type(offset: int = 1, sequence: str = WILD) -> WildType:
     return read_wild_type(sequence, offset)
 
@@ -114,6 +121,43 @@ def test_full_in_float64_equals_brute_force_to_its_rounding_errors() -> None:
         found = scorer.score([parse(text, wild) for text in variants])[:, 0]
         exact = [ll(net, mutated(text, wild)) - ll(net, wild.sequence) for text in variants]
         np.testing.assert_allclose(found, exact, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_full_in_reverse_is_that_of_the_sequences_read_from_their_ends(batch_tokens: int, deterministic: bool) -> None:
+    """And both directions are the mean of the two readings."""
+    net, wild = network().double(), wild_type(24)
+    texts = several(wild)
+    variants = [parse(text, wild) for text in texts]
+    model = TorchEngine(net)
+    found = full.FullScorer(model, wild, batch_tokens, deterministic, "reverse").score(variants)
+    mutants = [mutated(text, wild) for text in texts]
+    whole = ll_reverse(net, wild.sequence)
+    exact = [(ll_reverse(net, x) - whole, ll_reverse(net, x) / len(x) - whole / len(wild)) for x in mutants]
+    np.testing.assert_allclose(found, exact, atol=1e-10, rtol=0)
+    forward = full.FullScorer(model, wild, batch_tokens, deterministic).score(variants)
+    both = full.BothReadings(model, wild, batch_tokens, deterministic).score(variants)
+    np.testing.assert_array_equal(both, 0.5 * (forward + found))
+    assert np.abs(forward - found).max() > 0.1, "the two readings should differ"
+
+
+def test_in_reverse_only_what_stands_before_a_change_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, wild = TorchEngine(network()), wild_type()
+    scorer = full.FullScorer(model, wild, 4096, False, "reverse")
+    read: list[int] = []
+    advance = TorchState.advance
+
+    def counted(self: TorchState, tokens: np.ndarray, *given: object) -> np.ndarray:
+        read.append(len(tokens))
+        return advance(self, tokens, *given)
+
+    monkeypatch.setattr(TorchState, "advance", counted)
+    variants = [parse(named(3, letter, wild), wild) for letter in "ACDEFG" if letter != wild.letter(3)]
+    scorer.score(variants)
+    # EOS, the 66 residues that all have in common, and for each the changed residue and two of the three before it.
+    assert sum(read) == 1 + 66 + 3 * len(variants)
+    assert scorer.tokens_read(variants[0]) == 4
 
 
 @pytest.mark.parametrize("attention", ["relu", "exact"])
@@ -260,9 +304,19 @@ def test_a_strategy_that_was_not_trained_is_refused_with_another_name() -> None:
     for strategy in ("masked", "masked-joint"):
         with pytest.raises(ConfigError, match="use strategy='full'"):
             choose_strategy("causal", strategy)
+
+
+def test_a_direction_that_was_not_trained_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, wild = TorchEngine(network()), wild_type()
     for direction in ("reverse", "both"):
-        with pytest.raises(ConfigError, match="reads forward only"):
-            StrategyOptions(direction=direction)
+        with pytest.raises(ConfigError, match=r"reads forward only .* train --directions both"):
+            make_scorer(model, wild, StrategyOptions(strategy="full", direction=direction))
+        with pytest.raises(ConfigError, match=rf"direction='{direction}' is for strategy='full'"):
+            make_scorer(model, wild, StrategyOptions(strategy="masked", direction=direction))
+    monkeypatch.setattr("protperf.lm.direction.is_trained_in_both", lambda config: True)
+    names = {"auto": "full-both", "both": "full-both", "reverse": "full-reverse", "forward": "full"}
+    for direction, name in names.items():
+        assert make_scorer(model, wild, StrategyOptions(strategy="full", direction=direction)).name == name
 
 
 # -- what a text means

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protperf import io
 from protperf.errors import DataError
@@ -22,7 +23,6 @@ _SHORT, _LONG = 256, 2048
 """Tokens of the sequences that the speed is measured at."""
 _BIAS_SITES, _BIAS_TOKENS = 32, 16384
 """Residues that two methods are compared at, and tokens that may be read for it."""
-_ANY_LENGTH = 2**62
 
 
 @dataclass
@@ -49,7 +49,7 @@ def count_work(paths: list[str], method: str, progress: Progress = no_progress, 
     work = Work()
     try:
         for batch in io.read_tokens(paths, **reading):
-            passes = np.minimum(batch.lengths, max_passes(method))
+            passes = num_passes(batch.lengths, method)
             sizes = batch.lengths + 2
             work.passes += int(passes.sum())
             work.tokens += int((passes * sizes).sum())
@@ -63,12 +63,16 @@ def count_work(paths: list[str], method: str, progress: Progress = no_progress, 
 
 def tokens_read(length: int, method: str) -> int:
     """Tokens that the model reads to score a sequence of `length` residues."""
-    return (length + 2) * min(length, max_passes(method))
+    return (length + 2) * int(num_passes(np.array([length]), method)[0])
 
 
-def max_passes(method: str) -> int:
-    """The most passes over one sequence; no method makes more than one per residue."""
-    return {"ll": 1, "pll-fast": FAST_PASSES}.get(method, _ANY_LENGTH)
+def num_passes(lengths: NDArray[np.int64], method: str) -> NDArray[np.int64]:
+    """Passes over sequences of these lengths [num_sequences]."""
+    if method == "pll":
+        return lengths
+    if method == "pll-fast":
+        return np.minimum(lengths, FAST_PASSES)
+    return np.full_like(lengths, 2 if method == "ll-both" else 1)
 
 
 def estimate_pll(engine: Engine, work: Work | None) -> str:

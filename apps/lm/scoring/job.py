@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protperf import io
-from protperf.lm.scoring.options import ScoreOptions, choose_method
+from protperf.lm.scoring.options import ScoreOptions, choose_reading
 from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.shared_options import ReadingOptions
 from protperf.lm.tables.destination import check_inputs
@@ -70,8 +70,8 @@ class ScoreJob:
         from protperf.lm.scoring.estimate import count_work
 
         watch = watch or Watch()
-        method = choose_method(loaded.engine.config.objective, self._scoring.method)
-        announces = method != "ll" and watch.takes_notes
+        method = choose_reading(loaded.engine.config, self._scoring)
+        announces = method.startswith("pll") and watch.takes_notes
         work = None
         if announces or watch.shows_progress:
             with watch.waiting("reading", " residues") as stage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from protperf.lm.scoring.options import BATCH_TOKENS, FAST_PASSES
 from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.watch import Progress, no_progress
 from protperf.message import Argument, Message
+
+T = TypeVar("T", bound=np.generic)
 
 
 def score_records(
@@ -51,7 +54,7 @@ def score_batches(
     """Score records lazily, in their order: in batches, each record with the log-likelihoods of its residues [L].
 
     Args:
-        method: `ll`, `pll` or `pll-fast`.
+        method: `ll`, `ll-reverse`, `ll-both`, `pll` or `pll-fast`.
         batch_tokens: tokens packed into one pass: of several sequences for `ll`, of one and its masked sites else.
         deterministic: one sequence per pass, and sums that no number of threads changes: the same bits for any batch
             size and any other sequences.
@@ -61,7 +64,7 @@ def score_batches(
         DataError: a likelihood is not finite.
     """
     budget = BATCH_TOKENS if deterministic else batch_tokens
-    together = 1 if deterministic or method != "ll" else batch_tokens
+    together = 1 if deterministic or method.startswith("pll") else batch_tokens
     for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
         # Not around the yield: what the caller does with a batch is no part of this.
         with engine.computing(deterministic):
@@ -74,36 +77,57 @@ def score_batches(
 def _score_batch(
     engine: Engine, records: list[io.Record], method: str, budget: int, progress: Progress
 ) -> list[NDArray[np.float64]]:
-    if method == "ll":
-        return log_likelihoods(engine, [record.tokens for record in records], progress)
+    if not method.startswith("pll"):
+        direction = method.removeprefix("ll").removeprefix("-") or "forward"
+        return log_likelihoods(engine, [record.tokens for record in records], progress, direction)
     fast = method == "pll-fast"
     return [pseudo_log_likelihoods(engine, record.tokens, budget, progress, fast=fast) for record in records]
 
 
 def log_likelihoods(
-    engine: Engine, sequences: list[NDArray[np.uint8]], progress: Progress = no_progress
+    engine: Engine,
+    sequences: list[NDArray[np.uint8]],
+    progress: Progress = no_progress,
+    direction: str = "forward",
 ) -> list[NDArray[np.float64]]:
-    """Log p(x_i given x_<i), nats, of each residue of each sequence [L]."""
+    """Log p(x_i given x_<i), nats, of each residue of each sequence [L].
+
+    Args:
+        direction: `reverse` is log p(x_i given x_>i), `both` the mean of the two.
+    """
+    if direction == "both":
+        readings = [log_likelihoods(engine, sequences, progress, each) for each in ("forward", "reverse")]
+        return [0.5 * (forward + reverse) for forward, reverse in zip(*readings, strict=True)]
     if len(sequences) == 1 and len(sequences[0]) + 2 > inference.CHUNK:
-        return [chunked_log_likelihoods(engine, sequences[0], None, progress)]
-    tokens, borders = inference.pack([frame(x)[:-1] for x in sequences])
+        return [chunked_log_likelihoods(engine, sequences[0], None, progress, direction)]
+    tokens, borders = inference.pack([_in_order(frame(x), direction)[:-1] for x in sequences])
     log_probs = engine.log_probs(tokens, borders, CAUSAL)
     progress(sum(len(x) + 2 for x in sequences))
-    # The row of token i holds the prediction of residue i: BOS stands before the first.
-    return [_picked(log_probs[a : b - 1], x) for a, b, x in zip(borders, borders[1:], sequences, strict=False)]
+    # The row of a token holds the prediction of the next one: BOS, or EOS in reverse, stands before the first.
+    parts = zip(borders, borders[1:], sequences, strict=False)
+    return [_in_order(_picked(log_probs[a : b - 1], _in_order(x, direction)), direction) for a, b, x in parts]
 
 
 def chunked_log_likelihoods(
-    engine: Engine, residues: NDArray[np.uint8], chunk: int | None = None, progress: Progress = no_progress
+    engine: Engine,
+    residues: NDArray[np.uint8],
+    chunk: int | None = None,
+    progress: Progress = no_progress,
+    direction: str = "forward",
 ) -> NDArray[np.float64]:
     """The same for one sequence, `chunk` tokens at a time with carried state."""
     parts: list[NDArray[np.float64]] = []
-    done = 0
-    for log_probs in inference.chunked_log_probs(engine, frame(residues)[:-2], chunk):
-        parts.append(_picked(log_probs, residues[done : done + len(log_probs)]))
+    done, wanted = 0, _in_order(residues, direction)
+    for log_probs in inference.chunked_log_probs(engine, _in_order(frame(residues), direction)[:-2], chunk):
+        parts.append(_picked(log_probs, wanted[done : done + len(log_probs)]))
         done += len(log_probs)
         progress(len(log_probs))
-    return np.concatenate(parts) if parts else np.empty(0)
+    return _in_order(np.concatenate(parts), direction) if parts else np.empty(0)
+
+
+def _in_order(values: NDArray[T], direction: str) -> NDArray[T]:
+    """What belongs to the tokens of a sequence, in the order in which they are read, or back."""
+    return np.ascontiguousarray(values[::-1]) if direction == "reverse" else values
 
 
 def pseudo_log_likelihoods(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protperf.errors import ConfigError
+from protperf.lm.direction import DIRECTIONS, choose_direction, refuse_direction
 from protperf.lm.options import check, option
 from protperf.lm.shared_options import BATCH_TOKENS as BATCH_TOKENS
 from protperf.lm.shared_options import batch_tokens_option, deterministic_option
 from protperf.message import Argument, Message
 
+if TYPE_CHECKING:
+    from protperf.lm.model.config import ModelConfig
+
 METHODS = ("auto", "ll", "pll", "pll-fast")
 FAST_PASSES = 16
 """Passes of `pll-fast` over one sequence: each masks every 16th residue, fewer than were masked in training."""
-DIRECTIONS = ("forward", "reverse", "both")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,21 +31,33 @@ class ScoreOptions:
         "with masks only.",
         choices=METHODS,
     )
-    direction: str = option("forward", "Reading direction: forward.", choices=DIRECTIONS)
+    direction: str = option(
+        "forward", "Reading direction of ll; reverse and both need a model trained in both.", choices=DIRECTIONS
+    )
     per_residue: bool = option(False, "One row per residue in place of one per sequence.")
     batch_tokens: int = batch_tokens_option()
     deterministic: bool = deterministic_option()
 
     def __post_init__(self) -> None:
         check(self)
-        if self.direction != "forward":
-            text = "this model reads forward only and cannot score {direction}; use {remedy}"
-            remedy = Argument("direction", "forward")
-            raise ConfigError(Message(text, direction=self.direction, remedy=remedy))
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name."""
         return dataclasses.asdict(self)
+
+
+def choose_reading(config: ModelConfig, options: ScoreOptions) -> str:
+    """The method and the direction as a table names them: `ll`, `ll-reverse`, `ll-both`, `pll` or `pll-fast`.
+
+    Raises:
+        ConfigError: a method or a direction that the model was not trained for, or that exclude each other.
+    """
+    method = choose_method(config.objective, options.method)
+    if options.direction == "forward":
+        return method
+    if method != "ll":
+        raise refuse_direction(options.direction, Argument("method", "ll"))
+    return f"ll-{choose_direction(config, options.direction)}"
 
 
 def choose_method(objective: str, method: str) -> str:

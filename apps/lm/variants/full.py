@@ -9,6 +9,9 @@ its first change, each a sum over scored residues,
 Mutants are read in the order of f. The state of the wild type moves on with them (`main` below), so one state and the
 copies of one group are held at a time, for a protein of any length. Log-likelihoods are those of the method
 `ll`: the end of the sequence is not counted, ambiguous residues are context.
+
+In the reverse reading all sequences are those of `protperf.lm.direction`, the last residue first: what mutants share is
+then the end of the protein, and "before" means "after" wherever a protein is meant and not a reading.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.lm import inference
-from protperf.lm.alphabet import BOS, FIRST_RESIDUE, LAST_SCORED
+from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, LAST_SCORED
 from protperf.lm.engine import CausalState, Engine, Tokens
 from protperf.lm.variants.variant import Variant
 from protperf.lm.variants.wild_type import WildType
@@ -38,28 +41,38 @@ _NO_ROWS = np.empty(0, np.int64)
 
 
 class FullScorer:
-    """Differences of log-likelihoods to one wild type."""
+    """Differences of log-likelihoods to one wild type, in one reading: `forward` or `reverse`."""
 
-    name = "full"
     has_lengths = True
 
-    def __init__(self, engine: Engine, wild_type: WildType, batch_tokens: int, deterministic: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        wild_type: WildType,
+        batch_tokens: int,
+        deterministic: bool,
+        direction: str = "forward",
+    ) -> None:
+        self.name = "full" if direction == "forward" else f"full-{direction}"
         self._engine, self._wild, self._deterministic = engine, wild_type, deterministic
+        self._is_reverse = direction == "reverse"
+        self._start = EOS if self._is_reverse else BOS
+        self._tokens = self._in_order(wild_type.tokens)
         self._chunk = inference.chunk_length(engine)
         self._budget = self._chunk if deterministic else batch_tokens
-        framed = np.concatenate([[BOS], wild_type.tokens]).astype(np.uint8)
+        framed = np.concatenate([[self._start], self._tokens]).astype(np.uint8)
         # Row i predicts residue i.
         with engine.computing(deterministic):
             self._rows = np.concatenate(list(inference.chunked_log_probs(engine, framed)))
-        scored = _is_scored(wild_type.tokens)
-        values = np.where(scored, self._rows[np.arange(len(wild_type)), wild_type.tokens], 0.0).astype(np.float64)
+        scored = _is_scored(self._tokens)
+        values = np.where(scored, self._rows[np.arange(len(wild_type)), self._tokens], 0.0).astype(np.float64)
         self._from = np.append(np.cumsum(values[::-1])[::-1], 0.0)
         self._scored_before = np.append(0, np.cumsum(scored))
 
     def tokens_read(self, variant: Variant) -> int:
         """About how many residues are read for a variant."""
         changed = sum(len(edit.inserted) - edit.removed for edit in variant.edits)
-        return len(self._wild) - variant.first + changed if variant.edits else 0
+        return len(self._wild) - self._first_change(variant) + changed if variant.edits else 0
 
     def check(self, variant: Variant) -> None:
         """Every variant has a score."""
@@ -74,11 +87,11 @@ class FullScorer:
             progress: called with the number of variants that are done.
         """
         found = np.zeros((len(variants), 2))
-        changed = [_Mutant(i, variant, self._wild) for i, variant in enumerate(variants) if variant.edits]
+        changed = [self._mutant(i, variant) for i, variant in enumerate(variants) if variant.edits]
         changed.sort(key=lambda mutant: mutant.first)
         progress(len(variants) - len(changed))
         with self._engine.computing(self._deterministic):
-            main = _WildState(self._engine, self._wild.tokens)
+            main = _WildState(self._engine, self._tokens, self._start)
             for group in self._groups(changed):
                 for batch, state, starts in self._batches(main, group):
                     sums = self._read(state, batch, starts)
@@ -86,6 +99,17 @@ class FullScorer:
                         found[mutant.place] = self._differences(mutant, total)
                     progress(len(batch))
         return found
+
+    def _mutant(self, place: int, variant: Variant) -> _Mutant:
+        return _Mutant(place, self._in_order(variant.applied(self._wild)), self._first_change(variant))
+
+    def _in_order(self, tokens: Tokens) -> Tokens:
+        """The residues of a protein in the order in which they are read."""
+        return np.ascontiguousarray(tokens[::-1]) if self._is_reverse else tokens
+
+    def _first_change(self, variant: Variant) -> int:
+        """The number of residues that a variant and the wild type share before its first change is read."""
+        return len(self._wild) - variant.edits[-1].end if self._is_reverse else variant.first
 
     def _groups(self, mutants: list[_Mutant]) -> Iterator[list[_Mutant]]:
         """Mutants whose first changes are near each other, at most as many starts as states may be held."""
@@ -114,7 +138,7 @@ class FullScorer:
         starts = sorted({mutant.first for mutant in group})
         main.read_to(starts[0], self._chunk)
         states = main.state.select([0] * len(starts))
-        tokens, borders = inference.pack([self._wild.tokens[starts[0] : start] for start in starts])
+        tokens, borders = inference.pack([self._tokens[starts[0] : start] for start in starts])
         if len(tokens):
             states.advance(tokens, borders, _NO_ROWS)
         # Short suffixes count for what their copy of the state takes.
@@ -165,24 +189,49 @@ class FullScorer:
         return max(1, STATE_BYTES // (c.num_layers * c.num_heads * per_head * item))
 
 
+class BothReadings:
+    """The mean of the forward and the reverse reading."""
+
+    name = "full-both"
+    has_lengths = True
+
+    def __init__(self, engine: Engine, wild_type: WildType, batch_tokens: int, deterministic: bool) -> None:
+        self._readings = [
+            FullScorer(engine, wild_type, batch_tokens, deterministic, direction)
+            for direction in ("forward", "reverse")
+        ]
+
+    def tokens_read(self, variant: Variant) -> int:
+        """About how many residues are read for a variant, in both readings."""
+        return sum(reading.tokens_read(variant) for reading in self._readings)
+
+    def check(self, variant: Variant) -> None:
+        """Every variant has a score."""
+
+    def score(self, variants: Sequence[Variant], progress: Progress = no_progress) -> NDArray[np.float64]:
+        """As `FullScorer.score`."""
+        # A variant is done when it has been read twice.
+        forward = self._readings[0].score(variants)
+        return 0.5 * (forward + self._readings[1].score(variants, progress))
+
+
 class _Mutant:
-    """A variant's sequence, its place among the variants, and the index of its first change."""
+    """A variant's sequence as it is read, its place among the variants, and the index of its first change."""
 
     __slots__ = ("first", "place", "size", "tokens")
 
-    def __init__(self, place: int, variant: Variant, wild_type: WildType) -> None:
-        self.place, self.first = place, variant.first
-        self.tokens = variant.applied(wild_type)
-        self.size = len(self.tokens) - self.first
+    def __init__(self, place: int, tokens: Tokens, first: int) -> None:
+        self.place, self.tokens, self.first = place, tokens, first
+        self.size = len(tokens) - first
 
 
 class _WildState:
-    """The state of the wild type after BOS and `read` residues; it only moves on."""
+    """The state of the wild type after the first token and `read` residues; it only moves on."""
 
-    def __init__(self, engine: Engine, residues: Tokens) -> None:
+    def __init__(self, engine: Engine, residues: Tokens, start: int) -> None:
         self._residues, self.read = residues, 0
         self.state = engine.empty_state()
-        self.state.advance(np.array([BOS], np.uint8), np.array([0, 1]), _NO_ROWS)
+        self.state.advance(np.array([start], np.uint8), np.array([0, 1]), _NO_ROWS)
 
     def read_to(self, count: int, step: int) -> None:
         """Read on until `count` residues have been read, at most `step` at a time."""

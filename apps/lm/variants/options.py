@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
+from protperf.lm.direction import DIRECTIONS
 from protperf.lm.options import REQUIRED, check, option
-from protperf.lm.scoring.options import BATCH_TOKENS, DIRECTIONS
+from protperf.lm.scoring.options import BATCH_TOKENS
 from protperf.message import Argument, Message
 
 STRATEGIES = ("auto", "wt", "masked", "masked-joint", "full")
@@ -26,7 +27,11 @@ class StrategyOptions:
         "nothing masked, one pass; auto: masked if the model was trained with masks only, else full.",
         choices=STRATEGIES,
     )
-    direction: str = option("forward", "Reading direction of full: forward.", choices=DIRECTIONS)
+    direction: str = option(
+        "auto",
+        "Reading direction of full; both is the mean of the two readings; auto: both if the model was trained in both.",
+        choices=("auto", *DIRECTIONS),
+    )
     batch_tokens: int = option(
         BATCH_TOKENS,
         "Residues read together in one pass; more takes more memory and is not always faster.",
@@ -37,10 +42,6 @@ class StrategyOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.direction != "forward":
-            text = "this model reads forward only and cannot score {direction}; use {remedy}"
-            remedy = Argument("direction", "forward")
-            raise ConfigError(Message(text, direction=self.direction, remedy=remedy))
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name."""

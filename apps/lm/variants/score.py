@@ -8,13 +8,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from protperf.lm.direction import choose_direction, refuse_direction
 from protperf.lm.engine import Engine
-from protperf.lm.variants.full import FullScorer
+from protperf.lm.variants.full import BothReadings, FullScorer
 from protperf.lm.variants.options import StrategyOptions, choose_strategy
 from protperf.lm.variants.sites import SiteScorer
 from protperf.lm.variants.variant import Variant
 from protperf.lm.variants.wild_type import WildType
 from protperf.lm.watch import Progress, no_progress
+from protperf.message import Argument
 
 _PASSES = 16
 """A batch of variants costs so many passes over the wild type: what all of them share is read once per batch."""
@@ -79,9 +81,14 @@ def make_scorer(engine: Engine, wild_type: WildType, options: StrategyOptions) -
     """The scorer of a strategy.
 
     Raises:
-        ConfigError: the model was not trained for it.
+        ConfigError: the model was not trained for it, or not in the direction that was asked for.
     """
     strategy = choose_strategy(engine.config.objective, options.strategy)
     if strategy == "full":
-        return FullScorer(engine, wild_type, options.batch_tokens, options.deterministic)
+        direction = choose_direction(engine.config, options.direction)
+        if direction == "both":
+            return BothReadings(engine, wild_type, options.batch_tokens, options.deterministic)
+        return FullScorer(engine, wild_type, options.batch_tokens, options.deterministic, direction)
+    if options.direction in ("reverse", "both"):
+        raise refuse_direction(options.direction, Argument("strategy", "full"))
     return SiteScorer(engine, wild_type, strategy, options.batch_tokens, options.deterministic)
