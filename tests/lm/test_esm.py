@@ -179,7 +179,7 @@ def test_reading_left_to_right_is_refused(folder: Path) -> None:
         ({"hidden_size": 48}, r"F32 \[33, 48\] is needed"),
         ({"num_hidden_layers": 3}, "has no tensor esm.encoder.layer.2"),
         ({"layer_norm_eps": "1e-5"}, "layer_norm_eps"),
-        ({"vocab_size": 2}, "vocab_size"),
+        ({"vocab_size": 0}, "vocab_size"),
     ],
 )
 def test_a_folder_that_is_not_esm2_is_refused_with_its_fault(

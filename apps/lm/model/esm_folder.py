@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
-from protperf.lm.alphabet import VOCABULARY
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import tensor_file
 from protperf.lm.storage.checkpoint import MANIFEST, Step
@@ -109,7 +108,7 @@ def read_folder(path: Path) -> EsmFolder:
     epsilon, vocab_size = table.get("layer_norm_eps", 1e-12), table.get("vocab_size")
     if type(epsilon) is not float or not 0 < epsilon < 1:
         raise broken(place, f"has {short(epsilon)} as layer_norm_eps")
-    if type(vocab_size) is not int or not len(VOCABULARY) <= vocab_size <= 1 << 16:
+    if type(vocab_size) is not int or not 1 <= vocab_size <= 1 << 16:
         raise broken(place, f"has {short(vocab_size)} as vocab_size")
     norms_embedding = bool(table.get("emb_layer_norm_before"))
     files = _files(path, expected_shapes(config, vocab_size, norms_embedding))
@@ -153,6 +152,9 @@ def _sizes(place: Path, table: dict[str, Any]) -> ModelConfig:
 
 def _token_ids(path: Path, vocab_size: int) -> tuple[int, ...]:
     """The id there of each token of ours, by `vocab.txt` or as every ESM-2 model has them."""
+    # Imported here: every command asks whether a folder is one of these, and only one that is needs our alphabet.
+    from protperf.lm.alphabet import VOCABULARY
+
     names: tuple[str, ...] = _ESM2_VOCABULARY
     place = path / "vocab.txt"
     if place.exists():
