@@ -255,6 +255,19 @@ def test_without_matplotlib_the_package_to_install_is_named_before_any_work(
 # -- structures
 
 
+def test_a_notebook_shows_the_heat_map_or_else_the_first_rows(model: lm.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = model.scan([("<b>x</b>", WILD)], region="3-7")
+    drawn = xml.etree.ElementTree.fromstring(scan._repr_html_())
+    assert drawn.tag.endswith("svg")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    listed = xml.etree.ElementTree.fromstring(f"<div>{scan._repr_html_()}</div>")
+    assert [cell.text for cell in listed.iter("th")] == list(scan.table._columns)
+    rows = [[cell.text for cell in row] for row in listed.iter("tr")][1:]
+    shown = [[row["id"], str(row["pos"]), row["wt"], row["mt"], f"{row['score']:.4g}"] for row in scan.table]
+    assert rows == shown[:20]
+    assert listed.find("p").text == "Table of 95 rows, 75 not shown"
+
+
 def write_structure(path: Path, chains: dict[str, list[tuple[int, str, str]]]) -> Path:
     """A structure of residues (number, insertion code, letter), two atoms each, with a water at the end."""
     builder = StructureBuilder()

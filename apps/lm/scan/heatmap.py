@@ -8,6 +8,7 @@ is drawn by its score per residue times the length of the protein. matplotlib is
 
 from __future__ import annotations
 
+import io
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -58,16 +59,27 @@ def check_size(count: int) -> None:
 
 def save(scan: Scan, path: Path) -> None:
     """Write the heat map of a scan as PNG or SVG, by the file's suffix."""
-    figure = draw(scan, None)
-    kind = path.suffix.lower().removeprefix(".")
+    figure, kind = draw(scan, None), path.suffix.lower().removeprefix(".")
+    durable.replace_file(path, lambda stream: _write(figure, kind, stream))
 
-    def write(stream: BinaryIO) -> None:
-        # The same scan makes the same file: no date, and ids of SVG that are not random.
-        metadata = {"Date": None} if kind == "svg" else {}
-        with import_module("matplotlib").rc_context({"svg.hashsalt": "protperf"}):
-            figure.savefig(stream, format=kind, dpi=_DPI, metadata=metadata)
 
-    durable.replace_file(path, write)
+def svg(scan: Scan) -> str:
+    """The heat map as an element of a page.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed; ConfigError: too many positions.
+    """
+    stream = io.BytesIO()
+    _write(draw(scan, None), "svg", stream)
+    text = stream.getvalue().decode()
+    return text[text.index("<svg") :]
+
+
+def _write(figure: Any, kind: str, stream: BinaryIO) -> None:
+    # The same scan makes the same file: no date, and ids of SVG that are not random.
+    metadata = {"Date": None} if kind == "svg" else {}
+    with import_module("matplotlib").rc_context({"svg.hashsalt": "protperf"}):
+        figure.savefig(stream, format=kind, dpi=_DPI, metadata=metadata)
 
 
 def draw(scan: Scan, ax: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
+from protperf.errors import ConfigError, MissingPackageError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.tables.table import Table
 from protperf.lm.variants.variant import Edit, Variant, normalized
@@ -91,6 +92,15 @@ class Scan:
     def __repr__(self) -> str:
         first, last = (self.positions[0], self.positions[-1]) if len(self.positions) else (0, 0)
         return f"Scan of {self.wild_type.id}, positions {first} to {last}, strategy {', '.join(self.strategies)}"
+
+    def _repr_html_(self) -> str:
+        """The heat map, as a notebook shows it; the table where matplotlib is missing or the region too long."""
+        from protperf.lm.scan.heatmap import svg
+
+        try:
+            return svg(self)
+        except (MissingPackageError, ConfigError):
+            return self.table._repr_html_()
 
     @property
     def matrix(self) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from protperf import io
 
 Row = TypeVar("Row")
+
+_SHOWN_ROWS = 20
+"""Rows that a notebook shows."""
 
 
 class Table(Generic[Row]):
@@ -51,6 +55,15 @@ class Table(Generic[Row]):
         left_out = f", {len(self.rejected)} rejected" if self.rejected else ""
         return f"Table of {len(self.rows)} rows{left_out}: {', '.join(self._columns)}"
 
+    def _repr_html_(self) -> str:
+        """The first rows, as a notebook shows them; ids come from files, so every cell is escaped."""
+        rows = [[_shown(cell(row, name)) for name in self._columns] for row in self.rows[:_SHOWN_ROWS]]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self._columns)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows)
+        left_out = len(self.rows) - len(rows)
+        note = f"<p>{html.escape(repr(self).partition(':')[0])}{f', {left_out} not shown' if left_out else ''}</p>"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
     def numpy(self, column: str) -> NDArray[Any]:
         """One column as an array [number of rows].
 
@@ -84,6 +97,10 @@ class Table(Generic[Row]):
             # Numbers keep their types even if there are no rows.
             columns[name] = values if kind is str else np.array(values, kind)
         return columns
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _package(name: str) -> Any:
