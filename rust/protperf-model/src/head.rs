@@ -128,6 +128,17 @@ impl<T: CpuElement> Head<'_, T> {
         let range = all.partition_point(|&at| at < first)..all.partition_point(|&at| at < end);
         let (positions, targets) = (&all[range.clone()], &self.targets.classes[range]);
         let (rows, classes) = (positions.len(), self.weights.embedding.len() / c);
+        if rows == 0 {
+            // Such as the end of the last sequence alone: nothing to multiply, and no gradient of the weights.
+            if let Some(grad) = grad {
+                grad.fill(T::ZERO);
+            }
+            return Ok(Sums {
+                loss: 0.0,
+                embedding: Buffer::zeros(classes * c.next_multiple_of(PAD))?,
+                norm: Buffer::zeros(c)?,
+            });
+        }
         let (c_row, logits_row) = (c.next_multiple_of(PAD), self.columns.cols());
         let (mut normed, mut inverses) = (Buffer::new(rows * c_row)?, Buffer::new(rows)?);
         for ((&at, to), inverse) in positions.iter().zip(normed.chunks_exact_mut(c_row)).zip(inverses.iter_mut()) {

@@ -73,6 +73,29 @@ fn the_loss_is_the_plain_one_and_gradients_are_limits_of_its_differences() {
 }
 
 #[test]
+fn tokens_without_a_target_have_no_gradient() {
+    // Several panels wide, and the last tile is the end of a sequence alone.
+    let (width, tokens) = (130, 513);
+    let (hidden, norm, embedding) = (numbers(tokens * width, 1), numbers(width, 2), numbers(CLASSES * width, 3));
+    let cancel = AtomicBool::new(false);
+    let run = Execution { num_threads: 1, cancel: &cancel };
+    let weights = HeadWeights { norm: &norm, embedding: &embedding };
+    for isa in Isa::available() {
+        for count in [0, 1, tokens as i64 - 1] {
+            let positions: Vec<i64> = (0..count).collect();
+            let targets = Targets { positions: &positions, classes: &vec![5; count as usize] };
+            let mut found = [vec![f64::NAN; hidden.len()], vec![f64::NAN; norm.len()], vec![f64::NAN; embedding.len()]];
+            let [hidden_gradient, norm, embedding] = &mut found;
+            let gradients = HeadGradients { hidden: hidden_gradient, norm, embedding };
+            token_loss(isa, &hidden, weights, targets, 1.0, Some(gradients), &run).unwrap();
+            assert!(found.iter().flatten().all(|x| x.is_finite()));
+            assert!(found[0][count as usize * width..].iter().all(|&x| x == 0.0));
+            assert_eq!(found[2].iter().any(|&x| x != 0.0), count > 0);
+        }
+    }
+}
+
+#[test]
 fn positions_and_classes_that_do_not_exist_are_refused() {
     let [hidden, norm, embedding] = tensors();
     let cancel = AtomicBool::new(false);
