@@ -17,6 +17,7 @@ FEATURE_MAP = {"softmax": "positive"}
 """Other names of feature maps: what the map estimates."""
 ATTENTIONS = ("relu", "softmax", "exact", *(name for name in feature_maps() if name != "relu"))
 OBJECTIVES = ("masked", "causal", "both")
+DIRECTIONS = ("forward", "both")
 MODEL_CHOICES = ("attention", "objective", "num_features", "sampler", "norm", "dropout")
 """Fields of `ModelConfig` that are chosen for a run; its size decides the others."""
 
@@ -26,8 +27,10 @@ class ModelConfig:
     """What decides the shapes of a network and what it was trained to predict.
 
     `attention` is a feature map (FAVOR+, linear in length), `softmax` (another name of the map `positive`) or `exact`
-    (softmax, quadratic). `objective` is `masked`, `causal` or `both`. `seed` draws weights and random directions, the
-    latter by `sampler` and `norm` of `protperf.draw_projection`.
+    (softmax, quadratic). `objective` is `masked`, `causal` or `both`. `directions` says which causal readings were
+    trained: `forward`, or `both`, where the backward reading of a protein is its framed tokens reversed, EOS first and
+    BOS last, so that the first token says which way it goes. `seed` draws weights and random directions, the latter by
+    `sampler` and `norm` of `protperf.draw_projection`.
     """
 
     num_layers: int = option(REQUIRED, "Blocks of attention and feed-forward layer.", least=1, most=256)
@@ -44,11 +47,17 @@ class ModelConfig:
     seed: int = option(42, "Seed of the weights and the random features.", least=0, most=2**63 - 1)
     sampler: str = option("orthogonal", "How random features are drawn.", choices=samplers())
     norm: str = option("chi", "Norms of the random features.", choices=norms())
+    directions: str = option(
+        "forward", "Ways to read a sequence for the causal objective: forward, or both.", choices=DIRECTIONS
+    )
 
     def __post_init__(self) -> None:
         check(self)
         if self.head_dim % 2:
             raise ConfigError(f"head_dim is {self.head_dim}; rotary positions need an even number")
+        if self.directions == "both" and self.objective == "masked":
+            text = "{directions} is both, but {objective} is masked, which sees both sides of a residue; leave it out"
+            raise ConfigError(Message(text, directions=Argument("directions"), objective=Argument("objective")))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ModelConfig:

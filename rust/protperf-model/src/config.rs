@@ -42,7 +42,7 @@ const SIZES: [(&str, i64, i64); 6] = [
 const OBJECTIVES: [(&str, Objective); 3] =
     [("masked", Objective::Masked), ("causal", Objective::Causal), ("both", Objective::Both)];
 /// How training drew its weights and hid activations: checked, and of no consequence here.
-const OF_TRAINING: [&str; 4] = ["dropout", "seed", "sampler", "norm"];
+const OF_TRAINING: [&str; 5] = ["dropout", "seed", "sampler", "norm", "directions"];
 /// Characters of a value that an error shows.
 const MAX_SHOWN: usize = 100;
 
@@ -66,9 +66,9 @@ impl Config {
         if head_dim % 2 != 0 {
             return Err(format!("head_dim is {head_dim}; rotary positions need an even number"));
         }
-        check_training(table)?;
         let attention = attention(table, num_features)?;
         let objective = choice(table, "objective", &OBJECTIVES, Objective::Both)?;
+        check_training(table, objective)?;
         let shape = BlockShape { model_dim, num_heads, head_dim, ffn_dim };
         Ok(Config { num_layers, shape, num_features, attention, objective })
     }
@@ -130,7 +130,7 @@ fn attention(table: &Table, num_features: usize) -> Result<Attention, String> {
     choice(table, "attention", &known, favor(FeatureMap::Relu))
 }
 
-fn check_training(table: &Table) -> Result<(), String> {
+fn check_training(table: &Table, objective: Objective) -> Result<(), String> {
     match table.get("dropout") {
         None => {}
         Some(Json::Int(0)) => {}
@@ -141,7 +141,13 @@ fn check_training(table: &Table) -> Result<(), String> {
         integer(table, "seed", 0, i64::MAX)?;
     }
     choice(table, "sampler", &[("orthogonal", ()), ("iid", ())], ())?;
-    choice(table, "norm", &[("chi", ()), ("sqrt_dim", ())], ())
+    choice(table, "norm", &[("chi", ()), ("sqrt_dim", ())], ())?;
+    // A backward reading is a sequence of tokens like any other; who scores both directions asks for both.
+    let both = choice(table, "directions", &[("forward", false), ("both", true)], false)?;
+    if both && objective == Objective::Masked {
+        return Err("directions is both, but objective is masked, which sees both sides of a residue".into());
+    }
+    Ok(())
 }
 
 fn integer(table: &Table, key: &str, least: i64, most: i64) -> Result<i64, String> {
@@ -188,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn both_directions_are_causal() {
+        let both = "\"norm\": \"chi\", \"directions\": \"both\"";
+        assert!(changed("\"norm\": \"chi\"", both).is_ok());
+        let masked = NANO.replace("\"norm\": \"chi\"", both).replace("causal", "masked");
+        let fault = Config::from_table(&Json::parse_table(masked.as_bytes()).unwrap()).unwrap_err();
+        assert!(fault.contains("directions"), "{fault}");
+    }
+
+    #[test]
     fn defaults_are_those_of_python() {
         let sizes =
             r#"{"num_layers": 1, "model_dim": 2, "num_heads": 1, "head_dim": 2, "ffn_dim": 1, "num_features": 3}"#;
@@ -211,6 +226,7 @@ mod tests {
             ("\"seed\": 42", "\"seed\": -1", "seed"),
             ("\"iid\"", "\"sobol\"", "sampler"),
             ("\"norm\"", "\"__class__\"", "__class__"),
+            ("\"norm\"", "\"directions\"", "directions"),
         ] {
             let fault = changed(from, to).unwrap_err();
             assert!(fault.contains(key) && fault.len() < 200, "{to}: {fault}");
