@@ -195,6 +195,17 @@ def scan_sequence(sequence: bytes, *, residues: str = "map", name: str = "<seque
 def sequence_checksums(tokens: Array, offsets: Array, seed: int) -> bytes:
     """CRC-32 of each sequence of packed uint8 tokens with int64 offsets, as uint32."""
 
+def cluster_sequences(sequences: tuple[Array, Array], identity: float, num_threads: int) -> bytes:
+    """The cluster of each sequence of packed tokens and offsets, as uint32."""
+
+def count_sequence_relatives(sequences: tuple[Array, Array], identity: float, num_threads: int) -> bytes:
+    """The number of relatives of each sequence, as uint32."""
+
+def nearest_sequences(
+    queries: tuple[Array, Array], targets: tuple[Array, Array], identity: float, num_threads: int
+) -> tuple[bytes, bytes]:
+    """Index (int64, -1 without one) and identity (float64) of the nearest target of each query."""
+
 def fasta_flags() -> dict[str, int]:
     """Name and bit of each flag."""
 

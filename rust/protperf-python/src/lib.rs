@@ -7,6 +7,7 @@ mod arrays;
 mod attention;
 mod block;
 mod call;
+mod cluster;
 mod data;
 mod errors;
 mod info;
@@ -26,6 +27,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     network::register(module)?;
     projection::register(module)?;
     info::register(module)?;
+    cluster::register(module)?;
     #[cfg(feature = "rehearse-panic")]
     rehearsal::register(module)?;
     data::register(module)

@@ -1,0 +1,28 @@
+//! Related sequences in large sets, without an alignment of all against all: clusters, how many relatives each sequence
+//! has, and the nearest relative in another set.
+//!
+//! Two sequences are relatives at an identity when an alignment of them has at least that share of identical residues in
+//! its columns and covers [`COVERAGE`] of the shorter one. Candidates share short words ([`index`]); an alignment decides
+//! about each ([`align`]). So whatever is called related is related; relatives without common words are missed, the more
+//! the lower the identity. Answers depend on the sequences alone, never on the number of threads.
+//!
+//! Imports follow this order, each file importing files to its left alone:
+//!
+//! ```text
+//! {alphabet, parallel, union} < sequences < {index, align} < relatives
+//! ```
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod align;
+mod alphabet;
+mod index;
+mod parallel;
+mod relatives;
+mod sequences;
+mod union;
+
+pub use align::COVERAGE;
+pub use relatives::{LEAST_IDENTITY, Nearest, cluster, count_relatives, nearest};
+pub use sequences::Sequences;

@@ -1,0 +1,129 @@
+//! The questions: clusters of a set, numbers of relatives, and the nearest relative in another set.
+
+use crate::align::{self, are_relatives, identity};
+use crate::index::{self, Index};
+use crate::parallel::map;
+use crate::sequences::Sequences;
+use crate::union::Union;
+use protperf_core::{Error, Execution, Result};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The lowest identity that can be asked for: below, proteins that are no relatives reach it too.
+pub const LEAST_IDENTITY: f64 = 0.3;
+
+/// Candidates that a sequence is aligned with, those with most words in common, where the relatives of its cluster are
+/// looked for, and where the nearest is.
+const MOST_OF_CLUSTER: usize = 64;
+const MOST_FOR_NEAREST: usize = 512;
+
+/// The closest relative of a sequence in another set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Nearest {
+    /// Its place there.
+    pub index: u32,
+    /// Identical residues per column of the alignment.
+    pub identity: f64,
+}
+
+/// The cluster of each sequence, as the smallest place of a member: whoever is related to one member belongs to the
+/// cluster, so that relatives that were found are never in two clusters.
+///
+/// # Errors
+/// [`Error::InvalidOption`]: an identity outside of [`LEAST_IDENTITY`] to 1; [`Error::Interrupted`],
+/// [`Error::OutOfMemory`].
+pub fn cluster(sequences: &Sequences, least: f64, run: &Execution<'_>) -> Result<Vec<u32>> {
+    let union = Union::new(sequences.len());
+    for_each_relative(
+        sequences,
+        least,
+        run,
+        MOST_OF_CLUSTER,
+        |a, b| union.root(a) != union.root(b),
+        |a, b| union.join(a, b),
+    )?;
+    Ok((0..sequences.len()).map(|index| union.root(sequences.first_equal(index))).collect())
+}
+
+/// How many relatives each sequence has, itself and its equals counted.
+///
+/// # Errors
+/// As [`cluster`].
+pub fn count_relatives(sequences: &Sequences, least: f64, run: &Execution<'_>) -> Result<Vec<u32>> {
+    let mut equal = vec![0; sequences.len()];
+    (0..sequences.len()).for_each(|index| equal[sequences.first_equal(index) as usize] += 1);
+    let counts: Vec<AtomicU32> = equal.iter().map(|&count| AtomicU32::new(count)).collect();
+    let count = |a: u32, b: u32| {
+        counts[a as usize].fetch_add(equal[b as usize], Ordering::Relaxed);
+        counts[b as usize].fetch_add(equal[a as usize], Ordering::Relaxed);
+    };
+    for_each_relative(sequences, least, run, usize::MAX, |_, _| true, count)?;
+    let first = |index| sequences.first_equal(index) as usize;
+    Ok((0..sequences.len()).map(|index| counts[first(index)].load(Ordering::Relaxed)).collect())
+}
+
+/// The nearest relative of each query among the targets, if it has one; of several equally near the one
+/// with most words in common.
+///
+/// # Errors
+/// As [`cluster`].
+pub fn nearest(
+    queries: &Sequences,
+    targets: &Sequences,
+    least: f64,
+    run: &Execution<'_>,
+) -> Result<Vec<Option<Nearest>>> {
+    check(least)?;
+    let index = Index::new(targets, least)?;
+    map(queries.len(), run, <(index::Scratch, align::Scratch)>::default, |query, (words, cells)| {
+        let query = queries.get(query);
+        let mut found: Option<Nearest> = None;
+        for candidate in index.candidates(query, targets.len(), MOST_FOR_NEAREST, words) {
+            // An equal identity does not replace an earlier one.
+            let target = targets.get(candidate.sequence as usize);
+            let identity = identity(query, target, candidate.diagonal, least, cells);
+            if let Some(identity) = identity.filter(|&new| found.is_none_or(|old| new > old.identity)) {
+                found = Some(Nearest { index: candidate.sequence, identity });
+            }
+        }
+        found
+    })
+}
+
+/// Calls `relate` with each pair of relatives among the first of equal sequences, once, of which the later is aligned
+/// with at most `most` others; pairs that are not `wanted` need not be looked at.
+fn for_each_relative(
+    sequences: &Sequences,
+    least: f64,
+    run: &Execution<'_>,
+    most: usize,
+    wanted: impl Fn(u32, u32) -> bool + Sync,
+    relate: impl Fn(u32, u32) + Sync,
+) -> Result<()> {
+    check(least)?;
+    let index = Index::new(sequences, least)?;
+    map(sequences.len(), run, <(index::Scratch, align::Scratch)>::default, |query, (words, cells)| {
+        let this = query as u32;
+        if sequences.first_equal(query) != this {
+            return;
+        }
+        let query = sequences.get(query);
+        for candidate in index.candidates(query, this as usize, most, words) {
+            let other = candidate.sequence;
+            if !wanted(this, other) {
+                continue;
+            }
+            let target = sequences.get(other as usize);
+            if are_relatives(query, target, candidate.diagonal, least, cells) {
+                relate(this, other);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn check(least: f64) -> Result<()> {
+    if (LEAST_IDENTITY..=1.0).contains(&least) {
+        return Ok(());
+    }
+    Err(Error::option("identity", format!("is {least}; it must be from {LEAST_IDENTITY} to 1")))
+}
