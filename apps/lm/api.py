@@ -16,6 +16,9 @@ from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
 from protperf.lm.embedding.part import Layout
 from protperf.lm.embedding.result import Embeddings
 from protperf.lm.embedding.vectors import embed_batches
+from protperf.lm.evaluation.job import EvalJob
+from protperf.lm.evaluation.options import EvalOptions
+from protperf.lm.evaluation.tally import EvalRow
 from protperf.lm.generation.generate import generate, read_plan
 from protperf.lm.generation.options import GenerateOptions, check_trained
 from protperf.lm.loading import LoadedModel, load_run
@@ -51,6 +54,7 @@ _TABLE = pick(TableOptions, "format", "resume", "force")
 _SCANNING = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(RegionOptions)]
 _VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
 _EMBEDDING = [*pick(EmbedOptions), *pick(ReadingOptions)]
+_EVALUATION = [*pick(EvalOptions), *pick(ReadingOptions)]
 _OUTPUT = pick(EmbedOutput, "format", "shard", "resume", "force")
 
 
@@ -140,6 +144,25 @@ class Model:
         for text in summary.warnings:
             warnings.warn(text, stacklevel=2)
         return summary
+
+    @takes(_EVALUATION)
+    def eval(self, fasta: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Table[EvalRow]:
+        """How well the model predicts the sequences of files, a set each: perplexity, accuracy and calibration.
+
+        Args:
+            fasta: one path or several; `-` is standard input.
+            options: those below. A `UserWarning` says which set is above `fail_above`.
+
+        Raises:
+            ConfigError, FastaError, FileError: as on the command line.
+        """
+        self._check_fork()
+        given = from_keywords(options, _EVALUATION)
+        job = EvalJob(_paths(fasta), instance(EvalOptions, given), instance(ReadingOptions, given), TableOptions())
+        summary = job.rows(self._loaded.engine)
+        for text in (*summary.warnings, *summary.failed):
+            warnings.warn(text, stacklevel=2)
+        return Table(EvalRow, summary.rows, (), summary.warnings)
 
     @takes(_VARIANTS)
     def variants(

@@ -9,6 +9,7 @@ COMMANDS = {
     "scan": "Score every single change of a protein, as a table and a heat map.",
     "embed": "Embed sequences: vectors per sequence or per residue.",
     "generate": "Generate new sequences, or change a template.",
+    "eval": "Evaluate a model: perplexity, accuracy, calibration, next to baselines.",
     "convert": "Write a trained model for other libraries.",
     "info": "Show what a trained model is.",
     "doctor": "Check this installation and this machine.",

@@ -3,7 +3,7 @@
 //!
 //! Two sequences are relatives at an identity when an alignment of them has at least that share of identical residues in
 //! its columns and covers [`COVERAGE`] of the shorter one. Candidates share short words ([`index`]); an alignment decides
-//! about each ([`align`]). So whatever is called related is related; relatives without common words are missed, the more
+//! about each ([`align`]). So every pair that is called related is related; relatives without common words are missed, the more
 //! the lower the identity. Answers depend on the sequences alone, never on the number of threads.
 //!
 //! Imports follow this order, each file importing files to its left alone:
@@ -24,5 +24,5 @@ mod sequences;
 mod union;
 
 pub use align::COVERAGE;
-pub use relatives::{LEAST_IDENTITY, Nearest, cluster, count_relatives, nearest};
+pub use relatives::{MIN_IDENTITY, Nearest, cluster, count_relatives, nearest};
 pub use sequences::Sequences;

@@ -9,12 +9,12 @@ use protperf_core::{Error, Execution, Result};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The lowest identity that can be asked for: below, proteins that are no relatives reach it too.
-pub const LEAST_IDENTITY: f64 = 0.3;
+pub const MIN_IDENTITY: f64 = 0.3;
 
 /// Candidates that a sequence is aligned with, those with most words in common, where the relatives of its cluster are
 /// looked for, and where the nearest is.
-const MOST_OF_CLUSTER: usize = 64;
-const MOST_FOR_NEAREST: usize = 512;
+const MAX_IN_CLUSTER: usize = 64;
+const MAX_FOR_NEAREST: usize = 512;
 
 /// The closest relative of a sequence in another set.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub struct Nearest {
 /// cluster, so that relatives that were found are never in two clusters.
 ///
 /// # Errors
-/// [`Error::InvalidOption`]: an identity outside of [`LEAST_IDENTITY`] to 1; [`Error::Interrupted`],
+/// [`Error::InvalidOption`]: an identity outside of [`MIN_IDENTITY`] to 1; [`Error::Interrupted`],
 /// [`Error::OutOfMemory`].
 pub fn cluster(sequences: &Sequences, least: f64, run: &Execution<'_>) -> Result<Vec<u32>> {
     let union = Union::new(sequences.len());
@@ -37,7 +37,7 @@ pub fn cluster(sequences: &Sequences, least: f64, run: &Execution<'_>) -> Result
         sequences,
         least,
         run,
-        MOST_OF_CLUSTER,
+        MAX_IN_CLUSTER,
         |a, b| union.root(a) != union.root(b),
         |a, b| union.join(a, b),
     )?;
@@ -77,7 +77,7 @@ pub fn nearest(
     map(queries.len(), run, <(index::Scratch, align::Scratch)>::default, |query, (words, cells)| {
         let query = queries.get(query);
         let mut found: Option<Nearest> = None;
-        for candidate in index.candidates(query, targets.len(), MOST_FOR_NEAREST, words) {
+        for candidate in index.candidates(query, targets.len(), MAX_FOR_NEAREST, words) {
             // An equal identity does not replace an earlier one.
             let target = targets.get(candidate.sequence as usize);
             let identity = identity(query, target, candidate.diagonal, least, cells);
@@ -122,8 +122,8 @@ fn for_each_relative(
 }
 
 fn check(least: f64) -> Result<()> {
-    if (LEAST_IDENTITY..=1.0).contains(&least) {
+    if (MIN_IDENTITY..=1.0).contains(&least) {
         return Ok(());
     }
-    Err(Error::option("identity", format!("is {least}; it must be from {LEAST_IDENTITY} to 1")))
+    Err(Error::option("identity", format!("is {least}; it must be from {MIN_IDENTITY} to 1")))
 }

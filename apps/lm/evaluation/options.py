@@ -1,0 +1,50 @@
+"""What an evaluation can be asked for. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from protperf.errors import ConfigError
+from protperf.lm.options import check, option
+from protperf.lm.shared_options import batch_tokens_option, deterministic_option
+from protperf.message import Argument, Message
+
+GROUPINGS = ("length", "residue", "calibration")
+
+
+def _known_grouping(name: str) -> None:
+    if name not in GROUPINGS:
+        text = "{by} is {name!r}; choose one of {known}"
+        raise ConfigError(Message(text, by=Argument("by"), name=name, known=", ".join(GROUPINGS)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvalOptions:
+    """What is measured, and how many tokens at a time."""
+
+    masks: int = option(
+        1, "Random masks per sequence that a model trained with masks is asked about; 0 for none.", least=0, most=10000
+    )
+    by: tuple[str, ...] = option(
+        (), f"Also rows for each group: {', '.join(GROUPINGS)}; repeatable.", unit="NAME", suggestions=GROUPINGS,
+        judge=_known_grouping,
+    )  # fmt: skip
+    train: Path | None = option(
+        None, "Sequences whose residue frequencies are the unigram baseline.", unit="FILE",
+        shown_default="those of each set itself, which favours the baseline",
+    )  # fmt: skip
+    fail_above: float | None = option(
+        None, "Exit with 1 if a perplexity of a whole set is above this.", unit="PPL", least=1.0, most=1e9
+    )
+    seed: int = option(42, "Seed of the masks.", least=0, most=2**63 - 1)
+    batch_tokens: int = batch_tokens_option()
+    deterministic: bool = deterministic_option()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The values by name, for JSON."""
+        return {**dataclasses.asdict(self), "train": None if self.train is None else str(self.train)}

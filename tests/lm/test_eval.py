@@ -1,0 +1,108 @@
+"""Evaluation against sums written out residue by residue, and what must not change its figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import in_process
+from planted import PlantedMasked, normalized
+
+import protperf.lm as lm
+from protperf import io
+from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.lm.data.batches import frame
+from protperf.lm.engine import CAUSAL
+from protperf.lm.evaluation.job import evaluate
+from protperf.lm.evaluation.options import EvalOptions
+from protperf.lm.evaluation.predict import hidden
+from protperf.lm.watch import Stage
+
+
+def standard(tokens: np.ndarray) -> np.ndarray:
+    return np.flatnonzero((tokens >= FIRST_RESIDUE) & (tokens < FIRST_RESIDUE + NUM_STANDARD))
+
+
+def test_causal_figures_are_the_sums_over_residues(runs: dict[str, Path], fasta: Path) -> None:
+    model = lm.load(runs["causal"], dtype="float64")
+    rows = {(row.by, row.group): row for row in model.eval(fasta, by=("length", "residue", "calibration"))}
+    nats, hits, confidence, letters = [], [], [], []
+    for record in io.scan([fasta]):
+        tokens = frame(record.tokens)
+        found = model._loaded.engine.log_probs(tokens, np.array([0, len(tokens)]), CAUSAL)
+        for place in standard(record.tokens):
+            row = found[place, FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD]
+            residue = int(record.tokens[place]) - FIRST_RESIDUE
+            nats.append(-row[residue])
+            hits.append(int(row.argmax()) == residue)
+            confidence.append(math.exp(row.max()))
+            letters.append(residue)
+    whole = rows["all", "all"]
+    assert whole.residues == len(nats)
+    assert whole.ppl == pytest.approx(math.exp(np.mean(nats)), rel=1e-9)
+    assert whole.accuracy == np.mean(hits)
+    assert whole.confidence == pytest.approx(np.mean(confidence), rel=1e-9)
+    bins = [int(x * 10) for x in confidence]
+    gaps = [abs(sum(c - h for c, h, b in zip(confidence, hits, bins, strict=True) if b == one)) for one in range(10)]
+    assert whole.ece == pytest.approx(sum(gaps) / len(nats), rel=1e-9)
+    counts = np.bincount(letters, minlength=20)
+    chances = (counts + 1) / (counts + 1).sum()
+    assert whole.ppl_unigram == pytest.approx(math.exp(-(counts @ np.log(chances)) / counts.sum()))
+    alanine = [x for x, letter in zip(nats, letters, strict=True) if letter == 0]
+    assert rows["residue", "A"].ppl == pytest.approx(math.exp(np.mean(alanine)), rel=1e-9)
+    assert rows["residue", "A"].accuracy == np.mean([h for h, x in zip(hits, letters, strict=True) if x == 0])
+    for by in ("length", "residue", "calibration"):
+        assert sum(row.residues for (kind, _), row in rows.items() if kind == by) == len(nats)
+
+
+def test_masked_figures_are_those_of_the_hidden_sites(fasta: Path) -> None:
+    table = normalized(np.random.default_rng(1).normal(0, 1, (29, 29)))
+
+    def predict(tokens: np.ndarray, place: int) -> np.ndarray:
+        return table[int(tokens.astype(int).sum() + place) % 29]
+
+    options = EvalOptions(masks=3)
+    (row,) = evaluate(PlantedMasked(predict), io.read_tokens(fasta), "set", options, None, Stage())
+    nats = []
+    for record in io.scan([fasta]):
+        for number in range(3):
+            sites = hidden(record.tokens, options.seed, number)
+            masked = record.tokens.copy()
+            masked[sites] = 2
+            nats += [-np.float32(predict(masked, site)[record.tokens[site]]) for site in sites]
+            assert len(sites) == max(1, round(0.15 * len(standard(record.tokens))))
+            assert set(sites) <= set(standard(record.tokens))
+    assert (row.mode, row.residues) == ("masked", len(nats))
+    assert row.ppl == pytest.approx(math.exp(np.mean(nats)), rel=1e-6)
+
+
+def test_neither_order_nor_batches_change_a_figure(runs: dict[str, Path], fasta: Path, tmp_path: Path) -> None:
+    records = fasta.read_text().split(">")[1:]
+    turned = tmp_path / "turned" / fasta.name
+    turned.parent.mkdir()
+    turned.write_text("".join(f">{record}" for record in reversed(records)))
+    model = lm.load(runs["both"])
+    by = ("length", "residue")
+    first = model.eval(fasta, by=by, deterministic=True, masks=2).rows
+    assert {row.mode for row in first} == {"causal", "masked"}
+    assert model.eval(turned, by=by, deterministic=True, masks=2, batch_tokens=70).rows == first
+    packed = model.eval(turned, by=by, masks=2, batch_tokens=100).rows
+    assert [row.ppl for row in packed] == pytest.approx([row.ppl for row in first], rel=1e-5)
+
+
+def test_the_command_writes_a_table_and_fails_above_a_limit(runs: dict[str, Path], fasta: Path, tmp_path: Path) -> None:
+    out = tmp_path / "eval.tsv"
+    words = ["eval", runs["causal"], fasta, runs["causal"].parent / "train.fasta", "-o", out, "-q"]
+    result = in_process(*words, "--train", fasta)
+    assert result.returncode == 0
+    lines = [line.split("\t") for line in out.read_text().splitlines()]
+    assert [line[0] for line in lines] == ["set", "proteins.fasta", "train.fasta"]
+    assert (tmp_path / "eval.tsv.meta.json").exists()
+    result = in_process(*words, "--force", "--fail-above", "2")
+    assert result.returncode == 1
+    assert b"above 2" in result.stderr if isinstance(result.stderr, bytes) else "above 2" in result.stderr
+    result = in_process("eval", runs["causal"], fasta, "--by", "colour")
+    assert result.returncode == 2
+    assert "length, residue, calibration" in str(result.stderr)
