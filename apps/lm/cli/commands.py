@@ -10,6 +10,7 @@ COMMANDS = {
     "embed": "Embed sequences: vectors per sequence or per residue.",
     "generate": "Generate new sequences, or change a template.",
     "eval": "Evaluate a model: perplexity, accuracy, calibration, next to baselines.",
+    "data": "Build, describe, divide and compare sets of sequences.",
     "convert": "Write a trained model for other libraries.",
     "info": "Show what a trained model is.",
     "doctor": "Check this installation and this machine.",

@@ -85,7 +85,7 @@ def _masked(engine: Engine, sequences: list[NDArray[np.uint8]], seed: int, numbe
 
 
 def hidden(residues: NDArray[np.uint8], seed: int, number: int) -> NDArray[np.int64]:
-    """The sites that one mask hides, in order: at least one where a residue can be scored."""
+    """The sites that a mask hides, in order; where a residue can be scored there is at least one."""
     candidates = np.flatnonzero((residues >= FIRST_RESIDUE) & (residues < FIRST_RESIDUE + NUM_STANDARD))
     if not len(candidates):
         return candidates

@@ -12,12 +12,14 @@ pub const COVERAGE: f64 = 0.8;
 const OPEN: i32 = -11;
 const EXTEND: i32 = -1;
 /// Diagonals to each side of the one in the middle, at the least and at the most; in between a tenth of the length.
-const LEAST_BAND: usize = 16;
-const MOST_BAND: usize = 64;
+const MIN_BAND: usize = 16;
+const MAX_BAND: usize = 64;
 /// Diagonals to each side on which the best stretch is looked for: the middle of a band of words need not have one.
 const NEAR: i64 = 2;
 /// Share of the score of relatives that one stretch without gaps has at the least.
 const STRETCH: f64 = 0.125;
+/// Score of a stretch that proteins have by chance, so that shorter relatives must have half of theirs in one piece.
+const BY_CHANCE: f64 = 40.0;
 /// Mean scores of a column with the same residue and with two others, in relatives.
 const SAME: f64 = 5.0;
 const OTHER: f64 = -0.8;
@@ -79,7 +81,8 @@ fn passes(a: &[u8], b: &[u8], found: &Alignment, least: f64) -> bool {
 /// The local alignment of relatives; `None` where the bounds or the alignment turn them down.
 fn gapped(a: &[u8], b: &[u8], diagonal: i64, least: f64, scratch: &mut Scratch) -> Option<Alignment> {
     let columns = COVERAGE * a.len().min(b.len()) as f64;
-    let stretch = STRETCH * columns * (SAME * least + OTHER * (1.0 - least));
+    let whole = columns * (SAME * least + OTHER * (1.0 - least));
+    let stretch = (STRETCH * whole).max(BY_CHANCE.min(whole / 2.0));
     if !(-NEAR..=NEAR).any(|shift| f64::from(best_stretch(a, b, diagonal + shift)) >= stretch) {
         return None;
     }
@@ -146,7 +149,7 @@ fn common_subsequence(a: &[u8], b: &[u8], matches: &mut Vec<u64>) -> usize {
 /// Row i of the band holds the columns j = i + diagonal - half .. i + diagonal + half, cell c being column
 /// i + diagonal - half + c: so the cell above is c + 1 of the row before, the one before that diagonally is c.
 fn in_band(a: &[u8], b: &[u8], diagonal: i64, scratch: &mut Scratch) -> Alignment {
-    let half = (a.len().min(b.len()) / 10).clamp(LEAST_BAND, MOST_BAND);
+    let half = (a.len().min(b.len()) / 10).clamp(MIN_BAND, MAX_BAND);
     let width = 2 * half + 1;
     let Scratch { steps, best, delete, .. } = scratch;
     steps.clear();

@@ -13,7 +13,7 @@ pub const MIN_IDENTITY: f64 = 0.3;
 
 /// Candidates that a sequence is aligned with, those with most words in common, where the relatives of its cluster are
 /// looked for, and where the nearest is.
-const MAX_IN_CLUSTER: usize = 64;
+const MAX_IN_CLUSTER: usize = 24;
 const MAX_FOR_NEAREST: usize = 512;
 
 /// The closest relative of a sequence in another set.

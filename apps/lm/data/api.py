@@ -1,0 +1,79 @@
+"""The Python twins of `protperf data`: `data_stats`, `data_split`, `data_check`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protperf.errors import DataError
+from protperf.lm.data.options import PARTS, DataOptions
+from protperf.lm.data.overlap import IDENTITIES, OverlapRow, overlap
+from protperf.lm.data.partition import assign, groups_of, write_split
+from protperf.lm.data.records import read_records
+from protperf.lm.data.stats import statistics
+from protperf.lm.options import from_keywords, instance, pick, takes
+from protperf.lm.tables.fill import file_digest
+from protperf.message import Argument, Message
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Warn = Callable[[str], None]
+_IDENTITY = Argument("identity")
+_SPLIT = pick(DataOptions, "residues", "by", "identity", "clusters", "fractions", "seed", "force")
+
+
+def _silent(text: str) -> None:
+    """Remarks that nobody asked for."""
+
+
+def data_stats(fasta: Paths, residues: str = "map", warn: Warn = _silent) -> dict[str, Any]:
+    """Counts, lengths, composition, odd residues and duplicates of sequence files, by name."""
+    return statistics(read_records(_listed(fasta), residues, warn))
+
+
+@takes(_SPLIT)
+def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silent, **options: Any) -> dict[str, Any]:
+    """Divide sequence files into `train.fasta`, `valid.fasta` and `test.fasta` in a directory; returns the manifest.
+
+    Relatives that were found are never in two parts (`by="cluster"`), nor are equal sequences.
+
+    Raises:
+        DataError: a part would be empty; ConfigError, FastaError, FileError: as on the command line.
+    """
+    asked = instance(DataOptions, from_keywords(options, _SPLIT))
+    paths = _listed(fasta)
+    records = read_records(paths, asked.residues, warn)
+    groups = groups_of(records, asked.by, asked.identity, asked.clusters)
+    names = PARTS[: len(asked.shares)]
+    parts = assign(groups, asked.shares, asked.seed)
+    sizes = np.unique(groups, return_counts=True)[1]
+    if len(np.unique(parts)) < len(names):
+        text = f"a part would be empty: the {len(records)} sequences are {len(sizes)} group{'s' * (len(sizes) != 1)}"
+        largest = f", the largest of {sizes.max()}" if len(sizes) else ""
+        raise DataError(
+            Message("{text}; raise {identity} or name fewer parts", text=text + largest, identity=_IDENTITY)
+        )
+    kept = {name: getattr(asked, name) for name in ("by", "identity", "seed", "residues")}
+    facts = {
+        "input": [{"path": path, "sha256": file_digest(path)} for path in paths],
+        **kept,
+        "clusters": None if asked.clusters is None else str(asked.clusters),
+        "fractions": list(asked.shares),
+        "groups": len(sizes),
+    }
+    return write_split(records, parts, names, Path(out), facts, asked.force)
+
+
+def data_check(
+    known: Paths, asked: Paths, residues: str = "map", identities: Sequence[float] = IDENTITIES, warn: Warn = _silent
+) -> list[OverlapRow]:
+    """How much of the set `asked` is known from the set `known`: equal sequences, and relatives at each identity."""
+    records = [read_records(_listed(paths), residues, warn) for paths in (known, asked)]
+    return overlap(records[0], records[1], tuple(identities))
+
+
+def _listed(paths: Paths) -> list[str]:
+    return [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]

@@ -1,0 +1,53 @@
+"""What can be asked of sets of sequences. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from protperf.errors import ConfigError
+from protperf.lm.options import check, option
+from protperf.lm.shared_options import residues_option
+from protperf.message import Argument, Message
+
+PARTS = ("train", "valid", "test")
+"""Names of the parts of a split."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """Options of building, describing, dividing and comparing sets."""
+
+    out: Path | None = option(
+        None, "File of `build`, directory of `split`.", short="-o", unit="PATH", shown_default="none"
+    )
+    force: bool = option(False, "Replace the files of an earlier split.")
+    residues: str = residues_option()
+    as_json: bool = option(False, "Print JSON.", flag="--json")
+    by: str = option(
+        "cluster", "What stays together: relatives (cluster), or equal sequences alone (random).",
+        choices=("cluster", "random"),
+    )  # fmt: skip
+    identity: float = option(0.5, "Identity from which sequences are relatives.", least=0.3, most=1.0)
+    clusters: Path | None = option(
+        None, "Clusters as a table of two columns, representative and member, such as MMseqs2 writes.", unit="FILE"
+    )
+    fractions: tuple[float, ...] = option(
+        (), "Share of the next part: train, valid, test; repeatable.", unit="X", flag="--fraction", least=1e-6,
+        most=1e6, shown_default="0.8, 0.1, 0.1",
+    )  # fmt: skip
+    seed: int = option(42, "Seed of the split.", least=0, most=2**63 - 1)
+    fail_above: float | None = option(
+        None, "Exit with 1 if more than this share of the second set has a relative in the first.", least=0.0, most=1.0
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.fractions) not in (0, 2, 3):
+            text = "{fractions} is given {count} times; name 2 parts (train, valid) or 3 (train, valid, test)"
+            raise ConfigError(Message(text, fractions=Argument("fractions"), count=len(self.fractions)))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The fractions, or the usual ones."""
+        return self.fractions or (0.8, 0.1, 0.1)
