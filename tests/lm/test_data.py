@@ -98,8 +98,8 @@ def test_one_family_cannot_be_divided(tmp_path: Path) -> None:
 def test_check_counts_equals_exactly_and_fails_above_a_share(families: Path, tmp_path: Path) -> None:
     records = read_records([str(families)])
     asked = tmp_path / "asked.fasta"
-    stranger = "".join(np.random.default_rng(9).choice(list(LETTERS), 100))
-    asked.write_text(f">a\n{io.decode(records.sequence(0))}\n>b\n{stranger}\n>c\n{io.decode(records.sequence(5))}\n")
+    unrelated = "".join(np.random.default_rng(9).choice(list(LETTERS), 100))
+    asked.write_text(f">a\n{io.decode(records.sequence(0))}\n>b\n{unrelated}\n>c\n{io.decode(records.sequence(5))}\n")
     rows = {row.relation: (row.sequences, row.total) for row in lm.data_check(families, asked)}
     assert rows == {"equal": (2, 3), "0.5": (2, 3), "0.7": (2, 3), "0.9": (2, 3)}
     result = in_process("data", "check", families, asked, "--fail-above", "0.5", "--json")

@@ -93,7 +93,7 @@ def test_counts_and_nearest_agree_with_the_alignments(families: list[str], oracl
         assert value == pytest.approx(oracle[5 * i + 1, 5 * i], abs=0.02)
 
 
-def test_fragments_and_equals_are_relatives_and_strangers_are_not() -> None:
+def test_fragments_and_equals_are_relatives_and_others_are_not() -> None:
     rng = np.random.default_rng(3)
     whole, other = ("".join(rng.choice(list(LETTERS), 200)) for _ in range(2))
     half = whole[:100] + "".join(rng.choice(list(LETTERS), 100))

@@ -20,6 +20,7 @@ from protperf.lm.data.store import TokenStore, listed, read_store, split
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.storage.expected import check_tensors
+from protperf.lm.training import leakage
 from protperf.lm.training import resume as resuming
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.options import TrainOptions
@@ -104,6 +105,8 @@ def train_run(
         text = "the sequences to validate on are in a file of their own; name it with {validate}"
         raise ConfigError(Message(text, **_OPTIONS))
     train, held, rejected = _read(run, fasta, validate, options, seq_col, warn)
+    if not resume and (found := leakage.remark(train, held)) is not None:
+        warn(Message("{kind}: {found}", kind="note" if validate is None else "warning", found=found))
     detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
     with directory.locked(run, warn):
         # Another process may have trained here while the sequences were read.
