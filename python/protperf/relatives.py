@@ -6,9 +6,10 @@ and takes about 12 bytes of memory per residue: candidates share words of six or
 (BLOSUM62, gaps 11 + 1, in a band) decides about each. Every pair that it calls related is related, and the number of
 threads changes no answer.
 
-It misses pairs that share no two words near one diagonal: few at an identity of 0.7 and above, about one in six of
-the sequences that have a relative at 0.5 in a corpus of 100,000 proteins, and most below 0.4. In a large family, where
-words are common, it looks at the rarest words of a sequence alone. NumPy is imported when a function is called.
+It misses pairs that share no two words near one diagonal: few at an identity of 0.7 and above, at least one in six
+of the sequences that have a relative at 0.5 in a corpus of 100,000 proteins, and most below 0.4. In a large family,
+where words are common, it looks at the rarest words of a sequence alone, and `cluster` aligns a sequence with the 24
+best candidates among those before it. NumPy is imported when a function is called.
 """
 
 from __future__ import annotations
