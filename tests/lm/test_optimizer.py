@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import environment
 from conftest import small_config
 
 from protperf.lm.model.network import Network
+from protperf.lm.training import muon
 from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
 
@@ -20,7 +22,8 @@ TRAINING = """
 import sys
 from protperf.lm.cli import main
 
-code = main(["train", "--fasta", sys.argv[1], "-o", sys.argv[2], "--steps", "2", "--validate", "0.5", "-q"])
+code = main(["train", "--fasta", sys.argv[1], "-o", sys.argv[2], "--steps", "2", "--validate", "0.5", "-q",
+    "--optimizer", "muon"])
 heavy = ("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.tensor")
 slow = [name for name in heavy if name in sys.modules]
 sys.exit(f"code {code}, imported {slow}" if code or slow else 0)
@@ -69,6 +72,44 @@ def test_gradients_below_the_limit_keep_their_bits() -> None:
         parameter.grad = torch.full_like(parameter, 0.1)
     optimizer.clip()
     assert all(bool((p.grad == 0.1).all()) for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (2, 5, 9), (3, 9, 5)])
+def test_muon_changes_singular_values_alone_and_makes_them_about_one(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u, values, vh = np.linalg.svd(matrices.numpy(), full_matrices=False)
+    x = values / np.sqrt((values**2).sum(-1, keepdims=True))
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    found = muon.orthogonalized(matrices).numpy()
+    np.testing.assert_allclose(found, u * x[:, None] @ vh, rtol=0, atol=1e-12)
+    assert x.min() > 0.6
+    assert x.max() < 1.3
+    assert not muon.orthogonalized(torch.zeros(shape)).any()
+
+
+def test_muon_changes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
+    options = TrainOptions(steps=1, optimizer="muon", weight_decay=0.3)
+    network, plain = Network(small_config()), Network(small_config())
+    optimizer, adamw = Optimizer(network, options), Optimizer(plain, TrainOptions(steps=1, weight_decay=0.3))
+    generator = torch.Generator().manual_seed(3)
+    for one, two in zip(network.parameters(), plain.parameters(), strict=True):
+        one.grad = torch.randn(one.shape, generator=generator)
+        two.grad = one.grad.clone()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    q_gradient = network.blocks[0].attention.qkv.weight.grad[:16].clone()  # type: ignore[union-attr,index]
+    for each in (optimizer, adamw):
+        each.step(1e-3)
+    for (name, one), two in zip(network.named_parameters(), plain.parameters(), strict=True):
+        is_matrix = name.startswith("blocks.") and one.dim() == 2
+        assert torch.equal(one, two) != is_matrix, name
+        assert [key.rpartition(".")[2] for key in optimizer.tensors() if key.startswith(f"{name}.")] == (
+            ["momentum"] if is_matrix else ["step", "exp_avg", "exp_avg_sq"]
+        )
+    # The first of the three matrices of a weight, by itself: the direction of its gradient does not depend on scale.
+    name = "blocks.0.attention.qkv.weight"
+    expected = before[name][:16] * (1 - 0.02 * 0.3) - 0.02 * muon.orthogonalized(q_gradient[None])[0]
+    torch.testing.assert_close(dict(network.named_parameters())[name][:16], expected, rtol=0, atol=1e-6)
 
 
 def test_a_training_imports_no_compiler(fasta: Path, tmp_path: Path) -> None:

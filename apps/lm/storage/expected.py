@@ -8,7 +8,12 @@ from protperf.lm.storage.checkpoint import Step
 from protperf.lm.storage.tensor_file import check_layout
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
-"""What the optimizer stores for each parameter: its number of steps, and two moments of the parameter's shape."""
+"""What AdamW stores for each parameter: its number of steps, and two moments of the parameter's shape."""
+
+MUON_STATE = ("momentum",)
+"""What Muon stores for each weight that it changes, of the weight's shape."""
+_MUON_PARTS = {"attention.qkv.weight": 3, "attention.out.weight": 1, "gate_up.weight": 2, "down.weight": 1}
+"""The weights of a block that Muon changes, and how many matrices each holds, one below the other."""
 
 _KIND = "F32"
 """Parameters are trained and stored in float32."""
@@ -17,22 +22,34 @@ _KIND = "F32"
 class ExpectedTensors:
     """Type and shape by name of the tensors in the network's file and in the trainer's file."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, optimizer: str = "adamw") -> None:
         parameters, buffers = _parameters(config), _buffers(config)
         self.network = {name: (_KIND, shape) for name, shape in {**parameters, **buffers}.items()}
         self.trainer: dict[str, tuple[str, tuple[int, ...]]] = {}
         for name, shape in parameters.items():
-            for key, layout in zip(OPTIMIZER_STATE, ((), shape, shape), strict=True):
-                self.trainer[f"{name}.{key}"] = (_KIND, layout)
+            for key in optimizer_state(name, optimizer):
+                self.trainer[f"{name}.{key}"] = (_KIND, () if key == "step" else shape)
 
 
-def check_tensors(step: Step, config: ModelConfig) -> None:
+def muon_parts(name: str, optimizer: str) -> int:
+    """How many matrices of a parameter Muon changes; 0 where AdamW does: embeddings, vectors, or everything."""
+    if optimizer != "muon" or not name.startswith("blocks."):
+        return 0
+    return _MUON_PARTS.get(name.split(".", 2)[2], 0)
+
+
+def optimizer_state(name: str, optimizer: str) -> tuple[str, ...]:
+    """The tensors that the optimizer of a run stores for a parameter."""
+    return MUON_STATE if muon_parts(name, optimizer) else OPTIMIZER_STATE
+
+
+def check_tensors(step: Step, config: ModelConfig, optimizer: str) -> None:
     """Check that the tensors of a step are those of its configuration.
 
     Raises:
         CheckpointError: naming the file.
     """
-    expected = ExpectedTensors(config)
+    expected = ExpectedTensors(config, optimizer)
     check_layout(step.path / "model.safetensors", expected.network)
     check_layout(step.path / "trainer.safetensors", expected.trainer)
 

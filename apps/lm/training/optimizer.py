@@ -1,7 +1,8 @@
-"""AdamW with clipped gradients. It refuses gradients and weights that are not finite.
+"""AdamW, or Muon for the matrices and AdamW for the rest, with clipped gradients.
 
-The update is torch's; its state is kept here, because `torch.optim.AdamW` imports torch's compiler, which takes as long
-as all the rest of torch. On the CPU the fused form updates a tensor in one pass over its memory.
+It refuses gradients and weights that are not finite. The update of AdamW is torch's; its state is kept here, because
+`torch.optim.AdamW` imports torch's compiler, which takes as long as all the rest of torch. On the CPU the fused form
+updates a tensor in one pass over its memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch.optim.adamw import adamw
 
 from protperf.lm.model.network import Network
-from protperf.lm.storage.expected import OPTIMIZER_STATE
+from protperf.lm.storage.expected import OPTIMIZER_STATE, muon_parts, optimizer_state
+from protperf.lm.training import muon
 from protperf.lm.training.options import TrainOptions
 
 _BETAS = (0.9, 0.98)
@@ -30,18 +32,20 @@ class Optimizer:
         learning_rate: of the last step.
         weight_decay: of matrices; vectors have none.
         clip_norm: the largest norm of the gradient.
-        state: of each parameter its number of steps and its moments, by the names of `OPTIMIZER_STATE`.
+        state: of each parameter its number of steps and its moments, by the names of `optimizer_state`.
     """
 
     def __init__(self, network: Network, options: TrainOptions) -> None:
-        self._network = network
         self.learning_rate, self.weight_decay, self.clip_norm = options.lr, options.weight_decay, options.clip
-        self._parameters = list(network.parameters())
+        self._named = dict(network.named_parameters())
+        self._parts = {name: muon_parts(name, options.optimizer) for name in self._named}
+        self._keys = {name: optimizer_state(name, options.optimizer) for name in self._named}
+        self._parameters = list(self._named.values())
         self.state: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}
-        for parameter in self._parameters:
+        for name, parameter in self._named.items():
             # The state that the first step starts from, so that a run stopped before it can be saved as well.
-            zeros = (torch.tensor(0.0), torch.zeros_like(parameter), torch.zeros_like(parameter))
-            self.state[parameter] = dict(zip(OPTIMIZER_STATE, (x.detach() for x in zeros), strict=True))
+            zeros = ((key, torch.tensor(0.0) if key == "step" else _zeros(parameter)) for key in self._keys[name])
+            self.state[parameter] = dict(zeros)
 
     @torch.no_grad()
     def clip(self) -> float:
@@ -56,8 +60,15 @@ class Optimizer:
     def step(self, learning_rate: float) -> None:
         """Change the weights by the gradients, which are then forgotten."""
         self.learning_rate = learning_rate
-        matrices = [p for p in self._parameters if p.dim() >= 2 and p.grad is not None]
-        others = [p for p in self._parameters if p.dim() < 2 and p.grad is not None]
+        rest = []
+        for name, parameter in self._named.items():
+            if parameter.grad is not None and self._parts[name]:
+                momentum, rate = self.state[parameter]["momentum"], muon.RATE * learning_rate
+                muon.update(parameter, parameter.grad, momentum, self._parts[name], rate, self.weight_decay)
+            elif parameter.grad is not None:
+                rest.append(parameter)
+        matrices = [p for p in rest if p.dim() >= 2]
+        others = [p for p in rest if p.dim() < 2]
         self._update(matrices, self.weight_decay)
         self._update(others, 0.0)
         for parameter in self._parameters:
@@ -87,16 +98,21 @@ class Optimizer:
         """The state by the names that a checkpoint gives it."""
         return {
             f"{name}.{key}": self.state[parameter][key]
-            for name, parameter in self._network.named_parameters()
-            for key in OPTIMIZER_STATE
+            for name, parameter in self._named.items()
+            for key in self._keys[name]
         }
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over a state that `tensors` gave."""
-        for name, parameter in self._network.named_parameters():
-            moments = {key: tensors[f"{name}.{key}"].to(parameter.device) for key in OPTIMIZER_STATE[1:]}
-            # AdamW keeps the number of steps in the memory of the processor on every device.
-            self.state[parameter] = {OPTIMIZER_STATE[0]: tensors[f"{name}.{OPTIMIZER_STATE[0]}"], **moments}
+        for name, parameter in self._named.items():
+            for key in self._keys[name]:
+                tensor = tensors[f"{name}.{key}"]
+                # AdamW keeps the number of steps in the memory of the processor on every device.
+                self.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+
+
+def _zeros(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter).detach()
 
 
 def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:

@@ -16,9 +16,12 @@ from protperf.message import Message
 DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
 OPTIMIZATION_OPTIONS = (
-    "batch_tokens", "accumulate", "crop", "lr", "warmup", "clip", "weight_decay", "redraw_interval"
+    "batch_tokens", "accumulate", "crop", "optimizer", "lr", "warmup", "clip", "weight_decay", "redraw_interval"
 )  # fmt: skip
 """Options of how the weights are changed."""
+OPTIMIZERS = ("adamw", "muon")
+_BEFORE = {"engine": "torch", "optimizer": "adamw"}
+"""What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
 """Types that a training can compute in."""
 
@@ -51,10 +54,14 @@ class TrainOptions:
     batch_tokens: int = option(4096, "Tokens per batch.", least=1, most=2**40)
     accumulate: int = option(1, "Batches per optimizer step.", least=1, most=2**16)
     crop: int = option(1024, "Most tokens of one sequence seen at once.", least=16, most=2**31)
-    lr: float = option(1e-3, "Peak learning rate.", least=1e-12, most=1e3)
+    optimizer: str = option(
+        "adamw", "adamw, or muon: Muon for the matrices, which then learn in far fewer steps, AdamW for the rest.",
+        choices=OPTIMIZERS,
+    )  # fmt: skip
+    lr: float = option(1e-3, "Peak learning rate; that of Muon is 20 times as high.", least=1e-12, most=1e3)
     warmup: int = option(50, "Steps of linear warm-up.", least=0, most=2**40)
     clip: float = option(1.0, "Largest norm of the gradient.", least=1e-12, most=1e12)
-    weight_decay: float = option(0.1, "Weight decay of AdamW.", least=0.0, most=1e3)
+    weight_decay: float = option(0.1, "Weight decay of matrices.", least=0.0, most=1e3)
     validate: float | None = option(
         0.02, "Fraction of the sequences to hold out for validation, or a file of other sequences in the same format.",
         unit="X|FILE", read=read_fraction_or_file, or_path=True, least=1e-6, most=0.9,
@@ -86,13 +93,13 @@ class TrainOptions:
     def from_mapping(cls, values: Any) -> TrainOptions:
         """Options from a table of a file, which has all of them.
 
-        Only runs from before there was a choice of engine do not say which: torch's own operations computed them.
+        Only runs from before there was a choice, such as of the engine, do not say which (`_BEFORE`).
 
         Raises:
             ConfigError: a key that is unknown or missing, or a value out of range.
         """
         if isinstance(values, dict):
-            values = {"engine": "torch", **values}
+            values = {**_BEFORE, **values}
         return from_mapping(cls, values, complete=True)
 
     def to_mapping(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def train_run(
         if start is not None:
             # Before the network takes its memory: the run has this configuration, and its tensors are those of it.
             resuming.check_agreement(start, config, options)
-            check_tensors(start, config)
+            check_tensors(start, config, options.optimizer)
         trainer = Trainer(run, config, options, train, held, warn, detail, device=device, clock=clock)
         if start is None:
             directory.clear(run)

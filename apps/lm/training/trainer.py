@@ -141,7 +141,7 @@ class Trainer:
         if progress.batch >= self.loop.feed.num_batches(progress.epoch):
             raise broken(step.path / checkpoint.MANIFEST, f"has no batch {progress.batch} in epoch {progress.epoch}")
         note = resume.apply_new_end(self.run, progress, read_options(step), self.options)
-        expected = ExpectedTensors(self.config)
+        expected = ExpectedTensors(self.config, self.options.optimizer)
         path = step.path / "trainer.safetensors"
         moments = tensor_file.read_tensors(path, expected.trainer)
         for name, tensor in moments.items():
