@@ -27,7 +27,7 @@ from protperf.lm.training.options import TrainOptions
 
 KILLS = 5
 """Of each kind of run."""
-MUON = {"optimizer": "muon", "steps": 32, "accumulate": 1, "checkpoint_every": 3, "crop": 24}
+MUON = {"optimizer": "muon", "steps": 32, "accumulate": 1, "checkpoint_every": 3, "crop": 24, "starts": "varied"}
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "relu-both": ({}, {"steps": 30, "accumulate": 3, "redraw_interval": 7}),
     "softmax-both": (
@@ -35,7 +35,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"steps": None, "epochs": 7.0, "redraw_interval": 4},
     ),
     "exact-masked": ({"attention": "exact", "objective": "masked"}, {"steps": 36, "checkpoint_every": 2}),
-    "relu-causal": ({"objective": "causal"}, MUON),
+    "relu-causal": ({"objective": "causal", "directions": "both"}, MUON),
 }
 
 

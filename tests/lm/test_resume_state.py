@@ -14,6 +14,7 @@ from training import small_options, synthetic, trainer
 
 from protperf.lm.storage import checkpoint
 from protperf.lm.training.feed import Feed
+from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
 from protperf.lm.training.resume import LOGGING_OPTIONS
 from protperf.lm.training.state import Progress
@@ -39,6 +40,9 @@ OTHER: dict[str, Any] = {
     "redraw_interval": 2,
     "seed": 43,
     "engine": "torch",
+    "optimizer": "muon",
+    "starts": "varied",
+    "weights": "relatives",
 }
 """Another value of each option on which the losses depend once the data is read."""
 
@@ -99,6 +103,8 @@ def pieces(saved: tuple[Path, Path]) -> Iterator[tuple[str, Callable[[Trainer], 
                 loop.optimizer.weight_decay = value
             if name == "clip":
                 loop.optimizer.clip_norm = value
+            if name == "optimizer":
+                loop.optimizer = Optimizer(loop.network, loop.options)
             if name == "engine":
                 loop.network.engine = value
 

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, LAST_SCORED, MASK, NUM_STANDARD
+from protperf.lm.data.reading import PLAIN, Reading, read
 from protperf.lm.data.store import TokenStore
 
 _POOL_BATCHES = 32
 """About how many batches are filled from sequences that are sorted by length together."""
 MASKED_FRACTION = 0.15
+_ORDER_STREAM, _CROP_STREAM, _READING_STREAM = 1, 2, 7
+"""What keeps these random numbers apart from each other and from those of `training.feed` (4 to 6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +58,20 @@ class EpochPlan(Sequence[NDArray[np.int64]]):
         return self._order[self._borders[batch] : self._borders[batch + 1]]
 
 
-def epoch_plan(lengths: NDArray[np.int64], budget: int, crop: int, seed: int, epoch: int) -> EpochPlan:
+def epoch_plan(
+    lengths: NDArray[np.int64], budget: int, crop: int, seed: int, epoch: int,
+    weights: NDArray[np.float64] | None = None,
+) -> EpochPlan:  # fmt: skip
     """Choose the sequences of each batch of an epoch.
 
     Args:
         lengths: residues of each sequence [R].
         budget: most tokens of a batch, BOS and EOS counted; a longer sequence is a batch by itself.
         crop: most tokens of a sequence that are used.
+        weights: the probability of each sequence to be in an epoch [R]; None reads all of them.
     """
-    rng = generator(seed, 1, epoch)
-    order = rng.permutation(len(lengths))
+    rng = generator(seed, _ORDER_STREAM, epoch)
+    order = rng.permutation(len(lengths) if weights is None else _drawn(weights, rng))
     sizes = np.minimum(lengths + 2, crop)
     pool = max(1, int(_POOL_BATCHES * budget / max(1.0, sizes.mean())))
     borders = [0]
@@ -81,13 +88,27 @@ def epoch_plan(lengths: NDArray[np.int64], budget: int, crop: int, seed: int, ep
     return EpochPlan(order, np.array(borders), rng.permutation(len(borders) - 1))
 
 
-def build(store: TokenStore, indices: NDArray[np.int64], crop: int, seed: int, epoch: int) -> Batch:
-    """Pack the tokens of some sequences, cropped for this epoch."""
+def _drawn(weights: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Sequences of an epoch, each with its weight as probability, as many as the sum of the weights says.
+
+    Points one apart, from a random start, fall on a line on which a sequence has the length of its weight.
+    """
+    passed = np.floor(np.concatenate([[0.0], np.cumsum(weights)]) - rng.random())
+    drawn = np.flatnonzero(np.diff(passed))
+    return drawn if len(drawn) else np.array([np.argmax(weights)])
+
+
+def build(
+    store: TokenStore, indices: NDArray[np.int64], crop: int, seed: int, epoch: int, reading: Reading = PLAIN
+) -> Batch:
+    """Pack the tokens of some sequences, read and cropped for this epoch."""
     parts = []
     for index in indices.tolist():
         framed = frame(store.sequence(index))
+        if reading != PLAIN:
+            framed = read(framed, reading, generator(seed, _READING_STREAM, epoch, index))
         if len(framed) > crop:
-            start = int(generator(seed, 2, epoch, index).integers(0, len(framed) - crop + 1))
+            start = int(generator(seed, _CROP_STREAM, epoch, index).integers(0, len(framed) - crop + 1))
             framed = framed[start : start + crop]
         parts.append(framed)
     borders = np.cumsum([0, *(len(part) for part in parts)]).astype(np.int64)
@@ -102,12 +123,15 @@ def frame(residues: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def causal_targets(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions whose next token is predicted, and those tokens; B, Z, J and X are not predicted."""
+    """Positions whose next token is predicted, and those tokens; B, Z, J and X are not predicted.
+
+    BOS is one where it ends a backward reading.
+    """
     follows = np.ones(len(batch.tokens), bool)
     follows[batch.cu_seqlens[1:] - 1] = False
     positions = np.flatnonzero(follows)
     targets = batch.tokens[positions + 1].astype(np.int64)
-    scored = (targets == EOS) | ((targets >= FIRST_RESIDUE) & (targets <= LAST_SCORED))
+    scored = (targets == EOS) | (targets == BOS) | ((targets >= FIRST_RESIDUE) & (targets <= LAST_SCORED))
     return positions[scored], targets[scored]
 
 

@@ -18,7 +18,7 @@ FEATURE_MAP = {"softmax": "positive"}
 ATTENTIONS = ("relu", "softmax", "exact", *(name for name in feature_maps() if name != "relu"))
 OBJECTIVES = ("masked", "causal", "both")
 DIRECTIONS = ("forward", "both")
-MODEL_CHOICES = ("attention", "objective", "num_features", "sampler", "norm", "dropout")
+MODEL_CHOICES = ("attention", "objective", "directions", "num_features", "sampler", "norm", "dropout")
 """Fields of `ModelConfig` that are chosen for a run; its size decides the others."""
 
 

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from protperf.lm.data import batches
+from protperf.lm.data.reading import Reading
 from protperf.lm.data.store import TokenStore
 from protperf.lm.model.network import CAUSAL, MASKED
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress
 
 _MODE_STREAM, _MASK_STREAM, _DROPOUT_STREAM = 4, 5, 6
-"""What keeps these random numbers apart from each other and from those of the order (1) and of the crops (2)."""
+"""What keeps these random numbers apart from each other and from those of `data.batches` (1, 2 and 7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,14 @@ class MicroBatch:
 class Feed:
     """The training part, in batches. The place is kept by `Progress`, so that a checkpoint holds all of it."""
 
-    def __init__(self, store: TokenStore, options: TrainOptions, objective: str, device: torch.device) -> None:
+    def __init__(
+        self, store: TokenStore, options: TrainOptions, objective: str, device: torch.device,
+        directions: str = "forward",
+    ) -> None:  # fmt: skip
         self._store, self._options, self._objective, self._device = store, options, objective, device
+        # Who predicts masked residues sees both sides of them: such a reading has no direction.
+        self._readings = {MASKED: Reading("forward", options.starts), CAUSAL: Reading(directions, options.starts)}
+        self._weights = _weights(store) if options.weights == "relatives" else None
         self._plan: tuple[int, batches.EpochPlan] | None = None
 
     def num_batches(self, epoch: int) -> int:
@@ -76,7 +83,8 @@ class Feed:
     def next(self, progress: Progress, mode: int, micro: int) -> MicroBatch:
         """The batch at the place that `progress` names, which is moved on."""
         p, o = progress, self._options
-        batch = batches.build(self._store, self._batches_of(p.epoch)[p.batch], o.crop, o.seed, p.epoch)
+        indices = self._batches_of(p.epoch)[p.batch]
+        batch = batches.build(self._store, indices, o.crop, o.seed, p.epoch, self._readings[mode])
         tokens = batch.tokens
         if mode == CAUSAL:
             positions, targets = batches.causal_targets(batch)
@@ -90,5 +98,14 @@ class Feed:
     def _batches_of(self, epoch: int) -> batches.EpochPlan:
         if self._plan is None or self._plan[0] != epoch:
             o = self._options
-            self._plan = (epoch, batches.epoch_plan(self._store.lengths, o.batch_tokens, o.crop, o.seed, epoch))
+            lengths = self._store.lengths
+            plan = batches.epoch_plan(lengths, o.batch_tokens, o.crop, o.seed, epoch, self._weights)
+            self._plan = (epoch, plan)
         return self._plan[1]
+
+
+def _weights(store: TokenStore) -> NDArray[np.float64]:
+    # Most trainings weigh all sequences alike.
+    from protperf.lm.data.cluster import weights
+
+    return weights(store)

@@ -16,11 +16,14 @@ from protperf.message import Message
 DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
 OPTIMIZATION_OPTIONS = (
-    "batch_tokens", "accumulate", "crop", "optimizer", "lr", "warmup", "clip", "weight_decay", "redraw_interval"
+    "batch_tokens", "accumulate", "crop", "starts", "weights", "optimizer", "lr", "warmup", "clip", "weight_decay",
+    "redraw_interval",
 )  # fmt: skip
 """Options of how the weights are changed."""
 OPTIMIZERS = ("adamw", "muon")
-_BEFORE = {"engine": "torch", "optimizer": "adamw"}
+STARTS = ("whole", "varied")
+WEIGHTS = ("equal", "relatives")
+_BEFORE = {"engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal"}
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
 """Types that a training can compute in."""
@@ -54,6 +57,14 @@ class TrainOptions:
     batch_tokens: int = option(4096, "Tokens per batch.", least=1, most=2**40)
     accumulate: int = option(1, "Batches per optimizer step.", least=1, most=2**16)
     crop: int = option(1024, "Most tokens of one sequence seen at once.", least=16, most=2**31)
+    starts: str = option(
+        "whole", "whole, or varied: half of the sequences are read from a later residue, or with others in front.",
+        choices=STARTS,
+    )  # fmt: skip
+    weights: str = option(
+        "equal", "equal, or relatives: a pass over the sequences reads each with a probability of one in the number "
+        "of its relatives at 80 % identity, so that a crowd counts as one.", choices=WEIGHTS,
+    )  # fmt: skip
     optimizer: str = option(
         "adamw", "adamw, or muon: Muon for the matrices, which then learn in far fewer steps, AdamW for the rest.",
         choices=OPTIMIZERS,

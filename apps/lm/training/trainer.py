@@ -59,9 +59,11 @@ class Trainer:
         network = Network(config, options.engine).to(self.device)
         detail(f"{sum(p.numel() for p in network.parameters()):,} parameters, attention {config.attention}")
         validation = Validation(
-            held, train.unigram(), config.objective, options.crop, options.batch_tokens, self.device
-        )
-        feed = Feed(train, options, config.objective, self.device)
+            held, train.unigram(), config.objective, options.crop, options.batch_tokens, self.device,
+            config.directions,
+        )  # fmt: skip
+        detail("validation averages both directions" if config.directions == "both" else "validation reads forward")
+        feed = Feed(train, options, config.objective, self.device, config.directions)
         self.loop = Loop(network, Optimizer(network, options), feed, validation, options, clock or Clock())
         # Of all the data, so computed once.
         self._digests = {"data_sha256": train.fingerprint, "validation_sha256": held.fingerprint}

@@ -42,21 +42,24 @@ class Validation:
 
     def __init__(
         self, held: TokenStore, frequencies: NDArray[np.float64], objective: str, crop: int, budget: int,
-        device: torch.device,
+        device: torch.device, directions: str = "forward",
     ) -> None:  # fmt: skip
         """Choose and pack the sequences.
 
         Args:
             frequencies: of the residues in the training part [20].
             crop: tokens of a sequence that are read at most; budget: tokens of one forward pass.
+            directions: `both` averages the causal losses of both readings.
         """
         self._objective = objective
         sequences = [(i, batches.build(held, np.array([i]), crop, 0, 0)) for i in _chosen(held, crop)]
         self._passes: list[_Pass] = []
         for mode in (CAUSAL, MASKED):
             if objective in ("both", "causal" if mode == CAUSAL else "masked"):
-                parts = (_causal(batch) if mode == CAUSAL else _masked(i, batch) for i, batch in sequences)
-                self._passes += [_packed(group, mode, frequencies, device) for group in _grouped(parts, budget)]
+                parts = [_causal(batch) if mode == CAUSAL else _masked(i, batch) for i, batch in sequences]
+                if mode == CAUSAL and directions == "both":
+                    parts += [_causal(batches.Batch(b.tokens[::-1], b.cu_seqlens)) for _, b in sequences]
+                self._passes += [_packed(group, mode, frequencies, device) for group in _grouped(iter(parts), budget)]
 
     def num_scored(self) -> int:
         """Residues that `val_loss` is a mean of."""
