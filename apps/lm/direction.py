@@ -18,8 +18,8 @@ DIRECTIONS = ("forward", "reverse", "both")
 
 
 def is_trained_in_both(config: ModelConfig) -> bool:
-    """Whether a model was trained in both directions; models of earlier versions read forward only."""
-    return getattr(config, "directions", "forward") == "both"
+    """Whether a model was trained in both directions."""
+    return config.directions == "both"
 
 
 def choose_direction(config: ModelConfig, direction: str) -> str:

@@ -39,7 +39,7 @@ GROUPS = {
     "data": [*_FILES, *pick(TrainOptions, "validate", "residues"), *pick(TrainCommand, "allow_rejects")],
     "run": [*pick(TrainCommand, "out"), *pick(RunOptions, "resume", "force"), *pick(TrainOptions, "seed")],
     "length of the training, one of": pick(TrainOptions, "time_s", "epochs", "steps"),
-    "model": [*pick(RunOptions, "size"), *pick(ModelConfig, *MODEL_CHOICES)],
+    "model": [*pick(RunOptions, "recipe", "size"), *pick(ModelConfig, *MODEL_CHOICES)],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
     "bookkeeping": pick(TrainOptions, "checkpoint_every", "log_every"),
     "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine")],
@@ -47,7 +47,7 @@ GROUPS = {
 }
 EXAMPLES = """
 protperf train --fasta proteins.fa.gz -o runs/mine --time 20m
-protperf train --fasta family.fa -o runs/family --size tiny --epochs 10
+protperf train --fasta hits.fa -o runs/hits --recipe family --time 20m
 protperf train --fasta family.fa -o runs/family --resume
 protperf train --fasta family.fa -o runs/family --resume --epochs 20
 protperf train --fasta dms.csv --seq-col seq -o runs/dms --epochs 5

@@ -11,6 +11,7 @@ from protperf.lm.device import DEVICES, check_device, check_dtype
 from protperf.lm.model.config import SIZES
 from protperf.lm.options import check, from_mapping, listed, option, options_of
 from protperf.lm.shared_options import parse_duration, residues_option, seq_col_option
+from protperf.lm.training.recipe import RECIPES
 from protperf.message import Message
 
 DURATION_OPTIONS = ("steps", "epochs", "time_s")
@@ -123,6 +124,11 @@ class RunOptions:
     """What a training is asked besides the options that its run keeps."""
 
     size: str = option("nano", f"{', '.join(SIZES)}, or a .toml file.", unit="NAME|FILE", suggestions=SIZES)
+    recipe: str = option(
+        "plain", "Options that suit the data; any of them can be given as well. family, for related sequences whose "
+        "mutants are to be ranked: --objective causal --directions both --starts varied --weights relatives "
+        "--optimizer muon.", choices=RECIPES,
+    )  # fmt: skip
     seq_col: str | None = seq_col_option()
     resume: bool = option(
         False,

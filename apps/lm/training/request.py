@@ -12,6 +12,7 @@ from protperf.lm.device import torch_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import Option, pick
 from protperf.lm.training.options import RunOptions, TrainOptions
+from protperf.lm.training.recipe import with_recipe
 from protperf.lm.training.resume import new_choices, stored_choices
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _KEPT = [*pick(RunOptions, "size"), *pick(TrainOptions), *pick(ModelConfig, *MODEL_CHOICES)]
 """Options that a run keeps, so that it can be resumed without naming them again."""
-TRAINING_OPTIONS: list[Option] = [*_KEPT, *pick(RunOptions, "seq_col", "resume", "force")]
+TRAINING_OPTIONS: list[Option] = [*_KEPT, *pick(RunOptions, "recipe", "seq_col", "resume", "force")]
 """Every option of a training, as `protperf.lm.train` takes them."""
 
 
@@ -58,7 +59,7 @@ def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> Train
         CheckpointError: the run cannot be resumed.
     """
     run = RunOptions(**{each.name: given[each.name] for each in pick(RunOptions) if each.name in given})
-    kept = {each.name: given[each.name] for each in _KEPT if each.name in given}
+    kept = with_recipe(run.recipe, {each.name: given[each.name] for each in _KEPT if each.name in given})
     file = kept.get("validate")
     if isinstance(file, Path):
         kept["validate"] = None
