@@ -8,7 +8,7 @@ from typing import Any
 
 from protperf.errors import ConfigError
 from protperf.lm.device import DEVICES, DTYPES, ENGINES, check_device, check_dtype, choose_engine
-from protperf.lm.options import check, option
+from protperf.lm.options import REQUIRED, check, option
 
 BATCH_TOKENS = 4096
 """Tokens of one pass unless others are asked for: more is no faster on a CPU."""
@@ -20,6 +20,11 @@ def residues_option() -> Any:
     """The policy for odd residues."""
     text = "Odd residues: map corrects and flags them, strict stops at them, skip leaves the record out."
     return option("map", text, unit="POLICY", choices=POLICIES)
+
+
+def model_option() -> Any:
+    """The model that is asked."""
+    return option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
 
 
 def seq_col_option() -> Any:

@@ -15,6 +15,7 @@ from protperf.lm.alphabet import BOS, EOS
 from protperf.lm.data import batches
 from protperf.lm.data.reading import PLAIN, Reading, read
 from protperf.lm.data.store import read_store, split
+from protperf.lm.data.stream import generator
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.feed import Feed
 from protperf.lm.training.state import Progress
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def readings(reading: Reading) -> list[np.ndarray]:
-    return [read(FRAMED, reading, batches.generator(1, 7, i)) for i in range(2000)]
+    return [read(FRAMED, reading, generator(1, 7, i)) for i in range(2000)]
 
 
 def share(found: list[bool]) -> float:
@@ -37,7 +38,7 @@ def test_half_of_the_readings_go_backwards_from_eos_to_bos() -> None:
     assert all(np.array_equal(each, FRAMED if each[0] == BOS else FRAMED[::-1]) for each in found)
     # Four standard deviations of 2,000 throws of a coin.
     assert abs(share([each[0] == EOS for each in found]) - 0.5) < 4 * 0.5 / 2000**0.5
-    assert all(read(FRAMED, PLAIN, batches.generator(i)) is FRAMED for i in range(3))
+    assert all(read(FRAMED, PLAIN, generator(i)) is FRAMED for i in range(3))
 
 
 @pytest.mark.parametrize("directions", ["forward", "both"])
@@ -60,7 +61,7 @@ def test_a_varied_start_leaves_out_residues_or_has_others_in_front_and_keeps_the
 def test_the_shortest_sequences_can_be_read_in_every_way(length: int) -> None:
     framed = batches.frame(np.full(length, 5, np.uint8))
     for i in range(200):
-        each = read(framed, Reading("both", "varied"), batches.generator(i))
+        each = read(framed, Reading("both", "varied"), generator(i))
         assert {each[0], each[-1]} == {BOS, EOS}
 
 

@@ -19,6 +19,7 @@ from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
 from protperf.lm.data import batches
 from protperf.lm.data.store import TokenStore, read_store, split
+from protperf.lm.data.stream import generator
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.run import train_run
@@ -45,7 +46,7 @@ def one_by_one(network: Network, held: TokenStore, frequencies: Any, crop: int) 
             if mode == CAUSAL:
                 sites, targets = batches.causal_targets(batch)
             else:
-                tokens, sites, targets = batches.mask(batch, batches.generator(0, 3, i))
+                tokens, sites, targets = batches.mask(batch, generator(0, 3, i))
                 tokens[sites] = MASK
             with torch.no_grad():
                 logits = network(torch.from_numpy(tokens), torch.from_numpy(batch.cu_seqlens), mode)

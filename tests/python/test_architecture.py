@@ -20,7 +20,7 @@ MAX_FUNCTION_LINES = 60
 # What each crate of the workspace may depend on, of this workspace and of others.
 CRATES = {
     "protperf-core": ({"csv-core", "half", "libm", "memchr"}, set()),
-    "protperf-cluster": (set(), {"protperf-core"}),
+    "protperf-cluster": (set(), {"protperf-core", "protperf-cpu"}),
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
     "protperf-model": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),

@@ -9,13 +9,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from protperf.errors import ConfigError
 from protperf.lm.cli.parameters import Groups, in_flags
 from protperf.lm.device import torch_device
-from protperf.lm.options import REQUIRED, check, option
+from protperf.lm.options import check, option
 from protperf.message import Argument, Message
 
 
@@ -31,23 +30,6 @@ class MessageOptions:
         if self.quiet and self.verbose:
             names = {"quiet": Argument("quiet"), "verbose": Argument("verbose")}
             raise ConfigError(Message("{quiet} and {verbose} exclude each other; give one", **names))
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SequencesCommand:
-    """What a command takes that asks a model about sequences: whom, about which, and whether some may be missing."""
-
-    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
-    fasta: tuple[str, ...] = option(
-        REQUIRED,
-        "FASTA, or tables with --seq-col; plain or gz, xz, zst, bz2; - is standard input.",
-        positional=True,
-        unit="FASTA...",
-    )
-    allow_rejects: bool = option(False, "Exit with 0 instead of 5 if records were left out.")
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,19 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protperf.lm.cli import common
-from protperf.lm.cli.commands import EXIT_REJECTED
+from protperf.lm.cli import asking, common
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput
 from protperf.lm.options import instance, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions
 
-_INPUT = pick(common.SequencesCommand, "model", "fasta", "allow_rejects")
 GROUPS = {
-    "input": [
-        *pick(common.SequencesCommand, "model", "fasta"),
-        *pick(ReadingOptions),
-        *pick(common.SequencesCommand, "allow_rejects"),
-    ],
+    "input": asking.INPUT,
     "vectors": pick(EmbedOptions, "pool", "per_residue", "layer", "stored_type", "mode"),
     "output": pick(EmbedOutput),
     "computation": [
@@ -38,26 +32,19 @@ protperf embed runs/mine proteome.fa.gz -o part3.safetensors --shard 3/8
 def run(given: dict[str, Any]) -> int:
     """Write the file of vectors; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(common.SequencesCommand, given), instance(common.MessageOptions, given)
+    command, messages = instance(asking.SequencesCommand, given), instance(common.MessageOptions, given)
     load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
     embedding, output = instance(EmbedOptions, given), instance(EmbedOutput, given)
     from protperf.lm.embedding.job import EmbedJob
-    from protperf.lm.storage import checkpoint
 
-    if not command.model.is_dir():
-        checkpoint.find(command.model)
+    asking.check_models([command.model])
     job = EmbedJob(command.fasta, embedding, instance(ReadingOptions, given), output)
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
-    from protperf.lm.loading import load_run
 
-    num_threads, watch = common.set_threads(threads), CommandWatch(GROUPS, messages.quiet)
-    loaded = load_run(command.model, load.dtype, load.device, load.engine)
-    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
+    watch = CommandWatch(GROUPS, messages.quiet)
+    (loaded,) = asking.load_models(GROUPS, [command.model], load, threads, messages)
     prepared = job.prepare(loaded, watch)
     common.raise_on_signal()
     summary = job.write(prepared, watch)
-    common.say_all(GROUPS, [*summary.reading.facts(), f"took {common.spent(started)}"] if messages.verbose else [])
-    common.say_all(GROUPS, () if messages.quiet else summary.notes, "note: ")
-    common.say_all(GROUPS, summary.warnings, "warning: ")
-    return EXIT_REJECTED if summary.reading.rejected and not command.allow_rejects else 0
+    return asking.conclude(GROUPS, command, messages, summary, started)

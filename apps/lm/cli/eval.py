@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protperf.lm.cli import common
+from protperf.lm.cli import asking, common
 from protperf.lm.cli.commands import EXIT_DATA, EXIT_REJECTED
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.options import instance, pick
@@ -13,11 +13,7 @@ from protperf.lm.shared_options import LoadOptions, ReadingOptions
 from protperf.lm.tables.options import TableOptions
 
 GROUPS = {
-    "input": [
-        *pick(common.SequencesCommand, "model", "fasta"),
-        *pick(ReadingOptions),
-        *pick(common.SequencesCommand, "allow_rejects"),
-    ],
+    "input": asking.INPUT,
     "measures": pick(EvalOptions, "masks", "by", "train", "fail_above", "seed"),
     "output": pick(TableOptions, "out", "format", "force"),
     "computation": [
@@ -37,22 +33,18 @@ protperf eval runs/mine test.fa --masks 5 --fail-above 12
 def run(given: dict[str, Any]) -> int:
     """Write the table of an evaluation; returns the exit code."""
     started = time.monotonic()
-    command, messages = instance(common.SequencesCommand, given), instance(common.MessageOptions, given)
+    command, messages = instance(asking.SequencesCommand, given), instance(common.MessageOptions, given)
     load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
     options, reading = instance(EvalOptions, given), instance(ReadingOptions, given)
     from protperf.lm.evaluation.job import EvalJob
-    from protperf.lm.storage import checkpoint
 
-    if not command.model.is_dir():
-        checkpoint.find(command.model)
+    asking.check_models([command.model])
     job = EvalJob(command.fasta, options, reading, instance(TableOptions, given))
     # The mistakes that can be seen without a model have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
-    from protperf.lm.loading import load_run
 
-    num_threads, watch = common.set_threads(threads), CommandWatch(GROUPS, messages.quiet)
-    loaded = load_run(command.model, load.dtype, load.device, load.engine)
-    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
+    watch = CommandWatch(GROUPS, messages.quiet)
+    (loaded,) = asking.load_models(GROUPS, [command.model], load, threads, messages)
     common.raise_on_signal()
     summary = job.write(loaded, load.dtype, watch)
     common.say_all(GROUPS, [f"took {common.spent(started)}"] if messages.verbose else [])

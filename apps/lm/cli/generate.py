@@ -7,17 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.cli import common
+from protperf.lm.cli import asking, common
 from protperf.lm.generation.options import GenerateOptions, GenerateOutput
-from protperf.lm.options import REQUIRED, check, instance, option, pick
-from protperf.lm.shared_options import LoadOptions, ReadingOptions
+from protperf.lm.options import check, instance, pick
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, model_option
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateCommand:
     """What `generate` takes besides the options of sampling, loading and writing."""
 
-    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
+    model: Path = model_option()
 
     def __post_init__(self) -> None:
         check(self)
@@ -47,18 +47,14 @@ def run(given: dict[str, Any]) -> int:
     load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
     options, output = instance(GenerateOptions, given), instance(GenerateOutput, given)
     from protperf.lm.generation.job import GenerateJob
-    from protperf.lm.storage import checkpoint
 
-    if not command.model.is_dir():
-        checkpoint.find(command.model)
+    asking.check_models([command.model])
     job = GenerateJob(options, output, instance(ReadingOptions, given).residues)
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
-    from protperf.lm.loading import load_run
 
-    num_threads, watch = common.set_threads(threads), CommandWatch(GROUPS, messages.quiet)
-    loaded = load_run(command.model, load.dtype, load.device, load.engine)
-    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
+    watch = CommandWatch(GROUPS, messages.quiet)
+    (loaded,) = asking.load_models(GROUPS, [command.model], load, threads, messages)
     common.raise_on_signal()
     job.write(loaded, watch)
     common.say_all(GROUPS, [f"took {common.spent(started)}"] if messages.verbose else [])

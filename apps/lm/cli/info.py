@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf.lm.options import REQUIRED, instance, option, pick
+from protperf.lm.options import instance, option, pick
+from protperf.lm.shared_options import model_option
 
 if TYPE_CHECKING:
     from protperf.lm.storage.checkpoint import Step
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class InfoOptions:
     """What `info` is asked."""
 
-    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
+    model: Path = model_option()
     as_json: bool = option(False, "Print JSON.", flag="--json")
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from protperf.lm.cli import common
+from protperf.lm.cli import asking, common
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.scan.options import PictureOptions, RegionOptions
 from protperf.lm.shared_options import LoadOptions
@@ -55,7 +55,7 @@ def run(given: dict[str, Any]) -> int:
     load, models, offset = instance(LoadOptions, given), instance(ModelOptions, given), instance(OffsetOptions, given)
     region, strategy = instance(RegionOptions, given), instance(StrategyOptions, given)
     table, pictures = instance(TableOptions, given), instance(PictureOptions, given)
-    models.check_paths()
+    asking.check_models(models.paths)
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.scan.job import ScanJob
     from protperf.lm.source import is_path
@@ -64,14 +64,8 @@ def run(given: dict[str, Any]) -> int:
     inputs = [command.wt] if is_path(command.wt) else []
     job = ScanJob(read_wild_type(command.wt, offset.offset), region, strategy, table, pictures, inputs)
     # The mistakes that can be seen without torch have been reported by now.
-    from protperf.lm.loading import load_run
-
-    num_threads, watch = (
-        common.set_threads(instance(common.ThreadOptions, given).threads),
-        CommandWatch(GROUPS, messages.quiet),
-    )
-    loaded = [load_run(path, load.dtype, load.device, load.engine) for path in models.paths]
-    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
+    watch, threads = CommandWatch(GROUPS, messages.quiet), instance(common.ThreadOptions, given).threads
+    loaded = asking.load_models(GROUPS, models.paths, load, threads, messages)
     prepared = job.prepare(loaded, load.dtype, watch)
     common.raise_on_signal()
     scan, coloured = job.write(prepared, watch)

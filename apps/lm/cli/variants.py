@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from protperf.lm.cli import common
+from protperf.lm.cli import asking, common
 from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.shared_options import LoadOptions
@@ -65,7 +65,7 @@ def run(given: dict[str, Any]) -> int:
     load, wild, models = instance(LoadOptions, given), instance(WildTypeOptions, given), instance(ModelOptions, given)
     options, strategy = instance(VariantOptions, given), instance(StrategyOptions, given)
     table, threads = instance(TableOptions, given), instance(common.ThreadOptions, given).threads
-    models.check_paths()
+    asking.check_models(models.paths)
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.variants.job import VariantsJob
     from protperf.lm.variants.reader import input_of
@@ -75,11 +75,7 @@ def run(given: dict[str, Any]) -> int:
     protein = read_wild_type(wild.wt, instance(OffsetOptions, given).offset)
     job = VariantsJob(input_of(command.given), protein, options, strategy, table, watch)
     # The mistakes that can be seen without torch have been reported by now.
-    from protperf.lm.loading import load_run
-
-    num_threads = common.set_threads(threads)
-    loaded = [load_run(path, load.dtype, load.device, load.engine) for path in models.paths]
-    common.say_all(GROUPS, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
+    loaded = asking.load_models(GROUPS, models.paths, load, threads, messages)
     prepared = job.prepare(loaded, load.dtype, watch)
     common.raise_on_signal()
     summary = job.write(prepared, watch)

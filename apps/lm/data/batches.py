@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, LAST_SCORED, MASK, NUM_STANDARD
 from protperf.lm.data.reading import PLAIN, Reading, read
 from protperf.lm.data.store import TokenStore
+from protperf.lm.data.stream import Stream, generator
 
 _POOL_BATCHES = 32
 """About how many batches are filled from sequences that are sorted by length together."""
 MASKED_FRACTION = 0.15
-_ORDER_STREAM, _CROP_STREAM, _READING_STREAM = 1, 2, 7
-"""What keeps these random numbers apart from each other and from those of `training.feed` (4 to 6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +29,6 @@ class Batch:
 
     tokens: NDArray[np.uint8]
     cu_seqlens: NDArray[np.int64]
-
-
-def generator(*key: int) -> np.random.Generator:
-    """Random numbers that are a function of a key."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 class EpochPlan(Sequence[NDArray[np.int64]]):
@@ -70,7 +64,7 @@ def epoch_plan(
         crop: most tokens of a sequence that are used.
         weights: the probability of each sequence to be in an epoch [R]; None reads all of them.
     """
-    rng = generator(seed, _ORDER_STREAM, epoch)
+    rng = generator(seed, Stream.ORDER, epoch)
     order = rng.permutation(len(lengths) if weights is None else _drawn(weights, rng))
     sizes = np.minimum(lengths + 2, crop)
     pool = max(1, int(_POOL_BATCHES * budget / max(1.0, sizes.mean())))
@@ -106,9 +100,9 @@ def build(
     for index in indices.tolist():
         framed = frame(store.sequence(index))
         if reading != PLAIN:
-            framed = read(framed, reading, generator(seed, _READING_STREAM, epoch, index))
+            framed = read(framed, reading, generator(seed, Stream.READING, epoch, index))
         if len(framed) > crop:
-            start = int(generator(seed, _CROP_STREAM, epoch, index).integers(0, len(framed) - crop + 1))
+            start = int(generator(seed, Stream.CROP, epoch, index).integers(0, len(framed) - crop + 1))
             framed = framed[start : start + crop]
         parts.append(framed)
     borders = np.cumsum([0, *(len(part) for part in parts)]).astype(np.int64)

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from protperf import __version__, io
 from protperf.errors import ConfigError, DataError
-from protperf.lm.data.batches import generator
 from protperf.lm.data.cluster import cluster
 from protperf.lm.data.records import Records
+from protperf.lm.data.stream import Stream, generator
 from protperf.lm.storage import durable
 from protperf.message import Argument, Message
 
 MANIFEST = "split.json"
-_STREAM = 8
 _WIDTH = 60
 
 
@@ -66,7 +65,7 @@ def assign(groups: NDArray[np.int64], fractions: Sequence[float], seed: int) -> 
     most of its share.
     """
     names, counts = np.unique(groups, return_counts=True)
-    order = generator(seed, _STREAM).permutation(len(names))
+    order = generator(seed, Stream.SPLIT).permutation(len(names))
     order = order[np.argsort(-counts[order], kind="stable")]
     lacking = np.array(fractions) / sum(fractions) * len(groups)
     part_of = np.empty(len(names), np.int64)

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from protperf import io
 from protperf.lm import inference
 from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
-from protperf.lm.data.batches import MASKED_FRACTION, frame, generator
+from protperf.lm.data.batches import MASKED_FRACTION, frame
+from protperf.lm.data.stream import Stream, generator
 from protperf.lm.engine import CAUSAL, MASKED, Engine
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.evaluation.tally import Predictions
-
-_STREAM = 7
-"""Keeps these masks apart from the random numbers of a training with the same seed."""
 
 
 def modes_of(objective: str, options: EvalOptions) -> tuple[str, ...]:
@@ -91,4 +89,4 @@ def hidden(residues: NDArray[np.uint8], seed: int, number: int) -> NDArray[np.in
         return candidates
     mark = int(io.checksums(residues, np.array([0, len(residues)]))[0])
     count = max(1, round(MASKED_FRACTION * len(candidates)))
-    return np.sort(generator(seed, _STREAM, mark, number).choice(candidates, count, replace=False))
+    return np.sort(generator(seed, Stream.EVALUATION_MASK, mark, number).choice(candidates, count, replace=False))

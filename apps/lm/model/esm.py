@@ -11,8 +11,6 @@ Source: Lin et al. 2023, Science 379:1123; tests compare logits with those of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 import numpy as np
@@ -25,7 +23,8 @@ from protperf.lm.alphabet import MASK
 from protperf.lm.device import torch_device
 from protperf.lm.engine import MASKED, Borders, Tokens
 from protperf.lm.model.esm_folder import EsmFolder
-from protperf.lm.model.torch_process import check_fork, one_torch_thread
+from protperf.lm.model.network import places, rotate
+from protperf.lm.model.torch_computing import TorchComputing
 from protperf.lm.storage import tensor_file
 from protperf.lm.storage.plain_file import broken
 from protperf.torch import softmax_attention
@@ -87,7 +86,7 @@ class EsmNetwork:
             .transpose(0, 1)[None]
             for part in ("query", "key", "value")
         )
-        attended = softmax_attention(_rotated(q, rotary), _rotated(k, rotary), v, cu_seqlens=cu_seqlens)
+        attended = softmax_attention(rotate(q, rotary), rotate(k, rotary), v, cu_seqlens=cu_seqlens)
         hidden = hidden + self._linear(f"{name}.attention.output.dense", attended[0].transpose(0, 1).flatten(1))
         wide = functional.gelu(self._linear(f"{name}.intermediate.dense", self._norm(f"{name}.LayerNorm", hidden)))
         return hidden + self._linear(f"{name}.output.dense", wide)
@@ -95,10 +94,8 @@ class EsmNetwork:
     def _rotations(self, cu_seqlens: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines [N, head_dim / 2] of each position's angles; angles are float32, as in training."""
         dim, device = self.folder.config.head_dim, cu_seqlens.device
-        starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=count)
-        positions = torch.arange(count, device=device) - starts
         speeds = _ROTARY_BASE ** -(torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
-        angles = positions[:, None].float() * speeds
+        angles = places(cu_seqlens, count)[:, None].float() * speeds
         return angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -109,46 +106,29 @@ class EsmNetwork:
         return functional.layer_norm(x, weight.shape, weight, bias, self.folder.norm_epsilon)
 
 
-class EsmEngine:
+class EsmEngine(TorchComputing):
     """An ESM-2 model; as `protperf.lm.engine.Engine`, in the mode MASKED alone.
 
     Probabilities are over the folder's whole vocabulary; a row holds those of our tokens. J is its unknown token.
     """
 
-    name = "torch"
-
     def __init__(self, network: EsmNetwork) -> None:
-        self.network, self.config = network, network.folder.config
-        weight = network.embedding
-        self.dtype, self.device = str(weight.dtype).removeprefix("torch."), str(weight.device)
-        self._ids = torch.tensor(network.folder.token_ids, device=weight.device)
-
-    def arithmetic(self, deterministic: bool) -> dict[str, object]:
-        threads = 1 if deterministic else torch.get_num_threads()
-        return {"engine": self.name, "torch": str(torch.__version__), "threads": threads}
-
-    @contextmanager
-    def computing(self, deterministic: bool) -> Iterator[None]:
-        check_fork()
-        if not deterministic:
-            yield
-            return
-        with one_torch_thread():
-            yield
+        super().__init__(network.folder.config, network.embedding)
+        self.network = network
+        self._ids = torch.tensor(network.folder.token_ids, device=network.embedding.device)
 
     def log_probs(
         self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
     ) -> NDArray[np.floating]:
         with torch.inference_mode():
             hidden = self._hidden(tokens, borders, mode)
-            wanted = hidden if rows is None else hidden[torch.tensor(rows, device=self.device)]
+            wanted = hidden if rows is None else hidden[self.tensor(rows)]
             # In parts: the folder's logits of a long sequence are not wanted at once.
             found = [functional.log_softmax(self.network.logits(part), -1)[:, self._ids] for part in wanted.split(4096)]
             return np.asarray(torch.cat(found).cpu().numpy())
 
     def hidden(self, tokens: Tokens, borders: Borders, mode: int, layer: int = -1) -> NDArray[np.floating]:
-        if not -1 <= layer <= self.config.num_layers:
-            raise ConfigError(f"layer is {layer}; it must be from -1 to {self.config.num_layers}")
+        self.check_layer(layer)
         with torch.inference_mode():
             return np.asarray(self._hidden(tokens, borders, mode, layer).cpu().numpy())
 
@@ -158,8 +138,7 @@ class EsmEngine:
     def _hidden(self, tokens: Tokens, borders: Borders, mode: int, layer: int = -1) -> torch.Tensor:
         if mode != MASKED:
             raise ConfigError("ESM-2 was trained with masks only and does not read left to right")
-        ids = self._ids[torch.tensor(tokens, device=self.device).long()]
-        return self.network.hidden(ids, torch.tensor(borders, device=self.device), layer)
+        return self.network.hidden(self._ids[self.tensor(tokens).long()], self.tensor(borders), layer)
 
 
 def esm_engine(folder: EsmFolder, dtype: str, device: str) -> EsmEngine:
@@ -177,10 +156,3 @@ def esm_engine(folder: EsmFolder, dtype: str, device: str) -> EsmEngine:
                 raise broken(file, f"tensor {name} holds a number that is not finite")
             tensors[name] = tensor.to(device=torch_device(device), dtype=getattr(torch, dtype))
     return EsmEngine(EsmNetwork(folder, tensors))
-
-
-def _rotated(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Queries or keys [1, H, N, D], whose entries i and i + D/2 are rotated as a pair."""
-    cos, sin = rotary
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

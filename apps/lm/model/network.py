@@ -113,7 +113,7 @@ class Network(nn.Module):
 
         Source: pre-norm blocks as in Xiong et al. 2020, arXiv:2002.04745.
         """
-        rotary = self._kept_rotations(_places(cu_seqlens, len(tokens)))
+        rotary = self._kept_rotations(places(cu_seqlens, len(tokens)))
         hidden = self._embed(tokens, mode)
         hidden = self._through(self.blocks if layer < 0 else self.blocks[:layer], hidden, rotary, cu_seqlens, mode)
         return self.norm(hidden) if layer < 0 else hidden
@@ -131,7 +131,7 @@ class Network(nn.Module):
 
         Shapes: as in `forward`, and positions, increasing, and targets [num_targets].
         """
-        rotary = self._kept_rotations(_places(cu_seqlens, len(tokens)))
+        rotary = self._kept_rotations(places(cu_seqlens, len(tokens)))
         hidden = self._through(self.blocks, self._embed(tokens, mode), rotary, cu_seqlens, mode)
         weights = (self.norm.weight, self.embedding.weight)
         if self.engine == "native" and can_run(hidden, weights):
@@ -166,7 +166,7 @@ class Network(nn.Module):
         lengths = cu_seqlens.diff()
         positions = state.positions.to(tokens.device)
         before = torch.repeat_interleave(positions, lengths, output_size=len(tokens))
-        rotary = self._rotations(before + _places(cu_seqlens, len(tokens)))
+        rotary = self._rotations(before + places(cu_seqlens, len(tokens)))
         hidden = self._embed(tokens, CAUSAL)
         found = hidden
         for number, block in enumerate(self._layers(), 1):
@@ -329,7 +329,7 @@ class Attention(nn.Module):
         )
 
 
-def _places(cu_seqlens: torch.Tensor, count: int) -> torch.Tensor:
+def places(cu_seqlens: torch.Tensor, count: int) -> torch.Tensor:
     """The place of each token in its sequence [N]."""
     starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=count)
     return torch.arange(count, device=cu_seqlens.device) - starts

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from protperf.errors import ConfigError
 from protperf.lm.engine import Borders, Tokens
 from protperf.lm.model.network import ChunkState, Network
-from protperf.lm.model.torch_process import check_fork, one_torch_thread
+from protperf.lm.model.torch_computing import TorchComputing
 
 
-class TorchEngine:
+class TorchEngine(TorchComputing):
     """A network in evaluation mode; as `protperf.lm.engine.Engine`."""
 
-    name = "torch"
-
     def __init__(self, network: Network) -> None:
-        self.network, self.config = network, network.config
-        weight = network.embedding.weight
-        self.dtype, self.device = str(weight.dtype).removeprefix("torch."), str(weight.device)
-
-    def arithmetic(self, deterministic: bool) -> dict[str, object]:
-        threads = 1 if deterministic else torch.get_num_threads()
-        return {"engine": self.name, "torch": str(torch.__version__), "threads": threads}
-
-    @contextmanager
-    def computing(self, deterministic: bool) -> Iterator[None]:
-        check_fork()
-        if not deterministic:
-            yield
-            return
-        with one_torch_thread():
-            yield
+        super().__init__(network.config, network.embedding.weight)
+        self.network = network
 
     def log_probs(
         self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
@@ -55,21 +37,10 @@ class TorchEngine:
     def empty_state(self, num_sequences: int = 1) -> TorchState:
         return TorchState(self, ChunkState(torch.zeros(num_sequences, dtype=torch.int64)))
 
-    def check_layer(self, layer: int) -> None:
-        """Refuse a layer that the network does not have."""
-        if not -1 <= layer <= self.config.num_layers:
-            raise ConfigError(f"layer is {layer}; it must be from -1 to {self.config.num_layers}")
-
     def picked(self, hidden: torch.Tensor, rows: NDArray[np.int64] | None) -> NDArray[np.floating]:
         """Log-probabilities of some rows of normalized hidden states."""
         wanted = hidden if rows is None else hidden[self.tensor(rows)]
         return np.asarray(functional.log_softmax(self.network.logits(wanted), -1).cpu().numpy())
-
-    def tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
-        """An array on the device of the network."""
-        # torch warns of memory that may not be written to.
-        writable = array if array.flags.writeable else array.copy()
-        return torch.from_numpy(writable).to(self.device)
 
 
 class TorchState:

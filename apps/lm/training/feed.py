@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from protperf.lm.data import batches
 from protperf.lm.data.reading import Reading
 from protperf.lm.data.store import TokenStore
+from protperf.lm.data.stream import Stream, generator
 from protperf.lm.model.network import CAUSAL, MASKED
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress
-
-_MODE_STREAM, _MASK_STREAM, _DROPOUT_STREAM = 4, 5, 6
-"""What keeps these random numbers apart from each other and from those of `data.batches` (1, 2 and 7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +72,11 @@ class Feed:
         """Whether a step predicts masked residues or the next one."""
         if self._objective != "both":
             return MASKED if self._objective == "masked" else CAUSAL
-        return int(batches.generator(self._options.seed, _MODE_STREAM, step).random() < 0.5)
+        return int(generator(self._options.seed, Stream.MODE, step).random() < 0.5)
 
     def dropout_seed(self, step: int, micro: int) -> int:
         """The seed of the dropout of a forward pass."""
-        return int(batches.generator(self._options.seed, _DROPOUT_STREAM, step, micro).integers(2**63))
+        return int(generator(self._options.seed, Stream.DROPOUT, step, micro).integers(2**63))
 
     def next(self, progress: Progress, mode: int, micro: int) -> MicroBatch:
         """The batch at the place that `progress` names, which is moved on."""
@@ -89,7 +87,7 @@ class Feed:
         if mode == CAUSAL:
             positions, targets = batches.causal_targets(batch)
         else:
-            tokens, positions, targets = batches.mask(batch, batches.generator(o.seed, _MASK_STREAM, p.step, micro))
+            tokens, positions, targets = batches.mask(batch, generator(o.seed, Stream.MASK, p.step, micro))
         p.batch += 1
         if p.batch == self.num_batches(p.epoch):
             p.epoch, p.batch = p.epoch + 1, 0

@@ -14,12 +14,12 @@ from torch.nn import functional
 from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
 from protperf.lm.data import batches
 from protperf.lm.data.store import TokenStore
+from protperf.lm.data.stream import Stream, generator
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.feed import MicroBatch
 
 MAX_TOKENS = 60_000
 """Tokens of the held-out part that a validation reads."""
-_MASK_STREAM = 3
 CLEAR_GAIN = 0.02
 """Nats per residue by which a model that has learnt something is better than residue frequencies, at the least."""
 
@@ -129,7 +129,7 @@ def _causal(batch: batches.Batch) -> Part:
 
 
 def _masked(index: int, batch: batches.Batch) -> Part:
-    tokens, sites, targets = batches.mask(batch, batches.generator(0, _MASK_STREAM, index))
+    tokens, sites, targets = batches.mask(batch, generator(0, Stream.VALIDATION_MASK, index))
     tokens[sites] = MASK
     return _standard(tokens, sites, targets)
 

@@ -9,7 +9,7 @@ from typing import Any
 from protperf.errors import ConfigError
 from protperf.lm.direction import DIRECTIONS
 from protperf.lm.options import REQUIRED, check, option
-from protperf.lm.scoring.options import BATCH_TOKENS
+from protperf.lm.shared_options import batch_tokens_option, deterministic_option, model_option
 from protperf.message import Argument, Message
 
 STRATEGIES = ("auto", "wt", "masked", "masked-joint", "full")
@@ -32,13 +32,8 @@ class StrategyOptions:
         "Reading direction of full; both is the mean of the two readings; auto: both if the model was trained in both.",
         choices=("auto", *DIRECTIONS),
     )
-    batch_tokens: int = option(
-        BATCH_TOKENS,
-        "Residues read together in one pass; more takes more memory and is not always faster.",
-        least=1,
-        most=2**40,
-    )
-    deterministic: bool = option(False, "The same bits for any batch size, order and number of threads; slower.")
+    batch_tokens: int = batch_tokens_option()
+    deterministic: bool = deterministic_option()
 
     def __post_init__(self) -> None:
         check(self)
@@ -52,7 +47,7 @@ class StrategyOptions:
 class ModelOptions:
     """The models that are asked."""
 
-    model: Path = option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
+    model: Path = model_option()
     also: tuple[Path, ...] = option((), "Another model; scores are the mean of all models named.", unit="MODEL")
 
     def __post_init__(self) -> None:
@@ -62,18 +57,6 @@ class ModelOptions:
     def paths(self) -> tuple[Path, ...]:
         """All models, in the order in which they were named."""
         return (self.model, *self.also)
-
-    def check_paths(self) -> None:
-        """Refuse a path that is not a directory, before anything is loaded.
-
-        Raises:
-            FileError: naming it.
-        """
-        for path in self.paths:
-            if not path.is_dir():
-                from protperf.lm.storage import checkpoint
-
-                checkpoint.find(path)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

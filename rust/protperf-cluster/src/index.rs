@@ -14,7 +14,8 @@
 
 use crate::alphabet::{GROUP_OF, NUM_GROUPS, NUM_RESIDUES, UNKNOWN};
 use crate::sequences::Sequences;
-use protperf_core::{Result, try_filled};
+use protperf_core::{Execution, Result, try_filled};
+use protperf_cpu::Workers;
 
 /// Residues of a word.
 const WORD: usize = 6;
@@ -68,8 +69,8 @@ impl<'a> Index<'a> {
     /// Index a set for relatives of at least this identity.
     ///
     /// # Errors
-    /// [`protperf_core::Error::OutOfMemory`].
-    pub fn new(sequences: &'a Sequences, identity: f64) -> Result<Self> {
+    /// [`protperf_core::Error::OutOfMemory`], [`protperf_core::Error::Interrupted`].
+    pub fn new(sequences: &'a Sequences, identity: f64, run: &Execution<'_>) -> Result<Self> {
         let codes = sequences.packed();
         let bits = codes.len().max(2).ilog2().clamp(10, 24);
         let kept = (MAX_PLACES as f64 / codes.len().max(1) as f64).min(1.0);
@@ -83,35 +84,37 @@ impl<'a> Index<'a> {
             starts: try_filled((1 << bits) + 1, 0)?,
             places: Vec::new(),
         };
-        index.fill()?;
+        index.fill(&Workers::new(run))?;
         Ok(index)
     }
 
     /// Count the words of each list, then put their places there.
-    fn fill(&mut self) -> Result<()> {
+    fn fill(&mut self, workers: &Workers<'_>) -> Result<()> {
         let mut ends = try_filled(self.starts.len(), 0u32)?;
-        self.for_each_word(|list, _| ends[list + 1] += 1);
+        self.for_each_word(workers, |list, _| ends[list + 1] += 1)?;
         for list in 1..ends.len() {
             ends[list] += ends[list - 1];
         }
         self.starts.copy_from_slice(&ends);
         let mut places = try_filled(ends.last().map_or(0, |&end| end as usize), 0)?;
-        self.for_each_word(|list, place| {
+        self.for_each_word(workers, |list, place| {
             places[ends[list] as usize] = place;
             ends[list] += 1;
-        });
+        })?;
         self.places = places;
         Ok(())
     }
 
-    fn for_each_word(&self, mut visit: impl FnMut(usize, u64)) {
+    fn for_each_word(&self, workers: &Workers<'_>, mut visit: impl FnMut(usize, u64)) -> Result<()> {
         for index in 0..self.sequences.len() {
+            workers.check_at(index)?;
             if self.sequences.first_equal(index) == index as u32 {
                 self.for_each_word_of(self.sequences.get(index), |list, at| {
                     visit(list, (index as u64) << 32 | u64::from(at));
                 });
             }
         }
+        Ok(())
     }
 
     /// Calls `visit` with list and place of each word that is kept. Words of one letter alone say nothing.
@@ -207,7 +210,9 @@ fn mixed(word: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protperf_core::Error;
     use protperf_core::alphabet::token_of;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn set(sequences: &[&str]) -> Sequences {
         let tokens: Vec<u8> =
@@ -222,13 +227,17 @@ mod tests {
         let protein = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQF";
         let late = &format!("GGGWW{protein}");
         let sequences = set(&[protein, "WWWWWWWWWWWWWW", late, protein]);
-        let index = Index::new(&sequences, 0.9).unwrap();
+        let cancel = AtomicBool::new(false);
+        let run = Execution { num_threads: 1, cancel: &cancel };
+        let index = Index::new(&sequences, 0.9, &run).unwrap();
         let mut scratch = Scratch::default();
         let found = index.candidates(sequences.get(3), 4, 9, &mut scratch).to_vec();
         assert_eq!(found.iter().map(|c| (c.sequence, c.diagonal)).collect::<Vec<_>>(), [(0, 0), (2, 5)]);
         assert_eq!(index.candidates(sequences.get(2), 2, 9, &mut scratch)[0].diagonal, -5);
         assert!(index.candidates(sequences.get(1), 4, 9, &mut scratch).is_empty());
         assert!(index.candidates(&[UNKNOWN; 40], 4, 9, &mut scratch).is_empty());
+        cancel.store(true, Ordering::Relaxed);
+        assert_eq!(Index::new(&sequences, 0.9, &run).err(), Some(Error::Interrupted));
     }
 
     #[test]

@@ -3,13 +3,13 @@
 //!
 //! Two sequences are relatives at an identity when an alignment of them has at least that share of identical residues in
 //! its columns and covers [`COVERAGE`] of the shorter one. Candidates share short words ([`index`]); an alignment decides
-//! about each ([`align`]). So every pair that is called related is related; relatives without common words are missed, the more
-//! the lower the identity. Answers depend on the sequences alone, never on the number of threads.
+//! about each ([`align`]). So every pair that is called related is related; relatives without common words are missed, and
+//! the more of them, the lower the identity. Answers depend on the sequences alone, never on the number of threads.
 //!
 //! Imports follow this order, each file importing files to its left alone:
 //!
 //! ```text
-//! {alphabet, parallel, union} < sequences < {index, align} < relatives
+//! {alphabet, union} < sequences < {index, align} < relatives
 //! ```
 
 #![forbid(unsafe_code)]
@@ -18,7 +18,6 @@
 mod align;
 mod alphabet;
 mod index;
-mod parallel;
 mod relatives;
 mod sequences;
 mod union;

@@ -2,10 +2,10 @@
 
 use crate::align::{self, are_relatives, identity};
 use crate::index::{self, Index};
-use crate::parallel::map;
 use crate::sequences::Sequences;
 use crate::union::Union;
 use protperf_core::{Error, Execution, Result};
+use protperf_cpu::Workers;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The lowest identity that can be asked for: below, proteins that are no relatives reach it too.
@@ -15,6 +15,8 @@ pub const MIN_IDENTITY: f64 = 0.3;
 /// looked for, and where the nearest is.
 const MAX_IN_CLUSTER: usize = 24;
 const MAX_FOR_NEAREST: usize = 512;
+/// Sequences that a thread takes at once, and for which it uses the same scratch.
+const TAKEN: usize = 16;
 
 /// The closest relative of a sequence in another set.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,8 +75,8 @@ pub fn nearest(
     run: &Execution<'_>,
 ) -> Result<Vec<Option<Nearest>>> {
     check(least)?;
-    let index = Index::new(targets, least)?;
-    map(queries.len(), run, <(index::Scratch, align::Scratch)>::default, |query, (words, cells)| {
+    let index = Index::new(targets, least, run)?;
+    for_each_query(queries.len(), run, |query, Scratch { words, cells }| {
         let query = queries.get(query);
         let mut found: Option<Nearest> = None;
         for candidate in index.candidates(query, targets.len(), MAX_FOR_NEAREST, words) {
@@ -100,8 +102,8 @@ fn for_each_relative(
     relate: impl Fn(u32, u32) + Sync,
 ) -> Result<()> {
     check(least)?;
-    let index = Index::new(sequences, least)?;
-    map(sequences.len(), run, <(index::Scratch, align::Scratch)>::default, |query, (words, cells)| {
+    let index = Index::new(sequences, least, run)?;
+    for_each_query(sequences.len(), run, |query, Scratch { words, cells }| {
         let this = query as u32;
         if sequences.first_equal(query) != this {
             return;
@@ -119,6 +121,36 @@ fn for_each_relative(
         }
     })?;
     Ok(())
+}
+
+/// Memory that is used again for each query.
+#[derive(Default)]
+struct Scratch {
+    words: index::Scratch,
+    cells: align::Scratch,
+}
+
+/// The answers to every query, in their order.
+fn for_each_query<R: Send>(
+    len: usize,
+    run: &Execution<'_>,
+    answer: impl Fn(usize, &mut Scratch) -> R + Sync,
+) -> Result<Vec<R>> {
+    let workers = Workers::new(run);
+    let mut answers = Vec::with_capacity(len);
+    workers.fold(
+        len.div_ceil(TAKEN),
+        |part| {
+            let mut scratch = Scratch::default();
+            let queries = part * TAKEN..len.min((part + 1) * TAKEN);
+            queries.map(|query| workers.check().map(|()| answer(query, &mut scratch))).collect::<Result<Vec<R>>>()
+        },
+        |_, found| {
+            answers.extend(found);
+            Ok(())
+        },
+    )?;
+    Ok(answers)
 }
 
 fn check(least: f64) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use crate::arrays::{buffer, contiguous};
 use crate::call::{guarded, run};
-use protperf::Execution;
 use protperf::cluster::{Sequences, cluster, count_relatives, nearest};
+use protperf::{Execution, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -32,9 +32,20 @@ fn with_tokens<R>(
     guarded(py, || body(tokens, offsets))
 }
 
-fn uint32_bytes(py: Python<'_>, values: &[u32]) -> Py<PyBytes> {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    PyBytes::new(py, &bytes).unbind()
+/// What `answer` says of each sequence, as uint32 in a bytes object.
+fn per_sequence(
+    py: Python<'_>,
+    sequences: &Packed<'_>,
+    num_threads: usize,
+    answer: impl Fn(&Sequences, &Execution<'_>) -> Result<Vec<u32>> + Sync,
+) -> PyResult<Py<PyBytes>> {
+    with_tokens(py, sequences, |tokens, offsets| {
+        let found = run(py, WORK * tokens.len() as f64, num_threads, |cancel, num_threads| {
+            answer(&Sequences::new(tokens, offsets)?, &Execution { num_threads, cancel })
+        })?;
+        let bytes: Vec<u8> = found.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        Ok(PyBytes::new(py, &bytes).unbind())
+    })
 }
 
 /// The cluster of each sequence, as uint32 in a bytes object.
@@ -45,12 +56,7 @@ fn cluster_sequences(
     identity: f64,
     num_threads: usize,
 ) -> PyResult<Py<PyBytes>> {
-    with_tokens(py, &sequences, |tokens, offsets| {
-        let found = run(py, WORK * tokens.len() as f64, num_threads, |cancel, num_threads| {
-            cluster(&Sequences::new(tokens, offsets)?, identity, &Execution { num_threads, cancel })
-        })?;
-        Ok(uint32_bytes(py, &found))
-    })
+    per_sequence(py, &sequences, num_threads, |set, run| cluster(set, identity, run))
 }
 
 /// The number of relatives of each sequence, as uint32 in a bytes object.
@@ -61,12 +67,7 @@ fn count_sequence_relatives(
     identity: f64,
     num_threads: usize,
 ) -> PyResult<Py<PyBytes>> {
-    with_tokens(py, &sequences, |tokens, offsets| {
-        let found = run(py, WORK * tokens.len() as f64, num_threads, |cancel, num_threads| {
-            count_relatives(&Sequences::new(tokens, offsets)?, identity, &Execution { num_threads, cancel })
-        })?;
-        Ok(uint32_bytes(py, &found))
-    })
+    per_sequence(py, &sequences, num_threads, |set, run| count_relatives(set, identity, run))
 }
 
 /// Index (-1: none) and identity (NaN: none) of the nearest target of each query, as int64 and float64 in bytes objects.

@@ -1,0 +1,79 @@
+"""What commands share that ask models: a model that is checked early and loaded late, and what is said at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protperf.lm.cli import common
+from protperf.lm.cli.commands import EXIT_REJECTED
+from protperf.lm.cli.parameters import Groups
+from protperf.lm.options import REQUIRED, check, option, pick
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, model_option
+
+if TYPE_CHECKING:
+    from protperf.lm.loading import LoadedModel
+    from protperf.lm.tables.fill import JobSummary
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SequencesCommand:
+    """What a command takes that asks a model about sequences: whom, about which, and whether some may be missing."""
+
+    model: Path = model_option()
+    fasta: tuple[str, ...] = option(
+        REQUIRED,
+        "FASTA, or tables with --seq-col; plain or gz, xz, zst, bz2; - is standard input.",
+        positional=True,
+        unit="FASTA...",
+    )
+    allow_rejects: bool = option(False, "Exit with 0 instead of 5 if records were left out.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+INPUT = [
+    *pick(SequencesCommand, "model", "fasta"),
+    *pick(ReadingOptions),
+    *pick(SequencesCommand, "allow_rejects"),
+]
+"""Options of a command that asks a model about sequences."""
+
+
+def check_models(paths: Iterable[Path]) -> None:
+    """Report a model that is not there before anything is read.
+
+    Raises:
+        MissingFileError: there is no such directory.
+    """
+    from protperf.lm.storage import checkpoint
+
+    for path in paths:
+        if not path.is_dir():
+            checkpoint.find(path)
+
+
+def load_models(
+    groups: Groups, paths: Iterable[Path], load: LoadOptions, threads: int | None, messages: common.MessageOptions
+) -> list[LoadedModel]:
+    """Load models, which may need torch: to be called once the mistakes that can be seen without it are reported."""
+    from protperf.lm.loading import load_run
+
+    num_threads = common.set_threads(threads)
+    loaded = [load_run(path, load.dtype, load.device, load.engine) for path in paths]
+    common.say_all(groups, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
+    return loaded
+
+
+def conclude(
+    groups: Groups, command: SequencesCommand, messages: common.MessageOptions, summary: JobSummary, started: float
+) -> int:
+    """Say what came of a job; returns the exit code."""
+    facts = [*summary.reading.facts(), f"took {common.spent(started)}"]
+    common.say_all(groups, facts if messages.verbose else [])
+    common.say_all(groups, () if messages.quiet else summary.notes, "note: ")
+    common.say_all(groups, summary.warnings, "warning: ")
+    return EXIT_REJECTED if summary.reading.rejected and not command.allow_rejects else 0
