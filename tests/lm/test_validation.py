@@ -23,7 +23,8 @@ from protperf.lm.data.stream import generator
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.run import train_run
-from protperf.lm.training.validation import MAX_TOKENS, Validation, nothing_learnt, perplexity
+from protperf.lm.training.validation import MAX_TOKENS, Validation
+from protperf.lm.training.verdict import perplexity, verdict
 
 CPU = torch.device("cpu")
 
@@ -148,10 +149,10 @@ def test_a_perplexity_too_large_for_a_number_is_infinite(loss: float, expected: 
 
 def test_a_run_that_learnt_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """128 steps on a busy machine reached 16.950, where residue frequencies give 16.956, and no word of it."""
-    by_frequencies = {"unigram_perplexity": 16.956}
-    assert nothing_learnt({"val_loss": math.log(16.950), **by_frequencies})
-    assert nothing_learnt({"val_loss": 3.5, **by_frequencies})
-    assert not nothing_learnt({"val_loss": math.log(16.0), **by_frequencies})
+    for loss in (math.log(16.950), 3.5, math.nan):
+        found = verdict(tmp_path, 128, {"val_loss": loss, "unigram_perplexity": 16.956})
+        assert found.learnt is None
+        assert "128 steps taught the model little or nothing" in str(found.warning)
     fasta = synthetic(tmp_path / "in.fa")
     outcome = train_run(fasta, tmp_path / "short", small_config(), TrainOptions(**{**OPTIONS, "steps": 2}))
     figures = outcome.figures
@@ -168,6 +169,28 @@ def test_a_run_that_learnt_something_does_not(tmp_path: Path) -> None:
     outcome = train_run(path, tmp_path / "run", small_config(objective="causal"), options)
     assert outcome.figures["val_perplexity"] < 0.9 * outcome.figures["unigram_perplexity"]
     assert outcome.remark is None
+    assert "it learnt" in outcome.facts()[-1]
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "said"),
+    [(16.0, "0.06 nats per residue beyond residue frequencies (perplexity 16.00, they 17.00), which is little"),
+     (5.0, "1.22 nats per residue beyond residue frequencies (perplexity 5.00, they 17.00)")],
+)  # fmt: skip
+def test_what_was_learnt_is_said_in_nats(perplexity: float, said: str, tmp_path: Path) -> None:
+    found = verdict(tmp_path, 9, {"val_loss": math.log(perplexity), "unigram_perplexity": 17.0, "val_perplexity": 1.0})
+    assert found.warning is None
+    assert str(found.learnt).startswith(f"it learnt {said}")
+    assert (", which is little" in str(found.learnt)) == (perplexity == 16.0)
+
+
+def test_a_masked_half_that_learnt_nothing_is_named(tmp_path: Path) -> None:
+    """Four minutes on a proteome: 17.82 where frequencies give 17.80, and the causal half learnt."""
+    figures = {"val_loss": 2.0, "unigram_perplexity": 17.80, "val_perplexity": math.exp(2.0)}
+    assert verdict(tmp_path, 9, {**figures, "val_perplexity_masked": 17.0}).warning is None
+    warning = str(verdict(tmp_path, 9, {**figures, "val_perplexity_masked": 17.82}).warning)
+    assert "the next residue, but not a masked one: that perplexity is 17.820" in warning
+    assert "objective='causal'" in warning
 
 
 def test_the_command_warns_of_a_run_that_learnt_nothing_unless_it_is_quiet(fasta: Path, tmp_path: Path) -> None:

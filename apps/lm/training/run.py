@@ -25,11 +25,11 @@ from protperf.lm.training import resume as resuming
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.trainer import Trainer
-from protperf.lm.training.validation import nothing_learnt, perplexity
+from protperf.lm.training.verdict import verdict
 from protperf.message import Argument, Message
 
 _OPTIONS = {
-    **{name: Argument(name) for name in ("steps", "epochs", "time", "size", "validate")},
+    **{name: Argument(name) for name in ("steps", "epochs", "time", "validate")},
     **{name: Argument(name, True) for name in ("resume", "force")},
 }
 """Arguments that messages name."""
@@ -46,6 +46,7 @@ class Outcome:
         signal: the number of the signal that stopped it, if one did.
         rejected: records that the residue policy left out.
         remark: what should be known of the result, such as that nothing was learnt.
+        learnt: how much better the model is than residue frequencies, in words.
     """
 
     run: Path
@@ -54,11 +55,13 @@ class Outcome:
     signal: int | None
     rejected: int = 0
     remark: str | None = None
+    learnt: str | None = None
 
     def facts(self) -> list[str]:
         """What came of it, in words."""
         figures = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
-        result = f"{self.run}: {self.steps} steps{figures and f'; {figures}'}"
+        parts = [f"{self.run}: {self.steps} steps", figures, self.learnt]
+        result = "; ".join(part for part in parts if part)
         warning = None if self.remark is None else Message("warning: {remark}", remark=self.remark)
         return [result] if warning is None else [warning, result]
 
@@ -130,8 +133,11 @@ def train_run(
                 warn(Message(text, run=run, **_OPTIONS))
         figures = trainer.fit(report)
     steps, stopped_by = trainer.loop.progress.step, trainer.stop_signal
-    remark = _remark(run, steps, figures) if figures and stopped_by is None else None
-    return Outcome(run, steps, figures, stopped_by, rejected, remark)
+    outcome = Outcome(run, steps, figures, stopped_by, rejected)
+    if not figures or stopped_by is not None:
+        return outcome
+    judged = verdict(run, steps, figures)
+    return dataclasses.replace(outcome, remark=judged.warning, learnt=judged.learnt)
 
 
 def _check_directory(run: Path, resume: bool, force: bool) -> None:
@@ -196,17 +202,6 @@ def _step_to_resume(run: Path, warn: Callable[[str], None], force: bool) -> chec
     if step is None:
         warn(f"warning: {run}: no checkpoint can be used; the run starts from the beginning")
     return step
-
-
-def _remark(run: Path, steps: int, figures: dict[str, float]) -> str | None:
-    if not nothing_learnt(figures):
-        return None
-    found, by_frequencies = perplexity(figures["val_loss"]), figures["unigram_perplexity"]
-    text = "{run}: {made} taught the model little or nothing: its validation perplexity is {found:.3f}, "
-    text += "that of residue frequencies alone {unigram:.3f}; "
-    text += "train for longer ({time}, {epochs} or {steps}), choose a smaller {size}, or free the machine for it"
-    made = f"{steps} step{'s' * (steps != 1)}"
-    return Message(text, run=run, made=made, found=found, unigram=by_frequencies, **_OPTIONS)
 
 
 def _forget_later_metrics(run: Path, step: int) -> None:

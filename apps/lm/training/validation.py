@@ -17,11 +17,10 @@ from protperf.lm.data.store import TokenStore
 from protperf.lm.data.stream import Stream, generator
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.feed import MicroBatch
+from protperf.lm.training.verdict import perplexity
 
 MAX_TOKENS = 60_000
 """Tokens of the held-out part that a validation reads."""
-CLEAR_GAIN = 0.02
-"""Nats per residue by which a model that has learnt something is better than residue frequencies, at the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +92,6 @@ class Validation:
 
     def _perplexity(self, loss: float, mode: int) -> float:
         return perplexity(loss / self._count(mode)) if self._count(mode) else math.nan
-
-
-def perplexity(loss: float) -> float:
-    """The exponential of nats per residue; infinite where that is too large for a number."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def nothing_learnt(figures: dict[str, float]) -> bool:
-    """Whether the model is not clearly better than the frequencies of the residues."""
-    return not figures["val_loss"] < math.log(figures["unigram_perplexity"]) - CLEAR_GAIN
 
 
 def _chosen(held: TokenStore, crop: int) -> Iterator[int]:
