@@ -143,10 +143,12 @@ def test_an_extended_run_equals_one_that_was_extended_and_killed(run: Path, fast
 
 
 def trainer_of(run: Path, fasta: Path, config: Any, options: TrainOptions) -> Any:
-    from protperf.lm.data.store import read_store, split
+    from protperf.lm.data.hold_out import hold_out
+    from protperf.lm.data.store import read_store
     from protperf.lm.training.trainer import Trainer
 
-    one = Trainer(run, config, options, *split(read_store(fasta), options.validate or 0.0, options.seed))
+    parts = hold_out(read_store(fasta), options.validate or 0.0, options.seed)
+    one = Trainer(run, config, options, parts.train, parts.held)
     one.restore(checkpoint.verify(run / f"step-{checkpoint.steps(run)[0]}"))
     return one
 

@@ -125,7 +125,9 @@ def test_a_held_out_part_with_nothing_to_score_is_refused(tmp_path: Path) -> Non
     path = write_fasta(tmp_path / "in.fa", sequences)
     seed = next(s for s in range(99) if not split(read_store(path), 0.1, s)[1].counts()[: FIRST_RESIDUE + 20].any())
     with pytest.raises(DataError, match=r"in\.fa: \d+ sequences? \(\d+ residues\) held out of it cannot be scored"):
-        train_run(path, tmp_path / "run", small_config(), TrainOptions(**{**OPTIONS, "seed": seed}))
+        train_run(
+            path, tmp_path / "run", small_config(), TrainOptions(**{**OPTIONS, "seed": seed, "hold_out": "random"})
+        )
     assert not (tmp_path / "run").exists()
 
 

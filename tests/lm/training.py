@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from conftest import LETTERS, small_config
 
-from protperf.lm.data.store import read_store, split
+from protperf.lm.data.hold_out import hold_out
+from protperf.lm.data.store import read_store
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.trainer import Trainer
 
@@ -43,10 +44,10 @@ def trainer(
     run: Path, fasta: Path, options: TrainOptions | None = None, *, device: str = "cpu", **choices: object
 ) -> Trainer:
     """A trainer of a small network with dropout."""
-    train, held = split(read_store(fasta), 0.1, 42)
+    parts = hold_out(read_store(fasta), 0.1, 42)
     run.mkdir(exist_ok=True)
     config = small_config(**{"dropout": 0.1, **choices})
-    return Trainer(run, config, options or small_options(), train, held, device=device)
+    return Trainer(run, config, options or small_options(), parts.train, parts.held, device=device)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

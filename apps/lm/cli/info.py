@@ -41,7 +41,8 @@ def run(given: dict[str, Any]) -> int:
     if options.as_json:
         print(json.dumps(facts, indent=1))
         return 0
-    for name, value in facts.items():
+    flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
+    for name, value in {**flat, **(facts.get("overlap") or {})}.items():
         print(f"{name:<20} {value}")
     return 0
 
@@ -61,6 +62,7 @@ def _facts(step: Step) -> dict[str, Any]:
         "model_sha256": step.manifest["files"]["model.safetensors"]["sha256"],
         "data_sha256": facts["data_sha256"],
         "validation_sha256": facts["validation_sha256"],
+        **(manifest.read_origin(step) or {}),
         "best_validation_loss": progress.to_mapping()["best_loss"],
         "trained_tokens": progress.tokens,
         **{name: facts[name] for name in ("version", "torch", "isa")},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ class TrainCommand:
 
 _FILES = [*pick(TrainCommand, "files", "fasta"), *pick(RunOptions, "seq_col")]
 GROUPS = {
-    "data": [*_FILES, *pick(TrainOptions, "validate", "residues"), *pick(TrainCommand, "allow_rejects")],
+    "data": [*_FILES, *pick(TrainOptions, "validate", "hold_out", "residues"), *pick(TrainCommand, "allow_rejects")],
     "run": [*pick(TrainCommand, "out"), *pick(RunOptions, "resume", "force"), *pick(TrainOptions, "seed")],
     "length of the training, one of": pick(TrainOptions, "time_s", "epochs", "steps"),
     "model": [*pick(RunOptions, "recipe", "size"), *pick(ModelConfig, *MODEL_CHOICES)],
@@ -68,7 +70,7 @@ def run(given: dict[str, Any]) -> int:
     say_all(GROUPS, [environment(num_threads, compute.dtype, compute.device)] if messages.verbose else [])
     with TrainProgress(GROUPS, messages.quiet, request.options.time_s) as bar:
         outcome = request.train(
-            [*command.fasta, *command.files], command.out, compute.device, clock=clock,
+            [*command.fasta, *command.files], command.out, compute.device, clock=clock, command=_typed(),
             report=bar.report, warn=bar.warn, detail=bar.warn if messages.verbose else lambda text: None,
         )  # fmt: skip
     say_all(GROUPS, [] if messages.quiet else outcome.facts())
@@ -77,3 +79,7 @@ def run(given: dict[str, Any]) -> int:
         say_all(GROUPS, [Message("stopped and saved; continue with {resume}", resume=Argument("resume", True))])
         return 128 + outcome.signal
     return EXIT_REJECTED if outcome.rejected and not command.allow_rejects else 0
+
+
+def _typed() -> str:
+    return shlex.join(["protperf", *sys.argv[1:]])

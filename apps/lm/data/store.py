@@ -199,16 +199,22 @@ def split(store: TokenStore, fraction: float, seed: int) -> tuple[TokenStore, To
     Raises:
         DataError: fewer than two distinct sequences.
     """
-    marks = np.empty(len(store), np.uint32)
-    for rows, tokens in store.blocks():
-        offsets = np.concatenate([[0], np.cumsum(store.lengths[rows])])
-        marks[rows] = io.checksums(tokens, offsets, seed & 0xFFFFFFFF)
+    marks = checksums(store, seed)
     smallest, largest = int(marks.min(initial=0xFFFFFFFF)), int(marks.max(initial=0))
     if smallest >= largest:
         text = "has fewer than two distinct sequences, none to hold out; name a file with {validate}"
         raise DataError(Message(text, validate=Argument("validate")))
     held = marks < min(max(round(fraction * 2**32), smallest + 1), largest)
     return store.select(np.flatnonzero(~held)), store.select(np.flatnonzero(held))
+
+
+def checksums(store: TokenStore, seed: int) -> NDArray[np.uint32]:
+    """A checksum of the residues of each sequence [R], another one for another seed."""
+    marks = np.empty(len(store), np.uint32)
+    for rows, tokens in store.blocks():
+        offsets = np.concatenate([[0], np.cumsum(store.lengths[rows])])
+        marks[rows] = io.checksums(tokens, offsets, seed & 0xFFFFFFFF)
+    return marks
 
 
 def _collect(reader: io.Reader, folder: Path | None) -> tuple[NDArray[np.uint8] | TokenMap, NDArray[np.int64]]:

@@ -18,6 +18,10 @@ from protperf.lm.storage.plain_file import broken, read_table, short
 _TEXT, _DIGEST = re.compile(r"[!-~]{1,100}\Z"), re.compile(r"[0-9a-f]{64}\Z")
 _FACTS = {"version": _TEXT, "torch": _TEXT, "isa": _TEXT, "data_sha256": _DIGEST, "validation_sha256": _DIGEST}
 _MAX_THREADS = 2**20
+MAX_ORIGIN = 2000
+"""Characters of a text on where a run comes from."""
+_MAX_COUNTS = 16
+_ORIGIN = ("command", "data", "validation", "started")
 
 T = TypeVar("T")
 
@@ -39,6 +43,33 @@ def read_facts(step: Step) -> dict[str, Any]:
     if not isinstance(facts["device"], str) or not _TEXT.match(facts["device"]):
         raise broken(step.path / MANIFEST, f"has {short(facts['device'])} as device")
     return facts
+
+
+def read_origin(step: Step) -> dict[str, Any] | None:
+    """Where a run comes from: text by name, and under `overlap` counts by name or None. None for earlier versions.
+
+    Raises:
+        CheckpointError: it is malformed.
+    """
+    origin = step.manifest.get("origin")
+    if origin is None:
+        return None
+    if not isinstance(origin, dict) or set(origin) != {*_ORIGIN, "overlap"}:
+        raise broken(step.path / MANIFEST, f"has {short(origin)} as origin")
+    for name in _ORIGIN:
+        text = origin[name]
+        if not isinstance(text, str) or len(text) > MAX_ORIGIN or not text.isprintable():
+            raise broken(step.path / MANIFEST, f"has {short(text)} as {name} of its origin")
+    overlap = origin["overlap"]
+    if overlap is not None and not _are_counts(overlap):
+        raise broken(step.path / MANIFEST, f"has {short(overlap)} as overlap of its origin")
+    return origin
+
+
+def _are_counts(values: Any) -> bool:
+    if not isinstance(values, dict) or len(values) > _MAX_COUNTS:
+        return False
+    return all(_TEXT.match(name) and type(count) is int and 0 <= count < 2**62 for name, count in values.items())
 
 
 def read_config(step: Step) -> ModelConfig:

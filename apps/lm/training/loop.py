@@ -178,9 +178,12 @@ class Loop:
         return p.step % schedule.checkpoint_interval(self.options, p.total_steps or 1000) == 0
 
     def _validated(self) -> Iterator[Line | Checkpoint]:
-        """Validate, then offer the state to be kept."""
+        """Validate if anything is held out, then offer the state to be kept."""
         p = self.progress
         self._checkpoint_start_s = self.clock.elapsed_s()
+        if not self.validation.num_scored():
+            yield from self._kept(None)
+            return
         figures = self.validation.measure(self.network)
         if not math.isfinite(figures["val_loss"]):
             raise self._divergence(f"the validation loss after step {p.step} is {figures['val_loss']}")

@@ -24,14 +24,19 @@ OPTIMIZATION_OPTIONS = (
 OPTIMIZERS = ("adamw", "muon")
 STARTS = ("whole", "varied")
 WEIGHTS = ("equal", "relatives")
-_BEFORE = {"engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal"}
+_BEFORE = {"engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random"}
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
 """Types that a training can compute in."""
 
 
+HOLD_OUTS = ("clusters", "random")
+
+
 def read_fraction_or_file(text: str) -> float | Path:
-    """A number as the fraction that it is; any other text as a path."""
+    """A number as the fraction that it is, none as 0; any other text as a path."""
+    if text == "none":
+        return 0.0
     try:
         return float(text)
     except ValueError:
@@ -43,8 +48,8 @@ class TrainOptions:
     """Options of training; lengths in tokens, durations in seconds.
 
     Exactly one of `steps`, `epochs` and `time_s` ends the run. `validate` is the fraction of the sequences that is held
-    out; None says that a file is given instead. `residues` is the policy for odd residues. `redraw_interval` counts
-    optimizer steps; 0 never redraws.
+    out, 0 for none of them; None says that a file is given instead. `residues` is the policy for odd residues.
+    `redraw_interval` counts optimizer steps; 0 never redraws.
     """
 
     steps: int | None = option(None, "Train for this many optimizer steps.", least=1, most=2**40)
@@ -75,8 +80,12 @@ class TrainOptions:
     clip: float = option(1.0, "Largest norm of the gradient.", least=1e-12, most=1e12)
     weight_decay: float = option(0.1, "Weight decay of matrices.", least=0.0, most=1e3)
     validate: float | None = option(
-        0.02, "Fraction of the sequences to hold out for validation, or a file of other sequences in the same format.",
-        unit="X|FILE", read=read_fraction_or_file, or_path=True, least=1e-6, most=0.9,
+        0.02, "Fraction of the sequences to hold out for validation; a file of other sequences in the same format; or "
+        "none, to train on all.", unit="X|FILE|none", read=read_fraction_or_file, or_path=True, least=0.0, most=0.9,
+    )  # fmt: skip
+    hold_out: str = option(
+        "clusters", "What is held out: clusters, so that relatives stay in one part, in sets of up to 4 million "
+        "residues; or random.", choices=HOLD_OUTS,
     )  # fmt: skip
     residues: str = residues_option()
     engine: str = option(

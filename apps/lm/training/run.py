@@ -16,14 +16,16 @@ import torch
 
 from protperf.errors import ConfigError, DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
-from protperf.lm.data.store import TokenStore, listed, read_store, split
+from protperf.lm.data.hold_out import HoldOut, hold_out
+from protperf.lm.data.store import TokenStore, listed, read_store
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.storage.expected import check_tensors
-from protperf.lm.training import leakage
 from protperf.lm.training import resume as resuming
 from protperf.lm.training.clock import Clock
+from protperf.lm.training.leakage import look
 from protperf.lm.training.options import TrainOptions
+from protperf.lm.training.origin import IN_PYTHON, described, origin
 from protperf.lm.training.trainer import Trainer
 from protperf.lm.training.verdict import verdict
 from protperf.message import Argument, Message
@@ -78,6 +80,7 @@ def train_run(
     force: bool = False,
     device: torch.device | str = "cpu",
     clock: Clock | None = None,
+    command: str = IN_PYTHON,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     detail: Callable[[str], None] = lambda text: None,
@@ -92,6 +95,7 @@ def train_run(
         resume: go on with the run in the directory; start it if it has no checkpoint yet.
         force: replace the run in the directory; with `resume`, only where it has checkpoints and none can be used.
         clock: has run since the work began, if that was before this call.
+        command: what started the run, for whoever asks later.
         report: called with each line of metrics; warn: with what deserves attention; detail: with each stage.
 
     Raises:
@@ -107,9 +111,9 @@ def train_run(
     if options.validate is None and validate is None:
         text = "the sequences to validate on are in a file of their own; name it with {validate}"
         raise ConfigError(Message(text, **_OPTIONS))
-    train, held, rejected = _read(run, fasta, validate, options, seq_col, warn)
-    if not resume and (found := leakage.remark(train, held)) is not None:
-        warn(Message("{kind}: {found}", kind="note" if validate is None else "warning", found=found))
+    paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
+    parts, rejected = _read(run, paths, validate, options, seq_col, warn)
+    train, held = parts.train, parts.held
     detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
     with directory.locked(run, warn):
         # Another process may have trained here while the sequences were read.
@@ -125,6 +129,7 @@ def train_run(
         if start is None:
             directory.clear(run)
             durable.replace_file(run / directory.CONFIG, _toml(config, options).encode())
+            trainer.origin = _origin(command, paths, validate, parts, warn)
         else:
             trainer.restore(start)
             _forget_later_metrics(run, start.number)
@@ -156,31 +161,52 @@ def _check_directory(run: Path, resume: bool, force: bool) -> None:
 
 def _read(
     run: Path,
-    fasta: Paths,
+    paths: list[str | os.PathLike[str]],
     validate: str | os.PathLike[str] | None,
     options: TrainOptions,
     seq_col: str | None,
     warn: Callable[[str], None],
-) -> tuple[TokenStore, TokenStore, int]:
-    """The training part, the held-out part, and the number of records that the residue policy left out."""
-    paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
+) -> tuple[HoldOut, int]:
+    """The training part and the held-out part, and the number of records that the residue policy left out."""
     store = read_store(paths, options.residues, warn, seq_col=seq_col, folder=run)
     rejected = store.rejected
     if validate is None:
         try:
-            train, held = split(store, options.validate or 0.0, options.seed)
+            parts = hold_out(store, options.validate or 0.0, options.seed, options.hold_out)
         except DataError as error:
             raise DataError(Message("{paths}: {error}", paths=listed(paths), error=error.args[0])) from error
     else:
-        train, held = store, read_store(validate, options.residues, warn, seq_col=seq_col, folder=run)
-        rejected += held.rejected
-    if not _has_standard_residue(train):
+        parts = HoldOut(store, read_store(validate, options.residues, warn, seq_col=seq_col, folder=run))
+        rejected += parts.held.rejected
+    if not _has_standard_residue(parts.train):
         raise DataError(f"{listed(paths)}: holds none of the twenty residues, there is nothing to train on")
-    if not _has_standard_residue(held):
-        where = f"{listed(paths)}: {_extent(held)} held out of it" if validate is None else f"{os.fspath(validate)}: it"
+    if not _has_standard_residue(parts.held) and options.validate != 0:
+        held = _extent(parts.held)
+        where = f"{listed(paths)}: {held} held out of it" if validate is None else f"{os.fspath(validate)}: it"
         text = "{where} cannot be scored, for lack of any of the twenty residues; name others with {validate}"
         raise DataError(Message(text, where=where, **_OPTIONS))
-    return train, held, rejected
+    return parts, rejected
+
+
+def _origin(
+    command: str,
+    paths: list[str | os.PathLike[str]],
+    validate: str | os.PathLike[str] | None,
+    parts: HoldOut,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """Where a new run comes from; what flatters its validation is said."""
+    if parts.identity is not None and parts.clusters < len(parts.held):
+        text = (
+            "note: {held} sequences are held out in {clusters} whole clusters of at least {identity:.0%} identity, so "
+        )
+        text += "that no relative that was found is in both parts; {hold_out} takes any sequences"
+        facts = {"held": len(parts.held), "clusters": parts.clusters, "identity": parts.identity}
+        warn(Message(text, **facts, hold_out=Argument("hold_out", "random")))
+    leakage = look(parts.train, parts.held)
+    if leakage is not None and (found := leakage.remark()) is not None:
+        warn(Message("{kind}: {found}", kind="note" if validate is None else "warning", found=found))
+    return origin(command, paths, described(parts, validate), leakage)
 
 
 def _has_standard_residue(store: TokenStore) -> bool:

@@ -67,6 +67,8 @@ class Trainer:
         self.loop = Loop(network, Optimizer(network, options), feed, validation, options, clock or Clock())
         # Of all the data, so computed once.
         self._digests = {"data_sha256": train.fingerprint, "validation_sha256": held.fingerprint}
+        # Where the run comes from, as `origin` describes it; that of a resumed run is in its checkpoint.
+        self.origin: dict[str, Any] | None = None
         self.stop_signal: int | None = None
 
     def fit(self, report: Report) -> dict[str, float]:
@@ -113,6 +115,7 @@ class Trainer:
             return {
                 **environment(self.device),
                 **self._digests,
+                "origin": self.origin,
                 "progress": event.progress().to_mapping(),
                 "options": self.options.to_mapping(),
             }
@@ -140,6 +143,7 @@ class Trainer:
         resume.check_agreement(step, self.config, self.options)
         facts, progress = manifest.read_facts(step), read_progress(step)
         self._check_data(facts)
+        self.origin = manifest.read_origin(step)
         if progress.batch >= self.loop.feed.num_batches(progress.epoch):
             raise broken(step.path / checkpoint.MANIFEST, f"has no batch {progress.batch} in epoch {progress.epoch}")
         note = resume.apply_new_end(self.run, progress, read_options(step), self.options)
