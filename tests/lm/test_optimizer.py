@@ -22,8 +22,7 @@ TRAINING = """
 import sys
 from protperf.lm.cli import main
 
-code = main(["train", "--fasta", sys.argv[1], "-o", sys.argv[2], "--steps", "2", "--validate", "0.5", "-q",
-    "--optimizer", "muon"])
+code = main(["train", "--fasta", sys.argv[1], "-o", sys.argv[2], "--steps", "2", "--validate", "0.5", "-q"])
 heavy = ("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.tensor")
 slow = [name for name in heavy if name in sys.modules]
 sys.exit(f"code {code}, imported {slow}" if code or slow else 0)
@@ -41,7 +40,7 @@ def peer(network: Network, options: TrainOptions) -> torch.optim.AdamW:
 @pytest.mark.parametrize("clip", [0.01, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_steps_are_those_of_adamw_with_clipped_gradients(dtype: torch.dtype, clip: float) -> None:
-    options = TrainOptions(steps=STEPS, clip=clip, weight_decay=0.3)
+    options = TrainOptions(steps=STEPS, clip=clip, weight_decay=0.3, optimizer="adamw")
     ours, theirs = (Network(small_config()).to(dtype) for _ in range(2))
     optimizer, other = Optimizer(ours, options), peer(theirs, options)
     generator = torch.Generator().manual_seed(3)
@@ -91,7 +90,10 @@ def test_muon_changes_singular_values_alone_and_makes_them_about_one(shape: tupl
 def test_muon_changes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     options = TrainOptions(steps=1, optimizer="muon", weight_decay=0.3)
     network, plain = Network(small_config()), Network(small_config())
-    optimizer, adamw = Optimizer(network, options), Optimizer(plain, TrainOptions(steps=1, weight_decay=0.3))
+    optimizer, adamw = (
+        Optimizer(network, options),
+        Optimizer(plain, TrainOptions(steps=1, weight_decay=0.3, optimizer="adamw")),
+    )
     generator = torch.Generator().manual_seed(3)
     for one, two in zip(network.parameters(), plain.parameters(), strict=True):
         one.grad = torch.randn(one.shape, generator=generator)

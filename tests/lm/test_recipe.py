@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from commands import in_process, write_fasta
+from conftest import LETTERS, small_config
 
 from protperf.errors import ConfigError
+from protperf.lm.data import kind
+from protperf.lm.data.store import read_store
 from protperf.lm.options import pick
 from protperf.lm.training.options import RunOptions
-from protperf.lm.training.recipe import RECIPES
+from protperf.lm.training.recipe import RECIPES, expectation, with_recipe
 from protperf.lm.training.request import read_request
 
 
@@ -20,23 +26,66 @@ def test_a_family_is_read_both_ways_by_weight_from_varied_starts(tmp_path: Path)
     assert (found[1].starts, found[1].weights, found[1].optimizer) == ("varied", "relatives", "muon")
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "plain"])
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("auto", "plain")])
 def test_the_help_says_what_a_recipe_sets(recipe: str) -> None:
-    request = read_request("run", {"recipe": recipe, "steps": 3})
-    plain = read_request("run", {"steps": 3})
     (option,) = pick(RunOptions, "recipe")
-    for ours, theirs in ((request.config, plain.config), (request.options, plain.options)):
-        for name, value in ours.to_mapping().items():
-            said = f"--{name.replace('_', '-')} {value}" in option.help
-            assert said == (value != theirs.to_mapping()[name]), name
+    # The sentence of the recipe, up to the next one.
+    said = option.help.partition(f"{recipe}")[2].partition(". ")[0]
+    values = with_recipe(recipe, {})
+    assert values
+    assert [f"--{name.replace('_', '-')} {value}" in said for name, value in values.items()] == [True] * len(values)
+    assert said.count("--") == len(values)
+    assert expectation(recipe)
 
 
 def test_what_is_named_takes_the_place_of_the_recipe(tmp_path: Path) -> None:
-    request = read_request(tmp_path, {"recipe": "family", "steps": 3, "optimizer": "adamw", "objective": "both"})
-    assert (request.options.optimizer, request.options.starts) == ("adamw", "varied")
+    request = read_request(tmp_path, {"recipe": "family", "steps": 3, "weights": "equal", "objective": "both"})
+    assert (request.options.weights, request.options.starts) == ("equal", "varied")
     assert (request.config.objective, request.config.directions) == ("both", "both")
     masked = read_request(tmp_path, {"recipe": "family", "steps": 3, "objective": "masked"})
     assert (masked.config.directions, masked.options.weights) == ("forward", "relatives")
+
+
+def records(path: Path, count: int, members: int) -> Path:
+    """Proteins of 60 residues, in families of some members."""
+    rng = np.random.default_rng(3)
+    ancestors = rng.choice(list(LETTERS), (count, 60))
+    found = {}
+    for i in range(count):
+        kept = rng.random(60) < 0.8
+        found[f"p{i}"] = "".join(np.where(kept, ancestors[i // members], rng.choice(list(LETTERS), 60)))
+    return write_fasta(path, found)
+
+
+@pytest.mark.parametrize(
+    ("count", "members", "expected"),
+    [(120, 120, "family"), (600, 3, "proteome"), (99, 99, "plain"), (700, 1, "corpus")],
+)
+def test_the_data_chooses_the_recipe(
+    count: int, members: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind, "_CORPUS_RESIDUES", 650 * 60)
+    found = kind.kind_of(read_store(records(tmp_path / "in.fa", count, members)))
+    assert found.name == expected
+    assert ("fewer than 100" in found.why) == (expected == "plain")
+
+
+def test_a_run_takes_the_recipe_of_its_data_and_keeps_it(tmp_path: Path) -> None:
+    path = records(tmp_path / "in.fa", 120, 120)
+    size = tmp_path / "size.toml"
+    sizes = {name: value for name, value in small_config().to_mapping().items() if name.startswith(("num", "model"))}
+    sizes |= {"head_dim": 8, "ffn_dim": 8}
+    size.write_text("".join(f"{name} = {value}\n" for name, value in sizes.items()))
+    words = ["train", "--fasta", path, "-o", tmp_path / "run", "--size", size, "--steps", 1, "--batch-tokens", 200]
+    messages = in_process(*words, "--starts", "whole").stderr.decode()
+    assert "note: recipe family, because 100% of its sequences have a relative" in messages
+    assert "--recipe plain changes nothing" in messages
+    facts = json.loads(in_process("info", tmp_path / "run", "--json").stdout)
+    assert (facts["objective"], facts["directions"]) == ("causal", "both")
+    again = in_process("train", "--fasta", path, "-o", tmp_path / "run", "--resume", "--steps", 2)
+    assert (again.returncode, "note: recipe" in again.stderr.decode()) == (0, False)
+    stored = json.loads((tmp_path / "run" / "step-2" / "manifest.json").read_bytes())["options"]
+    assert (stored["starts"], stored["weights"]) == ("whole", "relatives")
 
 
 def test_an_unknown_recipe_is_refused_by_name(tmp_path: Path) -> None:

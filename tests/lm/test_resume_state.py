@@ -40,7 +40,7 @@ OTHER: dict[str, Any] = {
     "redraw_interval": 2,
     "seed": 43,
     "engine": "torch",
-    "optimizer": "muon",
+    "optimizer": "adamw",
     "starts": "varied",
     "weights": "relatives",
 }

@@ -34,6 +34,10 @@ class HoldOut:
     identity: float | None = None
     clusters: int = 0
 
+    def extent(self) -> str:
+        """How much is in each part, in words."""
+        return f"{self.train.extent()} to train on, {self.held.extent()} to validate on"
+
 
 def hold_out(store: TokenStore, fraction: float, seed: int, how: str = "clusters") -> HoldOut:
     """Divide a set: equal sequences always stay together, relatives too if `how` is `clusters` and there is a way.

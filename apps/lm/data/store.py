@@ -104,6 +104,14 @@ class TokenStore:
         """How often each token of the vocabulary occurs [VOCAB_SIZE]."""
         return sum((np.bincount(block, minlength=VOCAB_SIZE) for _, block in self.blocks()), np.zeros(VOCAB_SIZE, int))
 
+    def has_standard_residue(self) -> bool:
+        """Whether any of the twenty residues occurs."""
+        return bool(self.counts()[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD].any())
+
+    def extent(self) -> str:
+        """How much it holds, in words."""
+        return f"{len(self):,} sequence{'s' * (len(self) != 1)} ({self.num_residues:,} residues)"
+
     def unigram(self) -> NDArray[np.float64]:
         """Frequencies of the twenty residues [20], one added to each count."""
         counts = self.counts()[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD].astype(np.float64) + 1

@@ -19,6 +19,7 @@ class Stream(enum.IntEnum):
     READING = 7
     SPLIT = 8
     EVALUATION_MASK = 9
+    SAMPLE = 10
 
 
 def generator(*key: int) -> np.random.Generator:

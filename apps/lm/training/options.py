@@ -72,7 +72,7 @@ class TrainOptions:
         "of its relatives at 80 % identity, so that a crowd counts as one.", choices=WEIGHTS,
     )  # fmt: skip
     optimizer: str = option(
-        "adamw", "adamw, or muon: Muon for the matrices, which then learn in far fewer steps, AdamW for the rest.",
+        "muon", "muon: Muon for the matrices, which then learn in far fewer steps, AdamW for the rest; or adamw.",
         choices=OPTIMIZERS,
     )  # fmt: skip
     lr: float = option(1e-3, "Peak learning rate; that of Muon is 20 times as high.", least=1e-12, most=1e3)
@@ -132,11 +132,15 @@ class TrainOptions:
 class RunOptions:
     """What a training is asked besides the options that its run keeps."""
 
-    size: str = option("nano", f"{', '.join(SIZES)}, or a .toml file.", unit="NAME|FILE", suggestions=SIZES)
+    size: str = option(
+        "nano", "nano (0.9 million parameters, minutes), tiny (5, an hour), small (27, a day), base (92), or a .toml "
+        "file.", unit="NAME|FILE", suggestions=SIZES, shown_default="nano, or by --recipe",
+    )  # fmt: skip
     recipe: str = option(
-        "plain", "Options that suit the data; any of them can be given as well. family, for related sequences whose "
-        "mutants are to be ranked: --objective causal --directions both --starts varied --weights relatives "
-        "--optimizer muon.", choices=RECIPES,
+        "auto", "Options that suit the data; any of them can be given as well. auto chooses by the data and says why. "
+        "family, for related sequences whose mutants are to be ranked: --objective causal --directions both --starts "
+        "varied --weights relatives. proteome: --objective causal. corpus: --size tiny. plain changes nothing.",
+        choices=RECIPES,
     )  # fmt: skip
     seq_col: str | None = seq_col_option()
     resume: bool = option(

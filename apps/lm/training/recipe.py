@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RECIPES = ("plain", "family")
-"""`plain` changes no default; the others are files of `recipes/`."""
+RECIPES = ("auto", "family", "proteome", "corpus", "plain")
+"""`auto` is one of the next ones, by the data; `plain` changes no default; the others are files of `recipes/`."""
+_EXPECTS = "expects"
+"""What a recipe came to where it was tried; not an option."""
 
 
 def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a recipe, and those given in place of them.
+    """The options of a recipe, and those given in place of them. `auto` has none before the data is known.
 
     Args:
         recipe: a name of `RECIPES`.
         given: by field, the options that were named.
     """
-    values = {} if recipe == "plain" else _read(recipe)
+    values = {name: value for name, value in _read(recipe).items() if name != _EXPECTS}
     if given.get("objective") == "masked":
         # With masks a model sees both sides of a residue at once.
         values.pop("directions", None)
     return {**values, **given}
 
 
+def expectation(recipe: str) -> str | None:
+    """What the recipe came to where it was tried, in words."""
+    return _read(recipe).get(_EXPECTS)
+
+
 def _read(recipe: str) -> dict[str, Any]:
+    if recipe in ("auto", "plain"):
+        return {}
     # Imported here: a command that only parses needs neither.
     import tomllib
     from importlib import resources

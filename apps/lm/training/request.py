@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from protperf.lm.device import torch_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import Option, pick
 from protperf.lm.training.options import RunOptions, TrainOptions
-from protperf.lm.training.recipe import with_recipe
-from protperf.lm.training.resume import new_choices, stored_choices
+from protperf.lm.training.recipe import expectation, with_recipe
+from protperf.lm.training.resume import Choices, new_choices, stored_choices
+from protperf.message import Argument, Message
 
 if TYPE_CHECKING:
-    from protperf.lm.training.run import Outcome, Paths
+    from protperf.lm.data.store import Paths, TokenStore
+    from protperf.lm.training.run import Outcome
 
 _KEPT = [*pick(RunOptions, "size"), *pick(TrainOptions), *pick(ModelConfig, *MODEL_CHOICES)]
 """Options that a run keeps, so that it can be resumed without naming them again."""
@@ -26,12 +29,18 @@ TRAINING_OPTIONS: list[Option] = [*_KEPT, *pick(RunOptions, "recipe", "seq_col",
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """The configuration and options of a run, the file to validate on if there is one, and how to start the run."""
+    """The configuration and options of a run, the file to validate on if there is one, and how to start the run.
+
+    Attributes:
+        by_data: the options that were named, by field, for a recipe that is chosen once the data is known; None if none
+            is.
+    """
 
     config: ModelConfig
     options: TrainOptions
     validate: Path | None
     run: RunOptions
+    by_data: Mapping[str, Any] | None = None
 
     def train(self, fasta: Paths, out: str | os.PathLike[str], device: str = "auto", **how: Any) -> Outcome:
         """Train as requested, on the device of a name; other arguments and errors are those of `train_run`."""
@@ -44,8 +53,20 @@ class TrainRequest:
             "seq_col": run.seq_col,
             "resume": run.resume,
             "force": run.force,
+            "choose": None if self.by_data is None else self._choose,
         }
         return train_run(fasta, out, self.config, self.options, **start, **how, device=torch_device(device))
+
+    def _choose(self, train: TokenStore, options: TrainOptions, warn: Callable[[str], None]) -> Choices:
+        """The configuration and options that suit what is trained on; the choice is said with its reason."""
+        from protperf.lm.data.kind import kind_of
+
+        kind = kind_of(train)
+        expected = expectation(kind.name)
+        text = f"note: recipe {kind.name}, because {kind.why}{'' if expected is None else f'; {expected}'}"
+        warn(Message("{text}; {recipe} changes nothing", text=text, recipe=Argument("recipe", "plain")))
+        config, chosen = new_choices(with_recipe(kind.name, self.by_data or {}))
+        return config, dataclasses.replace(chosen, validate=options.validate)
 
 
 def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> TrainRequest:
@@ -63,5 +84,7 @@ def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> Train
     file = kept.get("validate")
     if isinstance(file, Path):
         kept["validate"] = None
-    config, options = stored_choices(out, kept, run.force) if run.resume else new_choices(kept)
-    return TrainRequest(config, options, file if isinstance(file, Path) else None, run)
+    stored = stored_choices(out, kept, run.force) if run.resume else None
+    config, options = stored or new_choices(kept)
+    by_data = kept if run.recipe == "auto" and stored is None else None
+    return TrainRequest(config, options, file if isinstance(file, Path) else None, run, by_data)

@@ -61,11 +61,11 @@ def new_choices(given: Mapping[str, Any]) -> Choices:
     return ModelConfig.from_size(given.get("size", "nano"), **{"seed": options.seed, **chosen}), options
 
 
-def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any], force: bool = False) -> Choices:
+def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any], force: bool = False) -> Choices | None:
     """Configuration and options to resume a run with: those of the run, except for what is given again.
 
-    Without a checkpoint the run starts anew, with the options in `config.toml` if it had got that far, and what is
-    given takes the place of any of them.
+    Without a checkpoint the run starts anew, with the options in `config.toml`, and what is given takes the place of
+    any of them; None if it had not got that far.
 
     Args:
         given: by name, fields of `ModelConfig` and `TrainOptions`, and `size`.
@@ -84,7 +84,7 @@ def stored_choices(run: str | os.PathLike[str], given: Mapping[str, Any], force:
     if run.is_dir() and checkpoint.steps(run) and not force:
         raise no_usable_step(run)
     started = _started_with(run)
-    return new_choices(given) if started is None else _changed(*started, given)
+    return None if started is None else _changed(*started, given)
 
 
 def no_usable_step(run: Path) -> CheckpointError:

@@ -7,36 +7,34 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from protperf.errors import ConfigError, DataError
-from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
-from protperf.lm.data.hold_out import HoldOut, hold_out
-from protperf.lm.data.store import TokenStore, listed, read_store
+from protperf.errors import ConfigError
+from protperf.lm.data.store import Paths, TokenStore
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.storage.expected import check_tensors
 from protperf.lm.training import resume as resuming
 from protperf.lm.training.clock import Clock
-from protperf.lm.training.leakage import look
+from protperf.lm.training.input import Input
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.origin import IN_PYTHON, described, origin
+from protperf.lm.training.origin import IN_PYTHON
 from protperf.lm.training.trainer import Trainer
 from protperf.lm.training.verdict import verdict
 from protperf.message import Argument, Message
 
 _OPTIONS = {
-    **{name: Argument(name) for name in ("steps", "epochs", "time", "validate")},
+    **{name: Argument(name) for name in ("steps", "epochs", "time")},
     **{name: Argument(name, True) for name in ("resume", "force")},
 }
 """Arguments that messages name."""
 
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Choose = Callable[[TokenStore, TrainOptions, Callable[[str], None]], tuple[ModelConfig, TrainOptions]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,7 @@ def train_run(
     device: torch.device | str = "cpu",
     clock: Clock | None = None,
     command: str = IN_PYTHON,
+    choose: Choose | None = None,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     detail: Callable[[str], None] = lambda text: None,
@@ -96,6 +95,7 @@ def train_run(
         force: replace the run in the directory; with `resume`, only where it has checkpoints and none can be used.
         clock: has run since the work began, if that was before this call.
         command: what started the run, for whoever asks later.
+        choose: gives the configuration and options of a new run by what is trained on.
         report: called with each line of metrics; warn: with what deserves attention; detail: with each stage.
 
     Raises:
@@ -108,13 +108,11 @@ def train_run(
     _check_directory(run, resume, force)
     if validate is not None:
         options = dataclasses.replace(options, validate=None)
-    if options.validate is None and validate is None:
-        text = "the sequences to validate on are in a file of their own; name it with {validate}"
-        raise ConfigError(Message(text, **_OPTIONS))
-    paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
-    parts, rejected = _read(run, paths, validate, options, seq_col, warn)
-    train, held = parts.train, parts.held
-    detail(f"{_extent(train)} to train on, {_extent(held)} to validate on")
+    files = Input.of(fasta, validate, seq_col)
+    parts, rejected = files.read(run, options, warn)
+    detail(parts.extent())
+    if choose is not None:
+        config, options = choose(parts.train, options, warn)
     with directory.locked(run, warn):
         # Another process may have trained here while the sequences were read.
         _check_directory(run, resume, force)
@@ -125,11 +123,11 @@ def train_run(
             # Before the network takes its memory: the run has this configuration, and its tensors are those of it.
             resuming.check_agreement(start, config, options)
             check_tensors(start, config, options.optimizer)
-        trainer = Trainer(run, config, options, train, held, warn, detail, device=device, clock=clock)
+        trainer = Trainer(run, config, options, parts.train, parts.held, warn, detail, device=device, clock=clock)
         if start is None:
             directory.clear(run)
             durable.replace_file(run / directory.CONFIG, _toml(config, options).encode())
-            trainer.origin = _origin(command, paths, validate, parts, warn)
+            trainer.origin = files.origin(command, parts, warn)
         else:
             trainer.restore(start)
             _forget_later_metrics(run, start.number)
@@ -157,64 +155,6 @@ def _check_directory(run: Path, resume: bool, force: bool) -> None:
     elif (entry := directory.foreign_entry(run)) is not None:
         text = "{run}: holds {entry} and no run; name a directory of its own, or give {force}"
         raise ConfigError(Message(text, run=run, entry=entry.name, **_OPTIONS))
-
-
-def _read(
-    run: Path,
-    paths: list[str | os.PathLike[str]],
-    validate: str | os.PathLike[str] | None,
-    options: TrainOptions,
-    seq_col: str | None,
-    warn: Callable[[str], None],
-) -> tuple[HoldOut, int]:
-    """The training part and the held-out part, and the number of records that the residue policy left out."""
-    store = read_store(paths, options.residues, warn, seq_col=seq_col, folder=run)
-    rejected = store.rejected
-    if validate is None:
-        try:
-            parts = hold_out(store, options.validate or 0.0, options.seed, options.hold_out)
-        except DataError as error:
-            raise DataError(Message("{paths}: {error}", paths=listed(paths), error=error.args[0])) from error
-    else:
-        parts = HoldOut(store, read_store(validate, options.residues, warn, seq_col=seq_col, folder=run))
-        rejected += parts.held.rejected
-    if not _has_standard_residue(parts.train):
-        raise DataError(f"{listed(paths)}: holds none of the twenty residues, there is nothing to train on")
-    if not _has_standard_residue(parts.held) and options.validate != 0:
-        held = _extent(parts.held)
-        where = f"{listed(paths)}: {held} held out of it" if validate is None else f"{os.fspath(validate)}: it"
-        text = "{where} cannot be scored, for lack of any of the twenty residues; name others with {validate}"
-        raise DataError(Message(text, where=where, **_OPTIONS))
-    return parts, rejected
-
-
-def _origin(
-    command: str,
-    paths: list[str | os.PathLike[str]],
-    validate: str | os.PathLike[str] | None,
-    parts: HoldOut,
-    warn: Callable[[str], None],
-) -> dict[str, Any]:
-    """Where a new run comes from; what flatters its validation is said."""
-    if parts.identity is not None and parts.clusters < len(parts.held):
-        text = (
-            "note: {held} sequences are held out in {clusters} whole clusters of at least {identity:.0%} identity, so "
-        )
-        text += "that no relative that was found is in both parts; {hold_out} takes any sequences"
-        facts = {"held": len(parts.held), "clusters": parts.clusters, "identity": parts.identity}
-        warn(Message(text, **facts, hold_out=Argument("hold_out", "random")))
-    leakage = look(parts.train, parts.held)
-    if leakage is not None and (found := leakage.remark()) is not None:
-        warn(Message("{kind}: {found}", kind="note" if validate is None else "warning", found=found))
-    return origin(command, paths, described(parts, validate), leakage)
-
-
-def _has_standard_residue(store: TokenStore) -> bool:
-    return bool(store.counts()[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD].any())
-
-
-def _extent(store: TokenStore) -> str:
-    return f"{len(store):,} sequence{'s' * (len(store) != 1)} ({store.num_residues:,} residues)"
 
 
 def _step_to_resume(run: Path, warn: Callable[[str], None], force: bool) -> checkpoint.Step | None:
