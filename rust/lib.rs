@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub use protperf_alignment as alignment;
 pub use protperf_cluster as cluster;
 pub use protperf_core::state::{empty_state, merge_states};
 pub use protperf_core::*;

@@ -195,6 +195,9 @@ def scan_sequence(sequence: bytes, *, residues: str = "map", name: str = "<seque
 def sequence_checksums(tokens: Array, offsets: Array, seed: int) -> bytes:
     """CRC-32 of each sequence of packed uint8 tokens with int64 offsets, as uint32."""
 
+def count_alignment_neighbours(codes: Array, identity: float, num_threads: int) -> bytes:
+    """The number of rows that resemble each row of codes [N,L] uint8, as uint32."""
+
 def cluster_sequences(sequences: tuple[Array, Array], identity: float, num_threads: int) -> bytes:
     """The cluster of each sequence of packed tokens and offsets, as uint32."""
 

@@ -19,12 +19,16 @@ MAX_FUNCTION_LINES = 60
 
 # What each crate of the workspace may depend on, of this workspace and of others.
 CRATES = {
+    "protperf-alignment": (set(), {"protperf-core", "protperf-cpu"}),
     "protperf-core": ({"csv-core", "half", "libm", "memchr"}, set()),
     "protperf-cluster": (set(), {"protperf-core", "protperf-cpu"}),
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
     "protperf-model": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),
-    "protperf": (None, {"protperf-cluster", "protperf-core", "protperf-cpu", "protperf-io", "protperf-model"}),
+    "protperf": (
+        None,
+        {"protperf-alignment", "protperf-cluster", "protperf-core", "protperf-cpu", "protperf-io", "protperf-model"},
+    ),
     "protperf-python": (None, {"protperf", "protperf-core", "protperf-io"}),
 }
 UNSAFE_ALLOWED = ("rust/protperf-cpu/", "rust/protperf-io/src/map.rs", "rust/protperf-python/src/")

@@ -3,6 +3,7 @@
 //! Private to the package: `protperf.functional` and `protperf.torch` check their arguments before they call it, and
 //! these functions check again what memory safety rests on.
 
+mod alignment;
 mod arrays;
 mod attention;
 mod block;
@@ -27,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     network::register(module)?;
     projection::register(module)?;
     info::register(module)?;
+    alignment::register(module)?;
     cluster::register(module)?;
     #[cfg(feature = "rehearse-panic")]
     rehearsal::register(module)?;

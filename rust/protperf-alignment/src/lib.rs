@@ -1,0 +1,13 @@
+//! Models of an alignment whose columns are given: how many rows each row stands for.
+//!
+//! Rows are codes, one byte per column; what a code means is the caller's business. Answers depend on the alignment
+//! alone, never on the number of threads.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod codes;
+mod neighbours;
+
+pub use codes::Codes;
+pub use neighbours::count_neighbours;

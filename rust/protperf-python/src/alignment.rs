@@ -1,0 +1,45 @@
+//! Alignments for Python: `protperf-alignment` over a matrix of codes.
+
+use crate::arrays::{buffer, contiguous};
+use crate::call::{guarded, run};
+use crate::errors::{raise, to_python};
+use protperf::Execution;
+use protperf::alignment::{Codes, count_neighbours};
+use pyo3::buffer::PyBuffer;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// Add the functions of this file to the module.
+///
+/// # Errors
+/// Python's, where a name cannot be added.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(count_alignment_neighbours, module)?)
+}
+
+fn codes_of<'a>(py: Python<'_>, buffer: &'a PyBuffer<u8>) -> PyResult<Codes<'a>> {
+    let &[num_rows, num_columns] = buffer.shape() else {
+        return Err(raise(py, "ShapeError", format!("codes must be [N,L], not {} axes", buffer.dimensions())));
+    };
+    Codes::new(contiguous(py, "codes", buffer)?, num_rows, num_columns).map_err(|error| to_python(py, &error))
+}
+
+/// The number of rows that resemble each row of codes [N,L], as uint32 in a bytes object.
+#[pyfunction]
+fn count_alignment_neighbours(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    identity: f64,
+    num_threads: usize,
+) -> PyResult<Py<PyBytes>> {
+    let buffer = buffer::<u8>("codes", codes)?;
+    guarded(py, || {
+        let codes = codes_of(py, &buffer)?;
+        let work = (codes.num_rows() as f64).powi(2) * codes.num_columns() as f64;
+        let counts = run(py, work, num_threads, |cancel, num_threads| {
+            count_neighbours(&codes, identity, &Execution { num_threads, cancel })
+        })?;
+        let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_ne_bytes()).collect();
+        Ok(PyBytes::new(py, &bytes).unbind())
+    })
+}
