@@ -1,0 +1,1 @@
+"""Alignments of a family: read from files, and weighed by their relatives."""

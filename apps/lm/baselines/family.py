@@ -1,0 +1,209 @@
+"""Models of a family as `Engine`: what stands in a column of its alignment, given what stands in the others.
+
+A sequence is placed in the columns first (`placement`), masked residues as unknown ones; then each residue is predicted
+from the column where it stands and, if the model has pairs, from the residues in the others. A residue in no column has
+the frequencies of any protein. Nothing is read left to right, so these models answer in the mode MASKED.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf.errors import ConfigError
+from protperf.lm.alignment.alignment import GAP
+from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
+from protperf.lm.baseline.engine import BaselineEngine
+from protperf.lm.baseline.placement import place
+from protperf.lm.baseline.substitution import substitution
+from protperf.lm.engine import MASKED, Borders, Tokens
+
+_RARE = math.log(1e-4)
+"""Log-probability of each token that is none of the twenty residues."""
+
+
+class Odds(Protocol):
+    """One protein, and what substitutions change."""
+
+    def of(self, sites: Sequence[int], tokens: Tokens) -> float:
+        """Log-odds in nats of new residues at these indices against the protein as it is."""
+        ...
+
+
+class SubstitutionEngine(BaselineEngine):
+    """A model that says what a substitution changes, in the mode MASKED and by `odds`."""
+
+    def __init__(self, kind: str, dtype: str) -> None:
+        super().__init__(kind, "masked", dtype)
+
+    def odds(self, tokens: Tokens) -> Odds:
+        """The protein of these residues, ready for substitutions."""
+        raise NotImplementedError
+
+    def log_probs(
+        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+    ) -> NDArray[Any]:
+        if mode != MASKED:
+            raise ConfigError(f"a baseline ({self.kind}) knows columns and does not read left to right")
+        sequences = [tokens[start:end] for start, end in itertools.pairwise(borders.tolist())]
+        found = np.concatenate(self._predicted(sequences)).astype(self.dtype)
+        return found if rows is None else found[rows]
+
+    def empty_state(self, num_sequences: int = 1) -> NoReturn:
+        raise ConfigError(f"a baseline ({self.kind}) does not read left to right and has no state to carry on")
+
+    def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
+        """Log-probabilities over the vocabulary of each token of each sequence, special ones among them."""
+        raise NotImplementedError
+
+
+class BlosumEngine(SubstitutionEngine):
+    """BLOSUM62: each residue is predicted from the one that stands there, or as in any protein where it is masked."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__("blosum", dtype)
+        self._table, self._background = _replacements(), over_vocabulary(np.log(substitution().background))
+
+    def odds(self, tokens: Tokens) -> Odds:
+        # Entries of the matrix: against the frequency in any protein.
+        return _Independent(self._table[tokens] - self._background)
+
+    def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
+        return [self._table[tokens] for tokens in sequences]
+
+
+class FamilyModel(Protocol):
+    """What an alignment says of its columns."""
+
+    def sites(self) -> NDArray[np.float64]:
+        """Log-probabilities of the twenty residues in each column, whatever stands in the others [L, 20]."""
+        ...
+
+    def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Log-probabilities of the twenty residues in each column, given the codes in all others [L, 20]."""
+        ...
+
+    def energy_difference(self, codes: NDArray[np.uint8], columns: NDArray[np.int64], new: NDArray[np.int64]) -> float:
+        """Log-odds in nats of new residues in columns, against the codes [L] as they are."""
+        ...
+
+
+class FamilyEngine(SubstitutionEngine):
+    """A model of the columns of an alignment; as `protperf.lm.engine.Engine`, in the mode MASKED alone.
+
+    Attributes:
+        members: some rows of the alignment [M, L], by which the family is compared with other models.
+        without_members: a model of the rest of the alignment, for such a comparison.
+    """
+
+    def __init__(
+        self, kind: str, model: FamilyModel, without_members: FamilyModel, members: NDArray[np.uint8], dtype: str
+    ) -> None:
+        super().__init__(kind, dtype)
+        self.model, self.without_members, self.members = model, without_members, members
+        background = np.log(substitution().background)
+        sites = model.sites()
+        self._elsewhere = over_vocabulary(background)
+        # An unknown residue fits everywhere.
+        self._scores = np.pad(sites - background, ((0, 0), (0, 1))).astype(np.float32)
+
+    def odds(self, tokens: Tokens) -> Odds:
+        (columns,) = place([_codes(tokens)], self._scores)
+        return _Placed(self.model, columns, tokens)
+
+    def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
+        # The frame of a sequence is no part of it.
+        letters = [np.flatnonzero((tokens != BOS) & (tokens != EOS)) for tokens in sequences]
+        inside = [_codes(tokens[at]) for tokens, at in zip(sequences, letters, strict=True)]
+        placed = place(inside, self._scores)
+        found = []
+        for tokens, at, codes, columns in zip(sequences, letters, inside, placed, strict=True):
+            rows = np.tile(self._elsewhere, (len(tokens), 1))
+            known = columns >= 0
+            if known.any():
+                row = np.full(len(self._scores), GAP, np.uint8)
+                row[columns[known]] = codes[known]
+                rows[at[known]] = over_vocabulary(self.model.conditionals(row)[columns[known]])
+            found.append(rows)
+        return found
+
+
+class _Independent:
+    """Odds that add up: one row of log-odds over the vocabulary for each residue."""
+
+    def __init__(self, rows: NDArray[np.float64]) -> None:
+        self._rows = rows
+
+    def of(self, sites: Sequence[int], tokens: Tokens) -> float:
+        return math.fsum(self._rows[list(sites), tokens].tolist())
+
+
+class _Placed:
+    """A protein in the columns of a family; residues in none of them have the odds of BLOSUM62."""
+
+    def __init__(self, model: FamilyModel, columns: NDArray[np.int64], tokens: Tokens) -> None:
+        self._model, self._columns, self._tokens = model, columns, tokens
+        self._table = _replacements()
+        self._codes = np.full(len(model.sites()), GAP, np.uint8)
+        inside = columns >= 0
+        self._codes[columns[inside]] = _codes(tokens)[inside]
+
+    def of(self, sites: Sequence[int], tokens: Tokens) -> float:
+        places, old = np.array(sites, np.int64), self._tokens[list(sites)]
+        # The columns know the twenty residues alone.
+        inside = (self._columns[places] >= 0) & _is_standard(old) & _is_standard(tokens)
+        outside = self._table[old[~inside], tokens[~inside]] - self._table[old[~inside], old[~inside]]
+        new = tokens[inside].astype(np.int64) - FIRST_RESIDUE
+        found = self._model.energy_difference(self._codes, self._columns[places[inside]], new)
+        return math.fsum([found, *outside.tolist()])
+
+
+class SiteModel:
+    """Columns that know nothing of each other; as `FamilyModel`.
+
+    Args:
+        log_probs: of the twenty residues in each column [L, 20].
+    """
+
+    def __init__(self, log_probs: NDArray[np.floating]) -> None:
+        self._log_probs = log_probs.astype(np.float64)
+
+    def sites(self) -> NDArray[np.float64]:
+        return self._log_probs
+
+    def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return self._log_probs
+
+    def energy_difference(self, codes: NDArray[np.uint8], columns: NDArray[np.int64], new: NDArray[np.int64]) -> float:
+        rows = self._log_probs[columns]
+        places = np.arange(len(columns))
+        return math.fsum((rows[places, new] - rows[places, codes[columns]]).tolist())
+
+
+def _replacements() -> NDArray[np.float64]:
+    """Log-probabilities of what stands in the place of each token by BLOSUM62 [V, V]."""
+    known = substitution()
+    found = np.tile(over_vocabulary(np.log(known.background)), (VOCAB_SIZE, 1))
+    found[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD] = over_vocabulary(np.log(known.conditional))
+    return found
+
+
+def over_vocabulary(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Log-probabilities over the vocabulary [.., V] from those of the twenty residues [.., 20]."""
+    found = np.full((*log_probs.shape[:-1], VOCAB_SIZE), _RARE)
+    found[..., FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD] = log_probs
+    return found
+
+
+def _codes(tokens: Tokens) -> NDArray[np.uint8]:
+    """Codes of an alignment from tokens; what is none of the twenty residues is unknown."""
+    return np.where(_is_standard(tokens), tokens - np.uint8(FIRST_RESIDUE), np.uint8(GAP)).astype(np.uint8)
+
+
+def _is_standard(tokens: Tokens) -> NDArray[np.bool_]:
+    return (tokens >= FIRST_RESIDUE) & (tokens < FIRST_RESIDUE + NUM_STANDARD)

@@ -1,0 +1,108 @@
+"""Fit a baseline and write it: what the command `baseline` runs, and `protperf.lm.baseline`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf import io
+from protperf.errors import DataError
+from protperf.lm.alignment.alignment import Alignment, read_alignment
+from protperf.lm.alignment.relatives import held_out
+from protperf.lm.baseline import files, ngram, profile
+from protperf.lm.baseline.options import OF_ALIGNMENTS, OF_SEQUENCES, BaselineOptions
+from protperf.lm.tables.fill import file_digest
+from protperf.lm.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A baseline in memory: its kind, its numbers, and what is to be said of the data and the fit."""
+
+    kind: str
+    arrays: dict[str, NDArray[Any]]
+    facts: dict[str, Any]
+
+
+def fit_baseline(data: Sequence[str], options: BaselineOptions, watch: Watch | None = None) -> None:
+    """Fit a baseline to files and write its directory.
+
+    Raises:
+        ConfigError: files that this kind does not take; DataError, FastaError: the input is at fault; FileError: a
+        file is missing, or the directory cannot be written.
+    """
+    watch = watch or Watch()
+    options.check_input(list(data))
+    files.check_free(options.out, options.force)
+    fitted = fit(data, options, watch)
+    inputs = [{"path": Path(path).name, "sha256": file_digest(path)} for path in data]
+    facts = {"input": inputs, "options": options.to_mapping(), **fitted.facts}
+    files.write(options.out, fitted.kind, fitted.arrays, facts)
+
+
+def fit(data: Sequence[str], options: BaselineOptions, watch: Watch) -> Fitted:
+    """Count what the kind that is asked for counts."""
+    if options.kind in OF_SEQUENCES:
+        return _fit_ngram(data, options, watch)
+    if options.kind in OF_ALIGNMENTS:
+        return fit_family(read_alignment(data[0]), options.kind, options.theta, watch)
+    return Fitted(options.kind, {}, {})
+
+
+def _fit_ngram(data: Sequence[str], options: BaselineOptions, watch: Watch) -> Fitted:
+    order = 1 if options.kind == "unigram" else options.order
+    reader = io.read_tokens(data, residues=options.residues)
+    with watch.waiting("counting", " residues") as stage:
+
+        def batches() -> Any:
+            for batch in reader:
+                stage.update(len(batch.tokens))
+                yield batch
+
+        counts = ngram.count(batches(), order)
+    for text in reader.warnings:
+        watch.warn(text)
+    summary = reader.summary
+    if not summary.residues:
+        raise DataError(f"{', '.join(data)}: has no residues to count")
+    log_probs, strengths = ngram.fit(counts)
+    facts = {"order": order, "sequences": summary.records, "counted_residues": summary.residues, "strengths": strengths}
+    return Fitted(options.kind, {"log_probs": log_probs.astype(np.float32)}, facts)
+
+
+def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> Fitted:
+    """A model of the columns of an alignment, and one without some rows, to compare the family with other models by.
+
+    Args:
+        kind: `site` or `pairwise`; theta: identity from which rows are relatives.
+    """
+    for text in alignment.notes:
+        watch.note(f"note: {text}")
+    weights = row_weights(alignment.codes, theta)
+    members, kept = held_out(alignment.codes, weights, theta)
+    arrays: dict[str, NDArray[Any]] = {"members": alignment.codes[members].astype(np.int64)}
+    for name, rows in (("log_probs", slice(None)), ("log_probs_without_members", kept)):
+        arrays[name] = profile.fit(alignment.codes[rows], weights[rows]).astype(np.float32)
+    facts = {
+        "query": alignment.ids[0],
+        "columns": alignment.num_columns,
+        "sequences": len(alignment),
+        "effective_sequences": round(float(weights.sum()), 1),
+        "left_out": len(members),
+    }
+    return Fitted(kind, arrays, facts)
+
+
+def row_weights(codes: NDArray[np.uint8], identity: float) -> NDArray[np.float64]:
+    """One in the number of relatives of each row [N]."""
+    one_hot = (codes[:, :, None] == np.arange(21, dtype=np.uint8)).reshape(len(codes), -1).astype(np.float32)
+    counts = [
+        (one_hot[start : start + 1024] @ one_hot.T >= identity * codes.shape[1]).sum(1)
+        for start in range(0, len(codes), 1024)
+    ]
+    return 1 / np.concatenate(counts)

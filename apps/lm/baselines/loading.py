@@ -1,0 +1,45 @@
+"""A baseline's directory as an `Engine`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf.lm.alignment.alignment import GAP
+from protperf.lm.alphabet import NUM_STANDARD
+from protperf.lm.baseline.family import BlosumEngine, FamilyEngine, SiteModel
+from protperf.lm.baseline.files import TENSORS, Arrays, Baseline
+from protperf.lm.baseline.ngram import MAX_ORDER, NUM_SYMBOLS, over_vocabulary
+from protperf.lm.baseline.ngram_engine import NgramEngine
+from protperf.lm.engine import Engine
+from protperf.lm.storage.plain_file import broken
+
+
+def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
+    """The engine of a baseline that was read.
+
+    Raises:
+        CheckpointError: its numbers are not those of its kind.
+    """
+    if baseline.kind == "blosum":
+        return BlosumEngine(dtype)
+    if baseline.kind in ("unigram", "ngram"):
+        log_probs = baseline.array("log_probs", np.float32, None, NUM_SYMBOLS)
+        if len(log_probs) not in [NUM_SYMBOLS**before for before in range(MAX_ORDER)]:
+            raise broken(baseline.path / TENSORS, f"has {len(log_probs)} contexts, which no order of n-grams has")
+        return NgramEngine(baseline.kind, over_vocabulary(log_probs), dtype)
+    log_probs = baseline.array("log_probs", np.float32, None, NUM_STANDARD)
+    baseline.array("log_probs_without_members", np.float32, *log_probs.shape)
+    if baseline.array("members", np.int64, None, len(log_probs)).size and not _are_codes(baseline.arrays["members"]):
+        raise broken(baseline.path / TENSORS, "has members that are not codes of residues")
+    return family_engine(baseline.kind, baseline.arrays, dtype)
+
+
+def family_engine(kind: str, arrays: Arrays, dtype: str = "float64") -> FamilyEngine:
+    """The engine of a model of a family that was fitted or read and checked."""
+    model, rest = (SiteModel(arrays[name]) for name in ("log_probs", "log_probs_without_members"))
+    return FamilyEngine(kind, model, rest, arrays["members"].astype(np.uint8), dtype)
+
+
+def _are_codes(members: NDArray[np.int64]) -> bool:
+    return bool(((members >= 0) & (members <= GAP)).all())

@@ -1,0 +1,36 @@
+"""Site-independent models of a family: the frequencies of the residues in each column of an alignment.
+
+A column's frequencies are those of its weighted rows, mixed with pseudocounts that BLOSUM62 expects of the residues
+seen there; a column with more kinds of residues gets more of them. So a rare column is not certain of anything, and a
+residue that was never seen is likelier where its relatives stand.
+
+Source: Henikoff and Henikoff 1996, CABIOS 12:135.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protperf.lm.alphabet import NUM_STANDARD
+from protperf.lm.baseline.substitution import substitution
+
+_PER_KIND = 5.0
+"""Pseudocounts of a column for each kind of residue that was seen in it."""
+
+
+def fit(codes: NDArray[np.uint8], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probabilities of the twenty residues in each column [L, 20].
+
+    Args:
+        codes: [N, L], 0 to 19 and `GAP`, which counts for nothing.
+        weights: of the rows [N].
+    """
+    counts = np.stack([weights @ (codes == residue) for residue in range(NUM_STANDARD)], axis=1)
+    total = counts.sum(1, keepdims=True)
+    known = substitution()
+    # A column of gaps alone has what is expected of any protein.
+    seen = np.divide(counts, total, out=np.tile(known.background, (len(counts), 1)), where=total > 0)
+    expected = seen @ known.conditional
+    pseudocounts = _PER_KIND * np.maximum((counts > 0).sum(1, keepdims=True), 1)
+    return np.log((counts + pseudocounts * expected) / (total + pseudocounts))
