@@ -8,19 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protperf.lm.api import Model, load, score, train
+    from protperf.lm.api import Model, baseline, load, score, train
     from protperf.lm.data.api import data_check, data_split, data_stats
     from protperf.lm.data.store import write_tokens
     from protperf.lm.fasta import read_fasta
     from protperf.lm.variants.metrics import compare
 
 __all__ = [
-    "Model", "compare", "data_check", "data_split", "data_stats", "load", "read_fasta", "score", "train",
+    "Model", "baseline", "compare", "data_check", "data_split", "data_stats", "load", "read_fasta", "score", "train",
     "write_tokens",
 ]  # fmt: skip
 
 _HOMES = {
     "Model": "api",
+    "baseline": "api",
     "compare": "variants.metrics",
     "data_check": "data.api",
     "data_split": "data.api",

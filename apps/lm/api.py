@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protperf.errors import DtypeError
+from protperf.lm.baselines.fit import fit_baseline
+from protperf.lm.baselines.options import BaselineOptions
 from protperf.lm.device import choose_engine
 from protperf.lm.embedding.job import EmbedJob
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
@@ -40,6 +42,7 @@ from protperf.lm.training.request import TRAINING_OPTIONS, read_request
 from protperf.lm.training.signals import raise_for
 from protperf.lm.variants.job import VariantsJob, VariantTable
 from protperf.lm.variants.options import OffsetOptions, StrategyOptions, VariantOptions
+from protperf.lm.variants.prior import read_prior
 from protperf.lm.variants.reader import is_file_name
 from protperf.lm.variants.score import Ensemble
 from protperf.lm.variants.wild_type import read_wild_type
@@ -47,7 +50,7 @@ from protperf.lm.variants.wild_type import read_wild_type
 if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
 
-__all__ = ["Model", "Table", "load", "score", "train"]
+__all__ = ["Model", "Table", "baseline", "load", "score", "train"]
 
 _SCORING = [*pick(ScoreOptions), *pick(ReadingOptions)]
 _TABLE = pick(TableOptions, "format", "resume", "force")
@@ -55,6 +58,7 @@ _SCANNING = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(RegionOptions)]
 _VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
 _EMBEDDING = [*pick(EmbedOptions), *pick(ReadingOptions)]
 _EVALUATION = [*pick(EvalOptions), *pick(ReadingOptions)]
+_BASELINE = pick(BaselineOptions, "kind", "order", "theta", "residues", "force")
 _OUTPUT = pick(EmbedOutput, "format", "shard", "resume", "force")
 
 
@@ -193,7 +197,8 @@ class Model:
         is_file = isinstance(variants, os.PathLike) or (isinstance(variants, str) and is_file_name(variants))
         source = os.fspath(variants) if is_file else [variants] if single else list(variants)
         job = VariantsJob(source, wild, instance(VariantOptions, given), strategy, TableOptions())
-        table = job.table(Ensemble([model._loaded.engine for model in self._with(also)], wild, strategy))
+        engines = [model._loaded.engine for model in self._with(also)]
+        table = job.table(Ensemble(engines, wild, strategy, job.prior))
         for text in table.warnings:
             warnings.warn(text, stacklevel=2)
         return table
@@ -216,7 +221,8 @@ class Model:
         strategy = instance(StrategyOptions, given)
         wild = read_wild_type(wild_type, instance(OffsetOptions, given).offset)
         plan = plan_of(wild, instance(RegionOptions, given))
-        ensemble = make_ensemble(plan, [model._loaded.engine for model in self._with(also)], strategy)
+        engines = [model._loaded.engine for model in self._with(also)]
+        ensemble = make_ensemble(plan, engines, strategy, read_prior(strategy.prior))
         scan = Scan(plan, tuple(dict.fromkeys(scorer.name for scorer in ensemble.scorers)))
         for _ in score_positions(ensemble, scan, range(plan.start, plan.end)):
             pass
@@ -341,6 +347,25 @@ def load(path: str | os.PathLike[str], **options: Any) -> Model:
 def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table[Row]:
     """`load(model).score(records, **options)`."""
     return (model if isinstance(model, Model) else load(model)).score(records, **options)
+
+
+@takes(_BASELINE)
+def baseline(
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], **options: Any
+) -> Model:
+    """Fit a baseline, a model made of counts, write its directory and return it.
+
+    Args:
+        data: sequence files for `unigram` and `ngram`; one alignment for `site` and `pairwise`; nothing, as `()`, for
+            `blosum`.
+        out: the directory.
+
+    Raises:
+        ConfigError, DataError, FastaError, FileError: as on the command line.
+    """
+    given = from_keywords(options, _BASELINE)
+    fit_baseline(_paths(data), instance(BaselineOptions, {**given, "out": Path(out)}))
+    return load(out)
 
 
 _TRAIN_OPTIONS = [*TRAINING_OPTIONS, *pick(LoadOptions, "device")]

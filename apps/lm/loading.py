@@ -1,4 +1,7 @@
-"""Load a network from a run directory, one of its steps, or an ESM-2 folder. torch is needed only where it computes."""
+"""Load a model: a network from a run directory, one of its steps or an ESM-2 folder, or a baseline.
+
+torch is needed only where it computes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protperf.errors import ConfigError
+from protperf.lm.baselines.files import read as read_baseline
+from protperf.lm.baselines.loading import baseline_engine
+from protperf.lm.baselines.manifest import is_baseline
 from protperf.lm.device import choose_engine
 from protperf.lm.engine import Engine
 from protperf.lm.model.config import ModelConfig
@@ -20,7 +26,7 @@ from protperf.message import Argument, Message
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A network from a verified step, ready to read sequences."""
+    """A network from a verified step, or a baseline, ready to read sequences."""
 
     engine: Engine
     step: checkpoint.Step
@@ -29,7 +35,8 @@ class LoadedModel:
 def load_run(
     path: str | os.PathLike[str], dtype: str = "float32", device: str = "auto", engine: str = "auto"
 ) -> LoadedModel:
-    """Load the best step of a run directory by validation, the step that is named, or an ESM-2 folder of Hugging Face.
+    """Load the best step of a run directory by validation, the step that is named, an ESM-2 folder of Hugging Face, or
+    the directory of a baseline.
 
     The run may be in training: if its step is pruned while it is being read, the next best is read.
 
@@ -41,6 +48,8 @@ def load_run(
         MissingFileError: no such directory; CheckpointError: a file is damaged or holds numbers that are not finite;
         MissingPackageError: torch is needed and not installed.
     """
+    if is_baseline(path):
+        return _load_baseline(Path(path), dtype, device, engine)
     if is_esm_folder(Path(path)):
         return _load_esm(Path(path), dtype, device, engine)
     chosen = choose_engine(engine, device)
@@ -56,6 +65,15 @@ def _load(step: checkpoint.Step, dtype: str, device: str, engine: str) -> Loaded
     if read_sealed(step.path / checkpoint.MANIFEST) != step.manifest:
         raise broken(step.path / checkpoint.MANIFEST, "was replaced while the model was read")
     return LoadedModel(loaded, step)
+
+
+def _load_baseline(path: Path, dtype: str, device: str, engine: str) -> LoadedModel:
+    if engine == "torch" or device not in ("auto", "cpu"):
+        text = "{path}: is a baseline, which is a table on the CPU; leave {engine} and {device} out"
+        parts = {"engine": Argument("engine"), "device": Argument("device")}
+        raise ConfigError(Message(text, path=path, **parts))
+    found = read_baseline(path)
+    return LoadedModel(baseline_engine(found, dtype), found.step())
 
 
 def _load_esm(path: Path, dtype: str, device: str, engine: str) -> LoadedModel:

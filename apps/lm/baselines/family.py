@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from protperf.errors import ConfigError
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
-from protperf.lm.baseline.engine import BaselineEngine
-from protperf.lm.baseline.placement import place
-from protperf.lm.baseline.substitution import substitution
+from protperf.lm.baselines.engine import BaselineEngine
+from protperf.lm.baselines.placement import place
+from protperf.lm.baselines.substitution import substitution
 from protperf.lm.engine import MASKED, Borders, Tokens
 
 _RARE = math.log(1e-4)
@@ -81,7 +81,7 @@ class FamilyModel(Protocol):
     """What an alignment says of its columns."""
 
     def sites(self) -> NDArray[np.float64]:
-        """Log-probabilities of the twenty residues in each column, whatever stands in the others [L, 20]."""
+        """Log-probabilities of the twenty residues in each column on its own [L, 20]."""
         ...
 
     def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:

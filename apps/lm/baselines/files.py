@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from protperf import __version__
 from protperf.errors import FileError
-from protperf.lm.baseline.options import KINDS
+from protperf.lm.baselines.manifest import MANIFEST, TENSORS, read_facts
 from protperf.lm.storage import checkpoint, durable, tensor_file
-from protperf.lm.storage.plain_file import broken, read_sealed, seal, short
+from protperf.lm.storage.plain_file import broken, seal
 from protperf.message import Argument, Message
-
-MANIFEST, TENSORS = "baseline.json", "model.safetensors"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -55,11 +53,6 @@ class Baseline:
     def step(self) -> checkpoint.Step:
         """The directory in the place of a step of training: the digest of its numbers stands for the model."""
         return checkpoint.Step(self.path, 0, {"files": self.facts["files"]})
-
-
-def is_baseline(path: str | os.PathLike[str]) -> bool:
-    """Whether a directory holds a baseline."""
-    return (Path(path) / MANIFEST).is_file()
 
 
 def check_free(out: Path, force: bool) -> None:
@@ -101,18 +94,13 @@ def read(path: str | os.PathLike[str]) -> Baseline:
         CheckpointError: a file is missing, damaged or malformed, and named.
     """
     place = Path(path)
-    facts = read_sealed(place / MANIFEST)
-    kind, files = facts.get("kind"), facts.get("files")
-    if kind not in KINDS:
-        raise broken(place / MANIFEST, f"is of a baseline of the kind {short(kind)}")
-    if not isinstance(files, dict) or set(files) != {TENSORS}:
-        raise broken(place / MANIFEST, f"does not list {TENSORS}")
-    checkpoint.verify_file(place / TENSORS, files[TENSORS], place / MANIFEST)
+    facts = read_facts(place)
+    checkpoint.verify_file(place / TENSORS, facts["files"][TENSORS], place / MANIFEST)
     arrays = tensor_file.read_arrays(place / TENSORS, None)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise broken(place / TENSORS, f"tensor {name} holds a number that is not finite")
-    return Baseline(place, str(kind), facts, arrays)
+    return Baseline(place, facts["kind"], facts, arrays)
 
 
 def _is_ours(path: Path) -> bool:

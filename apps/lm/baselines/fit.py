@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
+from protperf.alignment import row_weights
 from protperf.errors import DataError
 from protperf.lm.alignment.alignment import Alignment, read_alignment
 from protperf.lm.alignment.relatives import held_out
-from protperf.lm.baseline import files, ngram, profile
-from protperf.lm.baseline.options import OF_ALIGNMENTS, OF_SEQUENCES, BaselineOptions
+from protperf.lm.baselines import files, ngram, profile
+from protperf.lm.baselines.options import OF_ALIGNMENTS, OF_SEQUENCES, BaselineOptions
 from protperf.lm.tables.fill import file_digest
 from protperf.lm.watch import Watch
 
@@ -96,13 +97,3 @@ def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> F
         "left_out": len(members),
     }
     return Fitted(kind, arrays, facts)
-
-
-def row_weights(codes: NDArray[np.uint8], identity: float) -> NDArray[np.float64]:
-    """One in the number of relatives of each row [N]."""
-    one_hot = (codes[:, :, None] == np.arange(21, dtype=np.uint8)).reshape(len(codes), -1).astype(np.float32)
-    counts = [
-        (one_hot[start : start + 1024] @ one_hot.T >= identity * codes.shape[1]).sum(1)
-        for start in range(0, len(codes), 1024)
-    ]
-    return 1 / np.concatenate(counts)

@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import NUM_STANDARD
-from protperf.lm.baseline.family import BlosumEngine, FamilyEngine, SiteModel
-from protperf.lm.baseline.files import TENSORS, Arrays, Baseline
-from protperf.lm.baseline.ngram import MAX_ORDER, NUM_SYMBOLS, over_vocabulary
-from protperf.lm.baseline.ngram_engine import NgramEngine
+from protperf.lm.baselines.family import BlosumEngine, FamilyEngine, SiteModel
+from protperf.lm.baselines.files import Arrays, Baseline
+from protperf.lm.baselines.manifest import TENSORS
+from protperf.lm.baselines.ngram import MAX_ORDER, NUM_SYMBOLS, over_vocabulary
+from protperf.lm.baselines.ngram_engine import NgramEngine
 from protperf.lm.engine import Engine
 from protperf.lm.storage.plain_file import broken
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.errors import ConfigError
-from protperf.lm.baseline.engine import BaselineEngine
-from protperf.lm.baseline.ngram import BORDER, NUM_SYMBOLS, rolling, symbols_of
+from protperf.lm.baselines.engine import BaselineEngine
+from protperf.lm.baselines.ngram import BORDER, NUM_SYMBOLS, rolling, symbols_of
 from protperf.lm.engine import CAUSAL, Borders, Tokens
 
 Table = NDArray[np.floating]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.lm.alphabet import NUM_STANDARD
-from protperf.lm.baseline.substitution import substitution
+from protperf.lm.baselines.substitution import substitution
 
 _PER_KIND = 5.0
 """Pseudocounts of a column for each kind of residue that was seen in it."""

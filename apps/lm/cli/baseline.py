@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from protperf.lm.baseline.options import BaselineOptions
+from protperf.lm.baselines.options import BaselineOptions
 from protperf.lm.cli import common
 from protperf.lm.options import check, instance, option, pick
 
@@ -48,7 +48,7 @@ def run(given: dict[str, Any]) -> int:
     command, options = instance(BaselineCommand, given), instance(BaselineOptions, given)
     messages = instance(common.MessageOptions, given)
     common.set_threads(instance(common.ThreadOptions, given).threads)
-    from protperf.lm.baseline.fit import fit_baseline
+    from protperf.lm.baselines.fit import fit_baseline
     from protperf.lm.cli.progress import CommandWatch
 
     fit_baseline(command.data, options, CommandWatch(GROUPS, messages.quiet))

@@ -32,12 +32,8 @@ protperf info runs/mine/step-400 --json
 
 def run(given: dict[str, Any]) -> int:
     """Print the facts of a model; returns the exit code."""
-    from protperf.lm.model.esm_folder import is_esm_folder, read_folder
-    from protperf.lm.storage import checkpoint
-
     options = instance(InfoOptions, given)
-    path = options.model
-    facts = read_folder(path).facts() if is_esm_folder(path) else checkpoint.read(path, _facts)
+    facts = _facts_of(options.model)
     if options.as_json:
         print(json.dumps(facts, indent=1))
         return 0
@@ -45,6 +41,16 @@ def run(given: dict[str, Any]) -> int:
     for name, value in {**flat, **(facts.get("overlap") or {})}.items():
         print(f"{name:<20} {value}")
     return 0
+
+
+def _facts_of(path: Path) -> dict[str, Any]:
+    from protperf.lm.baselines.manifest import is_baseline, read_facts
+    from protperf.lm.model.esm_folder import is_esm_folder, read_folder
+    from protperf.lm.storage import checkpoint
+
+    if is_baseline(path):
+        return {"path": str(path), **read_facts(path)}
+    return read_folder(path).facts() if is_esm_folder(path) else checkpoint.read(path, _facts)
 
 
 def _facts(step: Step) -> dict[str, Any]:

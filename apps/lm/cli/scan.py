@@ -31,7 +31,7 @@ GROUPS = {
         *pick(OffsetOptions),
         *pick(RegionOptions),
     ],
-    "score": [*pick(StrategyOptions, "strategy", "direction"), *pick(ModelOptions, "also")],
+    "score": [*pick(StrategyOptions, "strategy", "direction", "prior"), *pick(ModelOptions, "also")],
     "output": [*pick(PictureOptions), *pick(TableOptions)],
     "computation": [
         *pick(StrategyOptions, "batch_tokens", "deterministic"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from protperf.errors import ConfigError, FileError
 from protperf.lm.alphabet import BOS, EOS, MASK, VOCAB_SIZE, VOCABULARY
+from protperf.lm.baselines.manifest import is_baseline
 from protperf.lm.export.options import ConvertOptions
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import checkpoint, durable, manifest
@@ -33,6 +34,8 @@ def convert(options: ConvertOptions) -> Path:
         ConfigError: the model has parts that the exported code does not compute; FileError: the target exists or
         cannot be written; CheckpointError, MissingFileError: the model cannot be read.
     """
+    if is_baseline(options.model):
+        raise ConfigError(f"{options.model}: is a baseline, which no other library knows; its tensors are NumPy's")
     if os.path.lexists(options.out):
         raise FileError(None, "exists already; remove it or choose another name", str(options.out))
     if not options.out.absolute().parent.is_dir():
@@ -47,7 +50,7 @@ def _write(step: checkpoint.Step, options: ConvertOptions) -> Path:
         facts = {"config": json.dumps(config.to_mapping()), "vocabulary": json.dumps(VOCABULARY)}
         durable.replace_file(options.out, _weights(step, config, facts))
     else:
-        _write_folder(options.out, _folder(step, config))
+        durable.write_folder(options.out, _folder(step, config))
     return step.path
 
 
@@ -97,20 +100,3 @@ def _hf_config(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": False,
         **{name: getattr(config, name) for name in _SHAPES},
     }
-
-
-def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
-    partial = durable.staging_name(out)
-    durable.remove(partial)
-    with durable.named(partial):
-        partial.mkdir()
-    try:
-        for name, data in files.items():
-            durable.write_file(partial / name, data)
-        durable.sync_directory(partial)
-        with durable.named(out):
-            os.rename(partial, out)
-    except BaseException:
-        durable.remove(partial)
-        raise
-    durable.sync_directory(out.absolute().parent)

@@ -29,6 +29,7 @@ from protperf.lm.tables.read_back import read_numbers
 from protperf.lm.tables.sink import Sink, open_sink
 from protperf.lm.variants.job import fingerprint_of
 from protperf.lm.variants.options import StrategyOptions
+from protperf.lm.variants.prior import Prior, read_prior
 from protperf.lm.variants.score import Ensemble
 from protperf.lm.variants.wild_type import WildType
 from protperf.lm.watch import Progress, Stage, Watch, no_progress
@@ -73,6 +74,7 @@ class ScanJob:
         """
         self.plan = plan_of(wild_type, region)
         self._strategy, self._table, self._pictures = strategy, table, pictures
+        self._prior = read_prior(strategy.prior)
         self._inputs = [*inputs, *(str(path) for path in (pictures.structure,) if path is not None)]
         self._format = choose_format(table.format, table.out)
         check_inputs(table.out, self._inputs)
@@ -94,12 +96,14 @@ class ScanJob:
             ConfigError: a strategy that a model was not trained for, or that does not score deletions.
         """
         watch = watch or Watch()
-        ensemble = make_ensemble(self.plan, [model.engine for model in models], self._strategy)
+        ensemble = make_ensemble(self.plan, [model.engine for model in models], self._strategy, self._prior)
         for model, scorer in zip(models, ensemble.scorers, strict=True):
             watch.note(f"{model.step.path}, strategy {scorer.name}")
+        for text in ensemble.notes():
+            watch.note(text)
         digests = input_digests(self._inputs, self._table.out, watch)
         options = {**self._strategy.to_mapping(), "dtype": dtype, "matrix": self._pictures.matrix}
-        options |= {"strategy": [scorer.name for scorer in ensemble.scorers], "dels": self.plan.with_deletions}
+        options |= {**ensemble.facts(), "dels": self.plan.with_deletions}
         options |= {"offset": self.plan.wild_type.offset, "region": [self.plan.start, self.plan.end]}
         options["wild_type"] = self.plan.wild_type.id
         options["wild_type_sha256"] = hashlib.sha256(self.plan.wild_type.tokens.tobytes()).hexdigest()
@@ -200,13 +204,15 @@ def plan_of(wild_type: WildType, region: RegionOptions) -> Plan:
     return Plan(wild_type, first - wild_type.offset, last - wild_type.offset + 1, region.dels)
 
 
-def make_ensemble(plan: Plan, engines: Sequence[Any], strategy: StrategyOptions) -> Ensemble:
+def make_ensemble(
+    plan: Plan, engines: Sequence[Any], strategy: StrategyOptions, prior: Prior | None = None
+) -> Ensemble:
     """The scorers of a scan.
 
     Raises:
         ConfigError: a strategy that a model was not trained for, or that does not score deletions.
     """
-    ensemble = Ensemble(engines, plan.wild_type, strategy)
+    ensemble = Ensemble(engines, plan.wild_type, strategy, prior)
     if plan.with_deletions and not ensemble.has_lengths:
         names = {"dels": Argument("dels", True), "strategy": Argument("strategy", "full")}
         text = "{dels} needs {strategy}, which a model has that was trained left to right"

@@ -68,7 +68,7 @@ def save(
         "model.safetensors": tensors_to_bytes({k: v.contiguous() for k, v in model.items()}),
         "trainer.safetensors": tensors_to_bytes({k: v.contiguous() for k, v in trainer.items()}),
     }
-    files = {n: {"size": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in contents.items()}
+    files = {name: entry_of(data) for name, data in contents.items()}
     final, partial = run / f"step-{number}", run / f".tmp-{number}"
     try:
         _publish(final, partial, contents, lambda: seal({**facts(), "step": number, "files": files}))
@@ -119,6 +119,11 @@ def steps(run: Path) -> list[int]:
     return sorted((int(m[1]) for m in map(_STEP.match, names) if m), reverse=True)
 
 
+def entry_of(data: bytes) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def verify(path: Path) -> Step:
     """Check every file of a step against its manifest, and the manifest against its own seal.
 
@@ -135,13 +140,18 @@ def verify(path: Path) -> Step:
     if not isinstance(files, dict) or set(files) != set(FILES):
         raise broken(path / MANIFEST, "does not list the files of a step")
     for name in FILES:
-        _verify_file(path / name, files[name])
+        verify_file(path / name, files[name], path / MANIFEST)
     return Step(path, number, manifest)
 
 
-def _verify_file(path: Path, entry: Any) -> None:
+def verify_file(path: Path, entry: Any, manifest: Path) -> None:
+    """Check a file against its entry in a manifest.
+
+    Raises:
+        CheckpointError: one of the two is at fault, and named.
+    """
     if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
-        raise broken(path.with_name(MANIFEST), f"has no size and SHA-256 of {path.name}")
+        raise broken(manifest, f"has no size and SHA-256 of {path.name}")
     with opened(path) as stream:
         found = os.fstat(stream.fileno()).st_size
         if found != entry["size"]:

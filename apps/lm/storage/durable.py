@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +69,24 @@ def stage_file(path: Path, data: bytes | Callable[[BinaryIO], None]) -> Path:
             partial.unlink(missing_ok=True)
         raise
     return partial
+
+
+def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
+    """Put a folder of files in its place, as a whole or not at all; nothing may be there yet."""
+    partial = staging_name(out)
+    remove(partial)
+    with named(partial):
+        partial.mkdir()
+    try:
+        for name, data in files.items():
+            write_file(partial / name, data)
+        sync_directory(partial)
+        with named(out):
+            os.rename(partial, out)
+    except BaseException:
+        remove(partial)
+        raise
+    sync_directory(out.absolute().parent)
 
 
 def staging_name(path: Path) -> Path:

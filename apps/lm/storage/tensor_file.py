@@ -18,6 +18,7 @@ from protperf.lm.storage.plain_file import broken, opened, parse_table, short
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type and shape of each tensor by name."""
@@ -47,25 +48,32 @@ def read_layout(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def read_tensors(path: Path, expected: Layout | None) -> dict[str, torch.Tensor]:
+    """`read_arrays` as tensors of torch."""
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in read_arrays(path, expected).items()}
+
+
+def read_arrays(path: Path, expected: Layout | None) -> dict[str, NDArray[Any]]:
     """The tensors of a file, which must be exactly those expected; None accepts any.
 
     Raises:
         CheckpointError: as for `read_layout`; or a tensor is missing, has another type or shape, or is not expected.
     """
-    import torch
+    import numpy as np
 
-    types = {type_name(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64)}
+    types = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
     with opened(path) as stream:
         header, start = _read_header(path, stream)
         if expected is not None:
             _compare(path, {name: entry[:2] for name, entry in header.items()}, expected)
-        tensors = {}
+        arrays = {}
         for name, (kind, shape, begin, end) in header.items():
-            tensors[name] = torch.empty(shape, dtype=types[kind])
+            arrays[name] = np.empty(shape, types[kind])
             stream.seek(start + begin)
-            if stream.readinto(tensors[name].numpy().reshape(-1).view("u1").data) != end - begin:
+            if stream.readinto(arrays[name].reshape(-1).view("u1").data) != end - begin:
                 raise broken(path, f"ends within tensor {name}")
-    return tensors
+    return arrays
 
 
 def first_not_finite(path: Path) -> str | None:

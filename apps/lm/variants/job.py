@@ -27,6 +27,7 @@ from protperf.lm.tables.sink import Sink, open_sink
 from protperf.lm.tables.table import Table
 from protperf.lm.variants.metrics import Metrics, compare
 from protperf.lm.variants.options import StrategyOptions, VariantOptions
+from protperf.lm.variants.prior import read_prior
 from protperf.lm.variants.reader import Item, VariantReader, Work, identify, open_lines
 from protperf.lm.variants.rows import Row, RowMaker, scored
 from protperf.lm.variants.score import Ensemble
@@ -115,7 +116,8 @@ class VariantsJob:
         """
         self._given, self._wild, self._options, self._strategy, self._table = given, wild_type, options, strategy, table
         self._format = choose_format(table.format, table.out)
-        check_inputs(table.out, self._paths)
+        check_inputs(table.out, self._paths if strategy.prior is None else [*self._paths, str(strategy.prior)])
+        self.prior = read_prior(strategy.prior, watch)
         self._work = self._checked(watch or Watch())
 
     def prepare(
@@ -127,17 +129,19 @@ class VariantsJob:
             ConfigError: a strategy that a model was not trained for; DataError: a variant that it has no score for.
         """
         watch = watch or Watch()
-        ensemble = Ensemble([model.engine for model in models], self._wild, self._strategy)
+        ensemble = Ensemble([model.engine for model in models], self._wild, self._strategy, self.prior)
         if self._work is not None and self._work.indel is not None and self._options.invalid == "error":
             _check(ensemble, self._work.indel)
         for model, scorer in zip(models, ensemble.scorers, strict=True):
             watch.note(f"{model.step.path}, strategy {scorer.name}")
             self._announce(watch, model, scorer.name)
+        for text in ensemble.notes():
+            watch.note(text)
         digests = input_digests(self._paths, self._table.out, watch)
         if not self._paths and is_file(self._table.out):
             digests = [hashlib.sha256("\n".join(self._given).encode()).hexdigest()]
         options = {**self._strategy.to_mapping(), **self._options.to_mapping(), "dtype": dtype}
-        options |= {"offset": self._wild.offset, "strategy": [scorer.name for scorer in ensemble.scorers]}
+        options |= {"offset": self._wild.offset, **ensemble.facts()}
         options["wild_type_sha256"] = hashlib.sha256(self._wild.tokens.tobytes()).hexdigest()
         # They decide the figures that are printed, and no row.
         del options["resamples"], options["seed"]

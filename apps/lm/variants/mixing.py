@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from protperf.lm import inference
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
-from protperf.lm.baseline.family import FamilyEngine
+from protperf.lm.baselines.family import FamilyEngine
 from protperf.lm.data.batches import frame
 from protperf.lm.direction import is_trained_in_both
 from protperf.lm.engine import MASKED, Engine, Tokens

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.errors import DataError
-from protperf.lm.baseline.family import SubstitutionEngine
+from protperf.lm.baselines.family import SubstitutionEngine
 from protperf.lm.variants.variant import Variant
 from protperf.lm.variants.wild_type import WildType
 from protperf.lm.watch import Progress, no_progress

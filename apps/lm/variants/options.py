@@ -32,6 +32,12 @@ class StrategyOptions:
         "Reading direction of full; both is the mean of the two readings; auto: both if the model was trained in both.",
         choices=("auto", *DIRECTIONS),
     )
+    prior: Path | None = option(
+        None,
+        "Alignment of the family, or a site or pairwise baseline of it: its log-odds are mixed with the scores, with a "
+        "weight from family members that are left out of it.",
+        unit="ALIGNMENT",
+    )
     batch_tokens: int = batch_tokens_option()
     deterministic: bool = deterministic_option()
 
@@ -39,8 +45,8 @@ class StrategyOptions:
         check(self)
 
     def to_mapping(self) -> dict[str, Any]:
-        """The values by name."""
-        return dataclasses.asdict(self)
+        """The values by name that decide scores; what the prior's file holds is another fact."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "prior"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from protperf.errors import ConfigError
 from protperf.lm.alignment.alignment import read_alignment
-from protperf.lm.baseline.family import FamilyEngine
-from protperf.lm.baseline.files import is_baseline
-from protperf.lm.baseline.files import read as read_baseline
-from protperf.lm.baseline.fit import fit_family
-from protperf.lm.baseline.loading import baseline_engine, family_engine
+from protperf.lm.baselines.family import FamilyEngine
+from protperf.lm.baselines.files import read as read_baseline
+from protperf.lm.baselines.fit import fit_family
+from protperf.lm.baselines.loading import baseline_engine, family_engine
+from protperf.lm.baselines.manifest import is_baseline
 from protperf.lm.tables.fill import file_digest
 from protperf.lm.variants.odds import OddsScorer
 from protperf.lm.variants.variant import Variant

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protperf.lm.baselines.family import SubstitutionEngine
 from protperf.lm.direction import choose_direction, refuse_direction
 from protperf.lm.engine import Engine
 from protperf.lm.variants.full import BothReadings, FullScorer
+from protperf.lm.variants.mixing import mix
+from protperf.lm.variants.odds import OddsScorer
 from protperf.lm.variants.options import StrategyOptions, choose_strategy
+from protperf.lm.variants.prior import MixedScorer, Prior
 from protperf.lm.variants.sites import SiteScorer
 from protperf.lm.variants.variant import Variant
 from protperf.lm.variants.wild_type import WildType
@@ -43,15 +47,40 @@ class Scorer(Protocol):
 class Ensemble:
     """The scorers of one model or more; their mean is the score."""
 
-    def __init__(self, engines: Sequence[Engine], wild_type: WildType, options: StrategyOptions) -> None:
-        self.wild_type = wild_type
+    def __init__(
+        self, engines: Sequence[Engine], wild_type: WildType, options: StrategyOptions, prior: Prior | None = None
+    ) -> None:
+        """Choose the strategies.
+
+        Args:
+            prior: a model of the family to mix with each of the models.
+        """
+        self.wild_type, self.prior = wild_type, prior
         self.scorers: list[Scorer] = [make_scorer(engine, wild_type, options) for engine in engines]
+        self.mixtures = [] if prior is None else [mix(engine, prior.engine) for engine in engines]
+        if prior is not None:
+            self.scorers = [
+                MixedScorer(scorer, prior, wild_type, mixture.weight)
+                for scorer, mixture in zip(self.scorers, self.mixtures, strict=True)
+            ]
         self._budget = _PASSES * max(options.batch_tokens, len(wild_type) + 2)
 
     @property
     def has_lengths(self) -> bool:
         """Whether every model has a form of the score per residue."""
         return all(scorer.has_lengths for scorer in self.scorers)
+
+    def notes(self) -> list[str]:
+        """What there is to say of the prior and its weights."""
+        return [f"prior {self.prior.path}, {mixture}" for mixture in self.mixtures if self.prior is not None]
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the scores besides the models, by name."""
+        strategies: dict[str, Any] = {"strategy": [scorer.name for scorer in self.scorers]}
+        if self.prior is None:
+            return strategies
+        weights = [mixture.weight for mixture in self.mixtures]
+        return {**strategies, "prior_sha256": self.prior.digest, "prior_weights": weights}
 
     def check(self, variant: Variant) -> None:
         """Refuse a variant that one of the models has no score for.
@@ -83,6 +112,8 @@ def make_scorer(engine: Engine, wild_type: WildType, options: StrategyOptions) -
     Raises:
         ConfigError: the model was not trained for it, or not in the direction that was asked for.
     """
+    if isinstance(engine, SubstitutionEngine) and options.strategy == "auto":
+        return OddsScorer(engine, wild_type)
     strategy = choose_strategy(engine.config.objective, options.strategy)
     if strategy == "full":
         direction = choose_direction(engine.config, options.direction)
