@@ -18,12 +18,20 @@ pub use protperf_cpu::{
 };
 pub use protperf_io as io;
 pub use protperf_model as model;
+#[cfg(feature = "wgpu")]
+pub use protperf_wgpu as gpu;
 
-/// Names that [`backend_by_name`] takes.
-pub const BACKENDS: [&str; 3] = ["auto", "cpu", "reference"];
+/// Names that [`backend_by_name`] takes; `wgpu` where this was built with it.
+pub const BACKENDS: &[&str] = &[
+    "auto",
+    "cpu",
+    "reference",
+    #[cfg(feature = "wgpu")]
+    "wgpu",
+];
 
-/// The backend of a name for tensors stored as `T`; `auto` is the fastest that this machine has. Which one that is,
-/// its own name says. `isa` is the instruction set that `cpu` uses; `None`: what `PROTPERF_ISA` names, else the fastest.
+/// The backend of a name for tensors stored as `T`; `auto` is the fastest that takes every call on the processor, never a
+/// GPU. Which one that is, its own name says. `isa` is the instruction set that `cpu` uses; `None`: what `PROTPERF_ISA` names, else the fastest.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] that lists the names there are; [`Error::UnsupportedIsa`] where an instruction set is named
@@ -32,7 +40,11 @@ pub fn backend_by_name<T: CpuStored>(name: &str, isa: Option<&str>) -> Result<Bo
     match name {
         "auto" | "cpu" => Ok(Box::new(Cpu { isa: isa.map_or_else(Isa::from_env, Isa::from_name)? })),
         "reference" => Ok(Box::new(reference::Reference)),
-        _ => Err(Error::unknown_name("backend", name, &BACKENDS)),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Box::new(gpu::Wgpu)),
+        #[cfg(not(feature = "wgpu"))]
+        "wgpu" => Err(Error::Device { detail: "this build has no GPU backend; build it with the feature wgpu".into() }),
+        _ => Err(Error::unknown_name("backend", name, BACKENDS)),
     }
 }
 
@@ -43,7 +55,7 @@ mod tests {
     #[test]
     fn every_name_chooses_a_backend_of_that_name_and_auto_one_of_the_others() {
         let scalar = Isa::available()[0].name();
-        for name in BACKENDS {
+        for &name in BACKENDS {
             let chosen = backend_by_name::<f32>(name, Some(scalar)).unwrap().name();
             assert!(chosen != "auto" && BACKENDS.contains(&chosen), "{name} is {chosen}");
             assert!(name == "auto" || name == chosen, "{name} is {chosen}");
@@ -54,7 +66,7 @@ mod tests {
     fn an_unknown_name_is_refused_with_those_there_are() {
         for name in ["", "Auto", "gpu"] {
             let error = backend_by_name::<f64>(name, None).err().unwrap().to_string();
-            assert_eq!(error, format!("backend {name:?} is unknown; choose one of auto, cpu, reference"));
+            assert_eq!(error, format!("backend {name:?} is unknown; choose one of {}", BACKENDS.join(", ")));
         }
         assert!(matches!(backend_by_name::<f64>("cpu", Some("x87")), Err(Error::UnsupportedIsa { .. })));
     }

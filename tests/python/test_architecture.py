@@ -24,10 +24,19 @@ CRATES = {
     "protperf-cluster": (set(), {"protperf-core", "protperf-cpu"}),
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
+    "protperf-wgpu": (None, {"protperf-core"}),
     "protperf-model": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),
     "protperf": (
         None,
-        {"protperf-alignment", "protperf-cluster", "protperf-core", "protperf-cpu", "protperf-io", "protperf-model"},
+        {
+            "protperf-alignment",
+            "protperf-cluster",
+            "protperf-core",
+            "protperf-cpu",
+            "protperf-io",
+            "protperf-model",
+            "protperf-wgpu",
+        },
     ),
     "protperf-python": (None, {"protperf", "protperf-core", "protperf-io"}),
 }
@@ -132,7 +141,7 @@ def test_unsafe_stays_in_its_rooms() -> None:
 
 
 def test_core_and_facade_forbid_unsafe() -> None:
-    for name in ["rust/lib.rs", "rust/protperf-core/src/lib.rs"]:
+    for name in ["rust/lib.rs", "rust/protperf-core/src/lib.rs", "rust/protperf-wgpu/src/lib.rs"]:
         assert "#![forbid(unsafe_code)]" in (ROOT / name).read_text(encoding="utf-8"), name
 
 

@@ -52,6 +52,20 @@ pub enum Error {
         /// The names this processor has.
         available: String,
     },
+    /// A device that was asked for is missing, was lost, or failed.
+    Device {
+        /// What happened and what would mend it.
+        detail: String,
+    },
+    /// Tensors are stored in a type that a backend does not take.
+    UnsupportedType {
+        /// The backend asked for.
+        backend: &'static str,
+        /// The type of the tensors.
+        found: &'static str,
+        /// The types that it takes.
+        taken: &'static str,
+    },
     /// An allocation failed.
     OutOfMemory {
         /// Bytes asked for.
@@ -67,7 +81,8 @@ impl Error {
         match self {
             Error::ShapeMismatch { .. } | Error::SizeOverflow { .. } => ErrorKind::Shape,
             Error::InvalidOption { .. } => ErrorKind::Config,
-            Error::UnsupportedIsa { .. } => ErrorKind::Device,
+            Error::UnsupportedIsa { .. } | Error::Device { .. } => ErrorKind::Device,
+            Error::UnsupportedType { .. } => ErrorKind::Dtype,
             Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Error::Interrupted => ErrorKind::Interrupted,
         }
@@ -98,6 +113,13 @@ impl fmt::Display for Error {
             Error::SizeOverflow { argument } => write!(f, "{argument} has more elements than memory has addresses"),
             Error::UnsupportedIsa { requested, available } => {
                 write!(f, "this processor has no {requested}; it has {available}")
+            }
+            Error::Device { detail } => write!(f, "{detail}"),
+            Error::UnsupportedType { backend, found, taken } => {
+                write!(
+                    f,
+                    "backend {backend:?} computes on {taken}, not on {found}; convert the tensors or take backend=\"cpu\""
+                )
             }
             Error::OutOfMemory { bytes } => write!(f, "could not allocate {bytes} bytes"),
             Error::Interrupted => write!(f, "interrupted"),

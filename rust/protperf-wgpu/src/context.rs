@@ -1,0 +1,112 @@
+//! The one open device of this process.
+//!
+//! It is opened at the first call and kept. Calls take turns: a GPU has one queue, and errors that the driver reports
+//! late then belong to the call that is running. A lost device is forgotten and opened anew by the next call. In a forked
+//! child the parent's device can be neither used nor closed (its driver hangs), so it is left alone and another is opened.
+
+use crate::adapters::chosen_adapter;
+use crate::error::GpuError;
+use crate::kernels::{Kernel, Kernels};
+use std::mem::forget;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use wgpu::{Device, DeviceDescriptor, ExperimentalFeatures, Features, Limits, MemoryHints, Queue, Trace};
+
+/// An open device with its compiled shaders.
+pub struct Gpu {
+    pub device: Device,
+    pub queue: Queue,
+    kernels: Kernels,
+    faults: Arc<Mutex<Vec<GpuError>>>,
+    process: u32,
+}
+
+static OPEN: Mutex<Option<Gpu>> = Mutex::new(None);
+
+/// Runs `body` with the device, which is opened where it is not; other threads wait.
+///
+/// # Errors
+/// As [`chosen_adapter`]; [`GpuError::NoDevice`]; what `body` returns; what the driver reported meanwhile.
+pub fn with_gpu<R, E: From<GpuError>>(body: impl FnOnce(&Gpu) -> Result<R, E>) -> Result<R, E> {
+    let mut open = locked(&OPEN);
+    if let Some(inherited) = open.take_if(|gpu| gpu.process != std::process::id()) {
+        forget(inherited);
+    }
+    let gpu = match open.take() {
+        Some(gpu) => gpu,
+        None => Gpu::open()?,
+    };
+    let outcome = body(&gpu);
+    let faults = gpu.take_faults();
+    // A shader that did not compile stays broken, so only a device that is whole is kept.
+    if faults.iter().all(|fault| matches!(fault, GpuError::OutOfMemory { .. })) {
+        *open = Some(gpu);
+    }
+    match faults.into_iter().next() {
+        Some(fault) => Err(fault.into()),
+        None => outcome,
+    }
+}
+
+impl Gpu {
+    fn open() -> Result<Self, GpuError> {
+        let adapter = chosen_adapter()?;
+        let limits = adapter.limits();
+        // No more than is needed: the driver then enforces everywhere what the weakest adapter has.
+        let required_limits = Limits {
+            max_buffer_size: limits.max_buffer_size,
+            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+            ..Limits::default()
+        };
+        let descriptor = DeviceDescriptor {
+            label: Some("protperf"),
+            required_features: Features::empty(),
+            required_limits,
+            experimental_features: ExperimentalFeatures::disabled(),
+            memory_hints: MemoryHints::MemoryUsage,
+            trace: Trace::Off,
+        };
+        let no_device = |error: wgpu::RequestDeviceError| GpuError::NoDevice {
+            adapter: adapter.get_info().name,
+            detail: error.to_string(),
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(no_device)?;
+        let faults = Arc::new(Mutex::new(Vec::new()));
+        let reported = Arc::clone(&faults);
+        device.on_uncaptured_error(Arc::new(move |error| locked(&reported).push(fault(&error))));
+        let reported = Arc::clone(&faults);
+        device.set_device_lost_callback(move |reason, detail| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                locked(&reported).push(GpuError::Lost { detail });
+            }
+        });
+        Ok(Gpu { kernels: Kernels::default(), device, queue, faults, process: std::process::id() })
+    }
+
+    /// A compiled shader.
+    pub fn kernel(&self, kernel: Kernel) -> &crate::kernels::Compiled {
+        self.kernels.get(&self.device, kernel)
+    }
+
+    /// The largest buffer that a shader may bind, in bytes.
+    pub fn max_binding(&self) -> u64 {
+        let limits = self.device.limits();
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
+    /// What the driver has reported since the last look.
+    pub fn take_faults(&self) -> Vec<GpuError> {
+        std::mem::take(&mut *locked(&self.faults))
+    }
+}
+
+fn fault(error: &wgpu::Error) -> GpuError {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { bytes: 0 },
+        other => GpuError::Refused { detail: other.to_string() },
+    }
+}
+
+/// The lock, also after a panic of another call: what it guards is whole between any two statements.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

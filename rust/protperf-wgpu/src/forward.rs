@@ -1,0 +1,126 @@
+//! The forward pass: keys make states, queries read them. `docs/algorithm.md`, section 1.
+//!
+//! Lines are worked on in groups whose buffers the adapter can bind. A group is one submission.
+
+use crate::context::{Gpu, with_gpu};
+use crate::lines::{Call, Lines, narrowed, power_of_two};
+use crate::maps::Side;
+use crate::stages::{Reader, Stages};
+use protperf_core::backend::Outputs;
+use protperf_core::state::KV_STATE;
+use protperf_core::{Element, Error, Execution, FavorArgs, Result, Stored};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+/// The largest buffer that a group of lines makes on purpose, in bytes.
+const GROUP_BYTES: usize = 128 << 20;
+
+/// Linear attention on the GPU.
+///
+/// # Errors
+/// As [`protperf_core::Backend::forward`]; [`Error::Device`].
+pub fn run<T: Stored>(args: &FavorArgs<'_, T>, mut outputs: Outputs<'_, T>, run: &Execution<'_>) -> Result<()> {
+    let state_in = outputs.state_in.map(narrowed).transpose()?;
+    let call = Call::new(args, state_in.as_deref())?;
+    with_gpu(|gpu| {
+        for range in groups(gpu, &call) {
+            if run.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let lines = call.lines(range)?;
+            let found = stage(gpu, &call, &lines, outputs.state_out.is_some())?;
+            found.store(&call, &lines, &mut outputs);
+        }
+        Ok(())
+    })
+}
+
+/// Lines of a call in groups, each at least one line.
+pub fn groups<T>(gpu: &Gpu, call: &Call<'_, T>) -> impl Iterator<Item = Range<usize>> + use<T> {
+    let (shape, num_lines) = (&call.shape, call.shape.batch * call.shape.heads);
+    let of_features = shape.q_len.max(shape.kv_len).max(1) * shape.feature_dim * 8;
+    // A causal tile has 64 rows; where the call is not causal its states are fewer.
+    let of_states = shape.kv_len.div_ceil(64) * shape.feature_dim * (KV_STATE + shape.value_dim) * 4;
+    let most = GROUP_BYTES.min(usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX));
+    let step = (most / of_features.max(of_states)).max(1);
+    (0..num_lines).step_by(step).map(move |first| first..num_lines.min(first + step))
+}
+
+/// What a group of lines computed.
+struct Found {
+    /// `[lines,L,E+1]`, the first column unused.
+    out: Vec<f32>,
+    /// `[lines,L,2]`.
+    den: Vec<f32>,
+    /// `[lines,segments,F,2+E]`.
+    states: Vec<f32>,
+}
+
+fn stage<T: Stored>(gpu: &Gpu, call: &Call<'_, T>, lines: &Lines, wants_state: bool) -> Result<Found> {
+    let mut stages = Stages::new(gpu, call, lines)?;
+    let queries = stages.rows(call, lines, Side::Queries)?;
+    let keys = stages.rows(call, lines, Side::Keys)?;
+    let of_queries = stages.project(&queries, &vec![0; lines.range.len() * call.shape.q_len])?;
+    let of_keys = stages.project(&keys, &lines.key_shifts)?;
+    let values = stages.recorder.upload("the values", &lines.values)?;
+    let first = stages.recorder.upload("the first states", &lines.first_states)?;
+    let states = stages.states(&keys, &of_keys, &values, &first, false)?;
+    let scores = stages.scores(&queries, &of_queries, &of_keys)?;
+    let reader = Reader { rows: &queries, features: &of_queries, states: &states };
+    let [out, den] = stages.read(reader, &scores, &values)?;
+    let wanted = [&out, &den, &states.last];
+    let mut read = stages.recorder.read_back(&wanted[..if wants_state { 3 } else { 2 }])?.into_iter();
+    let mut next = || read.next().unwrap_or_default();
+    Ok(Found { out: next(), den: next(), states: next() })
+}
+
+impl Found {
+    /// Writes what belongs to the lines; NaN where something that is not finite was seen.
+    fn store<T: Stored>(&self, call: &Call<'_, T>, lines: &Lines, outputs: &mut Outputs<'_, T>) {
+        let (e, width, len) = (call.shape.value_dim, call.width(), call.shape.q_len);
+        let (nan, first) = (T::Compute::from_f64(f64::NAN), lines.range.start * len);
+        for at in 0..lines.range.len() {
+            let by = power_of_two(lines.value_powers[at]);
+            for (segment, rows) in call.segments[0].iter().enumerate() {
+                for row in rows.clone() {
+                    let (from, to) = (at * len + row, first + at * len + row);
+                    let is_bad = lines.is_bad(call, at, segment, row);
+                    let out = &mut outputs.out[to * e..][..e];
+                    for (out, &x) in out.iter_mut().zip(&self.out[from * width + 1..]) {
+                        *out = T::round(if is_bad { nan } else { limited(f64::from(x) * by) });
+                    }
+                    let den = &mut outputs.den[to * 2..][..2];
+                    den.iter_mut().zip(&self.den[from * 2..]).for_each(|(to, &x)| *to = T::Compute::from_f64(x.into()));
+                    if is_bad {
+                        den[1] = nan;
+                    }
+                }
+            }
+            if let Some(all) = &mut outputs.state_out {
+                self.store_states(call, lines, at, all);
+            }
+        }
+    }
+
+    fn store_states<T: Stored>(&self, call: &Call<'_, T>, lines: &Lines, at: usize, all: &mut [T::Compute]) {
+        let size = call.shape.feature_dim * (1 + call.width());
+        let by = power_of_two(lines.value_powers[at]);
+        for segment in 0..call.segments[0].len() {
+            let to = &mut all[call.state_range(lines.range.start + at, segment)];
+            let from = &self.states[(at * call.segments[0].len() + segment) * size..][..size];
+            for (column, (to, &x)) in to.iter_mut().zip(from).enumerate() {
+                let is_value = column % (1 + call.width()) >= KV_STATE;
+                *to = T::Compute::from_f64(f64::from(x) * if is_value { by } else { 1.0 });
+            }
+            if lines.is_state_bad(call, at, segment) {
+                to.fill(T::Compute::from_f64(f64::NAN));
+            }
+        }
+    }
+}
+
+/// A mean of finite numbers is finite, though its rounding may not be.
+fn limited<C: Element>(x: f64) -> C {
+    let most = f64::from(f32::MAX);
+    C::from_f64(x.clamp(-most, most))
+}

@@ -1,0 +1,189 @@
+//! The shaders: their sources, what they bind, and their compiled forms.
+
+use bytemuck::{Pod, Zeroable};
+use std::sync::OnceLock;
+use wgpu::{
+    BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType, ComputePipeline,
+    ComputePipelineDescriptor, Device, PipelineLayoutDescriptor, ShaderModuleDescriptor, ShaderSource, ShaderStages,
+};
+
+/// Sizes and options of one dispatch: the twin of `Sizes` in `shaders/prelude.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Sizes {
+    /// Invocations that have something to do.
+    pub invocations: u32,
+    /// Batch entries times query heads.
+    pub lines: u32,
+    /// Rows of each line on the side that is worked on.
+    pub rows: u32,
+    /// D.
+    pub head_dim: u32,
+    /// P.
+    pub projections: u32,
+    /// F.
+    pub features: u32,
+    /// E + 1: a one and the values, or their gradients.
+    pub width: u32,
+    /// Tiles of each line.
+    pub tiles: u32,
+    /// The most rows that a tile has.
+    pub tile_rows: u32,
+    /// States of each line.
+    pub states: u32,
+    /// 0 exponential, 1 relu, 2 elu1, 3 trigonometric.
+    pub family: u32,
+    /// Which variant of the stage, as its shader says.
+    pub mode: u32,
+    /// Added to every feature of an activation map.
+    pub epsilon: f32,
+    /// The largest magnitude of an input.
+    pub input_limit: f32,
+    /// What half a squared norm is multiplied with, or what gradients of inputs are.
+    pub factor: f32,
+    /// 1 where something may be left out, as the shader says.
+    pub flag: u32,
+}
+
+const _: () = assert!(size_of::<Sizes>() == 64);
+
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $kernel:ident = $file:literal, reads $reads:literal, writes $writes:literal;)*) => {
+        /// A shader. Its bindings are the sizes, then what it reads, then what it writes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kernel {
+            $($(#[$doc])* $kernel,)*
+        }
+
+        impl Kernel {
+            #[cfg(test)]
+            pub const ALL: &[Kernel] = &[$(Kernel::$kernel),*];
+            const COUNT: usize = [$(Kernel::$kernel),*].len();
+
+            fn recipe(self) -> Recipe {
+                match self {
+                    $(Kernel::$kernel => Recipe {
+                        name: $file,
+                        source: concat!(include_str!("shaders/prelude.wgsl"), include_str!(concat!("shaders/", $file, ".wgsl"))),
+                        reads: $reads,
+                        writes: $writes,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+kernels! {
+    /// Rows to features.
+    Project = "project", reads 4, writes 1;
+    /// The state that the keys of one tile make.
+    Summarize = "summarize", reads 3, writes 1;
+    /// The states before each tile, and after the last.
+    Scan = "scan", reads 3, writes 2;
+    /// Products of the features of queries and keys of one tile.
+    Scores = "scores", reads 3, writes 1;
+    /// What rows read from a state and from their own tile.
+    Read = "read", reads 5, writes 2;
+    /// Gradients of the scores of one tile.
+    ScoreGradient = "score_gradient", reads 3, writes 1;
+    /// Gradients of features.
+    FeatureGradient = "feature_gradient", reads 6, writes 1;
+    /// Gradients of projections.
+    PullBack = "pull_back", reads 3, writes 1;
+    /// Gradients of the squared norms of keys.
+    NormGradient = "norm_gradient", reads 2, writes 1;
+    /// Gradients of the rows.
+    InputGradient = "input_gradient", reads 5, writes 1;
+    /// Gradients of directions and constants, one part per block of rows.
+    ParameterGradient = "parameter_gradient", reads 2, writes 1;
+}
+
+struct Recipe {
+    name: &'static str,
+    source: &'static str,
+    reads: u32,
+    writes: u32,
+}
+
+/// A compiled shader.
+pub struct Compiled {
+    pub pipeline: ComputePipeline,
+    pub layout: BindGroupLayout,
+}
+
+/// Shaders, each compiled when it is first used.
+#[derive(Default)]
+pub struct Kernels([OnceLock<Compiled>; Kernel::COUNT]);
+
+impl Kernels {
+    /// A compiled shader. That it does not compile, the device reports.
+    pub fn get(&self, device: &Device, kernel: Kernel) -> &Compiled {
+        self.0[kernel as usize].get_or_init(|| kernel.recipe().compile(device))
+    }
+}
+
+impl Recipe {
+    fn compile(&self, device: &Device) -> Compiled {
+        let label = Some(self.name);
+        // An explicit layout: a derived one would drop a binding that an optimiser finds unused.
+        let entries: Vec<_> = (0..=self.reads + self.writes).map(|binding| self.entry(binding)).collect();
+        let layout = device.create_bind_group_layout(&BindGroupLayoutDescriptor { label, entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let source = ShaderSource::Wgsl(self.source.into());
+        let module = device.create_shader_module(ShaderModuleDescriptor { label, source });
+        let pipeline = device.create_compute_pipeline(&ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: Default::default(),
+            cache: None,
+        });
+        Compiled { pipeline, layout }
+    }
+
+    fn entry(&self, binding: u32) -> BindGroupLayoutEntry {
+        let ty = match binding {
+            0 => BufferBindingType::Uniform,
+            _ => BufferBindingType::Storage { read_only: binding <= self.reads },
+        };
+        BindGroupLayoutEntry {
+            binding,
+            visibility: ShaderStages::COMPUTE,
+            ty: BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a device, so that it runs everywhere.
+    #[test]
+    fn every_shader_is_valid() {
+        use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
+        for kernel in Kernel::ALL {
+            let recipe = kernel.recipe();
+            let module = wgpu::naga::front::wgsl::parse_str(recipe.source);
+            let module =
+                module.unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(recipe.source, recipe.name)));
+            let valid = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module);
+            assert!(valid.is_ok(), "{}: {:?}", recipe.name, valid.err());
+        }
+    }
+
+    #[test]
+    fn every_shader_binds_no_more_than_every_adapter_has() {
+        for kernel in Kernel::ALL {
+            let recipe = kernel.recipe();
+            assert!(recipe.reads + recipe.writes <= wgpu::Limits::default().max_storage_buffers_per_shader_stage);
+        }
+    }
+}

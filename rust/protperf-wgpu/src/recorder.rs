@@ -1,0 +1,139 @@
+//! One submission: buffers, dispatches in their order, and what is read back.
+
+use crate::context::Gpu;
+use crate::error::GpuError;
+use crate::kernels::{Kernel, Sizes};
+use bytemuck::{Pod, cast_slice};
+use std::sync::atomic::{AtomicU32, Ordering};
+use wgpu::{
+    BindGroupDescriptor, BindGroupEntry, Buffer, BufferDescriptor, BufferUsages, CommandEncoder,
+    CommandEncoderDescriptor, MapMode, PollType,
+};
+
+/// Invocations of a workgroup, as every shader has them.
+const GROUP: u32 = 64;
+/// Workgroups along the first axis, the twin of `GROUPS` in `shaders/prelude.wgsl`; adapters have 65,535 per axis.
+const GROUPS: u32 = 32_768;
+/// The smallest buffer that is bound: an empty one is refused.
+const LEAST_BYTES: u64 = 16;
+
+/// Numbers on the device.
+pub struct OnDevice {
+    buffer: Buffer,
+    /// Size in bytes without what pads an empty buffer.
+    bytes: u64,
+}
+
+/// A submission that is being recorded.
+pub struct Recorder<'a> {
+    gpu: &'a Gpu,
+    encoder: CommandEncoder,
+    bytes: u64,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(gpu: &'a Gpu) -> Self {
+        let encoder = gpu.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("protperf") });
+        Recorder { gpu, encoder, bytes: 0 }
+    }
+
+    /// A copy of numbers on the device.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn upload<T: Pod>(&mut self, what: &'static str, numbers: &[T]) -> Result<OnDevice, GpuError> {
+        let made = self.scratch(what, size_of_val(numbers) as u64)?;
+        if !numbers.is_empty() {
+            self.gpu.queue.write_buffer(&made.buffer, 0, cast_slice(numbers));
+        }
+        Ok(made)
+    }
+
+    /// Memory on the device, zeros at first.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn scratch(&mut self, what: &'static str, bytes: u64) -> Result<OnDevice, GpuError> {
+        let limit = self.gpu.max_binding();
+        if bytes > limit {
+            return Err(GpuError::TooLarge { what, bytes, limit });
+        }
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+        self.bytes += bytes;
+        Ok(OnDevice { buffer: self.buffer(what, bytes.max(LEAST_BYTES), usage), bytes })
+    }
+
+    /// Runs a shader after everything recorded before.
+    pub fn dispatch(&mut self, kernel: Kernel, sizes: Sizes, bindings: &[&OnDevice]) {
+        if sizes.invocations == 0 {
+            return;
+        }
+        let uniform = self.buffer("sizes", size_of::<Sizes>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST);
+        self.gpu.queue.write_buffer(&uniform, 0, bytemuck::bytes_of(&sizes));
+        let compiled = self.gpu.kernel(kernel);
+        let buffers = std::iter::once(&uniform).chain(bindings.iter().map(|bound| &bound.buffer));
+        let entries: Vec<_> = (0..)
+            .zip(buffers)
+            .map(|(binding, buffer)| BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+            .collect();
+        let group = self.gpu.device.create_bind_group(&BindGroupDescriptor {
+            label: None,
+            layout: &compiled.layout,
+            entries: &entries,
+        });
+        let groups = sizes.invocations.div_ceil(GROUP);
+        let mut pass = self.encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&compiled.pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        pass.dispatch_workgroups(groups.min(GROUPS), groups.div_ceil(GROUPS), 1);
+    }
+
+    /// Submits everything, waits, and reads numbers back.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`], [`GpuError::OutOfMemory`], [`GpuError::Refused`], [`GpuError::Unreliable`].
+    pub fn read_back(mut self, wanted: &[&OnDevice]) -> Result<Vec<Vec<f32>>, GpuError> {
+        // A word that the device has to carry through: some drivers answer with zeros instead of an error.
+        let word = canary();
+        let canary = self.upload("canary", &[word; 4])?;
+        let total = wanted.iter().map(|from| from.bytes).sum::<u64>();
+        let staging = self.buffer("read back", total + 16, BufferUsages::COPY_DST | BufferUsages::MAP_READ);
+        let mut at = 0;
+        for from in wanted.iter().filter(|from| from.bytes > 0).chain([&&canary]) {
+            self.encoder.copy_buffer_to_buffer(&from.buffer, 0, &staging, at, from.bytes);
+            at += from.bytes;
+        }
+        let Recorder { gpu, encoder, bytes } = self;
+        gpu.queue.submit([encoder.finish()]);
+        staging.map_async(MapMode::Read, .., |_| {});
+        let waited = gpu.device.poll(PollType::wait_indefinitely());
+        if let Some(fault) = gpu.take_faults().into_iter().next() {
+            return Err(match fault {
+                GpuError::OutOfMemory { .. } => GpuError::OutOfMemory { bytes },
+                other => other,
+            });
+        }
+        let lost = |error: &dyn std::fmt::Display| GpuError::Lost { detail: error.to_string() };
+        waited.map_err(|error| lost(&error))?;
+        let view = staging.get_mapped_range(..).map_err(|error| lost(&error))?;
+        let (mut numbers, ends) = (Vec::new(), view.len() - 16);
+        let mut rest = &view[..ends];
+        for from in wanted {
+            let (own, others) = rest.split_at(from.bytes as usize);
+            numbers.push(bytemuck::pod_collect_to_vec(own));
+            rest = others;
+        }
+        let is_whole = view[ends..].chunks_exact(4).all(|found| found == word.to_ne_bytes());
+        if is_whole { Ok(numbers) } else { Err(GpuError::Unreliable) }
+    }
+
+    fn buffer(&self, label: &'static str, size: u64, usage: BufferUsages) -> Buffer {
+        self.gpu.device.create_buffer(&BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+    }
+}
+
+/// Another word for each submission, never zero.
+fn canary() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9) | 1
+}

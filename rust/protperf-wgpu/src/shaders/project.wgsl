@@ -1,0 +1,144 @@
+// Rows to features: docs/algorithm.md, sections 2 to 4.
+//
+//     u_m = w_m . x + c_m
+//     exponential     phi_m = 2^(u_m - h),  h = factor * sum_l g_l x_l^2 (keys alone)
+//     activation      phi_m = f(u_m) + epsilon
+//     trigonometric   phi   = [cos u, sin u] * 2^h
+//
+// Directions carry the scale of the inputs and, in the exponential family, log2(e). The exponent of a feature is
+// lowered by its row's shift; a row that is left out has features of nothing. An invocation makes 4 rows times 4
+// projections. Mode 0: features. Mode 1: slopes of an activation, over the power of two that its feature carries.
+
+// x [lines, rows, D]
+@group(0) @binding(1) var<storage, read> inputs: array<f32>;
+// per set: directions [P, D], constants [P], factors of squares [D]
+@group(0) @binding(2) var<storage, read> parameters: array<f32>;
+// [lines, rows]
+@group(0) @binding(3) var<storage, read> shifts: array<i32>;
+// [lines]
+@group(0) @binding(4) var<storage, read> sets: array<u32>;
+// [lines, rows, F]
+@group(0) @binding(5) var<storage, read_write> features: array<Feature>;
+
+const LEFT_OUT = -2147483647;
+const HUGE = 1073741824.0;
+const LARGEST = 1e15;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let at = invocation(group, local);
+    if at >= sizes.invocations {
+        return;
+    }
+    let columns = (sizes.projections + 3u) / 4u;
+    let row_tiles = (sizes.rows + 3u) / 4u;
+    let first_projection = at % columns * 4u;
+    let first_row = at / columns % row_tiles * 4u;
+    let line = at / columns / row_tiles;
+    let d = sizes.head_dim;
+    let last_row = vec4u(sizes.rows - 1u);
+    let last_projection = vec4u(sizes.projections - 1u);
+    let rows = vec4u(line * sizes.rows) + min(vec4u(first_row) + vec4u(0u, 1u, 2u, 3u), last_row);
+    let projections = min(vec4u(first_projection) + vec4u(0u, 1u, 2u, 3u), last_projection);
+    let start = sets[line] * (sizes.projections * (d + 1u) + d);
+    let constants = start + sizes.projections * d;
+    let squares = constants + sizes.projections;
+    var products = mat4x4f();
+    var norms = vec4f();
+    for (var axis = 0u; axis < d; axis++) {
+        let loaded = rows * d + vec4u(axis);
+        let raw = vec4f(inputs[loaded.x], inputs[loaded.y], inputs[loaded.z], inputs[loaded.w]);
+        let x = clamp(raw, vec4f(-sizes.input_limit), vec4f(sizes.input_limit));
+        let w = vec4u(start) + projections * d + vec4u(axis);
+        products += outer(x, vec4f(parameters[w.x], parameters[w.y], parameters[w.z], parameters[w.w]));
+        norms += x * x * parameters[squares + axis];
+    }
+    let c = vec4u(constants) + projections;
+    let added = vec4f(parameters[c.x], parameters[c.y], parameters[c.z], parameters[c.w]);
+    norms *= sizes.factor;
+    for (var i = 0u; i < 4u; i++) {
+        if first_row + i >= sizes.rows {
+            return;
+        }
+        let u = products[i] + added;
+        for (var j = 0u; j < 4u; j++) {
+            if first_projection + j < sizes.projections {
+                store(line * sizes.rows + first_row + i, first_projection + j, u[j], norms[i]);
+            }
+        }
+    }
+}
+
+fn store(row: u32, projection: u32, u: f32, norm: f32) {
+    let at = row * sizes.features + projection;
+    let shift = shifts[row];
+    let nothing = Feature(0.0, EMPTY);
+    switch sizes.family {
+        case EXPONENTIAL: {
+            features[at] = placed(power_of_two(u - norm), shift);
+        }
+        case TRIGONOMETRIC: {
+            let size = power_of_two(norm);
+            let turned = cos_and_sin(u);
+            features[at] = placed(Feature(size.mantissa * turned.x, size.exponent), shift);
+            features[at + sizes.projections] = placed(Feature(size.mantissa * turned.y, size.exponent), shift);
+        }
+        default: {
+            features[at] = placed(activation(u), shift);
+        }
+    }
+}
+
+fn placed(feature: Feature, shift: i32) -> Feature {
+    if shift == LEFT_OUT {
+        return Feature(0.0, EMPTY);
+    }
+    return Feature(feature.mantissa, feature.exponent - shift);
+}
+
+// 2^x.
+fn power_of_two(x: f32) -> Feature {
+    let limited = clamp(x, -EXPONENT_LIMIT, EXPONENT_LIMIT);
+    let whole = round(limited);
+    return Feature(exp2_fraction(limited - whole), i32(whole));
+}
+
+// The value, or in mode 1 the slope. Only huge values have an exponent of their own, so that their products are finite.
+fn activation(u: f32) -> Feature {
+    let limited = clamp(u, -LARGEST, LARGEST);
+    let decayed = exp_negative(min(limited, 0.0));
+    let is_relu = sizes.family == RELU;
+    let value = select(select(decayed, limited + 1.0, limited > 0.0), max(limited, 0.0), is_relu) + sizes.epsilon;
+    let huge = split(value);
+    let exponent = select(0, huge.exponent, value > HUGE);
+    if sizes.mode == 1u {
+        let slope = select(select(decayed, 0.0, is_relu), 1.0, limited > 0.0);
+        return Feature(slope * exp2_int(-exponent), 0);
+    }
+    return Feature(select(value, huge.mantissa, value > HUGE), exponent);
+}
+
+// The built-in ones promise 2^-11; these are right to about a unit in the last place for |u| up to some thousands.
+fn cos_and_sin(u: f32) -> vec2f {
+    let quarters = round(u * 0.636619772367581343);
+    let limited = clamp(quarters, -EXPONENT_LIMIT, EXPONENT_LIMIT);
+    let x = clamp(((u - limited * 1.5703125) - limited * 4.837512969970703e-4) - limited * 7.549789954891882e-8, -1.0, 1.0);
+    let square = x * x;
+    let sine = x + x * square * (-0.16666654611 + square * (8.3321608736e-3 + square * -1.9515295891e-4));
+    let cosine = 1.0 - 0.5 * square
+        + square * square * (4.166664568298827e-2 + square * (-1.388731625493765e-3 + square * 2.443315711809948e-5));
+    switch i32(limited) & 3 {
+        case 0: {
+            return vec2f(cosine, sine);
+        }
+        case 1: {
+            return vec2f(-sine, cosine);
+        }
+        case 2: {
+            return vec2f(-cosine, -sine);
+        }
+        default: {
+            return vec2f(sine, -cosine);
+        }
+    }
+}

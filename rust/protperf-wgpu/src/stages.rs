@@ -1,0 +1,303 @@
+//! The stages of a pass over some lines, each one a shader with its sizes.
+
+use crate::context::Gpu;
+use crate::error::GpuError;
+use crate::kernels::{Kernel, Sizes};
+use crate::lines::{Call, Lines};
+use crate::maps::Side;
+use crate::recorder::{OnDevice, Recorder};
+use crate::tiles::Tiling;
+use protperf_core::Stored;
+use std::f64::consts::LN_2;
+
+type Result<T> = std::result::Result<T, GpuError>;
+
+/// Bytes of a feature, and of a score.
+const FEATURE: u64 = 8;
+/// Rows whose gradients of parameters one invocation adds.
+const PARAMETER_ROWS: usize = 1024;
+
+/// A pass over some lines that is being recorded.
+pub struct Stages<'a> {
+    pub recorder: Recorder<'a>,
+    base: Sizes,
+    causal: bool,
+    sets: OnDevice,
+}
+
+/// One side of the lines: its rows, the parameters that make its features, and how the rows are cut.
+pub struct Rows {
+    side: Side,
+    num_rows: usize,
+    inputs: OnDevice,
+    parameters: OnDevice,
+    tiling: Tiling,
+    tiles: OnDevice,
+    segments: OnDevice,
+    norm_factor: f32,
+    norm_sign: f32,
+}
+
+/// States before each tile, in the order of the walk, and after the last.
+pub struct States {
+    before: OnDevice,
+    pub last: OnDevice,
+}
+
+/// Which side a stage works for.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    pub rows: &'a Rows,
+    pub features: &'a OnDevice,
+    /// The state of the other side.
+    pub states: &'a States,
+}
+
+impl<'a> Stages<'a> {
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn new<T: Stored>(gpu: &'a Gpu, call: &Call<'_, T>, lines: &Lines) -> Result<Self> {
+        let (shape, map) = (&call.shape, &call.map);
+        let base = Sizes {
+            lines: lines.range.len() as u32,
+            head_dim: shape.head_dim as u32,
+            projections: shape.num_projections as u32,
+            features: shape.feature_dim as u32,
+            width: call.width() as u32,
+            family: map.family_number(),
+            epsilon: map.epsilon,
+            input_limit: map.input_limit(),
+            ..Sizes::default()
+        };
+        let mut recorder = Recorder::new(gpu);
+        let sets: Vec<u32> = lines.range.clone().map(|line| call.set_of(line) as u32).collect();
+        let sets = recorder.upload("sets of parameters", &sets)?;
+        Ok(Stages { recorder, base, causal: call.args.causal, sets })
+    }
+
+    /// Uploads one side.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn rows<T: Stored>(&mut self, call: &Call<'_, T>, lines: &Lines, side: Side) -> Result<Rows> {
+        let (at, inputs, num_rows) = match side {
+            Side::Queries => (0, &lines.queries, call.shape.q_len),
+            Side::Keys => (1, &lines.keys, call.shape.kv_len),
+        };
+        let tiling = Tiling::new(&call.segments[at], self.causal);
+        Ok(Rows {
+            side,
+            num_rows,
+            inputs: self.recorder.upload("the rows", inputs)?,
+            parameters: self.recorder.upload("the feature map", &call.map.packed[at])?,
+            tiles: self.recorder.upload("tiles", &tiling.tiles)?,
+            segments: self.recorder.upload("segments", &tiling.segments)?,
+            tiling,
+            norm_factor: call.map.norm_factor(side),
+            norm_sign: call.map.norm_sign(side),
+        })
+    }
+
+    /// Features of the rows, with exponents lowered by the shifts `[lines,rows]`.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn project(&mut self, rows: &Rows, shifts: &[i32]) -> Result<OnDevice> {
+        self.project_in_mode(rows, shifts, 0)
+    }
+
+    /// Slopes of an activation over the powers of two that its features carry; no more than a binding for others.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn slopes(&mut self, rows: &Rows) -> Result<OnDevice> {
+        if ![1, 2].contains(&self.base.family) {
+            return self.recorder.scratch("slopes", 0);
+        }
+        self.project_in_mode(rows, &vec![0; self.base.lines as usize * rows.num_rows], 1)
+    }
+
+    fn project_in_mode(&mut self, rows: &Rows, shifts: &[i32], mode: u32) -> Result<OnDevice> {
+        let features = self.scratch("the features", rows.num_rows * self.base.features as usize, FEATURE)?;
+        let shifts = self.recorder.upload("shifts", shifts)?;
+        let sizes = Sizes { mode, factor: rows.norm_factor, ..self.sizes(rows) };
+        let tiles = [sizes.projections.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
+        let bindings = [&rows.inputs, &rows.parameters, &shifts, &self.sets, &features];
+        self.recorder.dispatch(Kernel::Project, over(sizes, &tiles), &bindings);
+        Ok(features)
+    }
+
+    /// States that rows with their values `[lines,rows,E+1]` make on top of the first `[lines,segments,F,2+E]`.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn states(
+        &mut self,
+        rows: &Rows,
+        features: &OnDevice,
+        values: &OnDevice,
+        first: &OnDevice,
+        reversed: bool,
+    ) -> Result<States> {
+        let sizes = self.sizes(rows);
+        let state = (sizes.features * (1 + sizes.width)) as usize;
+        let own = self.scratch("the states of tiles", rows.tiling.tiles.len() * state, 4)?;
+        let tiles = [sizes.width.div_ceil(4), sizes.features.div_ceil(4), sizes.tiles, sizes.lines];
+        self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &[features, values, &rows.tiles, &own]);
+        let before = self.scratch("the states of tiles", rows.tiling.tiles.len() * state, 4)?;
+        let last = self.scratch("the states", rows.tiling.segments.len() * state, 4)?;
+        let states = rows.tiling.segments.len() as u32;
+        let sizes = Sizes { mode: u32::from(reversed), states, ..sizes };
+        let columns = [sizes.width, sizes.features, states, sizes.lines];
+        self.recorder.dispatch(Kernel::Scan, over(sizes, &columns), &[&own, first, &rows.segments, &before, &last]);
+        Ok(States { before, last })
+    }
+
+    /// Products of queries and keys of the same tile, where the call is causal.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn scores(&mut self, rows: &Rows, queries: &OnDevice, keys: &OnDevice) -> Result<OnDevice> {
+        let scores = self.pairs(rows, "scores", FEATURE)?;
+        if self.causal {
+            let sizes = self.sizes(rows);
+            self.recorder.dispatch(
+                Kernel::Scores,
+                over(sizes, &blocks(&sizes)),
+                &[queries, keys, &rows.tiles, &scores],
+            );
+        }
+        Ok(scores)
+    }
+
+    /// Gradients of [`Stages::scores`].
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn score_gradient(&mut self, rows: &Rows, cotangents: &OnDevice, values: &OnDevice) -> Result<OnDevice> {
+        let gradients = self.pairs(rows, "gradients of scores", 4)?;
+        if self.causal {
+            let sizes = self.sizes(rows);
+            let bindings = [cotangents, values, &rows.tiles, &gradients];
+            self.recorder.dispatch(Kernel::ScoreGradient, over(sizes, &blocks(&sizes)), &bindings);
+        }
+        Ok(gradients)
+    }
+
+    /// Outputs `[lines,rows,E+1]`, of which the first column is not filled, and denominators `[lines,rows,2]`; for keys
+    /// gradients of their values `[lines,rows,E+1]`, and no denominators.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn read(&mut self, reader: Reader<'_>, scores: &OnDevice, values: &OnDevice) -> Result<[OnDevice; 2]> {
+        let Reader { rows, features, states } = reader;
+        let sizes = self.reader_sizes(rows);
+        let out = self.scratch("the output", rows.num_rows * sizes.width as usize, 4)?;
+        let den =
+            self.scratch("the denominators", if rows.side == Side::Queries { rows.num_rows * 2 } else { 0 }, 4)?;
+        let tiles = [sizes.width.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
+        let bindings = [features, self.state_of(states), &rows.tiles, scores, values, &out, &den];
+        self.recorder.dispatch(Kernel::Read, over(sizes, &tiles), &bindings);
+        Ok([out, den])
+    }
+
+    /// Gradients of the mantissas of features `[lines,rows,F]`; `values` are those of the reader's own rows, `others`
+    /// the features of the other side.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn feature_gradient(
+        &mut self,
+        reader: Reader<'_>,
+        values: &OnDevice,
+        others: &OnDevice,
+        score_gradients: &OnDevice,
+    ) -> Result<OnDevice> {
+        let Reader { rows, features, states } = reader;
+        let sizes = self.reader_sizes(rows);
+        let gradients = self.scratch("gradients of features", rows.num_rows * sizes.features as usize, 4)?;
+        let tiles = [sizes.features.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
+        let bindings = [features, values, self.state_of(states), &rows.tiles, others, score_gradients, &gradients];
+        self.recorder.dispatch(Kernel::FeatureGradient, over(sizes, &tiles), &bindings);
+        Ok(gradients)
+    }
+
+    /// Gradients of the rows `[lines,rows,D]`, of their projections `[lines,rows,P]` and of h `[lines,rows]`.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn pull_back(&mut self, rows: &Rows, features: &OnDevice, gradients: &OnDevice) -> Result<[OnDevice; 3]> {
+        let sizes = self.sizes(rows);
+        let slopes = self.slopes(rows)?;
+        let projections = self.scratch("gradients of projections", rows.num_rows * sizes.projections as usize, 4)?;
+        let per_row = [sizes.projections, sizes.rows, sizes.lines];
+        let bindings = [features, &slopes, gradients, &projections];
+        self.recorder.dispatch(Kernel::PullBack, over(sizes, &per_row), &bindings);
+        let norms = self.scratch("gradients of norms", rows.num_rows, 4)?;
+        let of_norms = Sizes { factor: rows.norm_sign, ..over(sizes, &[sizes.rows, sizes.lines]) };
+        self.recorder.dispatch(Kernel::NormGradient, of_norms, &[features, gradients, &norms]);
+        let inputs = self.scratch("gradients of the rows", rows.num_rows * sizes.head_dim as usize, 4)?;
+        let factor = if self.base.family == 0 { LN_2 as f32 } else { 1.0 };
+        let tiles = [sizes.head_dim.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
+        let bindings = [&projections, &norms, &rows.inputs, &rows.parameters, &self.sets, &inputs];
+        self.recorder.dispatch(Kernel::InputGradient, Sizes { factor, ..over(sizes, &tiles) }, &bindings);
+        Ok([inputs, projections, norms])
+    }
+
+    /// Gradients of directions and constants `[lines,blocks,P,D+1]`, to be added over the blocks.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn parameter_gradient(&mut self, rows: &Rows, projections: &OnDevice) -> Result<OnDevice> {
+        let blocks = rows.num_rows.div_ceil(PARAMETER_ROWS);
+        let sizes = Sizes { tiles: blocks as u32, tile_rows: PARAMETER_ROWS as u32, ..self.sizes(rows) };
+        let columns = sizes.head_dim + 1;
+        let numbers = blocks * (sizes.projections * columns) as usize;
+        let gradients = self.scratch("gradients of the feature map", numbers, 4)?;
+        let tiles = [columns.div_ceil(4), sizes.projections.div_ceil(4), sizes.tiles, sizes.lines];
+        self.recorder.dispatch(
+            Kernel::ParameterGradient,
+            over(sizes, &tiles),
+            &[projections, &rows.inputs, &gradients],
+        );
+        Ok(gradients)
+    }
+
+    /// Memory for some numbers of each line.
+    fn scratch(&mut self, what: &'static str, per_line: usize, bytes: u64) -> Result<OnDevice> {
+        self.recorder.scratch(what, u64::from(self.base.lines) * per_line as u64 * bytes)
+    }
+
+    /// Memory for each pair of rows of a tile, where the call is causal.
+    fn pairs(&mut self, rows: &Rows, what: &'static str, bytes: u64) -> Result<OnDevice> {
+        let pairs = rows.tiling.tiles.len() * rows.tiling.rows * rows.tiling.rows;
+        self.scratch(what, if self.causal { pairs } else { 0 }, bytes)
+    }
+
+    fn sizes(&self, rows: &Rows) -> Sizes {
+        let tiling = &rows.tiling;
+        let (tiles, tile_rows) = (tiling.tiles.len() as u32, tiling.rows as u32);
+        Sizes { rows: rows.num_rows as u32, tiles, tile_rows, ..self.base }
+    }
+
+    fn reader_sizes(&self, rows: &Rows) -> Sizes {
+        let states = if self.causal { rows.tiling.tiles.len() } else { rows.tiling.segments.len() } as u32;
+        let mode = u32::from(rows.side == Side::Keys);
+        Sizes { states, mode, flag: u32::from(self.causal), ..self.sizes(rows) }
+    }
+
+    fn state_of<'b>(&self, states: &'b States) -> &'b OnDevice {
+        if self.causal { &states.before } else { &states.last }
+    }
+}
+
+/// Blocks of 4 queries times 4 keys of every tile.
+fn blocks(sizes: &Sizes) -> [u32; 4] {
+    let of_tile = sizes.tile_rows.div_ceil(4);
+    [of_tile, of_tile, sizes.tiles, sizes.lines]
+}
+
+/// The sizes of as many invocations as the product of some counts.
+fn over(sizes: Sizes, counts: &[u32]) -> Sizes {
+    Sizes { invocations: counts.iter().product(), ..sizes }
+}

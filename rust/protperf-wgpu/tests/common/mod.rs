@@ -1,0 +1,16 @@
+//! Whether this machine has an adapter to test on.
+
+use protperf_wgpu::adapters;
+
+/// Whether the tests can run; says why where they cannot. With `PROTPERF_REQUIRE_GPU=1` a missing adapter is a failure.
+///
+/// Tests need `PROTPERF_GPU` to name the adapter where it computes on the processor, as everyone does.
+pub fn has_gpu() -> bool {
+    let found = adapters();
+    if found.iter().any(|adapter| adapter.is_chosen) {
+        return true;
+    }
+    assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "no adapter is chosen among {found:?}");
+    println!("skipped: no adapter is chosen among {found:?}");
+    false
+}
