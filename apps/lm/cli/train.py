@@ -36,10 +36,10 @@ class TrainCommand:
             raise ConfigError(Message("no sequences to train on; name a file with {fasta}", fasta=Argument("fasta")))
 
 
-_FILES = [*pick(TrainCommand, "files", "fasta"), *pick(RunOptions, "seq_col")]
+_FILES = [*pick(TrainCommand, "files", "fasta", "allow_rejects"), *pick(RunOptions, "seq_col")]
 GROUPS = {
-    "data": [*_FILES, *pick(TrainOptions, "validate", "hold_out", "residues"), *pick(TrainCommand, "allow_rejects")],
-    "run": [*pick(TrainCommand, "out"), *pick(RunOptions, "resume", "force"), *pick(TrainOptions, "seed")],
+    "data": [*_FILES, *pick(TrainOptions, "validate", "hold_out", "residues")],
+    "run": [*pick(TrainCommand, "out"), *pick(RunOptions, "dry_run", "resume", "force"), *pick(TrainOptions, "seed")],
     "length of the training, one of": pick(TrainOptions, "time_s", "epochs", "steps"),
     "model": [*pick(RunOptions, "recipe", "size"), *pick(ModelConfig, *MODEL_CHOICES)],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
@@ -49,9 +49,8 @@ GROUPS = {
 }
 EXAMPLES = """
 protperf train --fasta proteins.fa.gz -o runs/mine --time 20m
-protperf train --fasta hits.fa -o runs/hits --recipe family --time 20m
+protperf train --fasta hits.fa -o runs/hits --recipe family --time 20m --dry-run
 protperf train --fasta family.fa -o runs/family --resume
-protperf train --fasta family.fa -o runs/family --resume --epochs 20
 protperf train --fasta dms.csv --seq-col seq -o runs/dms --epochs 5
 """
 
@@ -68,9 +67,13 @@ def run(given: dict[str, Any]) -> int:
 
     num_threads, request = set_threads(threads), read_request(command.out, given)
     say_all(GROUPS, [environment(num_threads, compute.dtype, compute.device)] if messages.verbose else [])
+    files = [*command.fasta, *command.files]
     with TrainProgress(GROUPS, messages.quiet, request.options.time_s) as bar:
+        if request.run.dry_run:
+            say_all(GROUPS, request.forecast(files, command.out, compute.device, clock=clock, warn=bar.warn).facts())
+            return 0
         outcome = request.train(
-            [*command.fasta, *command.files], command.out, compute.device, clock=clock, command=_typed(),
+            files, command.out, compute.device, clock=clock, command=shlex.join(["protperf", *sys.argv[1:]]),
             report=bar.report, warn=bar.warn, detail=bar.warn if messages.verbose else lambda text: None,
         )  # fmt: skip
     say_all(GROUPS, [] if messages.quiet else outcome.facts())
@@ -79,7 +82,3 @@ def run(given: dict[str, Any]) -> int:
         say_all(GROUPS, [Message("stopped and saved; continue with {resume}", resume=Argument("resume", True))])
         return 128 + outcome.signal
     return EXIT_REJECTED if outcome.rejected and not command.allow_rejects else 0
-
-
-def _typed() -> str:
-    return shlex.join(["protperf", *sys.argv[1:]])

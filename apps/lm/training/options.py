@@ -142,6 +142,10 @@ class RunOptions:
         "varied --weights relatives. proteome: --objective causal. corpus: --size tiny. plain changes nothing.",
         choices=RECIPES,
     )  # fmt: skip
+    dry_run: bool = option(
+        False, "Say how many steps, how much time and how much memory the training would take, by a few steps of it. "
+        "Nothing is written."
+    )  # fmt: skip
     seq_col: str | None = seq_col_option()
     resume: bool = option(
         False,

@@ -19,6 +19,7 @@ from protperf.message import Argument, Message
 
 if TYPE_CHECKING:
     from protperf.lm.data.store import Paths, TokenStore
+    from protperf.lm.training.forecast import Forecast
     from protperf.lm.training.run import Outcome
 
 _KEPT = [*pick(RunOptions, "size"), *pick(TrainOptions), *pick(ModelConfig, *MODEL_CHOICES)]
@@ -47,15 +48,19 @@ class TrainRequest:
         # torch comes with it, and those who only read models need none.
         from protperf.lm.training.run import train_run
 
-        run = self.run
-        start: dict[str, Any] = {
-            "validate": self.validate,
-            "seq_col": run.seq_col,
-            "resume": run.resume,
-            "force": run.force,
-            "choose": None if self.by_data is None else self._choose,
-        }
-        return train_run(fasta, out, self.config, self.options, **start, **how, device=torch_device(device))
+        how |= {**self._input(), "resume": self.run.resume, "force": self.run.force, "device": torch_device(device)}
+        return train_run(fasta, out, self.config, self.options, **how)
+
+    def forecast(self, fasta: Paths, out: str | os.PathLike[str], device: str = "auto", **how: Any) -> Forecast:
+        """What the training would take; other arguments and errors are those of `forecast`."""
+        from protperf.lm.training.forecast import forecast
+
+        how |= {**self._input(), "device": torch_device(device)}
+        return forecast(fasta, out, self.config, self.options, **how)
+
+    def _input(self) -> dict[str, Any]:
+        choose = None if self.by_data is None else self._choose
+        return {"validate": self.validate, "seq_col": self.run.seq_col, "choose": choose}
 
     def _choose(self, train: TokenStore, options: TrainOptions, warn: Callable[[str], None]) -> Choices:
         """The configuration and options that suit what is trained on; the choice is said with its reason."""
