@@ -78,11 +78,7 @@ class BlosumEngine(SubstitutionEngine):
 
 
 class FamilyModel(Protocol):
-    """What an alignment says of its columns."""
-
-    def sites(self) -> NDArray[np.float64]:
-        """Log-probabilities of the twenty residues in each column on its own [L, 20]."""
-        ...
+    """What an alignment says of its columns, when it is known what stands in the others."""
 
     def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Log-probabilities of the twenty residues in each column, given the codes in all others [L, 20]."""
@@ -102,19 +98,29 @@ class FamilyEngine(SubstitutionEngine):
     """
 
     def __init__(
-        self, kind: str, model: FamilyModel, without_members: FamilyModel, members: NDArray[np.uint8], dtype: str
+        self,
+        kind: str,
+        profile: NDArray[np.floating],
+        models: tuple[FamilyModel, FamilyModel],
+        members: NDArray[np.uint8],
+        dtype: str,
     ) -> None:
+        """Take a model apart.
+
+        Args:
+            profile: log-probabilities of the twenty residues in each column on its own [L, 20], for placing sequences.
+            models: `model` and `without_members`, which may be one.
+        """
         super().__init__(kind, dtype)
-        self.model, self.without_members, self.members = model, without_members, members
+        (self.model, self.without_members), self.members = models, members
         background = np.log(substitution().background)
-        sites = model.sites()
         self._elsewhere = over_vocabulary(background)
         # An unknown residue fits everywhere.
-        self._scores = np.pad(sites - background, ((0, 0), (0, 1))).astype(np.float32)
+        self._scores = np.pad(profile - background, ((0, 0), (0, 1))).astype(np.float32)
 
     def odds(self, tokens: Tokens) -> Odds:
         (columns,) = place([_codes(tokens)], self._scores)
-        return _Placed(self.model, columns, tokens)
+        return _Placed(self.model, len(self._scores), columns, tokens)
 
     def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
         # The frame of a sequence is no part of it.
@@ -146,10 +152,10 @@ class _Independent:
 class _Placed:
     """A protein in the columns of a family; residues in none of them have the odds of BLOSUM62."""
 
-    def __init__(self, model: FamilyModel, columns: NDArray[np.int64], tokens: Tokens) -> None:
+    def __init__(self, model: FamilyModel, num_columns: int, columns: NDArray[np.int64], tokens: Tokens) -> None:
         self._model, self._columns, self._tokens = model, columns, tokens
         self._table = _replacements()
-        self._codes = np.full(len(model.sites()), GAP, np.uint8)
+        self._codes = np.full(num_columns, GAP, np.uint8)
         inside = columns >= 0
         self._codes[columns[inside]] = _codes(tokens)[inside]
 
@@ -172,9 +178,6 @@ class SiteModel:
 
     def __init__(self, log_probs: NDArray[np.floating]) -> None:
         self._log_probs = log_probs.astype(np.float64)
-
-    def sites(self) -> NDArray[np.float64]:
-        return self._log_probs
 
     def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         return self._log_probs

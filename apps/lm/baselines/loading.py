@@ -38,8 +38,8 @@ def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
 
 def family_engine(kind: str, arrays: Arrays, dtype: str = "float64") -> FamilyEngine:
     """The engine of a model of a family that was fitted or read and checked."""
-    model, rest = (SiteModel(arrays[name]) for name in ("log_probs", "log_probs_without_members"))
-    return FamilyEngine(kind, model, rest, arrays["members"].astype(np.uint8), dtype)
+    models = SiteModel(arrays["log_probs"]), SiteModel(arrays["log_probs_without_members"])
+    return FamilyEngine(kind, arrays["log_probs"], models, arrays["members"].astype(np.uint8), dtype)
 
 
 def _are_codes(members: NDArray[np.int64]) -> bool:
