@@ -27,6 +27,7 @@ OBSERVED = {
     "wall_s": "the metrics count on",
     "best_loss": "a later step must beat it to be the best",
     "best_step": "reading commands take it",
+    "stale": "patience ends a run by it",
 }
 """Pieces of the progress that no loss depends on, and why they are stored."""
 OTHER: dict[str, Any] = {
@@ -130,8 +131,10 @@ def test_leaving_out_any_piece_of_the_state_changes_the_run(saved: tuple[Path, P
 def test_every_option_that_decides_a_run_is_stored_and_tried() -> None:
     # These decide which sequences are read, so that a change is refused as other data.
     of_the_data = {"validate", "residues", "hold_out"}
+    # No loss of a step depends on the average; test_average.py resumes it.
+    of_answers = {"ema"}
     names = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert names == set(OTHER) | set(DURATION_OPTIONS) | set(LOGGING_OPTIONS) | of_the_data
+    assert names == set(OTHER) | set(DURATION_OPTIONS) | set(LOGGING_OPTIONS) | of_the_data | of_answers
     assert set(TrainOptions(steps=1).to_mapping()) == names
 
 
@@ -143,6 +146,7 @@ def test_what_no_loss_depends_on_is_seen_elsewhere(name: str, saved: tuple[Path,
         one.run.mkdir()
         one.loop.clock.resume(one.loop.progress.wall_s + 100)
         one.loop.progress.best_loss, one.loop.progress.best_step = -1.0, 3
+        one.loop.progress.stale = 2
         if forget:
             setattr(one.loop.progress, name, getattr(Progress(), name))
             if name == "wall_s":

@@ -43,7 +43,7 @@ GROUPS = {
     "length of the training, one of": pick(TrainOptions, "time_s", "epochs", "steps"),
     "model": [*pick(RunOptions, "recipe", "size"), *pick(ModelConfig, *MODEL_CHOICES)],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
-    "bookkeeping": pick(TrainOptions, "checkpoint_every", "log_every"),
+    "bookkeeping": pick(TrainOptions, "checkpoint_every", "patience", "log_every"),
     "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine")],
     "messages": pick(MessageOptions),
 }

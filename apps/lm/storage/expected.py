@@ -15,6 +15,9 @@ MUON_STATE = ("momentum",)
 _MUON_PARTS = {"attention.qkv.weight": 3, "attention.out.weight": 1, "gate_up.weight": 2, "down.weight": 1}
 """The weights of a block that Muon changes, and how many matrices each holds, one below the other."""
 
+TRAINED = "trained"
+"""The key of a parameter in the trainer's file where the network's file holds an average of it."""
+
 _KIND = "F32"
 """Parameters are trained and stored in float32."""
 
@@ -22,13 +25,15 @@ _KIND = "F32"
 class ExpectedTensors:
     """Type and shape by name of the tensors in the network's file and in the trainer's file."""
 
-    def __init__(self, config: ModelConfig, optimizer: str = "adamw") -> None:
+    def __init__(self, config: ModelConfig, optimizer: str = "adamw", *, averages: bool = False) -> None:
         parameters, buffers = _parameters(config), _buffers(config)
         self.network = {name: (_KIND, shape) for name, shape in {**parameters, **buffers}.items()}
         self.trainer: dict[str, tuple[str, tuple[int, ...]]] = {}
         for name, shape in parameters.items():
             for key in optimizer_state(name, optimizer):
                 self.trainer[f"{name}.{key}"] = (_KIND, () if key == "step" else shape)
+            if averages:
+                self.trainer[f"{name}.{TRAINED}"] = (_KIND, shape)
 
 
 def muon_parts(name: str, optimizer: str) -> int:
@@ -43,13 +48,12 @@ def optimizer_state(name: str, optimizer: str) -> tuple[str, ...]:
     return MUON_STATE if muon_parts(name, optimizer) else OPTIMIZER_STATE
 
 
-def check_tensors(step: Step, config: ModelConfig, optimizer: str) -> None:
+def check_tensors(step: Step, expected: ExpectedTensors) -> None:
     """Check that the tensors of a step are those of its configuration.
 
     Raises:
         CheckpointError: naming the file.
     """
-    expected = ExpectedTensors(config, optimizer)
     check_layout(step.path / "model.safetensors", expected.network)
     check_layout(step.path / "trainer.safetensors", expected.trainer)
 

@@ -2,15 +2,15 @@
 
 A step is a function of its number, so a resumed run repeats the uninterrupted one bit for bit. Nothing random is
 carried along: order, crops, masks, modes and dropout are drawn from counters keyed by the seed and the step. The state
-is the weights, the directions, the moments of the optimizer, the place in the data, and the number of steps once it is
-known.
+is the weights, their average if there is one, the directions, the moments of the optimizer, the place in the data, and
+the number of steps once it is known.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from protperf.errors import DivergenceError
 from protperf.lm.model.network import Network
 from protperf.lm.training import schedule
+from protperf.lm.training.average import Average
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.feed import Feed
 from protperf.lm.training.optimizer import Optimizer, not_finite
@@ -71,6 +72,7 @@ class Loop:
     ) -> None:  # fmt: skip
         self.network, self.optimizer, self.feed, self.validation = network, optimizer, feed, validation
         self.options, self.clock = options, clock
+        self.average = Average(network, options.ema) if options.ema else None
         self.progress = Progress(total_steps=options.steps)
         self._pace = _Pace()
         self._logged_steps_s, self._logged_tokens = 0.0, 0
@@ -103,6 +105,8 @@ class Loop:
     def finished(self) -> bool:
         """Whether the run has come to its end."""
         p, o = self.progress, self.options
+        if o.patience and p.stale >= o.patience:
+            return True
         if p.total_steps is not None:
             # Once the number of steps is known the clock decides nothing: that makes a resumed run the same run.
             return p.step >= p.total_steps
@@ -127,6 +131,8 @@ class Loop:
         if (name := not_finite(self.network.named_parameters())) is not None:
             raise self._divergence(f"step {p.step + 1} made {name} not finite")
         p.step += 1
+        if self.average is not None:
+            self.average.update(p.step)
         p.tokens += targets
         p.wall_s = self.clock.elapsed_s()
         self._pace.steps += 1
@@ -184,17 +190,20 @@ class Loop:
         if not self.validation.num_scored():
             yield from self._kept(None)
             return
-        figures = self.validation.measure(self.network)
+        with self.average.in_network() if self.average is not None else nullcontext():
+            figures = self.validation.measure(self.network)
         if not math.isfinite(figures["val_loss"]):
             raise self._divergence(f"the validation loss after step {p.step} is {figures['val_loss']}")
+        p.stale += 1
         if figures["val_loss"] < p.best_loss:
-            p.best_loss, p.best_step = figures["val_loss"], p.step
+            p.best_loss, p.best_step, p.stale = figures["val_loss"], p.step, 0
         yield self._line({"step": p.step, **figures})
         yield from self._kept(figures)
 
     def _kept(self, figures: dict[str, float] | None) -> Iterator[Checkpoint]:
         p = self.progress
-        stored = (*self.network.state_dict().items(), *self.optimizer.tensors().items())
+        averaged = self.average.weights if self.average is not None else {}
+        stored = (*self.network.state_dict().items(), *averaged.items(), *self.optimizer.tensors().items())
         if (name := not_finite(stored)) is not None:
             raise self._divergence(f"{name} is not finite after step {p.step}")
         yield Checkpoint(self._settled, figures)

@@ -18,13 +18,16 @@ DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
 OPTIMIZATION_OPTIONS = (
     "batch_tokens", "accumulate", "crop", "starts", "weights", "optimizer", "lr", "warmup", "clip", "weight_decay",
-    "redraw_interval",
+    "ema", "redraw_interval",
 )  # fmt: skip
 """Options of how the weights are changed."""
 OPTIMIZERS = ("adamw", "muon")
 STARTS = ("whole", "varied")
 WEIGHTS = ("equal", "relatives")
-_BEFORE = {"engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random"}
+_BEFORE = {
+    "engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random",
+    "ema": 0.0, "patience": 0,
+}  # fmt: skip
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
 """Types that a training can compute in."""
@@ -79,6 +82,13 @@ class TrainOptions:
     warmup: int = option(50, "Steps of linear warm-up.", least=0, most=2**40)
     clip: float = option(1.0, "Largest norm of the gradient.", least=1e-12, most=1e12)
     weight_decay: float = option(0.1, "Weight decay of matrices.", least=0.0, most=1e3)
+    ema: float = option(
+        0.0, "Share of a moving average of the weights that a step keeps, such as 0.99; the average is then what "
+        "answers. 0 averages nothing.", least=0.0, below=1.0,
+    )  # fmt: skip
+    patience: int = option(
+        0, "Stop after this many validations without a better one; 0 never does.", unit="N", least=0, most=2**40
+    )
     validate: float | None = option(
         0.02, "Fraction of the sequences to hold out for validation; a file of other sequences in the same format; or "
         "none, to train on all.", unit="X|FILE|none", read=read_fraction_or_file, or_path=True, least=0.0, most=0.9,

@@ -19,8 +19,8 @@ from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
 from protperf.lm.training.state import Progress, read_options
 from protperf.message import Argument, Message
 
-LOGGING_OPTIONS = ("checkpoint_every", "log_every")
-"""Options that change what is written, not what is computed."""
+LOGGING_OPTIONS = ("checkpoint_every", "log_every", "patience")
+"""Options that change what is written and where a run ends, not what is computed."""
 _MODEL_OPTIONS = (*MODEL_CHOICES, "seed")
 
 FORCE = Argument("force", True)

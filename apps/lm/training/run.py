@@ -24,12 +24,13 @@ from protperf.lm.training.clock import Clock
 from protperf.lm.training.input import Input
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.origin import IN_PYTHON
+from protperf.lm.training.state import expected_tensors
 from protperf.lm.training.trainer import Trainer
 from protperf.lm.training.verdict import verdict
 from protperf.message import Argument, Message
 
 _OPTIONS = {
-    **{name: Argument(name) for name in ("steps", "epochs", "time")},
+    **{name: Argument(name) for name in ("steps", "epochs", "time", "patience")},
     **{name: Argument(name, True) for name in ("resume", "force")},
 }
 """Arguments that messages name."""
@@ -47,6 +48,7 @@ class Outcome:
         rejected: records that the residue policy left out.
         remark: what should be known of the result, such as that nothing was learnt.
         learnt: how much better the model is than residue frequencies, in words.
+        best_step: whose figures these are, if not those of the last step.
     """
 
     run: Path
@@ -56,11 +58,13 @@ class Outcome:
     rejected: int = 0
     remark: str | None = None
     learnt: str | None = None
+    best_step: int | None = None
 
     def facts(self) -> list[str]:
         """What came of it, in words."""
         figures = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
-        parts = [f"{self.run}: {self.steps} steps", figures, self.learnt]
+        best = None if self.best_step is None else f"these are the figures of step {self.best_step}, the best"
+        parts = [f"{self.run}: {self.steps} steps", figures, self.learnt, best]
         result = "; ".join(part for part in parts if part)
         warning = None if self.remark is None else Message("warning: {remark}", remark=self.remark)
         return [result] if warning is None else [warning, result]
@@ -122,7 +126,7 @@ def train_run(
         if start is not None:
             # Before the network takes its memory: the run has this configuration, and its tensors are those of it.
             resuming.check_agreement(start, config, options)
-            check_tensors(start, config, options.optimizer)
+            check_tensors(start, expected_tensors(config, options))
         trainer = Trainer(run, config, options, parts.train, parts.held, warn, detail, device=device, clock=clock)
         if start is None:
             directory.clear(run)
@@ -132,14 +136,20 @@ def train_run(
             trainer.restore(start)
             _forget_later_metrics(run, start.number)
             if trainer.loop.finished():
-                text = "note: {run}: is finished; a larger {steps}, {epochs} or {time} trains on"
+                text = "note: {run}: is finished; a larger {steps}, {epochs}, {time} or {patience} trains on"
                 warn(Message(text, run=run, **_OPTIONS))
         figures = trainer.fit(report)
-    steps, stopped_by = trainer.loop.progress.step, trainer.stop_signal
-    outcome = Outcome(run, steps, figures, stopped_by, rejected)
-    if not figures or stopped_by is not None:
+    return _outcome(trainer, figures, rejected)
+
+
+def _outcome(trainer: Trainer, figures: dict[str, float], rejected: int) -> Outcome:
+    progress, run = trainer.loop.progress, trainer.run
+    is_earlier = progress.stale > 0 and figures.get("val_loss") == progress.best_loss
+    best_step = progress.best_step if is_earlier else None
+    outcome = Outcome(run, progress.step, figures, trainer.stop_signal, rejected, best_step=best_step)
+    if not figures or trainer.stop_signal is not None:
         return outcome
-    judged = verdict(run, steps, figures)
+    judged = verdict(run, progress.step, figures)
     return dataclasses.replace(outcome, remark=judged.warning, learnt=judged.learnt)
 
 

@@ -7,8 +7,10 @@ import math
 from typing import Any
 
 from protperf.errors import ConfigError
+from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import manifest
 from protperf.lm.storage.checkpoint import MANIFEST, Step
+from protperf.lm.storage.expected import ExpectedTensors
 from protperf.lm.storage.plain_file import broken, short
 from protperf.lm.training.options import TrainOptions
 
@@ -21,7 +23,7 @@ class Progress:
 
     `step` and the place in the data (`epoch`, `batch`) decide what comes next, and so does `total_steps`, which the
     learning rate follows, once it is known. `tokens` and `wall_s` are only counted on in the metrics; `best_loss` and
-    `best_step` decide which step is kept.
+    `best_step` decide which step is kept, `stale`, the validations since the best one, when patience ends.
     """
 
     step: int = 0
@@ -32,6 +34,7 @@ class Progress:
     total_steps: int | None = None
     best_loss: float = math.inf
     best_step: int = -1
+    stale: int = 0
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON, which has no infinity."""
@@ -46,9 +49,12 @@ class Progress:
             ConfigError: a key is unknown or missing, or a run cannot have this value.
         """
         known = [field.name for field in dataclasses.fields(cls)]
+        if isinstance(values, dict):
+            # Earlier versions had no patience.
+            values = {"stale": 0, **values}
         if not isinstance(values, dict) or set(values) != set(known):
             raise ConfigError(f"progress must have {', '.join(known)} and nothing else")
-        for name in ("step", "epoch", "batch", "tokens"):
+        for name in ("step", "epoch", "batch", "tokens", "stale"):
             _check(name, type(values[name]) is int and 0 <= values[name] < _MAX, values[name])
         total, best, step = values["total_steps"], values["best_loss"], values["best_step"]
         _check("total_steps", total is None or (type(total) is int and 1 <= total < _MAX), total)
@@ -65,6 +71,11 @@ def read_options(step: Step) -> TrainOptions:
         CheckpointError: they are missing, or a value is out of range.
     """
     return manifest.read_section(step, "options", TrainOptions.from_mapping)
+
+
+def expected_tensors(config: ModelConfig, options: TrainOptions) -> ExpectedTensors:
+    """The tensors that a step of a run with these options holds."""
+    return ExpectedTensors(config, options.optimizer, averages=options.ema > 0)
 
 
 def read_progress(step: Step) -> Progress:

@@ -17,7 +17,6 @@ from protperf.lm.data.store import TokenStore
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
 from protperf.lm.storage import checkpoint, directory, durable, manifest, tensor_file
-from protperf.lm.storage.expected import ExpectedTensors
 from protperf.lm.storage.plain_file import broken
 from protperf.lm.training import resume, signals
 from protperf.lm.training.clock import Clock
@@ -25,7 +24,7 @@ from protperf.lm.training.feed import Feed
 from protperf.lm.training.loop import Checkpoint, Line, Loop
 from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.state import read_options, read_progress
+from protperf.lm.training.state import expected_tensors, read_options, read_progress
 from protperf.lm.training.validation import Validation
 from protperf.message import Argument, Message
 
@@ -72,24 +71,28 @@ class Trainer:
         self.stop_signal: int | None = None
 
     def fit(self, report: Report) -> dict[str, float]:
-        """Train to the end or to a signal; returns the figures of the last validation. The last step is always saved.
+        """Train to the end or to a signal; the last step is always saved.
+
+        Returns the figures of the best validation, or of the last one where an earlier session had a better one.
 
         Raises:
             DivergenceError: a number is not finite; the message says which step was kept last.
         """
         figures: dict[str, float] = {}
+        last: dict[str, float] = {}
         try:
             with signals.noted(self._stop):
                 for event in self.loop.run(lambda: self.stop_signal is not None):
                     if isinstance(event, Line):
                         self._write_metrics(event, report)
                     else:
-                        figures = event.figures or figures
+                        last = event.figures or last
+                        figures = last if self.loop.progress.stale == 0 else figures
                         self._save(event)
         except DivergenceError as error:
             text = "{run}: {error}; {kept}"
             raise DivergenceError(Message(text, run=self.run, error=error.args[0], kept=self._last_kept())) from error
-        return figures
+        return figures or last
 
     def _stop(self, number: int) -> None:
         self.stop_signal = number
@@ -124,7 +127,10 @@ class Trainer:
         metrics = self.run / directory.METRICS
         if metrics.exists():
             durable.sync_file(metrics)
-        model, trainer = _on_cpu(loop.network.state_dict()), _on_cpu(loop.optimizer.tensors())
+        model, trainer = loop.network.state_dict(), loop.optimizer.tensors()
+        if loop.average is not None:
+            model, trainer = {**model, **loop.average.weights}, {**trainer, **loop.average.trained()}
+        model, trainer = _on_cpu(model), _on_cpu(trainer)
         checkpoint.save(self.run, number, self.config.to_mapping(), model, trainer, facts)
         # A later step that is there was found damaged, or not finite, when this run was resumed.
         newest = [step for step in checkpoint.steps(self.run) if step <= number][:2]
@@ -147,7 +153,7 @@ class Trainer:
         if progress.batch >= self.loop.feed.num_batches(progress.epoch):
             raise broken(step.path / checkpoint.MANIFEST, f"has no batch {progress.batch} in epoch {progress.epoch}")
         note = resume.apply_new_end(self.run, progress, read_options(step), self.options)
-        expected = ExpectedTensors(self.config, self.options.optimizer)
+        expected = expected_tensors(self.config, self.options)
         path = step.path / "trainer.safetensors"
         moments = tensor_file.read_tensors(path, expected.trainer)
         for name, tensor in moments.items():
@@ -156,6 +162,8 @@ class Trainer:
         weights = tensor_file.read_tensors(step.path / "model.safetensors", expected.network)
         self.loop.network.load_state_dict(weights)
         self.loop.optimizer.restore(moments)
+        if self.loop.average is not None:
+            self.loop.average.restore(moments)
         self.loop.restore(progress)
         if note is not None:
             self.warn(note)
