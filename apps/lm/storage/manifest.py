@@ -21,7 +21,7 @@ _MAX_THREADS = 2**20
 MAX_ORIGIN = 2000
 """Characters of a text on where a run comes from."""
 _MAX_COUNTS = 16
-_ORIGIN = ("command", "data", "validation", "started")
+_ORIGIN = ("command", "data", "init", "validation", "started")
 
 T = TypeVar("T")
 
@@ -54,13 +54,13 @@ def read_origin(step: Step) -> dict[str, Any] | None:
     origin = step.manifest.get("origin")
     if origin is None:
         return None
-    if not isinstance(origin, dict) or set(origin) != {*_ORIGIN, "overlap"}:
+    if not isinstance(origin, dict) or not set(origin) <= {*_ORIGIN, "overlap"}:
         raise broken(step.path / MANIFEST, f"has {short(origin)} as origin")
     for name in _ORIGIN:
-        text = origin[name]
+        text = origin.get(name, "")
         if not isinstance(text, str) or len(text) > MAX_ORIGIN or not text.isprintable():
             raise broken(step.path / MANIFEST, f"has {short(text)} as {name} of its origin")
-    overlap = origin["overlap"]
+    overlap = origin.get("overlap")
     if overlap is not None and not _are_counts(overlap):
         raise broken(step.path / MANIFEST, f"has {short(overlap)} as overlap of its origin")
     return origin

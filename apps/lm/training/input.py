@@ -71,7 +71,7 @@ class Input:
             text = "{where} cannot be scored, for lack of any of the twenty residues; name others with {validate}"
             raise DataError(Message(text, where=where, validate=_VALIDATE))
 
-    def origin(self, command: str, parts: HoldOut, warn: Warn) -> dict[str, Any]:
+    def origin(self, command: str, parts: HoldOut, init: str | None, warn: Warn) -> dict[str, Any]:
         """Where a new run comes from; how its parts are related is said."""
         if parts.identity is not None and parts.clusters < len(parts.held):
             text = (
@@ -83,4 +83,4 @@ class Input:
         leakage = look(parts.train, parts.held)
         if leakage is not None and (found := leakage.remark()) is not None:
             warn(Message("{kind}: {found}", kind="note" if self.validate is None else "warning", found=found))
-        return origin(command, self.paths, described(parts, self.validate), leakage)
+        return origin(command, self.paths, described(parts, self.validate), leakage, init)

@@ -12,7 +12,7 @@ from protperf.lm.model.config import SIZES
 from protperf.lm.options import check, from_mapping, listed, option, options_of
 from protperf.lm.shared_options import parse_duration, residues_option, seq_col_option
 from protperf.lm.training.recipe import RECIPES
-from protperf.message import Message
+from protperf.message import Argument, Message
 
 DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
@@ -26,7 +26,7 @@ STARTS = ("whole", "varied")
 WEIGHTS = ("equal", "relatives")
 _BEFORE = {
     "engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random",
-    "ema": 0.0, "patience": 0,
+    "ema": 0.0, "patience": 0, "init": None,
 }  # fmt: skip
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
@@ -44,6 +44,13 @@ def read_fraction_or_file(text: str) -> float | Path:
         return float(text)
     except ValueError:
         return Path(text)
+
+
+def _check_name(path: str) -> None:
+    if not path.isprintable():
+        raise ConfigError(
+            Message("{init} has characters that cannot be kept: {path!a}", init=Argument("init"), path=path)
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +89,10 @@ class TrainOptions:
     warmup: int = option(50, "Steps of linear warm-up.", least=0, most=2**40)
     clip: float = option(1.0, "Largest norm of the gradient.", least=1e-12, most=1e12)
     weight_decay: float = option(0.1, "Weight decay of matrices.", least=0.0, most=1e3)
+    init: str | None = option(
+        None, "Run, or one step of it, whose weights to start with, and whose sizes and random features are kept.",
+        unit="MODEL", judge=_check_name,
+    )  # fmt: skip
     ema: float = option(
         0.0, "Share of a moving average of the weights that a step keeps, such as 0.99; the average is then what "
         "answers. 0 averages nothing.", least=0.0, below=1.0,

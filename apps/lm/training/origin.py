@@ -21,7 +21,11 @@ _MAX_NAMED = 16
 
 
 def origin(
-    command: str, paths: Sequence[str | os.PathLike[str]], validation: str, leakage: Leakage | None
+    command: str,
+    paths: Sequence[str | os.PathLike[str]],
+    validation: str,
+    leakage: Leakage | None,
+    init: str | None = None,
 ) -> dict[str, Any]:
     """The facts as a manifest keeps them: text, and counts by name.
 
@@ -29,12 +33,14 @@ def origin(
         paths: the sequence files, as they were typed.
         validation: what the run is validated on, in words.
         leakage: relatives in the training of what it is validated on, if they were looked for.
+        init: the checkpoint whose weights it started with, in words.
     """
     named = [os.fspath(path) for path in paths[:_MAX_NAMED]]
     more = [f"and {len(paths) - _MAX_NAMED} more"] if len(paths) > _MAX_NAMED else []
     return {
         "command": _plain(command),
         "data": _plain(", ".join([*named, *more])),
+        **({} if init is None else {"init": _plain(init)}),
         "validation": _plain(validation),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "overlap": None if leakage is None else leakage.facts(),

@@ -22,6 +22,9 @@ def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("objective") == "masked":
         # With masks a model sees both sides of a residue at once.
         values.pop("directions", None)
+    if given.get("init") is not None:
+        # The network is that of the checkpoint.
+        values.pop("size", None)
     return {**values, **given}
 
 

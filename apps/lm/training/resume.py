@@ -15,6 +15,7 @@ from protperf.lm.options import options_of
 from protperf.lm.storage import checkpoint, directory, tensor_file
 from protperf.lm.storage.manifest import read_config
 from protperf.lm.storage.plain_file import broken, read_bytes, short
+from protperf.lm.training.fine_tune import inherited_config
 from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
 from protperf.lm.training.state import Progress, read_options
 from protperf.message import Argument, Message
@@ -49,7 +50,8 @@ def new_choices(given: Mapping[str, Any]) -> Choices:
         given: by name, fields of `ModelConfig` and `TrainOptions`, and `size`.
 
     Raises:
-        ConfigError: an unknown name, or a value out of range.
+        ConfigError: an unknown name, a value out of range, or a network that is not that of `init`; MissingFileError,
+        CheckpointError: `init` cannot be read.
     """
     names = [field.name for field in dataclasses.fields(TrainOptions)]
     known = ["size", *_MODEL_OPTIONS, *names]
@@ -58,6 +60,8 @@ def new_choices(given: Mapping[str, Any]) -> Choices:
         raise ConfigError(f"unknown option {unknown[0]!r}; known are {', '.join(known)}")
     chosen = {name: given[name] for name in _MODEL_OPTIONS if name in given}
     options = TrainOptions(**{name: value for name, value in given.items() if name in names})
+    if options.init is not None:
+        return inherited_config(options.init, given), options
     return ModelConfig.from_size(given.get("size", "nano"), **{"seed": options.seed, **chosen}), options
 
 

@@ -21,6 +21,7 @@ from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.storage.expected import check_tensors
 from protperf.lm.training import resume as resuming
 from protperf.lm.training.clock import Clock
+from protperf.lm.training.fine_tune import take_weights
 from protperf.lm.training.input import Input
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.origin import IN_PYTHON
@@ -129,9 +130,11 @@ def train_run(
             check_tensors(start, expected_tensors(config, options))
         trainer = Trainer(run, config, options, parts.train, parts.held, warn, detail, device=device, clock=clock)
         if start is None:
+            # Before anything is removed: the weights may be those of the run that is replaced.
+            init = None if options.init is None else take_weights(trainer, options.init)
             directory.clear(run)
             durable.replace_file(run / directory.CONFIG, _toml(config, options).encode())
-            trainer.origin = files.origin(command, parts, warn)
+            trainer.origin = files.origin(command, parts, init, warn)
         else:
             trainer.restore(start)
             _forget_later_metrics(run, start.number)
@@ -204,6 +207,6 @@ def _toml(config: ModelConfig, options: TrainOptions) -> str:
         for name, value in values.items():
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
                 continue
-            lines.append(f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}")
+            lines.append(f"{name} = {json.dumps(value)}" if isinstance(value, str) else f"{name} = {value}")
         lines.append("")
     return "\n".join(lines)
