@@ -12,9 +12,9 @@ from planted import PlantedMasked, normalized
 
 import protperf.lm as lm
 from protperf import io
-from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
 from protperf.lm.data.batches import frame
-from protperf.lm.engine import CAUSAL
+from protperf.lm.engine import CAUSAL, MASKED
 from protperf.lm.evaluation.job import evaluate
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.evaluation.predict import hidden
@@ -64,7 +64,7 @@ def test_masked_figures_are_those_of_the_hidden_sites(fasta: Path) -> None:
         return table[int(tokens.astype(int).sum() + place) % 29]
 
     options = EvalOptions(masks=3)
-    (row,) = evaluate(PlantedMasked(predict), io.read_tokens(fasta), "set", options, None, Stage())
+    (row,) = evaluate(PlantedMasked(predict), io.read_tokens(fasta), "set", options, Stage())
     nats = []
     for record in io.scan([fasta]):
         for number in range(3):
@@ -106,3 +106,40 @@ def test_the_command_writes_a_table_and_fails_above_a_limit(runs: dict[str, Path
     result = in_process("eval", runs["causal"], fasta, "--by", "colour")
     assert result.returncode == 2
     assert "length, residue, calibration" in str(result.stderr)
+
+
+def test_baselines_stand_next_to_the_model_at_the_same_residues(
+    runs: dict[str, Path], fasta: Path, tmp_path: Path
+) -> None:
+    fasta.write_text("".join(fasta.read_text().splitlines(keepends=True)[:12]))
+    (tmp_path / "family.fa").write_text(">q\nMKVLAACDWY\n>a\nMKILGACDWY\n>b\nMRVLAACEWY\n")
+    ngram = lm.baseline(fasta, tmp_path / "ngram", kind="ngram", order=3)
+    site = lm.baseline(tmp_path / "family.fa", tmp_path / "site", kind="site")
+    named = {"baseline": (str(tmp_path / "ngram"), str(tmp_path / "site"))}
+    (row,) = lm.load(runs["causal"]).eval(fasta, **named)
+
+    def perplexity(model: lm.Model, mode: int) -> float:
+        nats = []
+        for record in io.scan([fasta]):
+            framed, engine = frame(record.tokens), model._loaded.engine
+            for place in standard(record.tokens):
+                asked = framed.copy()
+                if mode == MASKED:
+                    asked[np.arange(place % 16, len(record.tokens), 16) + 1] = MASK
+                at = place if mode == CAUSAL else place + 1
+                found = engine.log_probs(asked, np.array([0, len(asked)]), mode, np.array([at]))[0]
+                chances = np.exp(found[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD].astype(float))
+                nats.append(-math.log(chances[int(record.tokens[place]) - FIRST_RESIDUE] / chances.sum()))
+        return math.exp(np.mean(nats))
+
+    assert row.ppl_ngram == pytest.approx(perplexity(ngram, CAUSAL), rel=1e-5)
+    assert row.ppl_family == pytest.approx(perplexity(site, MASKED), rel=1e-5)
+    (alone,) = lm.load(runs["causal"]).eval(fasta)
+    assert math.isnan(alone.ppl_ngram)
+    assert math.isnan(alone.ppl_family)
+    assert alone.ppl == row.ppl
+    (counted,) = lm.load(runs["causal"]).eval(fasta, train=fasta)
+    assert counted.ppl_ngram < counted.ppl_unigram
+    refused = in_process("eval", runs["causal"], fasta, "--baseline", runs["causal"])
+    assert refused.returncode == 2
+    assert b"--baseline" in refused.stderr

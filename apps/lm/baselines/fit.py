@@ -49,15 +49,20 @@ def fit_baseline(data: Sequence[str], options: BaselineOptions, watch: Watch | N
 def fit(data: Sequence[str], options: BaselineOptions, watch: Watch) -> Fitted:
     """Count what the kind that is asked for counts."""
     if options.kind in OF_SEQUENCES:
-        return _fit_ngram(data, options, watch)
+        order = 1 if options.kind == "unigram" else options.order
+        return fit_ngram(data, options.kind, order, options.residues, watch)
     if options.kind in OF_ALIGNMENTS:
         return fit_family(read_alignment(data[0]), options.kind, options.theta, watch)
     return Fitted(options.kind, {}, {})
 
 
-def _fit_ngram(data: Sequence[str], options: BaselineOptions, watch: Watch) -> Fitted:
-    order = 1 if options.kind == "unigram" else options.order
-    reader = io.read_tokens(data, residues=options.residues)
+def fit_ngram(data: Sequence[str], kind: str, order: int, residues: str, watch: Watch) -> Fitted:
+    """N-grams of sequence files.
+
+    Raises:
+        DataError: there is nothing to count; FastaError, FileError: a file is at fault.
+    """
+    reader = io.read_tokens(data, residues=residues)
     with watch.waiting("counting", " residues") as stage:
 
         def batches() -> Any:
@@ -73,7 +78,7 @@ def _fit_ngram(data: Sequence[str], options: BaselineOptions, watch: Watch) -> F
         raise DataError(f"{', '.join(data)}: has no residues to count")
     log_probs, strengths = ngram.fit(counts)
     facts = {"order": order, "sequences": summary.records, "counted_residues": summary.residues, "strengths": strengths}
-    return Fitted(options.kind, {"log_probs": log_probs.astype(np.float32)}, facts)
+    return Fitted(kind, {"log_probs": log_probs.astype(np.float32)}, facts)
 
 
 def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> Fitted:

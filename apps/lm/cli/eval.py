@@ -14,7 +14,7 @@ from protperf.lm.tables.options import TableOptions
 
 GROUPS = {
     "input": asking.INPUT,
-    "measures": pick(EvalOptions, "masks", "by", "train", "fail_above", "seed"),
+    "measures": pick(EvalOptions, "masks", "by", "train", "baseline", "fail_above", "seed"),
     "output": pick(TableOptions, "out", "format", "force"),
     "computation": [
         *pick(EvalOptions, "batch_tokens", "deterministic"),
@@ -26,6 +26,7 @@ GROUPS = {
 EXAMPLES = """
 protperf eval runs/mine test.fa.gz
 protperf eval runs/mine in.fa out.fa --train train.fa.gz --by length --by calibration -o eval.tsv
+protperf eval runs/mine test.fa --baseline runs/ngram --baseline runs/site
 protperf eval runs/mine test.fa --masks 5 --fail-above 12
 """
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from protperf import io
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.lm.baselines.manifest import TENSORS
 from protperf.lm.data.store import read_store
 from protperf.lm.engine import Engine
+from protperf.lm.evaluation.baselines import Baselines
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.evaluation.predict import modes_of, predictions
 from protperf.lm.evaluation.tally import EvalRow, Tallies
@@ -52,6 +54,8 @@ class EvalJob:
     def __init__(self, sets: Sequence[str], options: EvalOptions, reading: ReadingOptions, table: TableOptions) -> None:
         self._sets, self._options, self._reading, self._table = list(sets), options, reading, table
         self._inputs = [*self._sets, *([] if options.train is None else [str(options.train)])]
+        self._inputs += [str(path / TENSORS) for path in options.baseline]
+        self._baselines = Baselines.read(options.baseline, options.train, reading.residues)
         self._encoder = Encoder(EvalRow, choose_format(table.format, table.out))
         check_inputs(table.out, self._inputs)
         self._readers = [io.read_tokens([path], **reading.to_mapping()) for path in self._sets]
@@ -90,7 +94,7 @@ class EvalJob:
         frequencies = self._train_frequencies()
         for path, reader in zip(self._sets, self._readers, strict=True):
             name = "-" if path == "-" else Path(path).name
-            found = evaluate(engine, reader, name, self._options, frequencies, stage)
+            found = evaluate(engine, reader, name, self._options, stage, frequencies, self._baselines)
             rows += found
             yield found, found
 
@@ -112,13 +116,15 @@ def evaluate(
     reader: io.Reader,
     name: str,
     options: EvalOptions,
-    frequencies: NDArray[np.float64] | None,
     stage: Stage,
+    frequencies: NDArray[np.float64] | None = None,
+    baselines: Baselines | None = None,
 ) -> list[EvalRow]:
     """The rows of one set, read once in bounded memory.
 
     Args:
         frequencies: of the residues in the training set [20]; None takes those of the set itself.
+        baselines: further ones.
     """
     tallies = {mode: Tallies(options.by) for mode in modes_of(engine.config.objective, options)}
     counts = np.zeros(NUM_STANDARD, np.int64)
@@ -128,7 +134,7 @@ def evaluate(
             counts[:] += np.bincount(batch.tokens, minlength=64)[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD]
             yield from batch
 
-    for batch in predictions(engine, records(), tuple(tallies), options):
+    for batch in predictions(engine, records(), tuple(tallies), options, baselines or Baselines()):
         for mode, facts in batch:
             tallies[mode].add(facts)
             stage.update(len(facts.residues))

@@ -32,8 +32,12 @@ class EvalOptions:
         judge=_known_grouping,
     )  # fmt: skip
     train: Path | None = option(
-        None, "Sequences whose residue frequencies are the unigram baseline.", unit="FILE",
-        shown_default="those of each set itself, which favours the baseline",
+        None, "Sequences whose residue frequencies are the unigram baseline, and whose 5-grams the n-gram one.",
+        unit="FILE", shown_default="frequencies of each set itself, which favours the baseline; no n-gram",
+    )  # fmt: skip
+    baseline: tuple[Path, ...] = option(
+        (), "Baseline to put next to the model, by protperf baseline: an n-gram, or a model of a family; repeatable.",
+        unit="DIR",
     )  # fmt: skip
     fail_above: float | None = option(
         None, "Exit with 1 if a perplexity of a whole set is above this.", unit="PPL", least=1.0, most=1e9
@@ -47,4 +51,5 @@ class EvalOptions:
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON."""
-        return {**dataclasses.asdict(self), "train": None if self.train is None else str(self.train)}
+        paths = {"train": None if self.train is None else str(self.train), "baseline": list(map(str, self.baseline))}
+        return {**dataclasses.asdict(self), **paths}

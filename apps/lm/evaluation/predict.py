@@ -7,6 +7,7 @@ number: other sequences, their order and the size of a batch change nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,21 @@ from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
 from protperf.lm.data.batches import MASKED_FRACTION, frame
 from protperf.lm.data.stream import Stream, generator
 from protperf.lm.engine import CAUSAL, MASKED, Engine
+from protperf.lm.evaluation.baselines import Baselines
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.evaluation.tally import Predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A sequence, and what baselines say of its residues: tokens [L] and nats [L, 2]."""
+
+    tokens: NDArray[np.uint8]
+    baseline_nats: NDArray[np.float64]
+
+    def predictions(self, log_probs: NDArray[np.floating], places: NDArray[np.int64]) -> Predictions:
+        """What log-probabilities [n, vocabulary] and the baselines say of the residues at some places [n]."""
+        return Predictions.of(len(self.tokens), log_probs, self.tokens[places], self.baseline_nats[places])
 
 
 def modes_of(objective: str, options: EvalOptions) -> tuple[str, ...]:
@@ -28,12 +42,12 @@ def modes_of(objective: str, options: EvalOptions) -> tuple[str, ...]:
 
 
 def predictions(
-    engine: Engine, records: Iterable[io.Record], modes: tuple[str, ...], options: EvalOptions
+    engine: Engine, records: Iterable[io.Record], modes: tuple[str, ...], options: EvalOptions, baselines: Baselines
 ) -> Iterator[list[tuple[str, Predictions]]]:
-    """What the model says of each record in each mode; a list per batch."""
+    """What the model says of each record in each mode, and baselines with it; a list per batch."""
     together = 1 if options.deterministic else options.batch_tokens
     for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
-        sequences = [record.tokens for record in batch if len(record.tokens)]
+        sequences = [Asked(record.tokens, baselines.nats(record.tokens)) for record in batch if len(record.tokens)]
         found: list[tuple[str, Predictions]] = []
         with engine.computing(options.deterministic):
             if "causal" in modes and sequences:
@@ -44,41 +58,41 @@ def predictions(
         yield found
 
 
-def _causal(engine: Engine, sequences: list[NDArray[np.uint8]]) -> Iterator[Predictions]:
-    if len(sequences) == 1 and len(sequences[0]) + 2 > inference.CHUNK:
-        done, tokens = 0, sequences[0]
+def _causal(engine: Engine, sequences: list[Asked]) -> Iterator[Predictions]:
+    if len(sequences) == 1 and len(sequences[0].tokens) + 2 > inference.CHUNK:
+        done, asked = 0, sequences[0]
         parts = []
-        for log_probs in inference.chunked_log_probs(engine, frame(tokens)[:-2]):
-            parts.append(Predictions.of(len(tokens), log_probs, tokens[done : done + len(log_probs)]))
+        for log_probs in inference.chunked_log_probs(engine, frame(asked.tokens)[:-2]):
+            parts.append(asked.predictions(log_probs, np.arange(done, done + len(log_probs))))
             done += len(log_probs)
         yield _joined(parts)
         return
-    tokens, borders = inference.pack([frame(x)[:-1] for x in sequences])
+    tokens, borders = inference.pack([frame(x.tokens)[:-1] for x in sequences])
     log_probs = engine.log_probs(tokens, borders, CAUSAL)
     for x, start in zip(sequences, borders.tolist(), strict=False):
-        yield Predictions.of(len(x), log_probs[start : start + len(x)], x)
+        yield x.predictions(log_probs[start : start + len(x.tokens)], np.arange(len(x.tokens)))
 
 
 def _joined(parts: list[Predictions]) -> Predictions:
-    names = ("residues", "nats", "confidence", "hits")
+    names = ("residues", "nats", "confidence", "hits", "baseline_nats")
     return Predictions(parts[0].length, **{x: np.concatenate([getattr(part, x) for part in parts]) for x in names})
 
 
-def _masked(engine: Engine, sequences: list[NDArray[np.uint8]], seed: int, number: int) -> Iterator[Predictions]:
-    sites = [hidden(x, seed, number) for x in sequences]
+def _masked(engine: Engine, sequences: list[Asked], seed: int, number: int) -> Iterator[Predictions]:
+    sites = [hidden(x.tokens, seed, number) for x in sequences]
     asked = [(x, at) for x, at in zip(sequences, sites, strict=True) if len(at)]
     if not asked:
         return
     copies = []
     for x, at in asked:
-        copy = frame(x)
+        copy = frame(x.tokens)
         copy[at + 1] = MASK
         copies.append(copy)
     tokens, borders = inference.pack(copies)
     rows = np.concatenate([start + at + 1 for start, (_, at) in zip(borders.tolist(), asked, strict=False)])
     log_probs, done = engine.log_probs(tokens, borders, MASKED, rows), 0
     for x, at in asked:
-        yield Predictions.of(len(x), log_probs[done : done + len(at)], x[at])
+        yield x.predictions(log_probs[done : done + len(at)], at)
         done += len(at)
 
 

@@ -31,7 +31,8 @@ class EvalRow:
     `mode` is `causal` (each residue given those before it) or `masked`; `by` says what the groups are, `all` for the
     whole set. `ppl` is the exponential of the mean nats per residue; `accuracy` the share of residues that were the
     most probable of the twenty; `confidence` the mean probability of the most probable one; `ece` the expected
-    calibration error over ten bins. `ppl_unigram` is that of residue frequencies, `ppl_uniform` is 20.
+    calibration error over ten bins. `ppl_family`, `ppl_ngram` and `ppl_unigram` are those of a model of the family, of
+    n-grams and of residue frequencies, NaN where there is none; `ppl_uniform` is 20.
     """
 
     set: str
@@ -44,6 +45,8 @@ class EvalRow:
     accuracy: float
     confidence: float
     ece: float
+    ppl_family: float
+    ppl_ngram: float
     ppl_unigram: float
     ppl_uniform: float
 
@@ -58,6 +61,7 @@ class Tally:
     bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_BINS, np.int64))
     hits: NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_BINS, np.int64))
     confidence_units: list[int] = field(default_factory=lambda: [0] * NUM_BINS)
+    baseline_units: list[int | None] = field(default_factory=lambda: [0, 0])
 
     def add(self, facts: Predictions, chosen: NDArray[np.bool_] | slice = slice(None)) -> None:
         """Add some residues of one sequence."""
@@ -67,6 +71,10 @@ class Tally:
         self.sequences += 1
         self.units += _units(facts.nats[chosen])
         self.counts += np.bincount(residues, minlength=NUM_STANDARD)
+        for which, nats in enumerate(facts.baseline_nats[chosen].T):
+            known = self.baseline_units[which]
+            # A baseline that is not there has no nats.
+            self.baseline_units[which] = None if known is None or np.isnan(nats[0]) else known + _units(nats)
         confidence, hits = facts.confidence[chosen], facts.hits[chosen]
         place = bins_of(confidence)
         self.bins += np.bincount(place, minlength=NUM_BINS)
@@ -84,20 +92,21 @@ class Tally:
         """The figures; `where` is set, mode, by and group."""
         count = int(self.counts.sum())
         if not count:
-            nothing = (math.nan, math.nan, math.nan, math.nan, math.nan, float(NUM_STANDARD))
-            return EvalRow(*where, self.sequences, 0, *nothing)
+            nan = math.nan
+            return EvalRow(*where, self.sequences, 0, nan, nan, nan, nan, nan, nan, nan, float(NUM_STANDARD))
         sums = np.array(self.confidence_units) * _UNIT
         error = float(np.abs(sums - self.hits).sum()) / count
         unigram = _exp(-float(self.counts @ np.log(frequencies)) / count)
         accuracy, confidence = int(self.hits.sum()) / count, float(sums.sum()) / count
-        figures = (self.perplexity, accuracy, confidence, error, unigram, float(NUM_STANDARD))
-        return EvalRow(*where, self.sequences, count, *figures)
+        ngram, family = (math.nan if units is None else _exp(units * _UNIT / count) for units in self.baseline_units)
+        figures = (self.perplexity, accuracy, confidence, error)
+        return EvalRow(*where, self.sequences, count, *figures, family, ngram, unigram, float(NUM_STANDARD))
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """What a model said of residues of one sequence, of the twenty [n] each: index, nats, probability of the most
-    probable one, and whether that is the residue.
+    probable one, and whether that is the residue; and the nats of baselines [n, 2].
     """
 
     length: int
@@ -105,9 +114,12 @@ class Predictions:
     nats: NDArray[np.float64]
     confidence: NDArray[np.float64]
     hits: NDArray[np.bool_]
+    baseline_nats: NDArray[np.float64]
 
     @classmethod
-    def of(cls, length: int, log_probs: NDArray[np.floating], tokens: NDArray[np.uint8]) -> Predictions:
+    def of(
+        cls, length: int, log_probs: NDArray[np.floating], tokens: NDArray[np.uint8], baseline_nats: NDArray[np.float64]
+    ) -> Predictions:
         """From log-probabilities [n, vocabulary] of tokens [n], without those that are not of the twenty."""
         kept = (tokens >= FIRST_RESIDUE) & (tokens < FIRST_RESIDUE + NUM_STANDARD)
         residues = tokens[kept].astype(np.int64) - FIRST_RESIDUE
@@ -115,7 +127,7 @@ class Predictions:
         nats = -standard[np.arange(len(residues)), residues]
         best = standard.argmax(1) if len(residues) else residues
         confidence = np.exp(standard[np.arange(len(residues)), best])
-        return cls(length, residues, nats, np.minimum(confidence, 1.0), best == residues)
+        return cls(length, residues, nats, np.minimum(confidence, 1.0), best == residues, baseline_nats[kept])
 
 
 class Tallies:

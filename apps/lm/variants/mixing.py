@@ -11,21 +11,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from protperf.lm import inference
 from protperf.lm.alignment.alignment import GAP
-from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
+from protperf.lm.alphabet import FIRST_RESIDUE
 from protperf.lm.baselines.family import FamilyEngine
-from protperf.lm.data.batches import frame
-from protperf.lm.direction import is_trained_in_both
-from protperf.lm.engine import MASKED, Engine, Tokens
-from protperf.lm.scoring.options import FAST_PASSES
+from protperf.lm.engine import Engine
+from protperf.lm.scoring.distribution import log_softmax, residue_log_probs
 
 EQUAL = 0.5
 """The weight where an alignment has too few sequences to leave some out."""
 _WEIGHTS = np.linspace(0.0, 1.0, 21)
-_STANDARD = slice(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,46 +56,12 @@ def mix(engine: Engine, prior: FamilyEngine) -> Mixture:
     for row in members:
         known = row != GAP
         residues = row[known].astype(np.int64)
-        model = predicted(engine, (row[known] + FIRST_RESIDUE).astype(np.uint8))
+        model = residue_log_probs(engine, (row[known] + FIRST_RESIDUE).astype(np.uint8))
         family = prior.without_members.conditionals(row)[known]
-        nats += [-_log_probs((1 - w) * model + w * family, residues).sum() for w in _WEIGHTS]
+        mixed = [log_softmax((1 - w) * model + w * family) for w in _WEIGHTS]
+        nats -= [rows[np.arange(len(residues)), residues].sum() for rows in mixed]
         count += len(residues)
     best = int(nats.argmin())
     ends = (nats[0], nats[-1], nats[best])
     perplexities = tuple(math.exp(total / count) for total in ends)
     return Mixture(float(_WEIGHTS[best]), len(members), perplexities)  # type: ignore[arg-type]
-
-
-def _log_probs(values: NDArray[np.float64], residues: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Log-probabilities of residues [n] by unnormalized ones [n, 20]."""
-    highest = values.max(1)
-    total = highest + np.log(np.exp(values - highest[:, None]).sum(1))
-    return np.asarray(values[np.arange(len(residues)), residues] - total)
-
-
-def predicted(engine: Engine, tokens: Tokens) -> NDArray[np.float64]:
-    """Log-probabilities of the twenty residues at each place of a sequence [L, 20], up to a constant of the place.
-
-    Left to right, and where the model was trained in both directions, the mean of the two readings; of a model with
-    masks only, with every 16th residue masked together.
-    """
-    if engine.config.objective == "masked":
-        return _masked(engine, tokens)
-    framed = frame(tokens)
-    rows = np.concatenate(list(inference.chunked_log_probs(engine, framed[:-2])))[:, _STANDARD].astype(np.float64)
-    if not is_trained_in_both(engine.config):
-        return rows
-    back = np.concatenate(list(inference.chunked_log_probs(engine, np.ascontiguousarray(framed[::-1])[:-2])))
-    return np.asarray(0.5 * (rows + back[::-1, _STANDARD]))
-
-
-def _masked(engine: Engine, tokens: Tokens) -> NDArray[np.float64]:
-    found = np.empty((len(tokens), NUM_STANDARD))
-    places = np.arange(len(tokens))
-    for first in range(min(FAST_PASSES, len(tokens))):
-        sites = places[first::FAST_PASSES]
-        copy = frame(tokens)
-        copy[sites + 1] = MASK
-        rows = engine.log_probs(copy, np.array([0, len(copy)]), MASKED, sites + 1)
-        found[sites] = rows[:, _STANDARD]
-    return found
