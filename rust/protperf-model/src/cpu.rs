@@ -121,22 +121,23 @@ impl<T: CpuElement> CpuNetwork<T> {
         let rotary = Rotary::new(reading.positions(), self.shape.head_dim)?;
         // A state is one of all layers, whichever of them is wanted.
         let last = if layers.is_some() { self.blocks.len() } else { wanted.num_blocks(self.blocks.len()) };
+        let last_rows = wanted.last_rows(self.blocks.len());
         for (layer, block) in self.blocks[..last].iter().enumerate() {
             let state = layers.as_deref_mut().map(|layers| &mut layers[layer]);
-            block.forward(&mut hidden, &rotary, reading.borders, reading.causal, state, run)?;
+            let order = (reading.borders, reading.causal);
+            match last_rows {
+                Some(rows) if layer + 1 == self.blocks.len() => {
+                    hidden = block.forward_rows(&hidden, &rotary, order, state, rows, run)?;
+                }
+                _ => block.forward(&mut hidden, &rotary, order, state, run)?,
+            }
             wanted.keep(layer + 1, &hidden);
         }
         match wanted {
-            Wanted::Hidden { .. } => {}
-            Wanted::Normalized { out } => self.normalize(&hidden, out, run)?,
-            Wanted::LogProbs { rows: Some(rows), out } => {
-                self.log_probs(rows.len(), |at| rows[at] as usize, &hidden, out, run)?;
-            }
-            Wanted::LogProbs { rows: None, out } => {
-                self.log_probs(reading.tokens.len(), |at| at, &hidden, out, run)?;
-            }
+            Wanted::Hidden { .. } => Ok(()),
+            Wanted::Normalized { out } => self.normalize(&hidden, out, run),
+            Wanted::LogProbs { out, .. } => self.log_probs(&hidden, out, run),
         }
-        Ok(())
     }
 
     fn embed(&self, reading: &Reading<'_>, hidden: &mut [T]) {
@@ -161,25 +162,16 @@ impl<T: CpuElement> CpuNetwork<T> {
         Ok(())
     }
 
-    /// Log-probabilities of `num_rows` rows, of which `place` says where in `hidden` they are. Only those are formed.
-    fn log_probs(
-        &self,
-        num_rows: usize,
-        place: impl Fn(usize) -> usize + Sync,
-        hidden: &[T],
-        out: &mut [T],
-        run: &Execution<'_>,
-    ) -> Result<()> {
+    fn log_probs(&self, hidden: &[T], out: &mut [T], run: &Execution<'_>) -> Result<()> {
         let (c, width) = (self.shape.model_dim, self.logits.cols());
         let normed_row = c.next_multiple_of(PAD);
         let tiles = Tiles::new(out, VOCABULARY_SIZE, TILE)?;
-        Workers::new(run).run(num_rows.div_ceil(TILE), |tile| {
+        Workers::new(run).run(hidden.len().div_ceil(c * TILE), |tile| {
             let mut out = tiles.take(tile);
             let rows = out.len() / VOCABULARY_SIZE;
             let (mut normed, mut logits) = (Buffer::new(rows * normed_row)?, Buffer::new(rows * width)?);
-            for (at, to) in normed.chunks_exact_mut(normed_row).enumerate() {
-                let from = &hidden[place(tile * TILE + at) * c..][..c];
-                self.ops.rms_norm(from, &self.norm, T::from_f64(NORM_EPSILON), to);
+            for (row, normed) in hidden[tile * TILE * c..].chunks_exact(c).zip(normed.chunks_exact_mut(normed_row)) {
+                self.ops.rms_norm(row, &self.norm, T::from_f64(NORM_EPSILON), normed);
             }
             self.logits.multiply(self.ops, (&normed, normed_row), rows, (&mut logits, width), Mode::Store);
             let mut scratch = Buffer::new(width)?;

@@ -57,12 +57,21 @@ pub enum Wanted<'a, T> {
     },
 }
 
-impl<T: Copy> Wanted<'_, T> {
+impl<'a, T: Copy> Wanted<'a, T> {
     /// Blocks that have to be run, of `all`.
     pub fn num_blocks(&self, all: usize) -> usize {
         match self {
             Wanted::Hidden { num_blocks, .. } => *num_blocks,
             _ => all,
+        }
+    }
+
+    /// The only tokens whose residual stream after the last of `all` blocks is wanted; `None`: every token's.
+    pub fn last_rows(&self, all: usize) -> Option<&'a [i64]> {
+        match self {
+            Wanted::Hidden { num_blocks, .. } if *num_blocks < all => Some(&[]),
+            Wanted::LogProbs { rows, .. } => *rows,
+            _ => None,
         }
     }
 

@@ -7,7 +7,7 @@ use protperf_model::config::{Config, Objective};
 use protperf_model::cpu::CpuDevice;
 use protperf_model::device::Device;
 use protperf_model::fault::{Fault, Result};
-use protperf_model::network::{Layer, Mode, Network};
+use protperf_model::network::{Layer, Mode, Network, State};
 use protperf_model::reference::Plain;
 use protperf_model::source::TensorSource;
 use protperf_model::weights::{Attention, BlockShape};
@@ -244,6 +244,41 @@ fn selected_states_go_on_as_their_sequences_would() {
         }
         assert_eq!(state.positions(), [40, 20]);
         assert!(state.select(&[2]).is_err() && state.select(&[-1]).is_err());
+    }
+}
+
+#[test]
+fn a_state_goes_on_the_same_whatever_was_asked_of_it() {
+    let (tokens, _) = batch(&[70, 1]);
+    let (borders, run) = ([0, 70], with_threads(2));
+    for attention in all_attentions() {
+        let network = network::<f32, _>(&config(attention, ODD), CpuDevice { isa: Isa::from_env().unwrap() });
+        // The next token after another call on 70 tokens.
+        let after = |ask: &dyn Fn(&mut State<f32, CpuDevice>)| {
+            let (mut state, mut out) = (network.empty_state(1).unwrap(), vec![0.0; VOCABULARY_SIZE]);
+            ask(&mut state);
+            state.advance(&tokens[70..], &[0, 1], None, &mut out, &run).unwrap();
+            bits(&out)
+        };
+        let mut all = vec![0.0; 70 * VOCABULARY_SIZE];
+        network.log_probs(&tokens[..70], &borders, Mode::Causal, None, &mut all, &run).unwrap();
+        let read = |rows: Option<&[i64]>, state: &mut State<f32, CpuDevice>| {
+            let mut out = vec![0.0; rows.map_or(70, <[i64]>::len) * VOCABULARY_SIZE];
+            state.advance(&tokens[..70], &borders, rows, &mut out, &run).unwrap();
+            for (&row, out) in rows.unwrap_or_default().iter().zip(out.chunks(VOCABULARY_SIZE)) {
+                assert_eq!(bits(out), bits(&all[row as usize * VOCABULARY_SIZE..][..VOCABULARY_SIZE]));
+            }
+        };
+        let wanted = after(&|state| read(None, state));
+        assert_eq!(after(&|state| read(Some(&[]), state)), wanted);
+        assert_eq!(after(&|state| read(Some(&[69, 3]), state)), wanted);
+        for layer in [Layer::After(0), Layer::After(2), Layer::Last] {
+            let hidden = |state: &mut State<f32, CpuDevice>| {
+                let mut out = vec![0.0; 70 * ODD.model_dim];
+                state.advance_hidden(&tokens[..70], &borders, layer, &mut out, &run).unwrap();
+            };
+            assert_eq!(after(&hidden), wanted, "{layer:?}");
+        }
     }
 }
 

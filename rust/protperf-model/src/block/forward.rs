@@ -55,7 +55,8 @@ impl<T: CpuElement> Block<T> {
     /// Applies the block to the residual stream of some tokens, in place.
     ///
     /// # Shapes
-    /// hidden `[N,C]`; `rotary` has N rows; `borders` are those of the sequences, from 0 to N.
+    /// hidden `[N,C]`; `rotary` has N rows; `order` are the borders of the sequences, from 0 to N, and whether tokens see
+    /// only those before them.
     ///
     /// With a state the sequences continue, left to right, and the state is updated.
     ///
@@ -65,12 +66,11 @@ impl<T: CpuElement> Block<T> {
         &self,
         hidden: &mut [T],
         rotary: &Rotary<'_, T>,
-        borders: &[i64],
-        causal: bool,
+        order: (&[i64], bool),
         state: Option<&mut LayerState<T>>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        self.forward_dropped(hidden, rotary, (borders, causal), state, Dropout::NONE, run)
+        self.forward_dropped(hidden, rotary, order, state, Dropout::NONE, run)
     }
 
     /// The same with dropout, and without a trace: a training's pass that no backward pass follows.
@@ -81,11 +81,46 @@ impl<T: CpuElement> Block<T> {
         &self,
         hidden: &mut [T],
         rotary: &Rotary<'_, T>,
-        (borders, causal): (&[i64], bool),
+        order: (&[i64], bool),
         state: Option<&mut LayerState<T>>,
         dropout: Dropout,
         run: &Execution<'_>,
     ) -> Result<()> {
+        let attended = self.attend(hidden, rotary, order, state, run)?;
+        self.feed_forward(hidden, &attended, None, dropout, run)
+    }
+
+    /// The residual stream after the block of some tokens alone, `[rows,C]`, with the bits of [`Block::forward`]: what is
+    /// wanted of a last block whose other tokens are only seen by these.
+    ///
+    /// # Errors
+    /// As [`Block::forward`].
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn forward_rows(
+        &self,
+        hidden: &[T],
+        rotary: &Rotary<'_, T>,
+        order: (&[i64], bool),
+        state: Option<&mut LayerState<T>>,
+        rows: &[i64],
+        run: &Execution<'_>,
+    ) -> Result<Buffer<T>> {
+        let attended = self.attend(hidden, rotary, order, state, run)?;
+        let mut of_rows = gather(hidden, self.frame.shape.model_dim, rows)?;
+        let attended = gather(&attended, self.frame.shape.inner(), rows)?;
+        self.feed_forward(&mut of_rows, &attended, None, Dropout::NONE, run)?;
+        Ok(of_rows)
+    }
+
+    /// What the heads read, `[N,HD]`.
+    fn attend(
+        &self,
+        hidden: &[T],
+        rotary: &Rotary<'_, T>,
+        (borders, causal): (&[i64], bool),
+        state: Option<&mut LayerState<T>>,
+        run: &Execution<'_>,
+    ) -> Result<Buffer<T>> {
         let tokens = rotary.len();
         check_len("hidden", hidden.len(), tokens * self.frame.shape.model_dim)?;
         let [qkv, inverses, attended, ..] = self.frame.shape.trace_lens(tokens);
@@ -94,7 +129,7 @@ impl<T: CpuElement> Block<T> {
         let scope = Scope { borders, causal, run };
         let heads = Heads { shape: &self.frame.shape, qkv: &qkv };
         self.frame.attend.forward(&heads, &scope, state, &mut attended, None)?;
-        self.feed_forward(hidden, &attended, None, dropout, run)
+        Ok(attended)
     }
 
     /// The same for a training: `output` starts as the input, and the trace is kept for the backward pass.
@@ -232,4 +267,13 @@ impl<T: CpuElement> Block<T> {
             self.frame.ops.add(&added[..c], hidden);
         }
     }
+}
+
+/// Copies of some rows of `width` elements.
+fn gather<T: CpuElement>(from: &[T], width: usize, rows: &[i64]) -> Result<Buffer<T>> {
+    let mut gathered = Buffer::new(rows.len() * width)?;
+    for (&row, to) in rows.iter().zip(gathered.chunks_exact_mut(width)) {
+        to.copy_from_slice(&from[row as usize * width..][..width]);
+    }
+    Ok(gathered)
 }
