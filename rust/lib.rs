@@ -13,8 +13,8 @@ pub use protperf_core::*;
 #[cfg(feature = "rehearse-panic")]
 pub use protperf_cpu::rehearse_panic;
 pub use protperf_cpu::{
-    Cpu, CpuElement, CpuStored, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs,
-    default_num_threads,
+    Cpu, CpuElement, CpuStored, DecodingState, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs,
+    StepArgs, default_num_threads,
 };
 pub use protperf_io as io;
 pub use protperf_model as model;

@@ -10,7 +10,8 @@ use protperf_core::backend::Saved;
 use protperf_core::rng::Stream;
 use protperf_core::state::empty_state;
 use protperf_core::{Execution, FavorArgs, FeatureMap, MapArgs, Omega, TensorRef};
-use protperf_cpu::{Cpu, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs};
+use protperf_cpu::{Cpu, DecodingState, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs};
+use std::cell::LazyCell;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -124,10 +125,11 @@ fn step(cpu: Cpu, heads: usize, head_dim: usize, num_features: usize, map: Featu
     let problem = Problem::new(1, 1, heads, head_dim, num_features);
     let args = FavorArgs { cu_seqlens: None, ..problem.favor(map) };
     let prepared: PreparedMap<f32> = cpu.prepare(&args.map, heads, head_dim).unwrap();
-    let mut state = empty_state::<f32>(&args.validate().unwrap()).unwrap();
+    let state = empty_state::<f32>(&args.validate().unwrap()).unwrap();
+    let mut state = DecodingState::import(&prepared, head_dim, &state).unwrap();
     let mut out = vec![0.0; heads * head_dim];
     let [q, k, v] = [0, 1, 2].map(|at| problem.tensors[at].as_slice());
-    let args = StepArgs { num_sequences: 1, heads, kv_heads: heads, value_dim: head_dim, q, k, v };
+    let args = StepArgs { first: 0, num_sequences: 1, heads, kv_heads: heads, value_dim: head_dim, q, k, v };
     let best = least(|| Cpu::step(&prepared, &args, &mut state, &mut out, &RUN).unwrap());
     assert!(out.iter().all(|x| x.is_finite()));
     best * 1e3
@@ -147,8 +149,8 @@ fn main() {
         (8, 512, 8, 64, 256),
         (2, 2048, 8, 64, 256),
     ] {
-        let problem = Problem::new(segments, len, heads, head_dim, num_features);
         let name = format!("B{segments} L{len} H{heads} D{head_dim} M{num_features}");
+        let problem = LazyCell::new(|| Problem::new(segments, len, heads, head_dim, num_features));
         let ways: [(&str, &dyn Fn() -> [f64; 2]); 3] = [
             ("exact", &|| exact(cpu, &problem)),
             ("relu", &|| favor(cpu, &problem, FeatureMap::Relu)),

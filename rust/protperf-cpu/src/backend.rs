@@ -1,5 +1,6 @@
 //! The CPU as a backend.
 
+use crate::decoding::DecodingState;
 use crate::dispatch::Isa;
 use crate::exact::ExactSaved;
 use crate::ops::CpuElement;
@@ -48,11 +49,10 @@ impl Cpu {
         forward::run(self.isa, args, prepared, outputs, run)
     }
 
-    /// Decodes one token per sequence: adds its key to the state `[n,H,F,2+E]`, in place, and answers its query into
-    /// `out` `[n,H,E]`. Every head of the queries has a state of its own, as everywhere.
+    /// Decodes one token per sequence: adds its key to the state, in place, and answers its query into `out`
+    /// `[n,H,E]`. Every head of the queries has a state of its own, as everywhere.
     ///
-    /// To rounding the numbers of [`Backend::forward`] of one position, causal, with the state in and out; the format of
-    /// the state is that of `protperf_core::state`. A key that is not finite makes its states NaN and the outputs that
+    /// To rounding the numbers of [`Backend::forward`] of one position, causal, with the state in and out. A key that is not finite makes its states NaN and the outputs that
     /// read them. Allocates nothing after a thread's first call of a shape, and runs on the calling thread unless the
     /// states are large (more than 4 million numbers).
     ///
@@ -61,7 +61,7 @@ impl Cpu {
     pub fn step<T: CpuElement>(
         prepared: &PreparedMap<T>,
         args: &StepArgs<'_, T>,
-        state: &mut [T],
+        state: &mut DecodingState<T>,
         out: &mut [T],
         run: &Execution<'_>,
     ) -> Result<()> {

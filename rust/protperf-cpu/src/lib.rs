@@ -10,7 +10,7 @@
 //! ```text
 //! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
 //! {features, packed_omega} < prepared < kept_maps < call,    stored < out_rows < outputs < {forward, backward} < exact
-//! {prepared, workspace, load} < step
+//! prepared < decoding,    {decoding, workspace, load} < step
 //! blocks < plan < load < scan < call < cotangent < {forward, backward} < backend
 //! ```
 //!
@@ -25,6 +25,7 @@ mod blocks;
 mod call;
 mod chunk;
 mod cotangent;
+mod decoding;
 mod dispatch;
 mod exact;
 mod features;
@@ -49,6 +50,7 @@ mod stored;
 mod workspace;
 
 pub use backend::Cpu;
+pub use decoding::DecodingState;
 pub use dispatch::Isa;
 pub use exact::ExactSaved;
 pub use ops::CpuElement;

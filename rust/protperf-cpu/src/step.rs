@@ -10,6 +10,7 @@
 //! The stages of a chunk of one row, but the state is read and written once, where it lies. A key is never later than its
 //! query, so no row has to be computed again.
 
+use crate::decoding::{DecodingState, Line};
 use crate::features::{Family, KeyPanel, QueryPanel};
 use crate::layout::{Layout, PAD, PANEL};
 use crate::load::InputScales;
@@ -20,13 +21,14 @@ use crate::prepared::PreparedMap;
 use crate::rows::Side;
 use crate::shared_out::SharedOut;
 use crate::workspace::{Scratch, with_scratch};
-use protperf_core::state::KV_STATE;
 use protperf_core::{Execution, Result, check_len};
 
 /// One token of each of some sequences.
 #[derive(Clone, Copy, Debug)]
 pub struct StepArgs<'a, T> {
-    /// Sequences.
+    /// The first of the state's sequences that has a token.
+    pub first: usize,
+    /// Sequences from there on that have one.
     pub num_sequences: usize,
     /// H.
     pub heads: usize,
@@ -52,20 +54,21 @@ const SMALL: usize = 1 << 22;
 pub fn run<T: CpuElement>(
     map: &PreparedMap<T>,
     args: &StepArgs<'_, T>,
-    state: &mut [T],
+    state: &mut DecodingState<T>,
     out: &mut [T],
     run: &Execution<'_>,
 ) -> Result<()> {
-    let StepArgs { num_sequences: n, heads, kv_heads, value_dim, .. } = *args;
-    let (layout, width) = (map.layout(value_dim), map.feature_dim() * (KV_STATE + value_dim));
+    let StepArgs { first, num_sequences: n, heads, kv_heads, value_dim, .. } = *args;
+    let (layout, width) = (map.layout(value_dim), state.line_len());
     map.check_heads(heads, kv_heads)?;
     check_len("q", args.q.len(), n * heads * layout.head_dim)?;
     check_len("k", args.k.len(), n * kv_heads * layout.head_dim)?;
     check_len("v", args.v.len(), n * kv_heads * value_dim)?;
-    check_len("state", state.len(), n * heads * width)?;
+    state.check(&layout, (first + n) * heads)?;
     check_len("out", out.len(), n * heads * value_dim)?;
     let (ops, family) = (Ops::of(map.isa()), &**map.family());
     let scales = [InputScales::new(&layout, Some(family.norm())), InputScales::new(&layout, None)];
+    let state = &mut state.lines_mut()[first * heads * width..][..n * heads * width];
     let num_threads = if state.len() < SMALL { 1 } else { run.num_threads };
     let (state, out) = (SharedOut::new(state), SharedOut::new(out));
     Workers::new(&Execution { num_threads, ..*run }).run(n, |sequence| {
@@ -81,7 +84,7 @@ pub fn run<T: CpuElement>(
                 let d = layout.head_dim;
                 let token =
                     [&args.q[line * d..][..d], &args.k[key * d..][..d], &args.v[key * value_dim..][..value_dim]];
-                if !*is_finite || !step.run(token, state, out, scratch) {
+                if !*is_finite || !step.run(token, &mut Line::new(&layout, state), out, scratch) {
                     state.fill(T::from_f64(f64::NAN));
                     out.fill(T::from_f64(f64::NAN));
                 }
@@ -107,23 +110,21 @@ const QUERY: usize = 1;
 
 impl<T: CpuElement> Step<'_, T> {
     /// Adds the key and answers the query; false where the state has seen something that is not finite.
-    fn run(&self, [q, k, v]: [&[T]; 3], state: &mut [T], out: &mut [T], scratch: &mut Scratch<T>) -> bool {
-        let (layout, width) = (&self.layout, KV_STATE + self.layout.value_dim);
-        for (row, feature) in state.chunks_exact(width).zip(0..) {
-            let at = layout.place(feature);
-            scratch.state.reference[at] = row[0];
-            scratch.state.sums[at] = row[1];
-        }
+    fn run(&self, [q, k, v]: [&[T]; 3], state: &mut Line<'_, T>, out: &mut [T], scratch: &mut Scratch<T>) -> bool {
+        let (layout, width) = (&self.layout, self.layout.padded_value());
         let is_finite = |x: &[T]| self.ops.largest(x).1;
-        self.clear_padding(scratch);
-        if ![&scratch.state.reference[..], &scratch.state.sums, k, v].into_iter().all(is_finite) {
+        self.clear_padding(state);
+        if ![&state.reference[..], &state.sums[..], k, v].into_iter().all(is_finite) {
             return false;
         }
         let is_query_finite = self.project(q, k, scratch);
-        self.raise(scratch);
-        self.make_features(scratch);
-        let numerator = &mut scratch.buffers.sums.numerator;
-        numerator[..layout.padded_value()].fill(T::ZERO);
+        self.raise(state.reference, scratch);
+        self.make_features(state, scratch);
+        let value = &mut scratch.keys.values_and_one[..width];
+        value[..v.len()].copy_from_slice(v);
+        value[v.len()..].fill(T::ZERO);
+        let numerator = &mut scratch.buffers.sums.numerator[..width];
+        numerator.fill(T::ZERO);
         let power = &scratch.buffers.references.power;
         for panel in 0..layout.feature_panels() {
             let (features, lanes) = (layout.features_of(panel), panel * PANEL..(panel + 1) * PANEL);
@@ -131,16 +132,11 @@ impl<T: CpuElement> Step<'_, T> {
                 factor: &power[lanes.clone()],
                 key: &scratch.features[lanes.clone()],
                 query: &scratch.queries.y[lanes],
-                value: v,
+                value,
             };
-            self.ops.token(&token, &mut state[features.start * width..features.end * width], numerator);
+            self.ops.token(&token, &mut state.values[features.start * width..features.end * width], numerator);
         }
-        for (row, feature) in state.chunks_exact_mut(width).zip(0..) {
-            let at = layout.place(feature);
-            row[0] = scratch.state.reference[at];
-            row[1] = scratch.state.sums[at];
-        }
-        if !is_finite(&numerator[..layout.value_dim]) {
+        if !is_finite(numerator) {
             return self.answer_carefully(is_query_finite, state, out, scratch);
         }
         let denominator = sum_of(&scratch.buffers.sums.lanes[..PAD]);
@@ -149,11 +145,11 @@ impl<T: CpuElement> Step<'_, T> {
     }
 
     /// Lanes that no feature has: no key was seen there.
-    fn clear_padding(&self, scratch: &mut Scratch<T>) {
+    fn clear_padding(&self, state: &mut Line<'_, T>) {
         for panel in 0..self.layout.feature_panels() {
             let unused = panel * PANEL + self.layout.extent(panel, 1).features..(panel + 1) * PANEL;
-            scratch.state.reference[unused.clone()].fill(T::EMPTY_REFERENCE);
-            scratch.state.sums[unused].fill(T::ZERO);
+            state.reference[unused.clone()].fill(T::EMPTY_REFERENCE);
+            state.sums[unused].fill(T::ZERO);
         }
     }
 
@@ -175,22 +171,25 @@ impl<T: CpuElement> Step<'_, T> {
     }
 
     /// Raises the references to the key; the powers of two by which the sums shrink.
-    fn raise(&self, scratch: &mut Scratch<T>) {
-        let references = &mut scratch.buffers.references;
-        references.reference.copy_from_slice(&scratch.state.reference);
-        self.family.raise_reference(&self.head(), &scratch.keys, 1, &mut scratch.state.reference);
-        let raised = references.reference.iter().zip(&scratch.state.reference);
-        for (power, (&old, &new)) in references.power.iter_mut().zip(raised) {
-            *power = T::exp2_int(old - new);
+    fn raise(&self, reference: &mut [T], scratch: &mut Scratch<T>) {
+        let before = &mut scratch.buffers.references.reference;
+        let power = &mut scratch.buffers.references.power;
+        before.copy_from_slice(reference);
+        self.family.raise_reference(&self.head(), &scratch.keys, 1, reference);
+        let changes = before.iter().zip(reference.iter());
+        // After some tokens hardly any key raises a reference. Without an early end, so that registers compare.
+        if changes.clone().fold(true, |same, (&old, &new)| same & (old == new)) {
+            return power.fill(T::ONE);
         }
+        power.iter_mut().zip(changes).for_each(|(power, (&old, &new))| *power = T::exp2_int(old - new));
     }
 
     /// Features of the key into `scratch.features` and of the query into `scratch.queries.y`, panel after panel; the
     /// sums of the key's features; the lanes of the denominator.
-    fn make_features(&self, scratch: &mut Scratch<T>) {
+    fn make_features(&self, state: &mut Line<'_, T>, scratch: &mut Scratch<T>) {
         let (head, rows, range) = (self.head(), &scratch.keys, QUERY..QUERY + 1);
         let sums = &mut scratch.buffers.sums;
-        let reference = &scratch.state.reference;
+        let reference = &*state.reference;
         self.family.row_tops(&head, rows, range.clone(), reference, &mut sums.lanes, &mut sums.tops);
         sums.lanes[..PAD].fill(T::ZERO);
         for panel in 0..self.layout.feature_panels() {
@@ -201,7 +200,7 @@ impl<T: CpuElement> Step<'_, T> {
             let query = &mut scratch.queries.y[lanes.clone()];
             self.family.query_features(&head, &from, query);
             let extent = self.layout.extent(panel, 1);
-            let (totals, powers) = (&mut scratch.state.sums[lanes.clone()], &scratch.buffers.references.power[lanes]);
+            let (totals, powers) = (&mut state.sums[lanes.clone()], &scratch.buffers.references.power[lanes]);
             let own = totals.iter_mut().zip(powers).zip(key.iter()).take(extent.features);
             own.for_each(|((total, &power), &key)| *total = *total * power + key);
             self.ops.dot_rows(query, extent, totals, &mut sums.lanes);
@@ -214,18 +213,24 @@ impl<T: CpuElement> Step<'_, T> {
 
     /// Answers a query whose numerators are not finite: where the state is, they overflowed, and are summed again at a
     /// scale at which they do not.
-    fn answer_carefully(&self, is_query_finite: bool, state: &[T], out: &mut [T], scratch: &mut Scratch<T>) -> bool {
-        let (layout, width) = (&self.layout, KV_STATE + self.layout.value_dim);
-        if !self.ops.largest(state).1 {
+    fn answer_carefully(
+        &self,
+        is_query_finite: bool,
+        state: &Line<'_, T>,
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) -> bool {
+        let (layout, width) = (&self.layout, self.layout.padded_value());
+        if ![&state.reference[..], &state.sums[..], &state.values[..]].into_iter().all(|x| self.ops.largest(x).1) {
             return false;
         }
         let half = T::from_f64(0.5) * T::TOP;
         let scale = T::exp2_int(-half.round_even());
         let numerator = &mut scratch.buffers.sums.numerator[..layout.value_dim];
         numerator.fill(T::ZERO);
-        for (row, feature) in state.chunks_exact(width).zip(0..) {
+        for (row, feature) in state.values.chunks_exact(width).zip(0..) {
             let query = scratch.queries.y[layout.place(feature)];
-            numerator.iter_mut().zip(&row[KV_STATE..]).for_each(|(sum, &x)| *sum += query * (x * scale));
+            numerator.iter_mut().zip(row).for_each(|(sum, &x)| *sum += query * (x * scale));
         }
         let denominator = sum_of(&scratch.buffers.sums.lanes[..PAD]);
         store(numerator, denominator, T::exp2_int(half.round_even()), is_query_finite, out);

@@ -5,7 +5,7 @@ mod harness;
 use harness::{Case, Map, Typed, args, maps};
 use protperf_core::backend::{Backend, Outputs};
 use protperf_core::{Execution, FeatureMap, Result, state::empty_state};
-use protperf_cpu::{Cpu, CpuElement, Isa, StepArgs};
+use protperf_cpu::{Cpu, CpuElement, DecodingState, Isa, StepArgs};
 use std::sync::atomic::AtomicBool;
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -33,7 +33,7 @@ fn position<T: Copy>(x: &[T], len: usize, width: usize, at: usize) -> Vec<T> {
 
 fn step_args<'a, T>(case: &Case, [q, k, v]: [&'a [T]; 3]) -> StepArgs<'a, T> {
     let (num_sequences, (heads, kv_heads)) = (case.batch, case.heads);
-    StepArgs { num_sequences, heads, kv_heads, value_dim: case.value_dim, q, k, v }
+    StepArgs { first: 0, num_sequences, heads, kv_heads, value_dim: case.value_dim, q, k, v }
 }
 
 /// The same, one token at a time.
@@ -41,7 +41,7 @@ fn token_by_token<T: CpuElement>(cpu: Cpu, case: &Case, typed: &Typed<T>, data: 
     let args = args(case, data, typed);
     let prepared = cpu.prepare::<T>(&args.map, case.heads.0, case.head_dim)?;
     let (len, d, e) = (case.q_len, case.head_dim, case.value_dim);
-    let mut state = empty_state(&args.validate()?)?;
+    let mut state = DecodingState::import(&prepared, e, &empty_state(&args.validate()?)?)?;
     let mut out = vec![T::from_f64(f64::NAN); case.batch * case.heads.0 * len * e];
     for at in 0..len {
         let (q, k, v) =
@@ -52,7 +52,7 @@ fn token_by_token<T: CpuElement>(cpu: Cpu, case: &Case, typed: &Typed<T>, data: 
             out[(head * len + at) * e..][..e].copy_from_slice(row);
         }
     }
-    Ok([out, state])
+    Ok([out, state.export()?])
 }
 
 /// Sums of states relative to those of another, whose references may differ.
@@ -126,9 +126,9 @@ fn a_number_that_is_not_finite_reaches_what_sees_it() {
         for isa in Isa::available() {
             let prepared = Cpu { isa }.prepare::<f32>(&args.map, 4, 4).unwrap();
             let run = |tensors: [&[f32]; 3], before: &[f32]| {
-                let (mut state, mut out) = (before.to_vec(), vec![7.0; 8 * 3]);
+                let (mut state, mut out) = (DecodingState::import(&prepared, 3, before).unwrap(), vec![7.0; 8 * 3]);
                 Cpu::step(&prepared, &step_args(&case, tensors), &mut state, &mut out, &RUN).unwrap();
-                [out, state]
+                [out, state.export().unwrap()]
             };
             let good = run([&typed.q, &typed.k, &typed.v], &before);
             assert!(good.iter().flatten().all(|x| x.is_finite()));
@@ -168,14 +168,31 @@ fn buffers_of_another_length_are_refused_by_name() {
     let typed = Typed::<f32>::new(&data);
     let prepared = Cpu { isa: Isa::available()[0] }.prepare::<f32>(&args(&case, &data, &typed).map, 1, 4).unwrap();
     let good = step_args(&case, [&typed.q[..], &typed.k, &typed.v]);
-    let refuse = |args: StepArgs<'_, f32>, state: usize, out: usize| {
-        Cpu::step(&prepared, &args, &mut vec![0.0; state], &mut vec![0.0; out], &RUN).unwrap_err().to_string()
+    let of = |value_dim, len| DecodingState::import(&prepared, value_dim, &vec![0.0; len]);
+    let refuse = |args: StepArgs<'_, f32>, state: Result<DecodingState<f32>>, out: usize| {
+        Cpu::step(&prepared, &args, &mut state.unwrap(), &mut vec![0.0; out], &RUN).unwrap_err().to_string()
     };
-    assert!(refuse(StepArgs { q: &typed.q[1..], ..good }, 30, 3).starts_with("q has"));
-    assert!(refuse(StepArgs { heads: 2, kv_heads: 2, ..good }, 30, 3).starts_with("q has"));
-    assert!(refuse(StepArgs { kv_heads: 0, ..good }, 30, 3).starts_with("q has"));
-    assert!(refuse(StepArgs { k: &typed.k[1..], ..good }, 30, 3).starts_with("k has"));
-    assert!(refuse(StepArgs { v: &typed.v[1..], ..good }, 30, 3).starts_with("v has"));
-    assert!(refuse(good, 29, 3).starts_with("state has"));
-    assert!(refuse(good, 30, 4).starts_with("out has"));
+    assert!(refuse(StepArgs { q: &typed.q[1..], ..good }, of(3, 30), 3).starts_with("q has"));
+    assert!(refuse(StepArgs { heads: 2, kv_heads: 2, ..good }, of(3, 30), 3).starts_with("q has"));
+    assert!(refuse(StepArgs { kv_heads: 0, ..good }, of(3, 30), 3).starts_with("q has"));
+    assert!(refuse(StepArgs { k: &typed.k[1..], ..good }, of(3, 30), 3).starts_with("k has"));
+    assert!(refuse(StepArgs { v: &typed.v[1..], ..good }, of(3, 30), 3).starts_with("v has"));
+    assert!(refuse(StepArgs { first: 1, ..good }, of(3, 30), 3).starts_with("state has 1 heads"));
+    assert!(refuse(good, of(3, 30), 4).starts_with("out has"));
+    assert!(refuse(good, of(4, 36), 3).starts_with("state is one of another map"));
+    assert!(of(3, 29).unwrap_err().to_string().starts_with("states has"));
+}
+
+#[test]
+fn selected_states_are_those_of_the_sequences_in_any_order() {
+    let case = Case { heads: (2, 2), batch: 3, ..Case::new(Map::Named(FeatureMap::Positive), true, 1, [4, 3, 70]) };
+    let (data, states) = (case.data(3), harness::first_state::<f32>(&case, 4));
+    let typed = Typed::<f32>::new(&data);
+    let prepared = Cpu { isa: Isa::available()[0] }.prepare::<f32>(&args(&case, &data, &typed).map, 2, 4).unwrap();
+    let decoding = DecodingState::import(&prepared, 3, &states).unwrap();
+    let size = states.len() / 3;
+    for indices in [vec![], vec![2, 0, 2]] {
+        let wanted: Vec<f32> = indices.iter().flat_map(|&at| states[at * size..][..size].to_vec()).collect();
+        assert_eq!(decoding.select(3, &indices).unwrap().export().unwrap(), wanted);
+    }
 }

@@ -1,7 +1,7 @@
-//! One token in one pass over a panel of a state `[features, 2+E]`: `docs/algorithm.md`, section 9.
+//! One token in one pass over a panel of `kv_state`: `docs/algorithm.md`, section 9.
 
+use crate::layout::PAD;
 use crate::simd::{Real, Simd};
-use protperf_core::state::KV_STATE;
 
 /// Registers of columns that one pass keeps: values, sums, and a row of the state, within 16 registers.
 const REGISTERS: usize = 4;
@@ -15,25 +15,24 @@ pub struct Token<'a, T> {
     pub key: &'a [T],
     /// Features of the query.
     pub query: &'a [T],
-    /// The value `[E]`.
+    /// The value, followed by zeros up to a multiple of [`PAD`].
     pub value: &'a [T],
 }
 
-/// `kv_m = kv_m factor_m + key_m value` for every feature m, and `numerator += sum_m query_m kv_m`.
+/// `kv_m = kv_m factor_m + key_m value` for every feature m `[features][padded_value]`, and `numerator += sum_m query_m kv_m`.
 ///
 /// # Safety
 /// The processor must have the instruction set of S.
 #[inline(always)]
 pub unsafe fn token<S: Simd>(token: &Token<'_, S::T>, state: &mut [S::T], numerator: &mut [S::T]) {
     let Token { factor, key, query, value } = *token;
-    let (width, features) = (KV_STATE + value.len(), state.len() / (KV_STATE + value.len()));
-    assert!(state.len() == features * width && numerator.len() >= value.len());
+    let (width, features) = (value.len(), state.len() / value.len().max(1));
+    assert!(width.is_multiple_of(PAD) && state.len() == features * width && numerator.len() >= width);
     assert!(factor.len() >= features && key.len() >= features && query.len() >= features);
-    let whole = value.len() / S::LANES * S::LANES;
     let mut col = 0;
-    while col < whole {
-        let registers = REGISTERS.min((whole - col) / S::LANES);
-        // SAFETY: the lengths were checked above, and the registers end at `whole` at the latest.
+    while col < width {
+        let registers = REGISTERS.min((width - col) / S::LANES);
+        // SAFETY: the lengths were checked above; the width is a multiple of PAD, which LANES divides.
         unsafe {
             match registers {
                 4.. => columns::<S, 4>(token, state, numerator, col, features),
@@ -43,13 +42,6 @@ pub unsafe fn token<S: Simd>(token: &Token<'_, S::T>, state: &mut [S::T], numera
             }
         }
         col += registers * S::LANES;
-    }
-    for col in whole..value.len() {
-        for (m, row) in state.chunks_exact_mut(width).enumerate() {
-            let sum = row[KV_STATE + col] * factor[m] + key[m] * value[col];
-            row[KV_STATE + col] = sum;
-            numerator[col] += query[m] * sum;
-        }
     }
 }
 
@@ -65,7 +57,7 @@ unsafe fn columns<S: Simd, const N: usize>(
     col: usize,
     features: usize,
 ) {
-    let width = KV_STATE + token.value.len();
+    let width = token.value.len();
     // SAFETY: passed on from the caller.
     unsafe {
         let mut values = [S::splat(S::T::ZERO); N];
@@ -75,7 +67,7 @@ unsafe fn columns<S: Simd, const N: usize>(
             sums[n] = S::load(numerator.as_ptr().add(col + n * S::LANES));
         }
         for m in 0..features {
-            let row = state.as_mut_ptr().add(m * width + KV_STATE + col);
+            let row = state.as_mut_ptr().add(m * width + col);
             let factor = S::splat(*token.factor.get_unchecked(m));
             let key = S::splat(*token.key.get_unchecked(m));
             let query = S::splat(*token.query.get_unchecked(m));

@@ -6,7 +6,9 @@ use crate::weights::{Attention, BlockShape};
 use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
-use protperf_cpu::{Cpu, CpuElement, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs};
+use protperf_cpu::{
+    Cpu, CpuElement, DecodingState, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs,
+};
 use std::ops::Range;
 
 /// How the heads of a block attend, with what that needs.
@@ -110,10 +112,11 @@ impl<T: CpuElement> Attend<T> {
                 let outputs = RowOutputs { state_in: None, out, den: denominators, state_out: None };
                 cpu.forward_rows(&args, Some(prepared), outputs, scope.run)
             }
-            (Some((_, _, prepared)), Some(LayerState::Favor(state))) if !state.is_empty() && scope.is_step() => {
-                step(prepared, heads, scope, state, attended)
+            (Some((_, _, prepared)), Some(state)) if state.has_read() && scope.is_step() => {
+                step(prepared, heads, scope, state.for_tokens(prepared, heads.shape.head_dim)?, attended)
             }
-            (Some((cpu, args, prepared)), Some(LayerState::Favor(state))) => {
+            (Some((cpu, args, prepared)), Some(state)) => {
+                let state = state.for_pieces()?;
                 let mut after = Buffer::new(args.validate()?.state().iter().product())?;
                 let state_in = (!state.is_empty()).then_some(&**state);
                 let out = OutRows::token_major("attended", attended, shape)?;
@@ -128,11 +131,10 @@ impl<T: CpuElement> Attend<T> {
                 let out = OutRows::token_major("attended", attended, shape)?;
                 self.exact().exact_forward(&heads.softmax_args(scope)?, out, denominators, scope.run)
             }
-            (None, Some(LayerState::Exact(state))) => {
+            (None, Some(state)) => {
                 let new = NewRows { qkv: heads.qkv, shape: heads.shape, borders: scope.borders };
-                continue_exact(self.exact(), &new, state, attended, scope.run)
+                continue_exact(self.exact(), &new, state.of_exact()?, attended, scope.run)
             }
-            _ => Err(Error::option("state", "is one of another kind of attention")),
         }
     }
 
@@ -178,11 +180,10 @@ fn step<T: CpuElement>(
     prepared: &PreparedMap<T>,
     heads: &Heads<'_, T>,
     scope: &Scope<'_>,
-    state: &mut [T],
+    state: &mut DecodingState<T>,
     attended: &mut [T],
 ) -> Result<()> {
-    let (h, inner, row) = (heads.shape.num_heads, heads.shape.inner(), heads.shape.qkv_row());
-    let width = state.len() / scope.borders.len().saturating_sub(1).max(1);
+    let (h, d, inner, row) = (heads.shape.num_heads, heads.shape.head_dim, heads.shape.inner(), heads.shape.qkv_row());
     for sequences in scope.runs_of_steps() {
         let (first, count) = (scope.borders[sequences.start] as usize, sequences.len());
         let mut sides = Buffer::new(3 * count * inner)?;
@@ -193,8 +194,8 @@ fn step<T: CpuElement>(
         }
         let (q, rest) = sides.split_at(count * inner);
         let (k, v) = rest.split_at(count * inner);
-        let args = StepArgs { num_sequences: count, heads: h, kv_heads: h, value_dim: heads.shape.head_dim, q, k, v };
-        let state = &mut state[sequences.start * width..sequences.end * width];
+        let args =
+            StepArgs { first: sequences.start, num_sequences: count, heads: h, kv_heads: h, value_dim: d, q, k, v };
         Cpu::step(prepared, &args, state, &mut attended[first * inner..][..count * inner], scope.run)?;
     }
     Ok(())

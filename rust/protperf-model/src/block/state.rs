@@ -3,13 +3,15 @@
 use crate::weights::{Attention, BlockShape};
 use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::{Error, Execution, Result, TensorRef, try_copied, try_reserved};
-use protperf_cpu::{Cpu, CpuElement, OutRows};
+use protperf_cpu::{Cpu, CpuElement, DecodingState, OutRows, PreparedMap};
 
 /// What a layer carries from one piece of its sequences to the next.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum LayerState<T> {
     /// States of every sequence and head `[num_sequences,H,F,2+D]`; empty before anything was read.
     Favor(Vec<T>),
+    /// The same once sequences have gone on by single tokens.
+    Decoding(DecodingState<T>),
     /// Keys and values of every sequence.
     Exact(Vec<KeysAndValues<T>>),
 }
@@ -51,6 +53,7 @@ impl<T: CpuElement> LayerState<T> {
                 indices.iter().for_each(|&index| selected.extend_from_slice(&all[index * size..][..size]));
                 Ok(LayerState::Favor(selected))
             }
+            LayerState::Decoding(all) => Ok(LayerState::Decoding(all.select(num_sequences, indices)?)),
             LayerState::Exact(all) => {
                 let mut selected = try_reserved(indices.len())?;
                 for &index in indices {
@@ -60,6 +63,47 @@ impl<T: CpuElement> LayerState<T> {
             }
         }
     }
+}
+
+impl<T: CpuElement> LayerState<T> {
+    /// Whether states of linear attention are there to be read.
+    pub(super) fn has_read(&self) -> bool {
+        matches!(self, LayerState::Favor(all) if !all.is_empty()) || matches!(self, LayerState::Decoding(_))
+    }
+
+    /// The states of linear attention in the form for pieces of any length.
+    pub(super) fn for_pieces(&mut self) -> Result<&mut Vec<T>> {
+        if let LayerState::Decoding(all) = self {
+            *self = LayerState::Favor(all.export()?);
+        }
+        match self {
+            LayerState::Favor(all) => Ok(all),
+            _ => Err(of_another_kind()),
+        }
+    }
+
+    /// The states of linear attention in the form for single tokens.
+    pub(super) fn for_tokens(&mut self, map: &PreparedMap<T>, head_dim: usize) -> Result<&mut DecodingState<T>> {
+        if let LayerState::Favor(all) = self {
+            *self = LayerState::Decoding(DecodingState::import(map, head_dim, all)?);
+        }
+        match self {
+            LayerState::Decoding(all) => Ok(all),
+            _ => Err(of_another_kind()),
+        }
+    }
+
+    /// The keys and values of exact attention.
+    pub(super) fn of_exact(&mut self) -> Result<&mut Vec<KeysAndValues<T>>> {
+        match self {
+            LayerState::Exact(all) => Ok(all),
+            _ => Err(of_another_kind()),
+        }
+    }
+}
+
+fn of_another_kind() -> Error {
+    Error::option("state", "is one of another kind of attention")
 }
 
 impl<T: CpuElement> KeysAndValues<T> {

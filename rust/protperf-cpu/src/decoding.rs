@@ -1,0 +1,145 @@
+//! States of sequences that go on token by token, in the form that a step reads and writes: `docs/algorithm.md`, section 9.
+//!
+//! A line is the state of one head of one sequence:
+//!
+//! ```text
+//! n [lanes]    k_state [lanes]    kv_state [F][padded_value]            lanes = feature_panels * PANEL
+//! ```
+//!
+//! The public form `[F,2+E]` has the same numbers, but its rows begin anywhere in a cache line, and the two numbers in
+//! front of each have to be gathered before they can be computed with.
+
+use crate::layout::{Layout, PAD, PANEL};
+use crate::ops::CpuElement;
+use crate::prepared::PreparedMap;
+use protperf_core::state::KV_STATE;
+use protperf_core::{Error, Result, check_len, try_filled};
+
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+
+/// The states of all heads of some sequences.
+#[derive(Clone, Debug)]
+pub struct DecodingState<T> {
+    layout: Layout,
+    num_lines: usize,
+    memory: Vec<T>,
+    /// Where the first line begins: at a cache line, except in a clone.
+    start: usize,
+}
+
+/// The parts of one line.
+pub struct Line<'a, T> {
+    /// References `[lanes]`.
+    pub reference: &'a mut [T],
+    /// `k_state`, `[lanes]`.
+    pub sums: &'a mut [T],
+    /// `kv_state`, `[F][padded_value]`.
+    pub values: &'a mut [T],
+}
+
+impl<'a, T> Line<'a, T> {
+    /// The parts of a line in memory.
+    pub fn new(layout: &Layout, line: &'a mut [T]) -> Self {
+        let lanes = layout.feature_panels() * PANEL;
+        let (reference, rest) = line.split_at_mut(lanes);
+        let (sums, values) = rest.split_at_mut(lanes);
+        Line { reference, sums, values }
+    }
+}
+
+impl<T: CpuElement> DecodingState<T> {
+    /// From public states `[n,H,F,2+E]`.
+    ///
+    /// # Errors
+    /// `ShapeMismatch` where they are not states of this map; `OutOfMemory`.
+    pub fn import(map: &PreparedMap<T>, value_dim: usize, states: &[T]) -> Result<Self> {
+        let (layout, size) = (map.layout(value_dim), map.feature_dim() * (KV_STATE + value_dim));
+        let num_lines = states.len() / size;
+        check_len("states", states.len(), num_lines * size)?;
+        let mut imported = Self::empty(layout, num_lines)?;
+        let len = imported.line_len();
+        for (state, line) in states.chunks_exact(size).zip(imported.lines_mut().chunks_exact_mut(len)) {
+            let line = Line::new(&layout, line);
+            line.reference.fill(T::EMPTY_REFERENCE);
+            for (feature, row) in state.chunks_exact(KV_STATE + value_dim).enumerate() {
+                let at = layout.place(feature);
+                (line.reference[at], line.sums[at]) = (row[0], row[1]);
+                line.values[feature * layout.padded_value()..][..value_dim].copy_from_slice(&row[KV_STATE..]);
+            }
+        }
+        Ok(imported)
+    }
+
+    /// To public states `[n,H,F,2+E]`.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn export(&mut self) -> Result<Vec<T>> {
+        let (layout, len, width) = (self.layout, self.line_len(), KV_STATE + self.layout.value_dim);
+        let size = layout.projections * layout.features_per_projection * width;
+        let mut states = try_filled(self.num_lines * size, T::ZERO)?;
+        for (state, line) in states.chunks_exact_mut(size).zip(self.lines_mut().chunks_exact_mut(len)) {
+            let line = Line::new(&layout, line);
+            for (feature, row) in state.chunks_exact_mut(width).enumerate() {
+                let at = layout.place(feature);
+                (row[0], row[1]) = (line.reference[at], line.sums[at]);
+                let values = &line.values[feature * layout.padded_value()..];
+                row[KV_STATE..].copy_from_slice(&values[..layout.value_dim]);
+            }
+        }
+        Ok(states)
+    }
+
+    /// Copies of the states of some of `num_sequences` sequences.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn select(&self, num_sequences: usize, indices: &[usize]) -> Result<Self> {
+        let heads = self.num_lines / num_sequences.max(1);
+        let (mut selected, size) = (Self::empty(self.layout, heads * indices.len())?, heads * self.line_len());
+        let lines = &self.memory[self.start..];
+        for (&index, to) in indices.iter().zip(selected.lines_mut().chunks_exact_mut(size.max(1))) {
+            to.copy_from_slice(&lines[index * size..][..size]);
+        }
+        Ok(selected)
+    }
+
+    /// Refuses a state of another kind, or of fewer lines than are needed.
+    ///
+    /// # Errors
+    /// `ShapeMismatch`.
+    pub(crate) fn check(&self, layout: &Layout, num_lines: usize) -> Result<()> {
+        if self.layout != *layout {
+            return Err(Error::shape("state", "is one of another map"));
+        }
+        if self.num_lines < num_lines {
+            let detail = format!("has {} heads of sequences, the tokens need {num_lines}", self.num_lines);
+            return Err(Error::shape("state", detail));
+        }
+        Ok(())
+    }
+
+    /// Elements of a line, whole cache lines.
+    pub(crate) fn line_len(&self) -> usize {
+        line_len(&self.layout)
+    }
+
+    /// All lines.
+    pub(crate) fn lines_mut(&mut self) -> &mut [T] {
+        let len = self.num_lines * self.line_len();
+        &mut self.memory[self.start..][..len]
+    }
+
+    /// Lines of zeros.
+    fn empty(layout: Layout, num_lines: usize) -> Result<Self> {
+        let memory = try_filled(num_lines * line_len(&layout) + PAD, T::ZERO)?;
+        let start = memory.as_ptr().align_offset(CACHE_LINE).min(PAD);
+        Ok(DecodingState { layout, num_lines, memory, start })
+    }
+}
+
+fn line_len(layout: &Layout) -> usize {
+    let features = layout.projections * layout.features_per_projection;
+    2 * layout.feature_panels() * PANEL + features * layout.padded_value()
+}
