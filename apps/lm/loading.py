@@ -53,7 +53,9 @@ def load_run(
     if is_esm_folder(Path(path)):
         return _load_esm(Path(path), dtype, device, engine)
     chosen = choose_engine(engine, device)
-    return checkpoint.read(path, lambda step: _load(step, dtype, device, chosen))
+    # The native engine hashes the weights that it maps.
+    hashed = [name for name in checkpoint.FILES if chosen != "native" or name != checkpoint.MODEL]
+    return checkpoint.read(path, lambda step: _load(step, dtype, device, chosen), hashed)
 
 
 def _load(step: checkpoint.Step, dtype: str, device: str, engine: str) -> LoadedModel:

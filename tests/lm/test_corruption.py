@@ -9,6 +9,8 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -87,6 +89,28 @@ def test_1000_of_1000_flipped_bits_are_found_and_named(run: Path) -> None:
         path.write_bytes(good)
     checkpoint.verify(step)
     assert found == FLIPS
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_loading_hashes_the_weights_once(engine: str, run: Path) -> None:
+    hashed: list[str] = []
+
+    def counting(stream: Any, name: str) -> Any:
+        hashed.append(Path(stream.name if isinstance(stream.name, str) else f"/dev/fd/{stream.name}").resolve().name)
+        return digest(stream, name)
+
+    digest = hashlib.file_digest
+    with mock.patch.object(hashlib, "file_digest", counting):
+        load_run(run / "step-3", engine=engine)
+    # The native engine hashes what it maps, in Rust.
+    assert sorted(hashed) == sorted(set(checkpoint.FILES) - ({checkpoint.MODEL} if engine == "native" else set()))
+    weights = run / "step-3" / checkpoint.MODEL
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match="SHA-256 differs") as caught:
+        load_run(run, engine=engine)
+    assert os.fspath(caught.value.filename) == os.fspath(weights)
 
 
 def test_every_bit_of_the_manifest_counts(run: Path) -> None:

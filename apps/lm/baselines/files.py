@@ -95,7 +95,8 @@ def read(path: str | os.PathLike[str]) -> Baseline:
     """
     place = Path(path)
     facts = read_facts(place)
-    checkpoint.verify_file(place / TENSORS, facts["files"][TENSORS], place / MANIFEST)
+    checkpoint.check_entry(TENSORS, facts["files"][TENSORS], place / MANIFEST)
+    checkpoint.verify_file(place / TENSORS, facts["files"][TENSORS])
     arrays = tensor_file.read_arrays(place / TENSORS, None)
     for name, array in arrays.items():
         if not np.isfinite(array).all():

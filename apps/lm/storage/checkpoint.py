@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
-FILES = ("config.json", "model.safetensors", "trainer.safetensors")
+MODEL = "model.safetensors"
+FILES = ("config.json", MODEL, "trainer.safetensors")
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
 _MAX_ATTEMPTS, _PAUSE_S = 20, 0.001
 """How often a reader looks again after the step that it was reading has been pruned or replaced, and how soon."""
@@ -124,12 +125,22 @@ def entry_of(data: bytes) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def verify(path: Path) -> Step:
+def verify(path: Path, hashed: Collection[str] = FILES) -> Step:
     """Check every file of a step against its manifest, and the manifest against its own seal.
+
+    Args:
+        hashed: files whose contents are compared; of the others only the size is.
 
     Raises:
         CheckpointError: names the file that is missing, truncated, changed or malformed.
     """
+    step = _described(path)
+    _verify_files(step, hashed)
+    return step
+
+
+def _described(path: Path) -> Step:
+    """A step by its sealed manifest; its files are not looked at."""
     match = _STEP.match(path.name)
     manifest = read_sealed(path / MANIFEST)
     number, files = manifest.get("step"), manifest.get("files")
@@ -140,25 +151,37 @@ def verify(path: Path) -> Step:
     if not isinstance(files, dict) or set(files) != set(FILES):
         raise broken(path / MANIFEST, "does not list the files of a step")
     for name in FILES:
-        verify_file(path / name, files[name], path / MANIFEST)
+        check_entry(name, files[name], path / MANIFEST)
     return Step(path, number, manifest)
 
 
-def verify_file(path: Path, entry: Any, manifest: Path) -> None:
-    """Check a file against its entry in a manifest.
+def _verify_files(step: Step, hashed: Collection[str]) -> None:
+    for name in FILES:
+        verify_file(step.path / name, step.manifest["files"][name], contents=name in hashed)
+
+
+def check_entry(name: str, entry: Any, manifest: Path) -> None:
+    """Check the form of what a manifest says of a file.
 
     Raises:
-        CheckpointError: one of the two is at fault, and named.
+        CheckpointError: it is not a size and a hash.
     """
     if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
-        raise broken(manifest, f"has no size and SHA-256 of {path.name}")
+        raise broken(manifest, f"has no size and SHA-256 of {name}")
+
+
+def verify_file(path: Path, entry: dict[str, Any], *, contents: bool = True) -> None:
+    """Check a file against its entry in a manifest: its size, and its contents unless another reader does.
+
+    Raises:
+        CheckpointError: it is another file, or not there.
+    """
     with opened(path) as stream:
         found = os.fstat(stream.fileno()).st_size
         if found != entry["size"]:
             raise broken(path, f"has {found} bytes, the manifest says {short(entry['size'])}")
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != entry["sha256"]:
-        raise broken(path, "does not have the contents that were saved (SHA-256 differs)")
+        if contents and hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
+            raise broken(path, "does not have the contents that were saved (SHA-256 differs)")
 
 
 def find(path: str | os.PathLike[str]) -> Step:
@@ -170,22 +193,25 @@ def find(path: str | os.PathLike[str]) -> Step:
     return read(path, lambda step: step)
 
 
-def read(path: str | os.PathLike[str], use: Callable[[Step], T]) -> T:
+def read(path: str | os.PathLike[str], use: Callable[[Step], T], hashed: Collection[str] = FILES) -> T:
     """What `use` makes of the verified step that reading commands take.
 
     A training may prune or replace steps of the run at the same time. If the step disappears while it is verified or
     used, the run is looked at again, and `use` is called with the step that is the best by then.
+
+    Args:
+        hashed: files of that step whose contents are compared before; `use` compares the others, which it reads.
 
     Raises:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
     """
     place = Path(path)
     if _is_step(place):
-        return use(verify(place))
+        return use(verify(place, hashed))
     for _ in range(_MAX_ATTEMPTS - 1):
         chosen: list[tuple[Path, object]] = []
         try:
-            return use(_best(place, chosen))
+            return use(_best(place, chosen, hashed))
         except CheckpointError:
             # A step is renamed before its files are removed or replaced, so one that is unchanged is really at fault.
             if chosen and all(_identity(step) == identity for step, identity in chosen):
@@ -193,7 +219,7 @@ def read(path: str | os.PathLike[str], use: Callable[[Step], T]) -> T:
             if not chosen and not any(name.startswith(".old-") for name in os.listdir(place)):
                 raise
         time.sleep(_PAUSE_S)
-    return use(_best(place, []))
+    return use(_best(place, [], hashed))
 
 
 def _is_step(place: Path) -> bool:
@@ -225,18 +251,20 @@ def _identity(step: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _best(run: Path, chosen: list[tuple[Path, object]]) -> Step:
+def _best(run: Path, chosen: list[tuple[Path, object]], hashed: Collection[str]) -> Step:
     """The best step of a run by validation, verified; each step that is looked at is added to `chosen`."""
     numbers = steps(run)
     if not numbers:
         raise CheckpointError(None, "holds no checkpoint; train one with protperf train", os.fspath(run))
     step = run / f"step-{numbers[0]}"
     chosen.append((step, _identity(step)))
-    newest = verify(step)
+    newest = _described(step)
     progress = newest.manifest.get("progress")
     best = progress.get("best_step") if isinstance(progress, dict) else None
     if type(best) is not int or best not in numbers[1:]:
+        _verify_files(newest, hashed)
         return newest
+    _verify_files(newest, FILES)
     step = run / f"step-{best}"
     chosen.append((step, _identity(step)))
-    return verify(step)
+    return verify(step, hashed)
