@@ -5,8 +5,12 @@ from __future__ import annotations
 import functools
 
 from protperf import _arguments, _native
+from protperf.errors import ConfigError
 
-__all__ = ["backends", "check_backend"]
+__all__ = ["backends", "check_backend", "log_choice"]
+
+# A tuple of Python: torch.compile reads it while it traces.
+_NAMES = _native.backends()
 
 
 def backends() -> tuple[str, ...]:
@@ -14,19 +18,26 @@ def backends() -> tuple[str, ...]:
 
     `auto` is the fastest that this machine has; which one that is, the logger `protperf` says once, at level debug.
     """
-    return _native.backends()
+    return _NAMES
 
 
 def check_backend(name: object) -> str:
-    """The name of a backend; what `auto` chooses is logged when it is first asked for.
+    """The name of a backend.
 
     Raises:
-        DtypeError: not a string. That no backend has the name, the native module says, which knows them.
+        DtypeError: not a string.
+        ConfigError: no backend has this name; the message lists those that there are.
     """
     checked = _arguments.check_name("backend", name)
-    if checked == "auto":
-        _log_choice(_arguments.isa())
+    if checked not in _NAMES:
+        raise ConfigError(f"backend {checked!r} is unknown; choose one of {', '.join(_NAMES)}")
     return checked
+
+
+def log_choice(backend: str) -> None:
+    """Log what `auto` chooses, when it is first asked for."""
+    if backend == "auto":
+        _log_choice(_arguments.isa())
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from protperf import _arguments, _native
-from protperf._backends import check_backend
+from protperf._backends import check_backend, log_choice
 from protperf._feature_maps import FEATURE_MAPS, LogLinear, find_map
 from protperf.errors import ConfigError, DtypeError, OutOfMemory
 from protperf.threads import num_threads
@@ -87,6 +87,7 @@ def favor_attention(
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """
     backend = check_backend(backend)
+    log_choice(backend)
     causal = _arguments.check_flag("causal", causal)
     (q, k, v), result = _tensors(q, k, v, causal)
     directions, of_map = _map(feature_map, omega, kernel_epsilon, q)

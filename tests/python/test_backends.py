@@ -47,8 +47,8 @@ def test_auto_is_a_backend_and_says_which_once(caplog):
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("gpu", errors.ConfigError, 'backend "gpu" is unknown; choose one of auto, cpu, reference'),
-        ("CPU", errors.ConfigError, 'backend "CPU" is unknown'),
+        ("gpu", errors.ConfigError, "backend 'gpu' is unknown; choose one of auto, cpu, reference"),
+        ("CPU", errors.ConfigError, "backend 'CPU' is unknown"),
         (None, errors.DtypeError, "backend must be a string, not None"),
         (b"cpu", errors.DtypeError, "backend must be a string, not bytes"),
     ],

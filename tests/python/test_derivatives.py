@@ -164,7 +164,7 @@ def test_a_compiled_transform(transform):
 
 def test_operators_refuse_a_tangent_and_name_the_function_that_takes_it():
     q, k, v, omega = inputs_of("positive")
-    options = ("positive", True, 0.0, None, None)
+    options = ("positive", True, 0.0, None, None, "auto")
     operators = torch.ops.protperf
     out, den = operators.favor(q, k, v, omega, *options)
     calls = [

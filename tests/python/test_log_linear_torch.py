@@ -177,7 +177,7 @@ def test_opcheck(with_state):
     state = favor_attention_with_state(q, k, v, None, feature_map=LogLinear(*parameters()))[1].detach()
     given = state.requires_grad_() if with_state else None
     arguments = (q, k, v, *parameters("all" if with_state else "quadratic"), given)
-    options = (True, None, None)
+    options = (True, None, None, "auto")
     operators = torch.ops.protperf
     torch.library.opcheck(operators.log_linear.default, (*arguments, with_state, *options))
     arguments = tuple(None if x is None else x.detach() for x in arguments)

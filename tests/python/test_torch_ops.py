@@ -90,7 +90,8 @@ def test_gradcheck_of_packed_segments(causal):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "case", ["plain", "causal", "mask", "segments", "no omega", "heads", "state", "no state", "state of segments"]
+    "case",
+    ["plain", "causal", "mask", "segments", "no omega", "heads", "backend", "state", "no state", "state of segments"],
 )
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_opcheck(dtype, case):
@@ -102,7 +103,8 @@ def test_opcheck(dtype, case):
         omega = torch.stack([omega, omega + 0.1]).detach().requires_grad_()
     feature_map = "relu" if case == "no omega" else "positive"
     args = (q, k, v, None if case == "no omega" else omega)
-    options = (feature_map, case != "plain", 1e-3 if feature_map == "relu" else 0.0, borders, mask)
+    backend = "reference" if case == "backend" else "auto"
+    options = (feature_map, case != "plain", 1e-3 if feature_map == "relu" else 0.0, borders, mask, backend)
     if "state" in case:
         lines = 2 if "segments" in case else 1
         before = favor_attention_with_state(*(x.detach().expand(lines, -1, -1, -1) for x in (q, k, v)), omega.detach())

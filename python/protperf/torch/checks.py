@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 
-from protperf import _arguments
+from protperf import _arguments, _backends
 from protperf._feature_maps import LogLinear, feature_dim, find_map
-from protperf.errors import ConfigError, DtypeError, ShapeError
+from protperf.errors import ConfigError, DeviceError, DtypeError, ShapeError
 from protperf.torch.inputs import computed_type
 from protperf.torch.log_linear import Parameters
 
 __all__ = [
     "check_attention",
+    "check_backend",
     "check_omega",
     "check_options",
     "check_parameters",
@@ -52,6 +53,18 @@ def check_options(feature_map: Any, causal: Any) -> bool:
     """
     find_map(_arguments.check_name("feature_map", feature_map))
     return _arguments.check_flag("causal", causal)
+
+
+def check_backend(backend: Any, device: torch.device) -> str:
+    """Refuse a backend that does not exist, and tensors where it does not compute; returns its name.
+
+    Raises:
+        DtypeError, ConfigError: not a name of a backend; DeviceError: tensors that are not on a CPU.
+    """
+    name = _backends.check_backend(backend)
+    if name != "auto" and device.type not in ("cpu", "meta"):
+        raise DeviceError(f"backend {name!r} takes tensors on a CPU but q is on {device}; move them, or say 'auto'")
+    return name
 
 
 def check_attention(q: Any, k: Any, v: Any, causal: bool, cu_seqlens: Any, key_padding_mask: Any) -> None:

@@ -24,7 +24,7 @@ __all__ = ["define", "define_gradient", "second_gradient"]
 
 def _first_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     """For `favor` and `favor_state`: tensors are kept as they were given, 16-bit ones too."""
-    *tensors, feature_map, causal, kernel_epsilon, cu_seqlens, key_padding_mask = inputs
+    *tensors, feature_map, causal, kernel_epsilon, cu_seqlens, key_padding_mask, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output, cu_seqlens, key_padding_mask)
@@ -33,31 +33,31 @@ def _first_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, 
 
 def _favor_gradient(ctx: Any, grad: torch.Tensor | None, _: torch.Tensor | None) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 9
+        return (None,) * 10
     q, k, v, omega, out, den, *masks = ctx.saved_tensors
     with_omega = omega is not None and ctx.needs_input_grad[4]
     dq, dk, dv, domega = torch.ops.protperf.favor_backward(
-        grad, q, k, v, omega, out, den, with_omega, *ctx.options, *masks
+        grad, q, k, v, omega, out, den, with_omega, *ctx.options, *masks, ctx.backend
     )
-    return dq, dk, dv, domega if with_omega else None, *(None,) * 5
+    return dq, dk, dv, domega if with_omega else None, *(None,) * 6
 
 
 def _favor_state_gradient(
     ctx: Any, grad: torch.Tensor | None, _: torch.Tensor | None, grad_state: torch.Tensor | None
 ) -> tuple[Any, ...]:
     if grad is None and grad_state is None:
-        return (None,) * 10
+        return (None,) * 11
     q, k, v, omega, state, out, den, after, *masks = ctx.saved_tensors
     with_omega = omega is not None and ctx.needs_input_grad[4]
     dq, dk, dv, domega, dstate = torch.ops.protperf.favor_state_backward(
-        grad, grad_state, q, k, v, omega, state, out, den, after, with_omega, *ctx.options, *masks
+        grad, grad_state, q, k, v, omega, state, out, den, after, with_omega, *ctx.options, *masks, ctx.backend
     )
-    return dq, dk, dv, domega if with_omega else None, None if state is None else dstate, *(None,) * 5
+    return dq, dk, dv, domega if with_omega else None, None if state is None else dstate, *(None,) * 6
 
 
 def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     """For `favor_backward` and `favor_state_backward`."""
-    *tensors, with_omega, feature_map, causal, kernel_epsilon, cu_seqlens, key_padding_mask = inputs
+    *tensors, with_omega, feature_map, causal, kernel_epsilon, cu_seqlens, key_padding_mask, _ = inputs
     ctx.save_for_backward(*tensors, cu_seqlens, key_padding_mask)
     ctx.with_omega, ctx.options = with_omega, (feature_map, causal, kernel_epsilon)
 
@@ -70,7 +70,7 @@ def _favor_second_gradient(ctx: Any, dq: Any, dk: Any, dv: Any, domega: Any) -> 
         {"q": q, "k": k, "v": v, "omega": omega},
         {"q": dq, "k": dk, "v": dv, "omega": domega if ctx.with_omega else None},
     )
-    return tuple(found.get(name) for name in ("out", "q", "k", "v", "omega")) + (None,) * 8
+    return tuple(found.get(name) for name in ("out", "q", "k", "v", "omega")) + (None,) * 9
 
 
 def _favor_state_second_gradient(ctx: Any, dq: Any, dk: Any, dv: Any, domega: Any, dstate: Any) -> tuple[Any, ...]:
@@ -81,7 +81,7 @@ def _favor_state_second_gradient(ctx: Any, dq: Any, dk: Any, dv: Any, domega: An
         {"q": q, "k": k, "v": v, "omega": omega, "state": state},
         {"q": dq, "k": dk, "v": dv, "omega": domega if ctx.with_omega else None, "state": dstate},
     )
-    return tuple(found.get(name) for name in ("out", "after", "q", "k", "v", "omega", "state")) + (None,) * 9
+    return tuple(found.get(name) for name in ("out", "after", "q", "k", "v", "omega", "state")) + (None,) * 10
 
 
 _Optional = Mapping[str, torch.Tensor | None]

@@ -11,11 +11,12 @@ import protperf.torch.log_linear_ops
 import protperf.torch.ops
 from protperf import _arguments
 from protperf._feature_maps import LogLinear
-from protperf.errors import DtypeError, ShapeError
+from protperf.errors import ConfigError, DtypeError, ShapeError
 from protperf.torch import chunked, states
 from protperf.torch.autocast import autocast
 from protperf.torch.checks import (
     check_attention,
+    check_backend,
     check_omega,
     check_options,
     check_parameters,
@@ -44,6 +45,7 @@ def favor_attention(
     cu_seqlens: torch.Tensor | None = None,
     key_padding_mask: torch.Tensor | None = None,
     kernel_epsilon: float | None = None,
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Estimate softmax attention in time linear in sequence length; differentiable in q, k, v and omega.
 
@@ -53,25 +55,31 @@ def favor_attention(
     in q's type, for any strides. bfloat16 and float16 are computed in float32. Under autocast q, k and v are cast
     to its type first. Arguments and special values as in `protperf.favor_attention`.
 
-    On a CPU this is the native kernel; on another device it is the chunked form in plain torch
-    (`protperf.torch.chunked`), which needs the same memory, O(L (D+E) + M E). Inside a transform of `torch.func` and in
-    forward mode it is the chunked form too, and so are gradients of gradients: right, with memory O(L F).
+    Args:
+        backend: what computes. `auto` is the native kernel on a CPU; on another device it is the chunked form in plain
+            torch (`protperf.torch.chunked`), which needs the same memory, O(L (D+E) + M E), and so it is inside a
+            transform of `torch.func` and in forward mode. Another name from `protperf.backends()` computes output and
+            gradients of tensors on a CPU, and nothing else does. Gradients of gradients are those of the chunked form
+            in any case: right, with memory O(L F).
 
     Raises:
         ShapeError, DtypeError, ConfigError: naming the argument, what it has and what is needed.
+        DeviceError: a backend by name, and tensors that are not on a CPU.
 
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """
     q, k, v = autocast(q, k, v)
     if isinstance(feature_map, LogLinear):
         _check_log_linear(q, k, v, omega, feature_map, causal, cu_seqlens, key_padding_mask, kernel_epsilon)
-        return _log_linear(q, k, v, None, False, feature_map, causal, cu_seqlens, key_padding_mask)[0]
+        backend = check_backend(backend, q.device)
+        return _log_linear(q, k, v, None, False, feature_map, causal, cu_seqlens, key_padding_mask, backend)[0]
     causal = check_options(feature_map, causal)
     check_attention(q, k, v, causal, cu_seqlens, key_padding_mask)
     check_omega(omega, q, feature_map)
     epsilon = check_epsilon(feature_map, kernel_epsilon)
-    options = Options(feature_map, causal, epsilon, cu_seqlens, key_padding_mask)
-    if _is_transformed():
+    backend = check_backend(backend, q.device)
+    options = Options(feature_map, causal, epsilon, cu_seqlens, key_padding_mask, backend)
+    if _is_transformed(backend):
         return chunked.favor_attention(q, k, v, omega, options=options)[0]
     out: torch.Tensor = torch.ops.protperf.favor(q, k, v, omega, *options)[0]
     return out
@@ -90,6 +98,7 @@ def favor_attention_with_state(
     cu_seqlens: torch.Tensor | None = None,
     key_padding_mask: torch.Tensor | None = None,
     kernel_epsilon: float | None = None,
+    backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention to the keys of a state and to more keys: decoding, prefix reuse, sequences in parts of any length.
 
@@ -100,13 +109,13 @@ def favor_attention_with_state(
     Args:
         causal: position i attends to the state and to positions <= i; otherwise every query attends to the state and
             to all keys. Queries alone may read a state: S = 0, with either value of `causal`.
-        cu_seqlens, key_padding_mask, kernel_epsilon: as in `favor_attention`.
+        cu_seqlens, key_padding_mask, kernel_epsilon, backend: as in `favor_attention`.
 
     Differentiable in q, k, v, omega and the state, in every mode that `favor_attention` is; a reference is an integer
     and has no derivative.
 
     Raises:
-        ShapeError, DtypeError, ConfigError: as `favor_attention`.
+        ShapeError, DtypeError, ConfigError, DeviceError: as `favor_attention`.
     """
     q, k, v = autocast(q, k, v)
     if isinstance(k, torch.Tensor) and k.dim() == 4 and k.shape[2] == 0:
@@ -115,15 +124,17 @@ def favor_attention_with_state(
         _check_log_linear(q, k, v, omega, feature_map, causal, cu_seqlens, key_padding_mask, kernel_epsilon)
         if state is not None:
             check_state(state, q, v, Parameters.of(feature_map).num_features, cu_seqlens)
-        return _log_linear(q, k, v, state, True, feature_map, causal, cu_seqlens, key_padding_mask)
+        backend = check_backend(backend, q.device)
+        return _log_linear(q, k, v, state, True, feature_map, causal, cu_seqlens, key_padding_mask, backend)
     causal = check_options(feature_map, causal)
     check_attention(q, k, v, causal, cu_seqlens, key_padding_mask)
     check_omega(omega, q, feature_map)
     if state is not None:
         check_state(state, q, v, num_features(feature_map, q, omega), cu_seqlens)
     epsilon = check_epsilon(feature_map, kernel_epsilon)
-    options = Options(feature_map, causal, epsilon, cu_seqlens, key_padding_mask)
-    if _is_transformed():
+    backend = check_backend(backend, q.device)
+    options = Options(feature_map, causal, epsilon, cu_seqlens, key_padding_mask, backend)
+    if _is_transformed(backend):
         return chunked.favor_attention(q, k, v, omega, state, options=options)
     out, _, after = torch.ops.protperf.favor_state(q, k, v, omega, state, *options)
     return out, after
@@ -155,7 +166,7 @@ def _log_linear(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A checked call with a map that is given by its parameters; the final state is empty unless it is asked for."""
     parameters = Parameters.of(record)
-    if _is_transformed():
+    if _is_transformed(options[-1]):
         return chunked.favor_attention(
             q, k, v, parameters, state, options=protperf.torch.log_linear_ops.options_of(*options)
         )
@@ -183,6 +194,13 @@ def merge_states(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return states.merge_states(a, b)
 
 
-def _is_transformed() -> bool:
-    """Whether forward-mode differentiation or a transform of `torch.func` is active: operators have no rule for it."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+def _is_transformed(backend: str) -> bool:
+    """Whether forward-mode differentiation or a transform of `torch.func` is active: operators have no rule for it.
+
+    Raises:
+        ConfigError: it is, and the caller wants the backend of an operator.
+    """
+    transformed: bool = forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    if transformed and backend != "auto":
+        raise ConfigError(f"backend {backend!r} has no rule for torch.func and forward-mode derivatives; say 'auto'")
+    return transformed

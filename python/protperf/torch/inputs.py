@@ -39,6 +39,7 @@ class Options(NamedTuple):
     kernel_epsilon: float
     cu_seqlens: torch.Tensor | None = None
     key_padding_mask: torch.Tensor | None = None
+    backend: str = "auto"
 
 
 class Keys(NamedTuple):

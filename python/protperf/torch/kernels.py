@@ -1,7 +1,8 @@
 """What computes each operator: the native module on a CPU, the chunked form in plain torch everywhere else.
 
 A kernel sees tensors below autograd and checks nothing that `functional.py` has checked. On a CPU the environment
-variable `PROTPERF_TORCH_FORM=chunked` chooses the chunked form too: what other devices run can be tested without one.
+variable `PROTPERF_TORCH_FORM=chunked` makes the chunked form what `auto` chooses: what other devices run can be tested
+without one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from protperf import _arguments, _native
+from protperf._backends import log_choice
 from protperf._feature_maps import feature_dim
 from protperf.errors import ConfigError
 from protperf.threads import num_threads
@@ -36,12 +38,12 @@ _FORMS = ("native", "chunked")
 _STORED = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def chunked_is_chosen() -> bool:
-    """Whether `PROTPERF_TORCH_FORM` asks for the chunked form on a CPU; read at every call."""
+def chunked_is_chosen(backend: str) -> bool:
+    """Whether `PROTPERF_TORCH_FORM`, read at every call, asks for the chunked form in place of `auto`."""
     form = os.environ.get("PROTPERF_TORCH_FORM") or "native"
     if form not in _FORMS:
         raise ConfigError(f"PROTPERF_TORCH_FORM is {form!r}; choose one of {', '.join(_FORMS)}")
-    return form == "chunked"
+    return form == "chunked" and backend == "auto"
 
 
 @translate_out_of_memory
@@ -118,7 +120,7 @@ def native_favor(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tensor | None, *options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The operator `favor` by the native kernel."""
-    if chunked_is_chosen():
+    if chunked_is_chosen(options[-1]):
         return chunked_favor(q, k, v, omega, *options)
     out, den = _output(q, v)
     _native.favor_forward(*_inputs(q, k, v, omega), _memory(out), den.numpy(), **_options(q, *options))
@@ -138,7 +140,7 @@ def native_favor_backward(
     *options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The operator `favor_backward` by the native kernel."""
-    if chunked_is_chosen():
+    if chunked_is_chosen(options[-1]):
         return chunked_favor_backward(grad, q, k, v, omega, out, den, with_omega, *options)
     dq, dk, dv, domega = _gradients(q, k, v, omega, with_omega)
     _native.favor_backward(
@@ -165,7 +167,7 @@ def native_favor_state(
     *options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The operator `favor_state` by the native kernel."""
-    if chunked_is_chosen():
+    if chunked_is_chosen(options[-1]):
         return chunked_favor_state(q, k, v, omega, state, *options)
     out, den = _output(q, v)
     given = Options(*options)
@@ -200,7 +202,7 @@ def native_favor_state_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The operator `favor_state_backward` by the native kernel."""
     arguments = (grad, grad_state, q, k, v, omega, state, out, den, after, with_omega)
-    if chunked_is_chosen():
+    if chunked_is_chosen(options[-1]):
         return chunked_favor_state_backward(*arguments, *options)
     dq, dk, dv, domega = _gradients(q, k, v, omega, with_omega)
     dstate = torch.empty(0 if state is None else state.shape, dtype=den.dtype)
@@ -271,7 +273,9 @@ def _options(
     kernel_epsilon: float,
     cu_seqlens: torch.Tensor | None,
     key_padding_mask: torch.Tensor | None,
+    backend: str,
 ) -> dict[str, Any]:
+    log_choice(backend)
     borders = None if cu_seqlens is None else contiguous_array(cu_seqlens, torch.int64)
     mask = None if key_padding_mask is None else contiguous_array(key_padding_mask, torch.bool).view("uint8")
     if borders is not None:
@@ -283,6 +287,7 @@ def _options(
         "cu_seqlens": borders,
         "key_padding_mask": mask,
         "stored": _STORED.get(q.dtype),
+        "backend": backend,
         "isa": _arguments.isa(),
         "num_threads": num_threads(torch.get_num_threads()),
     }

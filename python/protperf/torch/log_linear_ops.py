@@ -23,7 +23,7 @@ from protperf.torch.memory import translate_out_of_memory
 __all__ = ["options_of"]
 
 _NAMES = Parameters._fields
-_OPTIONS = "bool causal, Tensor? cu_seqlens, Tensor? key_padding_mask"
+_OPTIONS = "bool causal, Tensor? cu_seqlens, Tensor? key_padding_mask, str backend"
 _INPUTS = f"Tensor q, Tensor k, Tensor v, Tensor {', Tensor? '.join(_NAMES)}, Tensor? state"
 _library = library.Library("protperf", "FRAGMENT")
 _library.define(f"log_linear({_INPUTS}, bool with_state, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
@@ -36,9 +36,9 @@ _Tensors = tuple[torch.Tensor, ...]
 _Optional = torch.Tensor | None
 
 
-def options_of(causal: bool, cu_seqlens: _Optional, key_padding_mask: _Optional) -> Options:
+def options_of(causal: bool, cu_seqlens: _Optional, key_padding_mask: _Optional, backend: str = "auto") -> Options:
     """Options as the chunked form takes them, where the name of the map says nothing."""
-    return Options("", causal, 0.0, cu_seqlens, key_padding_mask)
+    return Options("", causal, 0.0, cu_seqlens, key_padding_mask, backend)
 
 
 @translate_out_of_memory
@@ -67,7 +67,7 @@ def _chunked_backward(grad: _Optional, grad_state: _Optional, *rest: Any) -> _Te
 
 @translate_out_of_memory
 def _native_forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> _Tensors:
-    if kernels.chunked_is_chosen():
+    if kernels.chunked_is_chosen(rest[-1]):
         return _chunked(q, k, v, *rest)
     parameters, (state, with_state, *options) = Parameters(*rest[:5]), rest[5:]
     out, den, after = _forward_fake(q, k, v, *rest)
@@ -84,7 +84,7 @@ def _native_forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: An
 
 @translate_out_of_memory
 def _native_backward(grad: _Optional, grad_state: _Optional, *rest: Any) -> _Tensors:
-    if kernels.chunked_is_chosen():
+    if kernels.chunked_is_chosen(rest[-1]):
         return _chunked_backward(grad, grad_state, *rest)
     q, k, v, *parameters = rest[:8]
     state, out, den, after, with_parameters, *options = rest[8:]
@@ -126,7 +126,7 @@ def _options(q: torch.Tensor, parameters: Parameters, options: Any) -> dict[str,
 
 
 def _forward_fake(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> _Tensors:
-    with_state, _, cu_seqlens, _ = rest[6:]
+    with_state, _, cu_seqlens, _, _ = rest[6:]
     out = q.new_empty(*q.shape[:3], v.shape[3])
     den = q.new_empty(*q.shape[:3], 2, dtype=computed_type(q.dtype))
     lines = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -143,7 +143,7 @@ def _backward_fake(grad: _Optional, grad_state: _Optional, *rest: Any) -> _Tenso
 
 
 def _first_setup(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:
-    *tensors, with_state, causal, cu_seqlens, key_padding_mask = inputs
+    *tensors, with_state, causal, cu_seqlens, key_padding_mask, ctx.backend = inputs
     ctx.mark_non_differentiable(*(output[1:2] if with_state else output[1:]))
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output, cu_seqlens, key_padding_mask)
@@ -152,19 +152,19 @@ def _first_setup(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:
 
 def _first_gradient(ctx: Any, grad: _Optional, _: _Optional, grad_state: _Optional) -> tuple[Any, ...]:
     if grad is None and grad_state is None:
-        return (None,) * 13
+        return (None,) * 14
     *tensors, cu_seqlens, key_padding_mask = ctx.saved_tensors
     # The first argument is what the dispatcher needs; the five behind q, k and v are the parameters.
     with_parameters = any(ctx.needs_input_grad[4:9])
     found = torch.ops.protperf.log_linear_backward(
-        grad, grad_state, *tensors, with_parameters, ctx.causal, cu_seqlens, key_padding_mask
+        grad, grad_state, *tensors, with_parameters, ctx.causal, cu_seqlens, key_padding_mask, ctx.backend
     )
     is_there = [True] * 3 + [with_parameters and x is not None for x in tensors[3:8]] + [tensors[8] is not None]
-    return *(x if there else None for x, there in zip(found, is_there, strict=True)), *(None,) * 4
+    return *(x if there else None for x, there in zip(found, is_there, strict=True)), *(None,) * 5
 
 
 def _second_setup(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:
-    *tensors, with_parameters, causal, cu_seqlens, key_padding_mask = inputs
+    *tensors, with_parameters, causal, cu_seqlens, key_padding_mask, _ = inputs
     ctx.save_for_backward(*tensors, cu_seqlens, key_padding_mask)
     ctx.with_parameters, ctx.causal = with_parameters, causal
 
@@ -188,7 +188,7 @@ def _second_gradient(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         dict(zip(names, inputs, strict=True)),
         {name: None if name in _NAMES and not ctx.with_parameters else x for name, x in arriving.items()},
     )
-    return *(found.get(name) for name in ("out", "after", *names)), *(None,) * 7
+    return *(found.get(name) for name in ("out", "after", *names)), *(None,) * 8
 
 
 _library.impl("log_linear", _native_forward, "CPU")

@@ -17,7 +17,9 @@ from protperf.torch.inputs import Options, computed_type
 
 __all__: list[str] = []
 
-_OPTIONS = "str feature_map, bool causal, float kernel_epsilon, Tensor? cu_seqlens, Tensor? key_padding_mask"
+_OPTIONS = (
+    "str feature_map, bool causal, float kernel_epsilon, Tensor? cu_seqlens, Tensor? key_padding_mask, str backend"
+)
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? omega"
 _library = library.Library("protperf", "DEF")
 _library.define(f"favor({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor)")

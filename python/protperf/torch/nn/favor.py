@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from protperf import _arguments
+from protperf._backends import check_backend
 from protperf._feature_maps import find_map
 from protperf.errors import ConfigError
 from protperf.functional import draw_projection
@@ -45,6 +46,7 @@ class FavorAttention(torch.nn.Module):
         seed: of omega, 0 to 2^64 - 1.
         layer: number of this layer in its network: layers with one seed draw different directions.
         sampler, norm: as in `protperf.draw_projection`.
+        backend: what computes, as in `protperf.torch.favor_attention`.
         saves_key: whether the state dictionary holds the key. Without it the caller must know seed and draw.
         device, dtype: of omega; the default type, on the default device, unless given.
 
@@ -67,6 +69,7 @@ class FavorAttention(torch.nn.Module):
         layer: int = 0,
         sampler: str = "orthogonal",
         norm: str = "chi",
+        backend: str = "auto",
         saves_key: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -79,6 +82,7 @@ class FavorAttention(torch.nn.Module):
         self.causal = _arguments.check_flag("causal", causal)
         self.seed, self.layer = _arguments.check_integer("seed", seed), _arguments.check_integer("layer", layer)
         self.sampler, self.norm = _arguments.check_name("sampler", sampler), _arguments.check_name("norm", norm)
+        self.backend = check_backend(backend)
         self.draw = 0
         self._known: tuple[int, int] | None = None
         # Names and ranges are judged even where nothing is drawn.
@@ -145,6 +149,7 @@ class FavorAttention(torch.nn.Module):
             causal=self.causal if causal is None else causal,
             cu_seqlens=cu_seqlens,
             key_padding_mask=key_padding_mask,
+            backend=self.backend,
         )
 
     def with_state(
@@ -170,6 +175,7 @@ class FavorAttention(torch.nn.Module):
             causal=causal,
             cu_seqlens=cu_seqlens,
             key_padding_mask=key_padding_mask,
+            backend=self.backend,
         )
 
     def check_omega(self) -> None:
@@ -197,7 +203,7 @@ class FavorAttention(torch.nn.Module):
         return (
             f"head_dim={self.head_dim}, num_features={self.num_features}, num_heads={self.num_heads}, "
             f"feature_map={self.feature_map!r}, causal={self.causal}, seed={self.seed}, layer={self.layer}, "
-            f"sampler={self.sampler!r}, norm={self.norm!r}"
+            f"sampler={self.sampler!r}, norm={self.norm!r}, backend={self.backend!r}"
         )
 
     def _versions(self) -> tuple[int, int]:
