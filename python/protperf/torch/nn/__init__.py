@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from protperf.torch.nn.core import ExactAttention, attention_core
 from protperf.torch.nn.favor import FavorAttention
 from protperf.torch.nn.fitted import FittedAttention
+from protperf.torch.nn.multihead import MultiheadAttention, scaled_dot_product_attention
+from protperf.torch.nn.performer_pytorch import from_performer_pytorch
+from protperf.torch.nn.positions import QKNorm, Rotary
+from protperf.torch.nn.replace import replace_attention, restore_attention
 
-__all__ = ["FavorAttention", "FittedAttention"]
+__all__ = [
+    "ExactAttention",
+    "FavorAttention",
+    "FittedAttention",
+    "MultiheadAttention",
+    "QKNorm",
+    "Rotary",
+    "attention_core",
+    "from_performer_pytorch",
+    "replace_attention",
+    "restore_attention",
+    "scaled_dot_product_attention",
+]
