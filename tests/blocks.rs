@@ -4,7 +4,7 @@ mod common;
 
 use common::direct::{Context, favor_forward};
 use common::kernel::{How, every_isa, kernel};
-use common::{Answer, Case, Data, PARTS, Typed, args, reference, relative};
+use common::{Answer, Case, Data, MAPS, PARTS, Typed, args, reference, relative};
 use protperf::{CpuElement, FeatureMap, Isa, empty_state};
 use std::sync::atomic::AtomicBool;
 
@@ -28,7 +28,7 @@ fn assert_same(found: &Answer, other: &Answer, what: &str) {
 
 #[test]
 fn threads_change_no_bit_of_blocks() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             let cases = [
                 Case { heads: (3, 1), masked: true, ..long(map, causal) },
@@ -61,7 +61,7 @@ fn changed_after(case: &Case, data: &Data, start: usize, scale: f64) -> Data {
 
 #[test]
 fn later_rows_change_no_bit_of_earlier_blocks() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = long(map, true);
         let data = case.data(3);
         for how in every_isa() {
@@ -118,7 +118,7 @@ fn assert_reaches_what_sees_it(case: &Case, clean: &Data, untouched: &Answer, (p
 
 #[test]
 fn contents_of_padding_change_no_bit_of_blocks() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             let case = Case { masked: true, ..long(map, causal) };
             let data = case.data(3);
@@ -163,7 +163,7 @@ fn continued<T: CpuElement>(
 
 #[test]
 fn a_long_piece_continues_a_state_and_leaves_one() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = long(map, true);
         let data = case.data(8);
         let truth = reference::<f64>(&case, &data);

@@ -6,7 +6,7 @@
 mod common;
 
 use common::kernel::{How, every_isa, kernel};
-use common::{Answer, Case, Data, PARTS};
+use common::{Answer, Case, Data, MAPS, PARTS};
 use protperf::rng::Stream;
 use protperf::{CpuElement, FeatureMap, Isa};
 
@@ -181,7 +181,7 @@ fn later_rows_change_no_bit_with_trigonometric_features() {
 #[test]
 fn one_hot_values_move_by_at_most_2_to_the_minus_60() {
     let (mut trials, mut worst) = (0, 0.0f64);
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for len in [70, 150] {
             let case = Case { value_dim: len, ..Case::new(map, true, len, 8, 16) };
             let mut data = case.data(5);
@@ -218,7 +218,7 @@ fn entry(x: &[f64], batch: usize, at: usize) -> Vec<u64> {
 #[test]
 fn batch_mates_and_the_contents_of_padding_change_no_bit() {
     let mut count = 0;
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             for len in [70, 1100] {
                 let case = Case { batch: 3, heads: (2, 1), masked: true, ..Case::new(map, causal, len, 4, 9) };
@@ -256,7 +256,7 @@ fn batch_mates_and_the_contents_of_padding_change_no_bit() {
 /// is not finite.
 #[test]
 fn a_later_infinite_value_does_not_let_earlier_sums_overflow() {
-    for map in FeatureMap::ALL.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
+    for map in MAPS.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
         let case = Case::new(map, true, 90, 8, 24);
         let mut data = case.data(5);
         data.v.iter_mut().for_each(|v| *v = 3e38 * v.signum());

@@ -6,9 +6,9 @@ mod common;
 use common::judge::{Judge, error};
 use common::kernel::{every_isa, kernel};
 use common::subjects::{answer, subjects};
-use common::{Answer, Case, Data, Directions, PARTS, reference, relative};
-use protperf::FeatureMap;
+use common::{Answer, Case, Data, Directions, MAPS, PARTS, other_maps, reference, relative};
 use protperf::projection::{Norm, Sampler, draw_projection};
+use protperf::{Family, FeatureMap};
 
 /// Lengths about the lanes of 4, 8 and 16 and off the chunks of 64; head_dim (each to 17 and about powers of two),
 /// value_dim and num_features as odd as these.
@@ -178,7 +178,7 @@ fn trigonometric_conforms_at_every_shape() {
 #[test]
 fn sequences_that_are_cut_into_blocks_conform() {
     let mut record = Record::default();
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let causal = Case { value_dim: 1, masked: true, ..Case::new(map, true, 2060, 2, 3) };
         let noncausal = Case { causal: false, q_len: 1030, kv_len: 1100, ..causal.clone() };
         for case in [causal, noncausal] {
@@ -202,6 +202,43 @@ fn activation_maps_conform_without_projection_and_with_other_epsilons() {
     }
 }
 
+#[test]
+fn other_functions_and_parameters_conform() {
+    let mut record = Record::default();
+    for map in other_maps() {
+        for causal in [false, true] {
+            for (len, head_dim, num_features) in [(1, 1, 1), (17, 5, 33), (70, 17, 65), (130, 8, 20)] {
+                let case = Case { value_dim: 3, ..Case::new(map, causal, len, head_dim, num_features) };
+                record.assert_conforms(&case, &case.data(3).rounded::<f32>());
+                let heads = Case { batch: 2, heads: (4, 2), directions: Directions::PerHead, masked: true, ..case };
+                record.assert_conforms(&heads, &heads.data(4).rounded::<f32>());
+                if matches!(map.family(), Family::Activation(_)) {
+                    let axes = Case { directions: Directions::Axes, num_features: head_dim, epsilon: 1.5, ..heads };
+                    record.assert_conforms(&axes, &axes.data(5).rounded::<f32>());
+                }
+            }
+        }
+    }
+    record.print("other maps");
+}
+
+#[test]
+fn functions_that_grow_as_a_square_stay_in_the_hull() {
+    for map in [FeatureMap::Square, FeatureMap::Relu2, FeatureMap::Abs] {
+        for causal in [false, true] {
+            for extreme in EXTREMES.iter().filter(|extreme| extreme.q >= 20.0) {
+                let case = Case::new(map, causal, 90, 32, 40);
+                let judge = Judge::new(&case, &extreme_data(&case, extreme));
+                for how in every_isa() {
+                    let found = kernel::<f32>(&case, &extreme_data(&case, extreme), how);
+                    assert!(found[0].iter().all(|x| x.is_finite()), "{} {how:?} {}", extreme.name, case.id());
+                    judge.check_hull(&found[0]).unwrap_or_else(|fault| panic!("{fault}: {} {how:?}", extreme.name));
+                }
+            }
+        }
+    }
+}
+
 /// A case at the shape that accuracy is promised for, with orthogonal directions.
 fn promised(map: FeatureMap, causal: bool, len: usize) -> (Case, Data) {
     let case = Case::new(map, causal, len, 64, 256);
@@ -212,7 +249,7 @@ fn promised(map: FeatureMap, causal: bool, len: usize) -> (Case, Data) {
 
 #[test]
 fn f32_kernels_are_within_1e_5_at_unit_normal_inputs() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             for len in [2, 63, 150, 257] {
                 let (case, data) = promised(map, causal, len);
@@ -286,7 +323,7 @@ fn extreme_data(case: &Case, extreme: &Extreme) -> Data {
 #[test]
 fn extreme_inputs_conform_and_stay_in_the_hull() {
     let mut record = Record::default();
-    for map in FeatureMap::ALL.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
+    for map in MAPS.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
         for causal in [false, true] {
             for extreme in &EXTREMES {
                 let case = Case::new(map, causal, 90, 32, 40);
@@ -312,7 +349,7 @@ fn extreme_inputs_conform_and_stay_in_the_hull() {
 
 #[test]
 fn values_from_the_smallest_to_the_largest_keep_their_relative_error() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             let (case, unit) = promised(map, causal, 70);
             for power in [-120, -60, 60, 120] {
@@ -333,7 +370,7 @@ fn values_from_the_smallest_to_the_largest_keep_their_relative_error() {
 #[test]
 fn values_at_the_ends_of_f32_stay_in_the_hull() {
     let most = f64::from(f32::MAX);
-    for map in FeatureMap::ALL.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
+    for map in MAPS.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
         for causal in [false, true] {
             let (case, unit) = promised(map, causal, 70);
             for end in [most, 1e-39, 1e-45] {
@@ -357,7 +394,7 @@ fn values_at_the_ends_of_f32_stay_in_the_hull() {
 #[test]
 fn one_bad_row_leaves_the_rest_right_whatever_its_scale() {
     let mut record = Record::default();
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             for (at, extreme) in EXTREMES.iter().enumerate().filter(|(_, extreme)| extreme.resolved == InBoth) {
                 // The trigonometric map is judged at inputs of half a unit.

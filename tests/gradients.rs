@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Answer, Case, Data, Directions, PARTS, args, grad, gradient_error, plain, reference, relative};
+use common::{
+    Answer, Case, Data, Directions, MAPS, PARTS, args, grad, gradient_error, other_maps, plain, reference, relative,
+};
 use protperf::attention::exact::{SoftmaxArgs, softmax_attention, softmax_attention_backward};
 use protperf::attention::features::HeadMap;
 use protperf::attention::recurrent::Decoder;
@@ -56,8 +58,17 @@ fn activation_and_trigonometric_maps_match_the_sums() {
 }
 
 #[test]
+fn other_functions_and_parameters_match_the_sums() {
+    for map in other_maps() {
+        for causal in [true, false] {
+            assert_plain(&Case { scale: 0.5, masked: true, ..Case::new(map, causal, 23, 8, 24) });
+        }
+    }
+}
+
+#[test]
 fn grouped_queries_segments_and_unequal_lengths_match_the_sums() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case::new(map, true, 17, 5, 7);
         let heads = Case { batch: 2, heads: (4, 2), value_dim: 3, directions: Directions::PerHead, ..case.clone() };
         assert_plain(&heads);
@@ -90,7 +101,7 @@ fn slope(case: &Case, data: &Data, along: impl Fn(&mut Data, f64)) -> f64 {
 
 #[test]
 fn gradients_match_finite_differences() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [true, false] {
             let case = Case::new(map, causal, 9, 4, 6);
             let case = Case { heads: (2, 1), value_dim: 3, directions: Directions::PerHead, masked: true, ..case };
@@ -121,7 +132,7 @@ fn decoder(case: &Case, data: &Data) -> Decoder {
 
 #[test]
 fn one_step_form_equals_causal_form() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { value_dim: 5, ..Case::new(map, true, 50, 8, 24) };
         let data = case.data(5);
         let truth = &plain(&case, &data)[0];
@@ -140,7 +151,7 @@ fn one_step_form_equals_causal_form() {
 
 #[test]
 fn merged_states_equal_noncausal_form() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { value_dim: 5, ..Case::new(map, false, 50, 8, 24) };
         let data = case.data(5);
         let truth = &plain(&case, &data)[0];
@@ -160,7 +171,7 @@ fn merged_states_equal_noncausal_form() {
 
 #[test]
 fn rows_that_see_no_key_give_zero_and_no_gradient() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [true, false] {
             let case = Case { masked: true, ..Case::new(map, causal, 12, 4, 6) };
             let mut data = case.data(1);
@@ -183,7 +194,7 @@ fn a_zero_denominator_gives_zero() {
 
 #[test]
 fn a_later_key_changes_no_bit_of_an_earlier_row() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case::new(map, true, 40, 8, 16);
         let data = case.data(3);
         let before = reference::<f64>(&case, &data);
@@ -221,7 +232,7 @@ fn assert_same_elsewhere(x: &[f64], other: &[f64], width: usize, what: &str) {
 
 #[test]
 fn what_is_not_finite_reaches_the_outputs_that_see_it_and_no_other() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { heads: (2, 1), borders: Some(vec![0, 6, 12]), ..Case::new(map, true, 12, 4, 6) };
         let data = case.data(2);
         let clean = reference::<f64>(&case, &data);
@@ -253,7 +264,7 @@ fn what_is_not_finite_reaches_the_outputs_that_see_it_and_no_other() {
 
 #[test]
 fn gradients_of_rows_before_a_bad_one_keep_their_bits() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case::new(map, true, 12, 4, 6);
         let mut data = case.data(2);
         data.grad[7 * 4..].fill(0.0);
@@ -273,7 +284,7 @@ fn gradients_of_rows_before_a_bad_one_keep_their_bits() {
 
 #[test]
 fn extreme_inputs_give_finite_outputs_inside_the_hull() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for (q_scale, k_scale) in [(1e300, 1.0), (1.0, 1e300), (1e300, 1e300), (1e-300, 1e-300), (0.0, 0.0)] {
             let case = Case::new(map, true, 30, 8, 16);
             let mut data = case.data(4);

@@ -5,7 +5,7 @@ mod common;
 
 use common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
 use common::kernel::{How, every_isa, kernel};
-use common::{Answer, Case, Data, Directions, PARTS, Typed, args, grad, relative};
+use common::{Answer, Case, Data, Directions, MAPS, PARTS, Typed, args, grad, relative};
 use protperf::{CpuElement, FavorArgs, FavorShape, FeatureMap, Isa, TensorRef, empty_state, merge_states};
 use std::sync::atomic::AtomicBool;
 
@@ -30,7 +30,7 @@ fn in_both_types(case: &Case, check: impl Fn(&dyn Fn(&Case, &Data) -> Answer, St
 
 #[test]
 fn threads_change_no_bit() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             let case = Case { heads: (4, 2), batch: 2, masked: true, ..Case::new(map, causal, 150, 17, 33) };
             let packed = Case { batch: 1, masked: false, borders: Some(vec![0, 70, 70, 80, 150]), ..case.clone() };
@@ -74,7 +74,7 @@ fn before(answer: &Answer, case: &Case, start: usize) -> [Vec<u64>; 5] {
 
 #[test]
 fn later_rows_change_no_bit_of_earlier_ones() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { value_dim: 9, ..Case::new(map, true, 200, 16, 40) };
         let data = case.data(3);
         in_both_types(&case, |run, what| {
@@ -101,7 +101,7 @@ fn later_rows_change_no_bit_of_earlier_ones() {
 /// With 64 dimensions a key on a direction raises a reference by more than 2^40: rows before it are recomputed.
 #[test]
 fn a_later_key_far_above_the_rest_changes_no_bit_of_earlier_rows() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { value_dim: 9, ..Case::new(map, true, 100, 64, 20) };
         let data = case.data(3);
         in_both_types(&case, |run, what| {
@@ -150,7 +150,7 @@ fn rising_keys_change_no_bit_of_earlier_rows() {
 #[test]
 fn later_keys_move_one_hot_values_by_less_than_2_to_the_minus_60() {
     // Where a visible value is 0 or tiny, its terms may be flushed once a later key raises the reference.
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { value_dim: 100, ..Case::new(map, true, 100, 8, 24) };
         let mut data = case.data(3);
         data.v = (0..100 * 100).map(|at| f64::from(u8::from(at / 100 == at % 100))).collect();
@@ -173,7 +173,7 @@ fn later_keys_move_one_hot_values_by_less_than_2_to_the_minus_60() {
 
 #[test]
 fn other_segments_heads_and_padding_change_no_bit() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             let case = Case::new(map, causal, 100, 8, 24);
             let packed = Case { heads: (2, 1), borders: Some(vec![0, 30, 100]), ..case.clone() };
@@ -207,7 +207,7 @@ fn other_segments_heads_and_padding_change_no_bit() {
 
 #[test]
 fn what_is_not_finite_reaches_what_sees_it_as_in_the_reference() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             let case = Case { heads: (2, 1), ..Case::new(map, causal, 150, 8, 24) };
             let packed = Case { borders: Some(vec![0, 70, 71, 150]), ..case.clone() };
@@ -242,7 +242,7 @@ fn what_is_not_finite_reaches_what_sees_it_as_in_the_reference() {
 
 #[test]
 fn gradients_of_an_earlier_loss_keep_their_bits_when_later_rows_turn_bad() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case::new(map, true, 150, 8, 24);
         let mut data = case.data(2);
         data.grad[90 * 8..].fill(0.0);
@@ -286,7 +286,7 @@ fn view<'a, T: CpuElement>(
 
 #[test]
 fn strides_change_no_bit() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [false, true] {
             let case = Case { batch: 2, heads: (2, 1), value_dim: 5, ..Case::new(map, causal, 70, 9, 20) };
             let data = case.data(6);
@@ -379,7 +379,7 @@ fn in_pieces<T: CpuElement>(case: &Case, data: &Data, cuts: &[usize], isa: Isa) 
 
 #[test]
 fn decoding_in_pieces_equals_the_whole_sequence() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { heads: (2, 1), value_dim: 5, ..Case::new(map, true, 140, 8, 24) };
         let data = case.data(8);
         let truth = common::reference::<f64>(&case, &data);
@@ -399,7 +399,7 @@ fn decoding_in_pieces_equals_the_whole_sequence() {
 
 #[test]
 fn merged_states_answer_as_the_state_of_all_keys() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { heads: (2, 1), value_dim: 5, ..Case::new(map, true, 140, 8, 24) };
         let data = case.data(8);
         for isa in Isa::available() {

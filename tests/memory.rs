@@ -9,7 +9,7 @@ mod guard;
 
 use common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
 use common::kernel::{How, every_isa, kernel, on_threads};
-use common::{Answer, Case, Data, Directions, PARTS};
+use common::{Answer, Case, Data, Directions, MAPS, PARTS};
 use guard::{Against, Guarded};
 use protperf::{CpuElement, FavorArgs, FeatureMap, Isa, MapArgs, Omega, TensorRef, empty_state};
 use std::sync::atomic::AtomicBool;
@@ -155,7 +155,7 @@ fn assert_same(found: &Answer, other: &Answer, what: &str) {
 
 fn stays_inside_its_arguments<T: CpuElement>(causal: bool) {
     let layouts = [Layout::Contiguous, Layout::HeadsInside, Layout::Backwards];
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for shape in SHAPES {
             for (at, case) in variants(map, causal, shape).into_iter().enumerate() {
                 let data = case.data(3);
@@ -229,7 +229,7 @@ fn decoded(case: &Case, data: &Data, how: How, against: Option<Against>) -> (Vec
 
 #[test]
 fn decoding_stays_inside_its_states() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for (len, head_dim, value_dim, num_features) in SHAPES {
             let case = Case { value_dim, ..Case::new(map, true, len, head_dim, num_features) };
             let data = case.data(3);

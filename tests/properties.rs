@@ -5,7 +5,7 @@ mod common;
 
 use common::judge::Judge;
 use common::kernel::{every_isa, kernel, on_threads};
-use common::{Answer, Case, Data, Directions};
+use common::{Answer, Case, Data, Directions, MAPS};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use protperf::{FeatureMap, Isa};
@@ -16,7 +16,7 @@ fn cases() -> impl Strategy<Value = Case> {
     let heads = prop::sample::select(vec![(1, 1), (2, 1), (2, 2), (3, 3), (4, 2)]);
     let cuts = prop::option::of(prop::collection::vec(0.0..1.0f64, 0..5));
     let choices = (any::<bool>(), any::<bool>(), any::<bool>(), 0..3usize, -3.0..0.6f64);
-    (prop::sample::select(FeatureMap::ALL.to_vec()), shape, heads, cuts, choices).prop_map(assembled)
+    (prop::sample::select(MAPS.to_vec()), shape, heads, cuts, choices).prop_map(assembled)
 }
 
 type Choices = (bool, bool, bool, usize, f64);

@@ -5,7 +5,7 @@ mod common;
 
 use common::passes::{Call, references, sums_at};
 use common::subjects::subjects;
-use common::{Case, Directions, relative};
+use common::{Case, Directions, MAPS, relative};
 use protperf::rng::Stream;
 use protperf::state::merge_states;
 use protperf::{Backend, FeatureMap};
@@ -64,7 +64,7 @@ type Field = fn(&mut Call) -> &mut Vec<f64>;
 
 #[test]
 fn gradients_through_states_match_finite_differences() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for call in [true, false].into_iter().flat_map(|causal| calls(map, causal)) {
             on_every_backend(|backend, name| {
                 let after = call.forward(backend).state_out;
@@ -99,7 +99,7 @@ fn gradients_through_states_match_finite_differences() {
 
 #[test]
 fn a_sequence_in_two_parts_has_the_outputs_state_and_gradients_of_the_whole() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { heads: (2, 2), value_dim: 3, masked: true, ..Case::new(map, true, 150, 4, 6) };
         let whole = Call::new(case, 3);
         on_every_backend(|backend, name| {
@@ -152,7 +152,7 @@ fn rescaled(grad: &[f64], from: &[f64], to: &[f64], value_dim: usize) -> Vec<f64
 
 #[test]
 fn queries_alone_read_a_state_as_they_read_its_keys() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let case = Case { heads: (2, 1), value_dim: 3, q_len: 70, kv_len: 90, ..Case::new(map, false, 70, 4, 6) };
         let with_keys = Call::new(case.clone(), 3);
         let mut alone = Call::new(Case { kv_len: 0, ..case }, 3);
@@ -172,7 +172,7 @@ fn queries_alone_read_a_state_as_they_read_its_keys() {
 
 #[test]
 fn states_of_packed_sequences_are_those_of_each_alone() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [true, false] {
             let case = Case { heads: (2, 1), borders: Some(vec![0, 70, 70, 100]), ..Case::new(map, causal, 100, 4, 6) };
             let packed = with_state(Call::new(case, 3));
@@ -200,7 +200,7 @@ fn states_of_packed_sequences_are_those_of_each_alone() {
 
 #[test]
 fn a_pass_over_no_keys_returns_its_state_and_its_gradient() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [true, false] {
             let call = with_state(Call::new(Case::new(map, causal, 0, 4, 6), 3));
             let empty = Call { state_in: Some(call.empty()), ..call.clone() };
@@ -220,7 +220,7 @@ fn a_pass_over_no_keys_returns_its_state_and_its_gradient() {
 
 #[test]
 fn backends_read_the_states_of_each_other() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let whole = Call::new(Case { heads: (2, 2), value_dim: 3, ..Case::new(map, true, 150, 4, 6) }, 3);
         let all = subjects();
         for writer in &all {
@@ -238,7 +238,7 @@ fn backends_read_the_states_of_each_other() {
 
 #[test]
 fn merged_states_answer_as_the_state_of_all_keys() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         let whole = Call::new(Case { heads: (2, 2), value_dim: 3, ..Case::new(map, true, 150, 4, 6) }, 3);
         on_every_backend(|backend, name| {
             let expected = whole.forward(backend).state_out;
@@ -259,7 +259,7 @@ fn nans(x: &[f64]) -> Vec<bool> {
 
 #[test]
 fn what_is_not_finite_reaches_states_and_their_gradients_as_in_the_reference() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for call in [true, false].into_iter().flat_map(|causal| calls(map, causal)) {
             for bad in 0..6 {
                 let mut call = call.clone();
@@ -306,7 +306,7 @@ fn what_is_not_finite_reaches_states_and_their_gradients_as_in_the_reference() {
 
 #[test]
 fn a_number_of_omega_that_is_not_finite_is_nan_in_every_output_of_its_heads_and_in_no_other() {
-    for map in FeatureMap::ALL {
+    for map in MAPS {
         for causal in [true, false] {
             for directions in [Directions::Shared, Directions::PerHead] {
                 let case = Case { heads: (2, 2), directions, masked: true, ..Case::new(map, causal, 12, 4, 6) };

@@ -15,6 +15,27 @@ pub use pairs::wide::{magnitudes, plain};
 use protperf::rng::Stream;
 use protperf::{Element, FavorArgs, FeatureMap, MapArgs, Omega, TensorRef};
 
+/// Maps of every way to be computed, for tests that are the same for all.
+pub const MAPS: [FeatureMap; 6] = [
+    FeatureMap::Positive,
+    FeatureMap::Hyperbolic,
+    FeatureMap::Smreg,
+    FeatureMap::Relu,
+    FeatureMap::Elu1,
+    FeatureMap::Trigonometric,
+];
+
+/// The other maps of the registry: other functions or parameters of the same code.
+pub fn other_maps() -> impl Iterator<Item = FeatureMap> {
+    FeatureMap::ALL.into_iter().filter(|map| !MAPS.contains(map))
+}
+
+/// Whether features of a map may be negative, so that outputs are no means of values.
+pub fn is_signed(map: FeatureMap) -> bool {
+    use FeatureMap::{Cos, Fourier, Gelu, Identity, Tanh, Trigonometric};
+    matches!(map, Trigonometric | Fourier | Identity | Tanh | Gelu | Cos)
+}
+
 /// Where omega comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Directions {

@@ -1,8 +1,9 @@
 //! Attention as sums over all pairs and features, once in f64 (the truth's independent writing) and once in f32
 //! (the plain evaluation whose error bounds that of the kernels).
 
-use super::{Answer, Case, Data, Directions, norm, sees};
+use super::{Answer, Case, Data, Directions, is_signed, norm, sees};
 use protperf::{Activation, Family, FeatureMap, Parameters};
+use std::f64::consts::PI;
 
 macro_rules! pairs {
     ($module:ident, $float:ty) => {
@@ -38,7 +39,7 @@ macro_rules! pairs {
                         Directions::Axes => Parameters::of_directions(axes(case.head_dim)),
                         _ => case.map.parameters(&data.omega[start..start + matrix], case.head_dim).unwrap(),
                     };
-                    assert!(own.key_directions.is_none() && own.key_quadratic.is_none(), "see tests/parameters.rs");
+                    assert!(own.key_directions.is_none(), "see tests/parameters.rs");
                     let head = Head { absolute, ..Head::new(case, data, line, &own) };
                     let gradient = head.run(case, data, line, &own, &mut answer);
                     if case.directions != Directions::Axes {
@@ -76,6 +77,8 @@ macro_rules! pairs {
                 absolute: bool,
                 kv_line: usize,
                 weights: Vec<Float>,
+                /// g, which all maps of the registry have the same of on every axis.
+                quadratic: Float,
                 queries: Vec<Row>,
                 keys: Vec<Row>,
                 values: Vec<Float>,
@@ -119,6 +122,7 @@ macro_rules! pairs {
                         queries: rows(&data.q[line * l * d..][..l * d], &own.query_constants),
                         keys: rows(&data.k[kv_line * s * d..][..s * d], &own.key_constants),
                         weights,
+                        quadratic: own.key_quadratic.as_ref().map_or(1.0, |g| g[0] as Float),
                         values: cast(&data.v[kv_line * s * e..][..s * e]),
                         grad: cast(&data.grad[line * l * e..][..l * e]),
                     }
@@ -186,7 +190,7 @@ macro_rules! pairs {
                         seen.iter().map(score).collect::<Vec<Float>>()
                     };
                     let (total, scores) = (sum(|t| t.value).iter().sum::<Float>(), sum(|t| t.counts));
-                    if self.absolute && self.is_trigonometric() {
+                    if self.absolute && is_signed(self.case.map) {
                         // A denominator may be far smaller than its terms, so their rounding counts once more.
                         let spread = scores.iter().sum::<Float>() / total.abs();
                         return Some((top, total.abs() / (1.0 + spread), scores));
@@ -215,7 +219,9 @@ macro_rules! pairs {
                         for c in 0..d {
                             let w = self.weights[m * d + c];
                             dq[c] += unit * weight * self.size(t.by_query * w);
-                            dk[c] += unit * weight * (self.size(t.by_key * w) + self.size(t.by_norm * y[c]));
+                            dk[c] += unit
+                                * weight
+                                * (self.size(t.by_key * w) + self.size(t.by_norm * self.quadratic * y[c]));
                             dweights[m * d + c] += weight * (self.size(t.by_query * x[c]) + self.size(t.by_key * y[c]));
                         }
                     }
@@ -223,7 +229,7 @@ macro_rules! pairs {
 
                 fn term(&self, i: usize, j: usize, m: usize) -> Term {
                     let (query, key) = (&self.queries[i], &self.keys[j]);
-                    let (u, w, norm) = (query.projected[m], key.projected[m], key.half_norm);
+                    let (u, w, norm) = (query.projected[m], key.projected[m], self.quadratic * key.half_norm);
                     let (value, log, by_query, by_key, by_norm) = match self.case.map.family() {
                         Family::Exponential => (1.0, u + w - norm, 1.0, 1.0, -1.0),
                         Family::Activation(_) => {
@@ -246,11 +252,21 @@ macro_rules! pairs {
                         let (by_query, by_key) = (self.slope(u) * of_key, self.slope(w) * of_query);
                         return Term { value, counts: of_query * of_key, log, by_query, by_key, by_norm };
                     }
+                    if self.absolute
+                        && matches!(self.case.map.family(), Family::Activation(_))
+                        && self.case.map != FeatureMap::Elu1
+                    {
+                        // A feature moves by its slope times what its projection is rounded by.
+                        let size = |row: &Row, x: Float| self.phi(x).abs() + self.slope(x).abs() * row.sizes[m];
+                        let (of_query, of_key) = (size(query, u), size(key, w));
+                        let (by_query, by_key) = (self.slope(u) * of_key, self.slope(w) * of_query);
+                        return Term { value, counts: of_query * of_key, log, by_query, by_key, by_norm };
+                    }
                     Term { value, counts: self.size(value), log, by_query, by_key, by_norm }
                 }
 
                 fn is_trigonometric(&self) -> bool {
-                    self.case.map == FeatureMap::Trigonometric
+                    self.case.map.family() == Family::Trigonometric
                 }
 
                 fn activation(&self) -> Activation {
@@ -264,6 +280,14 @@ macro_rules! pairs {
                     let value = match self.activation() {
                         Activation::Relu => x.max(0.0),
                         Activation::Elu1 => x.max(0.0) + x.min(0.0).exp(),
+                        Activation::Identity => x,
+                        Activation::Abs => x.abs(),
+                        Activation::Relu2 => x.max(0.0).powi(2),
+                        Activation::Square => x.powi(2),
+                        Activation::Sigmoid => sigmoid(x),
+                        Activation::Tanh => x.tanh(),
+                        Activation::Gelu => 0.5 * x * (1.0 + gelu_argument(x).tanh()),
+                        Activation::Cos => x.cos(),
                     };
                     self.case.epsilon as Float + value
                 }
@@ -278,8 +302,29 @@ macro_rules! pairs {
                                 x.exp()
                             }
                         }
+                        Activation::Identity => 1.0,
+                        Activation::Abs if x == 0.0 => 0.0,
+                        Activation::Abs => x.signum(),
+                        Activation::Relu2 => 2.0 * x.max(0.0),
+                        Activation::Square => 2.0 * x,
+                        Activation::Sigmoid => sigmoid(x) * (1.0 - sigmoid(x)),
+                        Activation::Tanh => x.cosh().powi(-2),
+                        Activation::Gelu => {
+                            let t = gelu_argument(x).tanh();
+                            let rate = (2.0 / PI as Float).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
+                            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * rate
+                        }
+                        Activation::Cos => -x.sin(),
                     }
                 }
+            }
+
+            fn sigmoid(x: Float) -> Float {
+                1.0 / (1.0 + (-x).exp())
+            }
+
+            fn gelu_argument(x: Float) -> Float {
+                (2.0 / PI as Float).sqrt() * (x + 0.044715 * x.powi(3))
             }
 
             fn row(x: &[Float], weights: &[Float], constants: &[Float]) -> Row {

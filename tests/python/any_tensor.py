@@ -45,7 +45,7 @@ class Call:
 
 def make_call(rng: random.Random, numbers: np.random.Generator) -> Call:
     """A call that is right in every shape."""
-    feature_map = rng.choice(protperf.feature_maps())
+    feature_map = rng.choice(("positive", "hyperbolic", "smreg", "relu", "elu1", "trigonometric"))
     causal, kind = rng.random() < 0.5, rng.choice(("plain", "plain", "mask", "segments"))
     b = 1 if kind == "segments" else rng.choice((0, 1, 1, 1, 2, 3))
     kv_heads, group = rng.choice((1, 1, 2, 3)), rng.choice((1, 1, 2))

@@ -4,7 +4,7 @@ use protperf::{FeatureMap, Isa};
 
 use super::common::judge::Judge;
 use super::common::kernel::{How, kernel};
-use super::common::{Answer, Case, Data, Directions};
+use super::common::{Answer, Case, Data, Directions, MAPS};
 use super::{Target, Verdict};
 use crate::random::digest;
 
@@ -74,7 +74,7 @@ fn run(input: &[u8]) -> Result<Verdict, String> {
 }
 
 fn case(bytes: &mut Bytes<'_>) -> Case {
-    let map = FeatureMap::ALL[bytes.below(FeatureMap::ALL.len())];
+    let map = MAPS[bytes.below(MAPS.len())];
     let causal = bytes.below(2) == 1;
     let is_activation = matches!(map, FeatureMap::Relu | FeatureMap::Elu1);
     let mut case = Case::new(map, causal, bytes.below(70), 1 + bytes.below(66), 1 + bytes.below(40));

@@ -9,6 +9,7 @@ With scaled inputs x = q D^-1/4, y = k D^-1/4 and directions w_m (rows made from
     activation     f(w.x) + epsilon,  f(w.y) + epsilon            an exponent per row
     trigonometric  [cos, sin](w.x),   [cos, sin](w.y) exp(|y|^2/2)  an exponent per row
 
+A map may weigh the norm |y|^2/2 otherwise than by 1 (`_QUADRATIC`).
 A factor that a whole query row carries cancels in the quotient, so queries leave exp(|x|^2/2) out.
 """
 
@@ -75,8 +76,8 @@ def check_epsilon(feature_map: str, kernel_epsilon: float | None) -> float:
     return epsilon
 
 
-_AS_DRAWN = ("positive", "relu", "elu1", "trigonometric")
-"""Maps whose directions are the rows of omega."""
+_QUADRATIC = {"gaussian": 2.0, "fourier": 0.0, "exp": 0.0}
+"""What the norm |y|^2/2 of a key is multiplied by, where it is not 1."""
 
 
 def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
@@ -103,7 +104,7 @@ def directions_gradient(feature_map: str, omega: torch.Tensor, gradient: torch.T
 
 def _as_drawn(feature_map: str, rows: torch.Tensor) -> torch.Tensor:
     """Rows that are directions as they are, or their gradient; a new map has to be listed, here or above."""
-    if feature_map not in _AS_DRAWN:
+    if feature_map not in ("positive", "trigonometric", *_QUADRATIC, *_ACTIVATIONS):
         raise NotImplementedError(f"the directions of feature_map {feature_map!r} are not written in plain torch yet")
     return rows
 
@@ -125,6 +126,7 @@ class FeatureMap:
     def __init__(self, name: str, omega: torch.Tensor | None, head_dim: int, epsilon: float) -> None:
         self.name, self.family, self.epsilon = name, find_map(name).family, epsilon
         self.omega = omega
+        self._quadratic = _QUADRATIC.get(name, 1.0)
         self._head_dim, self._input_scale = head_dim, head_dim**-0.25
         self._directions = None if omega is None else directions(name, omega) * self._input_scale
 
@@ -174,7 +176,7 @@ class FeatureMap:
         return x * self._input_scale if self._directions is None else x @ self._directions.mT
 
     def _half_norm(self, x: torch.Tensor) -> torch.Tensor:
-        return (x * x).sum(-1, keepdim=True) * (0.5 * self._input_scale**2)
+        return (x * x).sum(-1, keepdim=True) * (0.5 * self._quadratic * self._input_scale**2)
 
     def _features(self, x: torch.Tensor, is_key: bool) -> Features:
         projected = self._project(x)
@@ -183,7 +185,8 @@ class FeatureMap:
             return Features(*split(log * LOG2_E))
         if self.family == "activation":
             function, _ = _ACTIVATIONS[self.name]
-            return _row_scaled(function(projected) + self.epsilon)
+            # The native kernels have the same limit.
+            return _row_scaled(function(projected.clamp(-_MAX_INPUT, _MAX_INPUT)) + self.epsilon)
         waves = torch.cat([projected.cos(), projected.sin()], -1)
         if not is_key:
             return Features(waves, torch.zeros_like(waves[..., :1]))
@@ -208,14 +211,14 @@ class FeatureMap:
             return dprojected * self._input_scale, {}
         dx, ddirections = dprojected @ self._directions, (dprojected.mT @ x).sum(0)
         if is_key and dhalf_norm is not None:
-            dx = dx + dhalf_norm * self._input_scale**2 * x
+            dx = dx + dhalf_norm * (self._quadratic * self._input_scale**2) * x
         return dx, {"directions": ddirections}
 
 
 def _row_scaled(values: torch.Tensor) -> Features:
     """Rows of huge features divided by a power of two, so that sums of products with them stay finite."""
     largest = values.detach().abs().amax(-1, keepdim=True)
-    exponent = torch.where(largest > _HUGE, exponent_of(largest.clamp(max=_MAX_INPUT)), 0.0)
+    exponent = torch.where(largest > _HUGE, exponent_of(largest), 0.0)
     return Features(values * power_of_two(-exponent), exponent)
 
 
@@ -223,8 +226,33 @@ def _elu1(u: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.elu(u) + 1
 
 
+def _gelu_argument(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """S and its slope, of gelu(u) = u sigmoid(s) in the form with tanh; limited, for beyond sigmoid(s) is 0 or 1."""
+    u = u.clamp(-32.0, 32.0)
+    scale, share = math.sqrt(8 / math.pi), 0.044715
+    return scale * (u + share * u**3), scale * (1 + 3 * share * u * u)
+
+
+def _gelu(u: torch.Tensor) -> torch.Tensor:
+    return u * torch.sigmoid(_gelu_argument(u)[0])
+
+
+def _gelu_slope(u: torch.Tensor) -> torch.Tensor:
+    s, rate = _gelu_argument(u)
+    share = torch.sigmoid(s)
+    return share + u.clamp(-32.0, 32.0) * rate * share * torch.sigmoid(-s)
+
+
 _ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]] = {
     "relu": (torch.relu, lambda u: (u > 0).to(u.dtype)),
     "elu1": (_elu1, lambda u: u.clamp(max=0.0).exp()),
+    "identity": (lambda u: u, torch.ones_like),
+    "abs": (torch.abs, torch.sign),
+    "relu2": (lambda u: torch.relu(u).square(), lambda u: 2 * torch.relu(u)),
+    "square": (torch.square, lambda u: 2 * u),
+    "sigmoid": (torch.sigmoid, lambda u: torch.sigmoid(u) * torch.sigmoid(-u)),
+    "tanh": (torch.tanh, lambda u: 4 * torch.sigmoid(2 * u) * torch.sigmoid(-2 * u)),
+    "gelu": (_gelu, _gelu_slope),
+    "cos": (torch.cos, lambda u: -u.sin()),
 }
 """Each activation map and its derivative, as functions of the projection."""

@@ -15,10 +15,19 @@ from protperf.torch.visibility import visible
 
 __all__ = ["favor_attention", "log_weights", "softmax_attention"]
 
-EXPONENTIAL = ("positive", "hyperbolic", "smreg")
+EXPONENTIAL = {"positive": 1.0, "hyperbolic": 1.0, "smreg": 1.0, "gaussian": 2.0, "exp": 0.0}
+"""Exponential maps, and how often a key's |y|^2/2 is subtracted."""
 ACTIVATION: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     "relu": (torch.relu, 1e-3),
     "elu1": (lambda x: torch.nn.functional.elu(x) + 1, 0.0),
+    "identity": (lambda x: x, 0.0),
+    "abs": (torch.abs, 0.0),
+    "relu2": (lambda x: torch.relu(x) ** 2, 0.0),
+    "square": (lambda x: x**2, 0.0),
+    "sigmoid": (torch.sigmoid, 0.0),
+    "tanh": (torch.tanh, 0.0),
+    "gelu": (lambda x: torch.nn.functional.gelu(x, approximate="tanh"), 0.0),
+    "cos": (torch.cos, 0.0),
 }
 """Each activation map and its own `kernel_epsilon`."""
 
@@ -29,7 +38,7 @@ def directions(feature_map: str, omega: torch.Tensor) -> torch.Tensor:
         return torch.cat([omega, -omega], -2)
     if feature_map == "smreg":
         return omega * (math.sqrt(omega.shape[-1]) / torch.linalg.vector_norm(omega, dim=-1, keepdim=True))
-    if feature_map != "positive":
+    if feature_map not in ("positive", "gaussian", "exp"):
         raise NotImplementedError(f"the directions of feature_map {feature_map!r} are not written here yet")
     return omega
 
@@ -40,7 +49,7 @@ def log_weights(
     """Logs of the features of an exponential map, a query's own constant dropped: [B,H,L,F] and [B,H,S,F]."""
     w = directions(feature_map, omega.to(q.dtype))
     x, y = q * q.shape[-1] ** -0.25, k * k.shape[-1] ** -0.25
-    return x @ w.mT, y @ w.mT - 0.5 * (y * y).sum(-1, keepdim=True)
+    return x @ w.mT, y @ w.mT - 0.5 * EXPONENTIAL[feature_map] * (y * y).sum(-1, keepdim=True)
 
 
 def favor_attention(
@@ -68,9 +77,9 @@ def favor_attention(
         assert omega is not None
         a, b = log_weights(q, k, omega, feature_map)
         scores = _exp(torch.logsumexp(a[:, :, :, None, :] + b[:, :, None, :, :], -1), seen)
-    elif feature_map == "trigonometric":
+    elif feature_map in ("trigonometric", "fourier"):
         assert omega is not None
-        scores = _trigonometric_scores(q, k, omega, seen)
+        scores = _trigonometric_scores(q, k, omega, seen, 1.0 if feature_map == "trigonometric" else 0.0)
     else:
         scores = _activation_scores(q, k, omega, feature_map, kernel_epsilon).masked_fill(~seen, 0.0)
     return _mean(scores, v, poisoned)
@@ -114,12 +123,14 @@ def _mean(scores: torch.Tensor, v: torch.Tensor, poisoned: torch.Tensor) -> torc
     return out.masked_fill(poisoned, torch.nan)
 
 
-def _trigonometric_scores(q: torch.Tensor, k: torch.Tensor, omega: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """cos(w.(x - y)) exp(|y|^2/2) summed over w, less the largest |y|^2/2 that a row sees."""
+def _trigonometric_scores(
+    q: torch.Tensor, k: torch.Tensor, omega: torch.Tensor, seen: torch.Tensor, weight: float
+) -> torch.Tensor:
+    """cos(w.(x - y)) exp(weight |y|^2/2) summed over w, less the largest exponent that a row sees."""
     w = omega.to(q.dtype)
     x, y = q * q.shape[-1] ** -0.25, k * k.shape[-1] ** -0.25
     u, z = x @ w.mT, y @ w.mT
-    half_norm = 0.5 * (y * y).sum(-1)[:, :, None, :].expand(-1, -1, q.shape[2], -1)
+    half_norm = 0.5 * weight * (y * y).sum(-1)[:, :, None, :].expand(-1, -1, q.shape[2], -1)
     return (torch.cos(u) @ torch.cos(z).mT + torch.sin(u) @ torch.sin(z).mT) * _exp(half_norm, seen)
 
 

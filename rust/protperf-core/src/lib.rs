@@ -25,7 +25,7 @@ pub use attention::{FavorArgs, FavorShape, LogLinear, MapArgs, MapGradients, Map
 pub use backend::{Backend, Execution};
 pub use element::{Element, Stored};
 pub use error::{Error, ErrorKind, Result};
-pub use feature_map::{Activation, Family, FeatureMap, Parameters};
+pub use feature_map::{Activation, Family, FeatureMap, GELU, Parameters};
 pub use half::{bf16, f16};
 pub use memory::{check_len, try_copied, try_filled, try_reserved};
 pub use tensor::{TensorRef, checked_product};

@@ -194,7 +194,8 @@ fn error(found: &[f64], truth: &[f64]) -> f64 {
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for map in FeatureMap::ALL {
+    use FeatureMap::{Elu1, Hyperbolic, Positive, Relu, Smreg, Trigonometric};
+    for map in [Positive, Hyperbolic, Smreg, Relu, Elu1, Trigonometric] {
         for causal in [false, true] {
             for (masked, packed) in [(false, false), (true, false), (false, true)] {
                 for (len, head_dim, value_dim, num_features, heads) in

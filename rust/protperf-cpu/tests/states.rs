@@ -121,7 +121,7 @@ fn gradients_flow_from_piece_to_piece() {
     use protperf_core::{Execution, MapGradients, TensorRef};
     let cancel = std::sync::atomic::AtomicBool::new(false);
     let execution = Execution { num_threads: 2, cancel: &cancel };
-    for map in FeatureMap::ALL {
+    for map in harness::MAPS {
         let case = Case { states: false, masked: true, ..Case::new(Map::Named(map), true, 150, [5, 3, 12]) };
         let data = case.data(9);
         for isa in Isa::available() {
@@ -177,7 +177,7 @@ fn gradients_flow_from_piece_to_piece() {
 
 #[test]
 fn the_gradient_of_an_empty_state_is_what_arrives_where_no_key_is_seen_and_else_zero() {
-    for map in FeatureMap::ALL {
+    for map in harness::MAPS {
         for causal in [false, true] {
             for len in [0, 1, 20] {
                 let case = Case::new(Map::Named(map), causal, len, [4, 2, 6]);

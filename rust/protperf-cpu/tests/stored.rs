@@ -86,7 +86,7 @@ fn assert_widened_call_rounded<S: CpuStored<Compute = f32>>(case: &Case) {
 
 #[test]
 fn a_call_on_16_bits_is_the_widened_call_rounded_once() {
-    for map in FeatureMap::ALL {
+    for map in harness::MAPS {
         for case in cases(Map::Named(map)) {
             assert_widened_call_rounded::<bf16>(&case);
             assert_widened_call_rounded::<f16>(&case);

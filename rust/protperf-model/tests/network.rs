@@ -62,7 +62,9 @@ fn config(attention: Attention, shape: BlockShape) -> Config {
 
 fn all_attentions() -> Vec<Attention> {
     let favor = |map| Attention::Favor { map, num_features: 12 };
-    FeatureMap::ALL.into_iter().map(favor).chain([Attention::Exact]).collect()
+    use FeatureMap::{Elu1, Hyperbolic, Positive, Relu, Smreg, Trigonometric};
+    let maps = [Positive, Hyperbolic, Smreg, Relu, Elu1, Trigonometric];
+    maps.into_iter().map(favor).chain([Attention::Exact]).collect()
 }
 
 const ODD: BlockShape = BlockShape { model_dim: 19, num_heads: 3, head_dim: 6, ffn_dim: 29 };

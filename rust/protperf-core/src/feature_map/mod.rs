@@ -9,7 +9,7 @@ mod parameters;
 mod recipe;
 
 use crate::error::{Error, Result};
-pub use activation::Activation;
+pub use activation::{Activation, GELU};
 pub use parameters::Parameters;
 pub use recipe::Recipe;
 
@@ -65,8 +65,8 @@ impl Row {
         Row { name, family: Family::Activation(activation), default_epsilon, recipe: recipe::ROWS }
     }
 
-    const fn trigonometric(name: &'static str) -> Self {
-        Row { name, family: Family::Trigonometric, default_epsilon: 0.0, recipe: recipe::ROWS }
+    const fn trigonometric(name: &'static str, recipe: Recipe) -> Self {
+        Row { name, family: Family::Trigonometric, default_epsilon: 0.0, recipe }
     }
 }
 
@@ -105,7 +105,29 @@ registry! {
     /// elu(x) + 1 (Katharopoulos et al. 2020).
     Elu1 = Row::activation("elu1", Activation::Elu1, 0.0);
     /// Sine and cosine features (Rahimi and Recht 2007).
-    Trigonometric = Row::trigonometric("trigonometric");
+    Trigonometric = Row::trigonometric("trigonometric", recipe::ROWS);
+    /// The Gaussian kernel exp(-|x - y|^2/2) by positive features.
+    Gaussian = Row::exponential("gaussian", recipe::STEEP);
+    /// The Gaussian kernel by sines and cosines (Rahimi and Recht 2007).
+    Fourier = Row::trigonometric("fourier", recipe::FLAT);
+    /// exp(u), without the norm that would make it an estimate of softmax.
+    Exp = Row::exponential("exp", recipe::FLAT);
+    /// u: attention by the inner product of projections.
+    Identity = Row::activation("identity", Activation::Identity, 0.0);
+    /// |u|.
+    Abs = Row::activation("abs", Activation::Abs, 0.0);
+    /// max(0, u)^2.
+    Relu2 = Row::activation("relu2", Activation::Relu2, 0.0);
+    /// u^2.
+    Square = Row::activation("square", Activation::Square, 0.0);
+    /// 1 / (1 + exp(-u)).
+    Sigmoid = Row::activation("sigmoid", Activation::Sigmoid, 0.0);
+    /// tanh(u).
+    Tanh = Row::activation("tanh", Activation::Tanh, 0.0);
+    /// gelu(u), in the form with tanh.
+    Gelu = Row::activation("gelu", Activation::Gelu, 0.0);
+    /// cos(u).
+    Cos = Row::activation("cos", Activation::Cos, 0.0);
 }
 
 impl FeatureMap {

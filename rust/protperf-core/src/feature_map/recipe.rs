@@ -31,6 +31,13 @@ pub const ROWS: Recipe = Recipe {
     },
 };
 
+/// Every row of omega, and no norm of the keys: g = 0.
+pub const FLAT: Recipe = Recipe { parameters: |omega, head_dim| with_quadratic(omega, head_dim, 0.0), ..ROWS };
+
+/// Every row of omega, and twice the norm of the keys: exp(x . y) exp(-|y|^2/2), which is the Gaussian kernel but for a
+/// factor of the query.
+pub const STEEP: Recipe = Recipe { parameters: |omega, head_dim| with_quadratic(omega, head_dim, 2.0), ..ROWS };
+
 /// Every row of omega, then the opposite of every row.
 pub const OPPOSITES: Recipe = Recipe {
     projections_per_row: 2,
@@ -78,6 +85,11 @@ pub const SPHERE: Recipe = Recipe {
         }
     },
 };
+
+fn with_quadratic(omega: &[f64], head_dim: usize, g: f64) -> Result<Parameters<Vec<f64>>> {
+    let key_quadratic = Some(try_filled(head_dim, g)?);
+    Ok(Parameters { key_quadratic, ..Parameters::of_directions(try_copied(omega)?) })
+}
 
 fn row_norm(row: &[f64]) -> f64 {
     // Checked first: `max` below would drop a NaN, and a row of nothing else would have norm 0.

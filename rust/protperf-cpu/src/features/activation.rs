@@ -34,12 +34,18 @@ impl<T: CpuElement> Family<T> for ActivationFeatures<T> {
 
     fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
         project_panels(head, side, &rows.x, &mut rows.y, count, head.layout.head_dim);
+        let [power, below] = self.activation.growth();
+        if power == 0 {
+            return;
+        }
         let mut tops = [T::ZERO; CHUNK];
         for panel in 0..head.layout.projection_panels() {
-            head.ops.raise_tops(rows.panel(panel), head.layout.extent(panel, count), &mut tops);
+            head.ops.raise_tops(rows.panel(panel), head.layout.extent(panel, count), below != 0, &mut tops);
         }
-        for (log, &top) in rows.log.iter_mut().zip(&tops).take(count).filter(|(_, top)| **top > T::from_f64(HUGE)) {
+        let huge = T::from_f64(if power == 2 { HUGE.sqrt() } else { HUGE });
+        for (log, &top) in rows.log.iter_mut().zip(&tops).take(count).filter(|(_, top)| **top > huge) {
             let (exponent, _) = (if top > T::LIMIT { T::LIMIT } else { top }).frexp();
+            let exponent = T::from_f64(f64::from(power)) * exponent;
             *log = if exponent > *log { exponent } else { *log };
         }
     }

@@ -1,60 +1,13 @@
 //! Activation features of one panel, `f(y) + epsilon`, and their gradient: `docs/algorithm.md`, section 3.
 //!
-//! A map is a pair of formulas over registers, f and f', and one arm in [`activate`] and in [`gradient`]. Both match
-//! on every function there is, so a new one does not compile until they know it.
+//! A map is a pair of formulas over registers (`formula.rs`), f and f', and one arm in [`activate`] and in [`gradient`].
+//! Both match on every function there is, so a new one does not compile until they know it.
 
-use super::exponential::exp_negative;
+use super::formula::{Abs, Cos, Elu1, Formula, Gelu, Identity, Relu, Relu2, Sigmoid, Square, Tanh};
 use super::panel::clear_tail;
 use crate::layout::{Extent, PANEL};
 use crate::simd::{Real, Simd};
 use protperf_core::Activation;
-
-/// The formulas of one map.
-trait Formula {
-    /// f(x).
-    ///
-    /// # Safety
-    /// The processor must have the instruction set of S.
-    unsafe fn value<S: Simd>(x: S::Register) -> S::Register;
-
-    /// g f'(x).
-    ///
-    /// # Safety
-    /// The processor must have the instruction set of S.
-    unsafe fn times_slope<S: Simd>(x: S::Register, g: S::Register) -> S::Register;
-}
-
-/// max(0, x).
-struct Relu;
-
-impl Formula for Relu {
-    #[inline(always)]
-    unsafe fn value<S: Simd>(x: S::Register) -> S::Register {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { S::max(x, S::splat(S::T::ZERO)) }
-    }
-    #[inline(always)]
-    unsafe fn times_slope<S: Simd>(x: S::Register, g: S::Register) -> S::Register {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { S::select_positive(x, g, S::splat(S::T::ZERO)) }
-    }
-}
-
-/// elu(x) + 1: x + 1 above 0, e^x below.
-struct Elu1;
-
-impl Formula for Elu1 {
-    #[inline(always)]
-    unsafe fn value<S: Simd>(x: S::Register) -> S::Register {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { S::select_positive(x, S::add(x, S::splat(S::T::ONE)), exp_negative::<S>(x)) }
-    }
-    #[inline(always)]
-    unsafe fn times_slope<S: Simd>(x: S::Register, g: S::Register) -> S::Register {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { S::select_positive(x, g, S::mul(g, exp_negative::<S>(x))) }
-    }
-}
 
 /// `features = (f(y) + epsilon) * factor[row]`.
 ///
@@ -74,6 +27,14 @@ pub unsafe fn activate<S: Simd>(
         match activation {
             Activation::Relu => activate_as::<S, Relu>(y, extent, epsilon, factor, features),
             Activation::Elu1 => activate_as::<S, Elu1>(y, extent, epsilon, factor, features),
+            Activation::Identity => activate_as::<S, Identity>(y, extent, epsilon, factor, features),
+            Activation::Abs => activate_as::<S, Abs>(y, extent, epsilon, factor, features),
+            Activation::Relu2 => activate_as::<S, Relu2>(y, extent, epsilon, factor, features),
+            Activation::Square => activate_as::<S, Square>(y, extent, epsilon, factor, features),
+            Activation::Sigmoid => activate_as::<S, Sigmoid>(y, extent, epsilon, factor, features),
+            Activation::Tanh => activate_as::<S, Tanh>(y, extent, epsilon, factor, features),
+            Activation::Gelu => activate_as::<S, Gelu>(y, extent, epsilon, factor, features),
+            Activation::Cos => activate_as::<S, Cos>(y, extent, epsilon, factor, features),
         }
     }
 }
@@ -95,6 +56,14 @@ pub unsafe fn gradient<S: Simd>(
         match activation {
             Activation::Relu => gradient_as::<S, Relu>(y, extent, factor, gradient),
             Activation::Elu1 => gradient_as::<S, Elu1>(y, extent, factor, gradient),
+            Activation::Identity => gradient_as::<S, Identity>(y, extent, factor, gradient),
+            Activation::Abs => gradient_as::<S, Abs>(y, extent, factor, gradient),
+            Activation::Relu2 => gradient_as::<S, Relu2>(y, extent, factor, gradient),
+            Activation::Square => gradient_as::<S, Square>(y, extent, factor, gradient),
+            Activation::Sigmoid => gradient_as::<S, Sigmoid>(y, extent, factor, gradient),
+            Activation::Tanh => gradient_as::<S, Tanh>(y, extent, factor, gradient),
+            Activation::Gelu => gradient_as::<S, Gelu>(y, extent, factor, gradient),
+            Activation::Cos => gradient_as::<S, Cos>(y, extent, factor, gradient),
         }
     }
 }
@@ -117,6 +86,7 @@ unsafe fn activate_as<S: Simd, F: Formula>(
                 let at = row * PANEL + col;
                 // The limit keeps products of two features finite.
                 let x = S::min(S::load(y.as_ptr().add(at)), S::splat(S::T::LIMIT));
+                let x = S::max(x, S::splat(-S::T::LIMIT));
                 let value = S::add(F::value::<S>(x), S::splat(epsilon));
                 S::store(features.as_mut_ptr().add(at), S::mul(value, by));
             }

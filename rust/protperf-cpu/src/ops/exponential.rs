@@ -34,6 +34,22 @@ pub unsafe fn exp2_fraction<S: Simd>(f: S::Register) -> S::Register {
     }
 }
 
+/// 2^f - 1 for |f| <= 1/2: the same polynomial without its 1, so that no digit of a small f is lost.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+unsafe fn exp2m1_fraction<S: Simd>(f: S::Register) -> S::Register {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        let mut sum = S::splat(S::T::ZERO);
+        for &c in S::T::EXP2[1..].iter().rev() {
+            sum = S::fma(sum, f, S::splat(c));
+        }
+        S::mul(sum, f)
+    }
+}
+
 /// Raises `reference[m]` to the largest `round(y) - shift` of the visible rows.
 ///
 /// # Safety
@@ -155,13 +171,36 @@ pub unsafe fn queries<S: Simd>(y: &[S::T], extent: Extent, reference: &[S::T], s
 pub unsafe fn exp_negative<S: Simd>(x: S::Register) -> S::Register {
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
+        let (whole, f) = in_bits_negative::<S>(x);
+        S::scale2(exp2_fraction::<S>(f), whole)
+    }
+}
+
+/// e^min(x, 0) - 1, with all its digits where x is small.
+///
+/// # Safety
+/// The processor must have the instruction set of S.
+#[inline(always)]
+pub unsafe fn expm1_negative<S: Simd>(x: S::Register) -> S::Register {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        let (whole, f) = in_bits_negative::<S>(x);
+        let power = S::scale2(S::splat(S::T::ONE), whole);
+        S::fma(power, exp2m1_fraction::<S>(f), S::sub(power, S::splat(S::T::ONE)))
+    }
+}
+
+/// min(x, 0) log2 e as an integer and a fraction of at most 1/2.
+#[inline(always)]
+unsafe fn in_bits_negative<S: Simd>(x: S::Register) -> (S::Register, S::Register) {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
         // At twice the exponent range the result is 0 already; further down the reduction would overflow.
         let x = S::max(S::min(x, S::splat(S::T::ZERO)), S::splat(-S::T::TOP - S::T::TOP));
         let whole = S::round(S::mul(x, S::splat(S::T::from_f64(std::f64::consts::LOG2_E))));
         // ln 2 in two parts, so that the fraction keeps its last bits.
         let part = S::fma(whole, S::splat(-S::T::LN2_HIGH), x);
         let part = S::fma(whole, S::splat(-S::T::LN2_LOW), part);
-        let f = S::mul(part, S::splat(S::T::from_f64(std::f64::consts::LOG2_E)));
-        S::scale2(exp2_fraction::<S>(f), whole)
+        (whole, S::mul(part, S::splat(S::T::from_f64(std::f64::consts::LOG2_E))))
     }
 }

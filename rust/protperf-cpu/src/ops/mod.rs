@@ -8,6 +8,7 @@ mod activation;
 mod classes;
 mod dropout;
 mod exponential;
+mod formula;
 mod gate;
 mod heads;
 mod norm;
@@ -45,7 +46,7 @@ macro_rules! each_op {
             = activation::gradient;
         scale_rows(from: &[T], extent: Extent, factor: &[T], to: &mut [T]) = panel::scale_rows;
         times_features(features: &[T], extent: Extent, gradient: &mut [T], sums: &mut [T]) = panel::times_features;
-        raise_tops(y: &[T], extent: Extent, tops: &mut [T]) = panel::raise_tops;
+        raise_tops(y: &[T], extent: Extent, of_magnitudes: bool, tops: &mut [T]) = panel::raise_tops;
         dot_rows(features: &[T], extent: Extent, column: &[T], sums: &mut [T]) = panel::dot_rows;
         add_rows(features: &[T], extent: Extent, factor: &[T], step: usize, totals: &mut [T]) = panel::add_rows;
         rescale_rows(values: &mut [T], step: usize, width: usize, power: &[T]) = panel::rescale_rows;

@@ -58,12 +58,12 @@ pub unsafe fn times_features<S: Simd>(features: &[S::T], extent: Extent, gradien
     }
 }
 
-/// Raises `tops[row]` to the largest feature of the row.
+/// Raises `tops[row]` to the largest projection of the row, or the largest magnitude of one.
 ///
 /// # Safety
 /// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn raise_tops<S: Simd>(y: &[S::T], extent: Extent, tops: &mut [S::T]) {
+pub unsafe fn raise_tops<S: Simd>(y: &[S::T], extent: Extent, of_magnitudes: bool, tops: &mut [S::T]) {
     extent.check(&[y.len()]);
     assert!(tops.len() >= extent.rows);
     for (row, top) in tops.iter_mut().enumerate().take(extent.rows) {
@@ -73,12 +73,15 @@ pub unsafe fn raise_tops<S: Simd>(y: &[S::T], extent: Extent, tops: &mut [S::T])
         unsafe {
             let mut best = S::splat(*top);
             for col in (0..whole).step_by(S::LANES) {
-                best = S::max(S::load(y.as_ptr().add(col)), best);
+                let x = S::load(y.as_ptr().add(col));
+                let x = if of_magnitudes { S::max(x, S::sub(S::splat(S::T::ZERO), x)) } else { x };
+                best = S::max(x, best);
             }
             let mut lanes = [*top; PAD];
             S::store(lanes.as_mut_ptr(), best);
             let best = largest_of(&lanes);
-            *top = y[whole..].iter().fold(best, |top, &y| if y > top { y } else { top });
+            let size = |y: S::T| if of_magnitudes { y.abs() } else { y };
+            *top = y[whole..].iter().map(|&y| size(y)).fold(best, |top, y| if y > top { y } else { top });
         }
     }
 }

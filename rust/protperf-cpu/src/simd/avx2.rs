@@ -33,7 +33,7 @@ unsafe fn power_f64(k: __m256d) -> __m256d {
 
 macro_rules! avx2 {
     ($name:ty, $t:ty, $v:ty, $lanes:expr, $power:ident, $set1:ident, $load:ident, $store:ident, $add:ident, $sub:ident,
-     $mul:ident, $max:ident, $min:ident, $fma:ident, $round:ident, $and:ident, $cmp:ident, $blend:ident,
+     $mul:ident, $div:ident, $max:ident, $min:ident, $fma:ident, $round:ident, $and:ident, $cmp:ident, $blend:ident,
      $low:ident, $high:ident, $halves:ident) => {
         // SAFETY: every method is a few intrinsics of AVX2 and FMA, and accesses memory only through the pointer it is given.
         unsafe impl Simd for $name {
@@ -49,6 +49,7 @@ macro_rules! avx2 {
                 add(a: $v, b: $v) -> $v = $add;
                 sub(a: $v, b: $v) -> $v = $sub;
                 mul(a: $v, b: $v) -> $v = $mul;
+                div(a: $v, b: $v) -> $v = $div;
                 max(a: $v, b: $v) -> $v = $max;
                 min(a: $v, b: $v) -> $v = $min;
                 fma(a: $v, b: $v, c: $v) -> $v = $fma;
@@ -93,6 +94,7 @@ avx2!(
     _mm256_add_ps,
     _mm256_sub_ps,
     _mm256_mul_ps,
+    _mm256_div_ps,
     _mm256_max_ps,
     _mm256_min_ps,
     _mm256_fmadd_ps,
@@ -116,6 +118,7 @@ avx2!(
     _mm256_add_pd,
     _mm256_sub_pd,
     _mm256_mul_pd,
+    _mm256_div_pd,
     _mm256_max_pd,
     _mm256_min_pd,
     _mm256_fmadd_pd,

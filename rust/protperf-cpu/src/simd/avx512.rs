@@ -14,8 +14,8 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 macro_rules! avx512 {
     ($name:ty, $t:ty, $v:ty, $lanes:expr, $mask:ty, $low:expr, $high:expr,
-     $set1:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $max:ident, $min:ident, $fma:ident,
-     $round:ident, $scalef:ident, $cmp:ident, $blend:ident, $permute:ident, $loadi:ident) => {
+     $set1:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $min:ident,
+     $fma:ident, $round:ident, $scalef:ident, $cmp:ident, $blend:ident, $permute:ident, $loadi:ident) => {
         // SAFETY: every method is a few intrinsics of AVX-512, and accesses memory only through the pointer it is given.
         unsafe impl Simd for $name {
             type T = $t;
@@ -30,6 +30,7 @@ macro_rules! avx512 {
                 add(a: $v, b: $v) -> $v = $add;
                 sub(a: $v, b: $v) -> $v = $sub;
                 mul(a: $v, b: $v) -> $v = $mul;
+                div(a: $v, b: $v) -> $v = $div;
                 max(a: $v, b: $v) -> $v = $max;
                 min(a: $v, b: $v) -> $v = $min;
                 fma(a: $v, b: $v, c: $v) -> $v = $fma;
@@ -79,6 +80,7 @@ avx512!(
     _mm512_add_ps,
     _mm512_sub_ps,
     _mm512_mul_ps,
+    _mm512_div_ps,
     _mm512_max_ps,
     _mm512_min_ps,
     _mm512_fmadd_ps,
@@ -103,6 +105,7 @@ avx512!(
     _mm512_add_pd,
     _mm512_sub_pd,
     _mm512_mul_pd,
+    _mm512_div_pd,
     _mm512_max_pd,
     _mm512_min_pd,
     _mm512_fmadd_pd,

@@ -40,6 +40,10 @@ pub trait Real:
     const LN2_HIGH: Self;
     /// ln 2, the rest.
     const LN2_LOW: Self;
+    /// pi in parts, the first ones short: times integers up to 2^14 (f32) and 2^22 (f64) exact.
+    const PI_PARTS: [Self; 3];
+    /// Terms after the 1 in the series of the cosine on [-pi/2, pi/2]; what is left out is below half a unit.
+    const COS_TERMS: u32;
     /// The largest finite value.
     const MAX: Self;
     /// Zero.
@@ -62,7 +66,8 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ty, $bits:ty, $mantissa:expr, $bias:expr, $flush:expr, $max_lookahead_bits:expr, $ln2:expr, $coefficients:expr) => {
+    ($t:ty, $bits:ty, $mantissa:expr, $bias:expr, $flush:expr, $max_lookahead_bits:expr, $ln2:expr, $pi:expr, $cos_terms:expr,
+     $coefficients:expr) => {
         impl Real for $t {
             const EXP2: &'static [Self] = &$coefficients;
             const FLUSH: Self = $flush;
@@ -70,6 +75,8 @@ macro_rules! real {
             const LIMIT: Self = 1e15;
             const LN2_HIGH: Self = $ln2.0;
             const LN2_LOW: Self = $ln2.1;
+            const PI_PARTS: [Self; 3] = $pi;
+            const COS_TERMS: u32 = $cos_terms;
             const MAX: Self = <$t>::MAX;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -112,6 +119,8 @@ real!(
     -125.0,
     40.0,
     (0.693_359_375, -2.121_944_4e-4),
+    [3.140625, 0.0009670257568359375, 6.278329465203569e-07],
+    7,
     [
         1.0,
         6.931_471_880_262_288e-1,
@@ -130,6 +139,8 @@ real!(
     -1020.0,
     400.0,
     (6.931_471_803_691_238_2e-1, 1.908_214_929_270_587_7e-10),
+    [3.141592651605606, 1.9841871583270443e-09, 1.034036596358821e-18],
+    11,
     [
         1.0,
         std::f64::consts::LN_2,
@@ -171,6 +182,7 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn add(a: Self::Register, b: Self::Register) -> Self::Register;
     unsafe fn sub(a: Self::Register, b: Self::Register) -> Self::Register;
     unsafe fn mul(a: Self::Register, b: Self::Register) -> Self::Register;
+    unsafe fn div(a: Self::Register, b: Self::Register) -> Self::Register;
     /// The larger of each pair of lanes; b where one of them is NaN.
     unsafe fn max(a: Self::Register, b: Self::Register) -> Self::Register;
     /// The smaller of each pair of lanes; b where one of them is NaN.

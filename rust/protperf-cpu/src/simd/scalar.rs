@@ -48,6 +48,10 @@ macro_rules! scalar {
                 std::array::from_fn(|i| a[i] * b[i])
             }
             #[inline(always)]
+            unsafe fn div(a: Self::Register, b: Self::Register) -> Self::Register {
+                std::array::from_fn(|i| a[i] / b[i])
+            }
+            #[inline(always)]
             unsafe fn max(a: Self::Register, b: Self::Register) -> Self::Register {
                 std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
             }
