@@ -24,7 +24,9 @@ def residues_option() -> Any:
 
 def model_option() -> Any:
     """The model that is asked."""
-    return option(REQUIRED, "Run directory, one step of it, or an ESM-2 folder.", positional=True, unit="MODEL")
+    return option(
+        REQUIRED, "Run directory, one step of it, an ESM-2 folder, or a baseline.", positional=True, unit="MODEL"
+    )
 
 
 def seq_col_option() -> Any:

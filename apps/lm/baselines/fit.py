@@ -85,7 +85,7 @@ def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> F
     """A model of the columns of an alignment, and one without some rows, to compare the family with other models by.
 
     Args:
-        kind: `site` or `pairwise`; theta: identity from which rows are relatives.
+        kind: `site`; theta: identity from which rows are relatives.
     """
     for text in alignment.notes:
         watch.note(f"note: {text}")

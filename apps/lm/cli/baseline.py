@@ -17,8 +17,8 @@ class BaselineCommand:
 
     data: tuple[str, ...] = option(
         (),
-        "FASTA for unigram and ngram; an alignment (A2M, A3M, FASTA, Stockholm) for site and pairwise; plain or gz, "
-        "xz, zst, bz2; - is standard input.",
+        "FASTA for unigram and ngram; an alignment (A2M, A3M, FASTA, Stockholm) for site; plain or gz, xz, "
+        "zst, bz2; - is standard input.",
         positional=True,
         unit="FILE...",
     )
