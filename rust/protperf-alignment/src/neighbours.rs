@@ -48,10 +48,11 @@ pub fn count_neighbours(codes: &Codes<'_>, identity: f64, run: &Execution<'_>) -
 fn compare(codes: &Codes<'_>, rows: Range<usize>, earlier: Range<usize>, most: usize, counts: &[AtomicU32]) {
     for row in rows {
         let mut found = 0;
-        for other in earlier.start..earlier.end.min(row) {
+        let others = earlier.start..earlier.end.min(row);
+        for (count, other) in counts[others.clone()].iter().zip(others) {
             if differ_at_most(codes.row(row), codes.row(other), most) {
                 found += 1;
-                counts[other].fetch_add(1, Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
             }
         }
         counts[row].fetch_add(found, Ordering::Relaxed);
