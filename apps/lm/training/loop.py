@@ -21,7 +21,8 @@ from protperf.lm.model.network import Network
 from protperf.lm.training import schedule
 from protperf.lm.training.average import Average
 from protperf.lm.training.clock import Clock
-from protperf.lm.training.feed import Feed
+from protperf.lm.training.feed import Feed, MicroBatch
+from protperf.lm.training.memory import halved, is_exhausted
 from protperf.lm.training.optimizer import Optimizer, not_finite
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress
@@ -68,15 +69,17 @@ class Loop:
 
     def __init__(
         self, network: Network, optimizer: Optimizer, feed: Feed, validation: Validation, options: TrainOptions,
-        clock: Clock,
+        clock: Clock, warn: Callable[[str], None] = lambda text: None,
     ) -> None:  # fmt: skip
         self.network, self.optimizer, self.feed, self.validation = network, optimizer, feed, validation
-        self.options, self.clock = options, clock
+        self.options, self.clock, self.warn = options, clock, warn
         self.average = Average(network, options.ema) if options.ema else None
         self.progress = Progress(total_steps=options.steps)
         self._pace = _Pace()
         self._logged_steps_s, self._logged_tokens = 0.0, 0
         self._kept_step = -1
+        # How often each batch is divided in two, because memory ran out in this process.
+        self._halvings = 0
         self._checkpoint_start_s: float | None = None
 
     def restore(self, progress: Progress) -> None:
@@ -146,17 +149,35 @@ class Loop:
         device = self.network.embedding.weight.device
         step_mode = self.feed.mode(p.step)
         parts = [self.feed.next(p, step_mode, micro) for micro in range(self.options.accumulate)]
-        targets = sum(len(part.targets) for part in parts)
-        total = 0.0
+        for _ in range(self._halvings):
+            parts = halved(parts)
         # Dropout draws from torch's generator; the caller's own draws go on as if nothing had been drawn here.
         with _forked_generator(device):
+            return self._gradients(parts, step_mode), sum(len(part.targets) for part in parts)
+
+    def _gradients(self, parts: list[MicroBatch], mode: int) -> float:
+        """Compute the gradients of some batches, in smaller ones where memory runs out; returns the loss."""
+        total, weight = 0.0, 1 / max(sum(len(part.targets) for part in parts), 1)
+        try:
             for micro, part in enumerate(parts):
-                torch.manual_seed(self.feed.dropout_seed(p.step, micro))
-                weight = 1 / max(targets, 1)
-                loss = self.network.loss(part.tokens, part.cu_seqlens, step_mode, part.positions, part.targets, weight)
+                torch.manual_seed(self.feed.dropout_seed(self.progress.step, micro))
+                loss = self.network.loss(part.tokens, part.cu_seqlens, mode, part.positions, part.targets, weight)
                 loss.backward()
                 total += loss.item()
-        return total, targets
+            return total
+        except (MemoryError, RuntimeError) as error:
+            smaller = halved(parts)
+            if not is_exhausted(error) or len(smaller) == len(parts):
+                raise
+        # Some of the gradients are of batches that are computed again.
+        for parameter in self.network.parameters():
+            parameter.grad = None
+        self._halvings += 1
+        text = "note: step {step} needs more memory than there is; from here on batches are computed in {parts} parts, "
+        text += "which gives other last bits; a smaller {batch_tokens} needs less memory"
+        facts = {"step": self.progress.step + 1, "parts": 2**self._halvings}
+        self.warn(Message(text, **facts, batch_tokens=Argument("batch_tokens")))
+        return self._gradients(smaller, mode)
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):

@@ -63,7 +63,7 @@ class Trainer:
         )  # fmt: skip
         detail("validation averages both directions" if config.directions == "both" else "validation reads forward")
         feed = Feed(train, options, config.objective, self.device, config.directions)
-        self.loop = Loop(network, Optimizer(network, options), feed, validation, options, clock or Clock())
+        self.loop = Loop(network, Optimizer(network, options), feed, validation, options, clock or Clock(), warn)
         # Of all the data, so computed once.
         self._digests = {"data_sha256": train.fingerprint, "validation_sha256": held.fingerprint}
         # Where the run comes from, as `origin` describes it; that of a resumed run is in its checkpoint.
