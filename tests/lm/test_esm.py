@@ -1,10 +1,10 @@
-"""ESM-2 folders with random weights: logits are those of transformers, and the reading commands take them."""
+"""ESM-2 folders with random weights: the reading commands take them. `test_transformers.py` has the logits."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import protperf.lm as lm
 from protperf import io
 from protperf.errors import CheckpointError, ConfigError
-from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, MASK, VOCABULARY
+from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, MASK
 from protperf.lm.engine import CAUSAL, MASKED
 from protperf.lm.loading import load_run
 from protperf.lm.model.config import ModelConfig
@@ -78,29 +78,6 @@ def packed() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"token_dropout": False, "emb_layer_norm_before": True}], ids=["esm2", "other"]
-)
-def test_logits_and_hidden_states_are_those_of_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
-    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is not installed")
-    place = write_folder(tmp_path / "model", **changes)
-    theirs = transformers.EsmForMaskedLM.from_pretrained(place).eval()
-    tokens, borders = packed()
-    engine = load_run(place).engine
-    found = engine.log_probs(tokens, borders, MASKED)
-    ids = [THEIRS.index({"<bos>": "<cls>", "J": "<unk>"}.get(name, name)) for name in VOCABULARY]
-    for low, high in itertools.pairwise(borders):
-        given = torch.tensor([[ids[token] for token in tokens[low:high]]])
-        with torch.no_grad():
-            answer = theirs(given, attention_mask=torch.ones_like(given), output_hidden_states=True)
-        needed = torch.log_softmax(answer.logits[0], -1)[:, ids].numpy()
-        assert np.ptp(needed) > 3, "predictions that hardly differ would agree by themselves"
-        np.testing.assert_allclose(found[low:high], needed, atol=1e-4, rtol=0)
-        for layer in (0, 1, -1):
-            hidden = engine.hidden(tokens, borders, MASKED, layer)[low:high]
-            np.testing.assert_allclose(hidden, answer.hidden_states[layer][0].numpy(), atol=1e-4, rtol=0)
-
-
 def test_packing_float64_and_shards_change_nothing(folder: Path, tmp_path: Path) -> None:
     tokens, borders = packed()
     engine, double = load_run(folder).engine, load_run(folder, "float64").engine
@@ -141,6 +118,9 @@ def test_commands_read_a_folder(folder: Path, tmp_path: Path) -> None:
     tokens = np.concatenate([[BOS], io.encode("MKTAYIAKQR")[0], [EOS]]).astype(np.uint8)
     hidden = load_run(folder).engine.hidden(tokens, np.array([0, 12]), MASKED)
     np.testing.assert_allclose(vectors.vectors[0], hidden[1:-1].mean(0), atol=1e-5)
+    filled = in_process("generate", folder, "-n", 3, "--infill", "--template", "MKT__IAKQR").stdout.decode()
+    assert len(re.findall("^MKT[A-Z]{2}IAKQR$", filled, re.MULTILINE)) == 3
+    assert "use --infill or --fix-positions with --template" in error_line(in_process("generate", folder, "-n", 3))
     assert "use --method pll" in error_line(in_process("score", folder, fasta, "--method", "ll"))
     refused = in_process("score", folder, fasta, "--engine", "native")
     assert refused.returncode == 2

@@ -17,6 +17,8 @@ DELAY_S = 2.0
 LOG_INTERVAL_S = 60.0
 """Seconds between two lines in a log."""
 _REFRESH_S = 1.0
+_FIRST_STEPS = "first steps"
+"""What a training waits for when all is ready."""
 
 
 def is_terminal() -> bool:
@@ -126,8 +128,8 @@ class _LogStage(Stage):
         return [*facts, f"{self._completed} {self._items}"] if self._items else facts
 
 
-class TrainProgress:
-    """Step, loss, tokens per second, validation and time left.
+class TrainProgress(Watch):
+    """Step, loss, tokens per second, validation and time left; before the first step, what is waited for.
 
     Progress is measured in steps, and until their number is known, in the time that a run was given: on a machine that
     has become busy, its steps take longer than that. Reports come every few steps, which may take minutes in a large
@@ -136,11 +138,12 @@ class TrainProgress:
 
     def __init__(self, groups: Groups, quiet: bool, time_s: float | None) -> None:
         self._groups = groups
-        self._time_s, self._shows_bar = time_s, not quiet and is_terminal()
+        self._quiet, self._time_s, self._shows_bar = quiet, time_s, not quiet and is_terminal()
         self._bar = _bars()(
             total=time_s, disable=not self._shows_bar, file=sys.stderr, bar_format="{desc}", **_terminal_size()
         )
         self._line: dict[str, Any] = {}
+        self._awaited = _FIRST_STEPS
         self._left_s: float | None = time_s
         self._heard = time.monotonic()
         self._lock = threading.Lock()
@@ -175,6 +178,19 @@ class TrainProgress:
         with self._lock, _bars().external_write_mode(file=sys.stderr):
             say(in_flags(self._groups, text))
 
+    def waiting(self, what: str, unit: str) -> Stage:
+        if not self._quiet and not self._shows_bar:
+            # The next line of a log may be a minute away.
+            self.warn(what)
+        return _Awaited(self, what)
+
+    def wait_for(self, what: str) -> None:
+        """Show what is waited for until there are steps to show."""
+        with self._lock:
+            self._awaited = what
+            if self._shows_bar:
+                self._draw()
+
     def _tick(self) -> None:
         while not self._ended.wait(_REFRESH_S if self._shows_bar else LOG_INTERVAL_S):
             with self._lock:
@@ -183,7 +199,7 @@ class TrainProgress:
                 if self._shows_bar:
                     self._draw()
                 else:
-                    say(", ".join(_facts(self._line, self._now_left())))
+                    say(", ".join(_facts(self._line, self._now_left(), self._awaited)))
 
     def _estimate(self) -> float | None:
         line = self._line
@@ -203,12 +219,23 @@ class TrainProgress:
             self._bar.n = self._time_s - left
         known = self._bar.total is not None
         self._bar.bar_format = "{percentage:3.0f}%|{bar:6}| {desc}" if known else "{desc}"
-        self._bar.set_description_str(", ".join(_facts(line, left)))
+        self._bar.set_description_str(", ".join(_facts(line, left, self._awaited)))
 
 
-def _facts(line: dict[str, Any], left_s: float | None) -> list[str]:
+class _Awaited(Stage):
+    """What a training waits for before its first step."""
+
+    def __init__(self, progress: TrainProgress, what: str) -> None:
+        self._progress = progress
+        progress.wait_for(what)
+
+    def close(self) -> None:
+        self._progress.wait_for(_FIRST_STEPS)
+
+
+def _facts(line: dict[str, Any], left_s: float | None, awaited: str) -> list[str]:
     total = f"/{line['total_steps']}" if "total_steps" in line else ""
-    facts = [f"step {line['step']}{total}" if "step" in line else "first steps"]
+    facts = [f"step {line['step']}{total}" if "step" in line else awaited]
     if left_s is not None:
         facts.append(f"{_bars().format_interval(left_s)} left")
     if "loss" in line:

@@ -73,7 +73,7 @@ def run(given: dict[str, Any]) -> int:
             say_all(GROUPS, request.forecast(files, command.out, compute.device, clock=clock, warn=bar.warn).facts())
             return 0
         outcome = request.train(
-            files, command.out, compute.device, clock=clock, command=shlex.join(["protperf", *sys.argv[1:]]),
+            files, command.out, compute.device, clock=clock, command=shlex.join(["protperf", *sys.argv[1:]]), watch=bar,
             report=bar.report, warn=bar.warn, detail=bar.warn if messages.verbose else lambda text: None,
         )  # fmt: skip
     say_all(GROUPS, [] if messages.quiet else outcome.facts())

@@ -60,7 +60,8 @@ def epoch_plan(
 
     Args:
         lengths: residues of each sequence [R].
-        budget: most tokens of a batch, BOS and EOS counted; a longer sequence is a batch by itself.
+        budget: most tokens of a batch, BOS and EOS counted; a longer sequence is a batch by itself. Residues that
+            varied starts put in front of a sequence (`reading.read`, up to 40) come on top of it.
         crop: most tokens of a sequence that are used.
         weights: the probability of each sequence to be in an epoch [R]; None reads all of them.
     """

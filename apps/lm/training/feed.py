@@ -16,6 +16,7 @@ from protperf.lm.data.stream import Stream, generator
 from protperf.lm.model.network import CAUSAL, MASKED
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import Progress
+from protperf.lm.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,12 @@ class Feed:
 
     def __init__(
         self, store: TokenStore, options: TrainOptions, objective: str, device: torch.device,
-        directions: str = "forward",
+        directions: str = "forward", watch: Watch | None = None,
     ) -> None:  # fmt: skip
         self._store, self._options, self._objective, self._device = store, options, objective, device
         # Who predicts masked residues sees both sides of them: such a reading has no direction.
         self._readings = {MASKED: Reading("forward", options.starts), CAUSAL: Reading(directions, options.starts)}
-        self._weights = _weights(store) if options.weights == "relatives" else None
+        self._weights = _weights(store, watch or Watch()) if options.weights == "relatives" else None
         self._plan: tuple[int, batches.EpochPlan] | None = None
 
     def num_batches(self, epoch: int) -> int:
@@ -102,8 +103,10 @@ class Feed:
         return self._plan[1]
 
 
-def _weights(store: TokenStore) -> NDArray[np.float64]:
+def _weights(store: TokenStore, watch: Watch) -> NDArray[np.float64]:
     # Most trainings weigh all sequences alike.
     from protperf.lm.data.cluster import weights
 
-    return weights(store)
+    # One native call, which takes some 30 s for a family of 30,000 sequences.
+    with watch.waiting(f"counting the relatives of {len(store):,} sequences", "sequences"):
+        return weights(store)

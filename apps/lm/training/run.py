@@ -28,6 +28,7 @@ from protperf.lm.training.origin import IN_PYTHON
 from protperf.lm.training.state import expected_tensors
 from protperf.lm.training.trainer import Trainer
 from protperf.lm.training.verdict import verdict
+from protperf.lm.watch import Watch
 from protperf.message import Argument, Message
 
 _OPTIONS = {
@@ -88,6 +89,7 @@ def train_run(
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     detail: Callable[[str], None] = lambda text: None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train on sequence files into a run directory.
 
@@ -102,6 +104,7 @@ def train_run(
         command: what started the run, for whoever asks later.
         choose: gives the configuration and options of a new run by what is trained on.
         report: called with each line of metrics; warn: with what deserves attention; detail: with each stage.
+        watch: shows what is waited for before the first step.
 
     Raises:
         ConfigError: the directory holds a run and neither `resume` nor `force` was given; on resume, other data, or an
@@ -128,7 +131,9 @@ def train_run(
             # Before the network takes its memory: the run has this configuration, and its tensors are those of it.
             resuming.check_agreement(start, config, options)
             check_tensors(start, expected_tensors(config, options))
-        trainer = Trainer(run, config, options, parts.train, parts.held, warn, detail, device=device, clock=clock)
+        trainer = Trainer(
+            run, config, options, parts.train, parts.held, warn, detail, device=device, clock=clock, watch=watch
+        )
         if start is None:
             # Before anything is removed: the weights may be those of the run that is replaced.
             init = None if options.init is None else take_weights(trainer, options.init)

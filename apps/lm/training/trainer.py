@@ -26,6 +26,7 @@ from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.state import expected_tensors, read_options, read_progress
 from protperf.lm.training.validation import Validation
+from protperf.lm.watch import Watch
 from protperf.message import Argument, Message
 
 Report = Callable[[dict[str, Any]], None]
@@ -52,6 +53,7 @@ class Trainer:
         *,
         device: torch.device | str = "cpu",
         clock: Clock | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.run, self.config, self.options = run, config, options
         self.warn, self.detail, self.device = warn, detail, torch.device(device)
@@ -62,7 +64,7 @@ class Trainer:
             config.directions,
         )  # fmt: skip
         detail("validation averages both directions" if config.directions == "both" else "validation reads forward")
-        feed = Feed(train, options, config.objective, self.device, config.directions)
+        feed = Feed(train, options, config.objective, self.device, config.directions, watch)
         self.loop = Loop(network, Optimizer(network, options), feed, validation, options, clock or Clock(), warn)
         # Of all the data, so computed once.
         self._digests = {"data_sha256": train.fingerprint, "validation_sha256": held.fingerprint}
