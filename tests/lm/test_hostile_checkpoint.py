@@ -12,13 +12,15 @@ import pytest
 import torch
 from commands import environment
 from hostile import CASES, build, resign
-from machine import HANG_S
+from machine import HANG_S, start_of
 from training import small_options, synthetic, trainer
 
 from protperf.errors import CheckpointError
 from protperf.network import Network
 
-MAX_CPU_S, MAX_BYTES = 1.0, 64 << 20
+MAX_BYTES = 64 << 20
+MAX_STARTS = 10
+"""How many times as long as an interpreter takes to load NumPy a refusal may take: about a second."""
 MEASURED = Path(__file__).with_name("measured.py")
 
 
@@ -60,12 +62,13 @@ def test_hostile_checkpoints_are_refused_at_once_and_named(step: Path, tmp_path:
     good, *found = answers([step.parent, *made.values()], fasta)
     assert [answer["class"] for answer in good] == [None, None]
     faults, worst_cpu_s, worst_bytes = [], 0.0, 0
+    max_cpu_s = MAX_STARTS * start_of("import numpy")()
     for (name, run), (loaded, resumed) in zip(made.items(), found, strict=True):
         for kind, answer in (("read", loaded), ("resumed", resumed)):
             worst_cpu_s = max(worst_cpu_s, float(str(answer["cpu_s"])))
             over = int(str(answer["bytes"])) - size(run)
             worst_bytes = max(worst_bytes, over)
-            if float(str(answer["cpu_s"])) > MAX_CPU_S or over > MAX_BYTES:
+            if float(str(answer["cpu_s"])) > max_cpu_s or over > MAX_BYTES:
                 faults.append(f"{name}, {kind}: {answer}")
             if kind == "read" and CASES[name][1]:
                 continue

@@ -360,30 +360,27 @@ def test_a_forked_child_scores_the_same_bits(run: Path, fasta: Path) -> None:
 
 
 INTERRUPTED = """
-import os, signal, sys, threading, time
+import signal, sys, time
 import numpy as np
 from protperf import lm
 from protperf.lm.engine import CAUSAL
+# Seconds of the processor: a machine that becomes busy, or quiet, changes neither the alarm nor the wait.
+signal.signal(signal.SIGPROF, signal.default_int_handler)
 engine = lm.load(sys.argv[1])._loaded.engine
 tokens, borders = np.full(400_000, 5, np.uint8), np.array([0, 400_000])
 state = engine.empty_state()
-start = time.perf_counter()
+start = time.process_time()
 engine.log_probs(tokens, borders, CAUSAL)
-whole = time.perf_counter() - start
+whole = time.process_time() - start
 print(whole)
 for call in (lambda: engine.log_probs(tokens, borders, CAUSAL), lambda: state.advance(tokens, borders)):
-    sent = []
-    def send():
-        sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
-    timer = threading.Timer(0.2 * whole, send)
-    timer.start()
+    due = time.process_time() + 0.2 * whole
+    signal.setitimer(signal.ITIMER_PROF, 0.2 * whole)
     try:
         call()
         sys.exit("the call was over before the signal")
     except KeyboardInterrupt:
-        print(time.perf_counter() - sent[0])
-    timer.join()
+        print(time.process_time() - due)
 try:
     state.advance(tokens[:1], borders[:1])
     sys.exit("half a state was accepted")
@@ -406,5 +403,5 @@ def test_an_interrupt_is_answered_inside_of_a_call(run: Path) -> None:
     whole, *waits = [float(word) for word in result.stdout.split()]
     print(f"\nanswered within {', '.join(f'{1000 * wait:.0f} ms' for wait in waits)}")
     assert len(waits) == 2
-    # Compared with the same call left alone, for a loaded machine has other work to do first.
-    assert max(waits) < max(1.0, whole / 2), (whole, waits)
+    # Compared with the same call left alone.
+    assert max(waits) < whole / 2, (whole, waits)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import environment
 from conftest import small_config
+from machine import HANG_S
 
 from protperf import io
 from protperf.lm.model import torch_process
@@ -45,7 +46,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_forked_process_scores_with_one_thread_and_says_so(runs: dict[str, Path]) -> None:
     words = [sys.executable, "-c", FORKING, str(runs["both"])]
-    done = subprocess.run(words, capture_output=True, env=environment(PROTPERF_NUM_THREADS="2"), timeout=100)
+    done = subprocess.run(words, capture_output=True, env=environment(PROTPERF_NUM_THREADS="2"), timeout=HANG_S)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -73,13 +74,13 @@ def test_one_thread_of_torch_is_a_matter_of_the_thread_that_asks() -> None:
     def first() -> None:
         with torch_process.one_torch_thread():
             inside.set()
-            leave.wait(30)
+            leave.wait(HANG_S)
             seen.append(torch.get_num_threads())
         seen.append(torch.get_num_threads())
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert inside.wait(30)
+    assert inside.wait(HANG_S)
     assert in_a_thread(torch.get_num_threads) == 2
     with torch_process.one_torch_thread():
         # The first leaves while the second is inside.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from commands import environment
 from conftest import small_config
+from machine import HANG_S
 from training import final_digests, losses, small_options, trainer
 from warm import Warm
 
@@ -133,7 +134,7 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, fasta: Path, re
     )
     words = ["nohup", sys.executable, "-c", program, str(fasta), str(tmp_path / "run")]
     result = subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, env=environment(), timeout=120, check=False
+        words, stdin=subprocess.DEVNULL, capture_output=True, env=environment(), timeout=HANG_S, check=False
     )
     assert result.returncode == 0, result.stderr
     assert checkpoint.steps(tmp_path / "run") == [3]
