@@ -133,13 +133,21 @@ pub fn check_visibility(
             format!("needs batch 1 and L = S, but batch is {}, L {} and S {}", shape.batch, shape.q_len, shape.kv_len),
         ));
     }
+    check_borders(borders, shape.q_len)
+}
+
+/// Checks that the borders of packed segments run from 0 to the number of rows and never decrease.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] or [`Error::InvalidOption`] naming `cu_seqlens`.
+pub fn check_borders(borders: &[i64], len: usize) -> Result<()> {
     let (Some(&first), Some(&last)) = (borders.first(), borders.last()) else {
         return Err(Error::shape("cu_seqlens", "is empty; it needs num_segments + 1 borders from 0 to L"));
     };
-    if first != 0 || last != shape.q_len as i64 {
+    if first != 0 || last != len as i64 {
         return Err(Error::option(
             "cu_seqlens",
-            format!("runs from {first} to {last} but must run from 0 to L = {}", shape.q_len),
+            format!("runs from {first} to {last} but must run from 0 to L = {len}"),
         ));
     }
     if let Some(at) = borders.windows(2).position(|w| w[0] > w[1]) {
