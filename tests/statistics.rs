@@ -128,6 +128,20 @@ fn errors_of_the_samplers_match_their_closed_forms() {
     }
 }
 
+/// Random variables of one mean and smaller errors: arXiv:2301.13856, Theorem 2.
+#[test]
+fn a_simplex_has_smaller_errors_than_orthogonal_rows() {
+    let pair = Pair::new(HEAD_DIM, 0.3);
+    let [(simplex, noise), (orthogonal, _)] = [Sampler::Simplex, Sampler::Orthogonal].map(|sampler| {
+        let square = |draw| {
+            let omega = block(HEAD_DIM, sampler, draw);
+            (kernel_estimate(Family::Exponential, &omega, &pair.x, &pair.y) - pair.truth()).powi(2)
+        };
+        mean(&(0..DRAWS).map(square).collect::<Vec<f64>>())
+    });
+    assert!(simplex + NOISE * noise < orthogonal, "{simplex} against {orthogonal}");
+}
+
 /// E exp(omega.z) over the rows of a block, by row, with z along all axes.
 fn moments(head_dim: usize, draw_block: impl Fn(u32) -> Vec<f64>) -> (Vec<f64>, f64) {
     let z = vec![0.4; head_dim];
@@ -139,7 +153,7 @@ fn moments(head_dim: usize, draw_block: impl Fn(u32) -> Vec<f64>) -> (Vec<f64>, 
 #[test]
 fn exponential_moment_is_that_of_normal_rows() {
     for head_dim in [1, 2, 5, 16] {
-        for sampler in [Sampler::Iid, Sampler::Orthogonal] {
+        for sampler in [Sampler::Iid, Sampler::Orthogonal, Sampler::Simplex] {
             let (samples, truth) = moments(head_dim, |draw| block(head_dim, sampler, draw));
             let (found, noise) = mean(&samples);
             assert!((found - truth).abs() < NOISE * noise, "{sampler:?} {found} against {truth} at D={head_dim}");

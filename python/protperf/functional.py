@@ -159,7 +159,9 @@ def draw_projection(
     """Draw the random directions omega, [num_features, head_dim] float64: the same bits on every machine.
 
     Args:
-        sampler: a name from `samplers()`: `orthogonal` (blocks of head_dim rows of a Haar-distributed rotation), `iid`.
+        sampler: a name from `samplers()`: `orthogonal` (blocks of head_dim rows of a Haar-distributed rotation), `iid`,
+            `simplex` (blocks that are a rotated regular simplex: smaller errors at no cost), `hadamard` (products of
+            Hadamard matrices and random signs: fast to draw, off by a little).
         norm: a name from `norms()`: `chi` (norms of normal vectors), `sqrt_dim`.
         seed: 0 to 2^64 - 1.
         stream: (layer, head, draw), each 0 to 2^32 - 1: independent numbers for each.

@@ -3,6 +3,7 @@
 use crate::json::{Json, Table, shortened};
 use crate::weights::{Attention, BlockShape};
 use protperf_core::FeatureMap;
+use protperf_core::projection::Sampler;
 
 /// What a network was trained to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +141,7 @@ fn check_training(table: &Table, objective: Objective) -> Result<(), String> {
     if table.contains_key("seed") {
         integer(table, "seed", 0, i64::MAX)?;
     }
-    choice(table, "sampler", &[("orthogonal", ()), ("iid", ())], ())?;
+    choice(table, "sampler", &Sampler::ALL.map(|sampler| (sampler.name(), ())), ())?;
     choice(table, "norm", &[("chi", ()), ("sqrt_dim", ())], ())?;
     // A backward reading is a sequence of tokens like any other; who scores both directions asks for both.
     let both = choice(table, "directions", &[("forward", false), ("both", true)], false)?;

@@ -1,8 +1,10 @@
 //! Samplers of the projection matrix omega: directions, then norms.
 
+mod hadamard;
 mod iid;
 mod norm;
 mod orthogonal;
+mod simplex;
 
 use crate::error::{Error, Result};
 use crate::memory::{check_len, try_filled};
@@ -17,17 +19,23 @@ pub enum Sampler {
     Iid,
     /// Blocks of `head_dim` rows from a Haar-distributed rotation.
     Orthogonal,
+    /// Blocks of `head_dim` rows that are a randomly rotated regular simplex.
+    Simplex,
+    /// Blocks of rows of Hadamard matrices and random signs.
+    Hadamard,
 }
 
 impl Sampler {
     /// Every sampler, the usual one first.
-    pub const ALL: [Sampler; 2] = [Sampler::Orthogonal, Sampler::Iid];
+    pub const ALL: [Sampler; 4] = [Sampler::Orthogonal, Sampler::Iid, Sampler::Simplex, Sampler::Hadamard];
 
     /// The public name.
     pub fn name(self) -> &'static str {
         match self {
             Sampler::Iid => "iid",
             Sampler::Orthogonal => "orthogonal",
+            Sampler::Simplex => "simplex",
+            Sampler::Hadamard => "hadamard",
         }
     }
 
@@ -96,7 +104,11 @@ impl Draw {
         let mut numbers = Stream::new(self.seed, self.stream);
         match self.sampler {
             Sampler::Iid => iid::draw(self.head_dim, self.norm, &mut numbers, omega, &check),
-            Sampler::Orthogonal => orthogonal::draw(self.head_dim, self.norm, &mut numbers, omega, &check),
+            Sampler::Orthogonal => orthogonal::draw(self.head_dim, self.norm, |_, _| {}, &mut numbers, omega, &check),
+            Sampler::Simplex => {
+                orthogonal::draw(self.head_dim, self.norm, simplex::arrange, &mut numbers, omega, &check)
+            }
+            Sampler::Hadamard => hadamard::draw(self.head_dim, self.norm, &mut numbers, omega, &check),
         }
     }
 }
@@ -128,7 +140,7 @@ mod tests {
     use super::norm::length;
     use super::*;
 
-    const GOLDEN: [[u64; 5]; 4] = [
+    const GOLDEN: [[u64; 5]; 8] = [
         [
             0x3fe2_da9c_75ff_989f,
             0x3fd4_d62a_ae70_7e41,
@@ -157,6 +169,34 @@ mod tests {
             0x3fde_d143_a724_ff34,
             0xbfb4_8969_6da7_1251,
         ],
+        [
+            0x3fed_2a4d_ea98_503c,
+            0x3fe4_02b5_68e9_4c33,
+            0xbfc0_500e_351b_5c65,
+            0xbfdb_30af_06c7_3a0b,
+            0x3fbf_9544_dc2e_66a3,
+        ],
+        [
+            0x3ff3_b1e0_c343_b394,
+            0x3feb_0691_b9c6_7eb8,
+            0xbfcb_9617_399f_9fc6,
+            0xbfdf_41d7_5c7d_f1b3,
+            0xbfe4_5cf4_7995_1b7b,
+        ],
+        [
+            0xbff3_5edc_786c_2c73,
+            0x3fe3_5edc_786c_2c73,
+            0xbfe7_6973_a0ce_10ec,
+            0xbfea_63bf_0e2e_551d,
+            0xbff1_0455_e6a4_6b93,
+        ],
+        [
+            0xbffb_0b80_ef84_4ba1,
+            0x3feb_0b80_ef84_4ba1,
+            0xbff4_a7e9_cb8a_3492,
+            0xbfeb_0b80_ef84_4ba1,
+            0xbff4_a7e9_cb8a_3492,
+        ],
     ];
 
     #[test]
@@ -175,6 +215,37 @@ mod tests {
         }
     }
 
+    /// Cosines between the rows of one draw.
+    fn cosines(num_features: usize, head_dim: usize, sampler: Sampler) -> Vec<f64> {
+        let omega = draw_projection(num_features, head_dim, sampler, Norm::Chi, 3, [1, 2, 3]).unwrap();
+        let rows: Vec<_> = omega.chunks(head_dim).collect();
+        let cosine = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / length(a) / length(b);
+        (0..num_features).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| cosine(rows[i], rows[j])).collect()
+    }
+
+    #[test]
+    fn rows_of_a_simplex_have_one_cosine() {
+        for (num_features, head_dim) in [(2, 5), (4, 4), (7, 16), (17, 17)] {
+            let needed = -1.0 / (num_features as f64 - 1.0);
+            for found in cosines(num_features, head_dim, Sampler::Simplex) {
+                assert!((found - needed).abs() < 1e-12, "{found} for {needed}");
+            }
+        }
+        assert!(draw_projection(1, 1, Sampler::Simplex, Norm::SqrtDim, 3, [0; 3]).unwrap()[0].abs() == 1.0);
+    }
+
+    #[test]
+    fn rows_of_hadamard_matrices_are_orthogonal_in_powers_of_two() {
+        assert!(cosines(16, 16, Sampler::Hadamard).iter().all(|x| x.abs() < 1e-12));
+        assert!(cosines(17, 12, Sampler::Hadamard).iter().all(|x| x.abs() < 1.0 - 1e-9));
+        for (num_features, head_dim) in [(1, 1), (5, 3), (33, 12)] {
+            let omega = draw_projection(num_features, head_dim, Sampler::Hadamard, Norm::SqrtDim, 3, [0; 3]).unwrap();
+            for row in omega.chunks(head_dim) {
+                assert!((length(row) - (head_dim as f64).sqrt()).abs() < 1e-12);
+            }
+        }
+    }
+
     #[test]
     fn projections_have_the_same_bits_on_every_machine() {
         let cases = [
@@ -182,6 +253,10 @@ mod tests {
             (Sampler::Iid, Norm::SqrtDim),
             (Sampler::Orthogonal, Norm::Chi),
             (Sampler::Orthogonal, Norm::SqrtDim),
+            (Sampler::Simplex, Norm::Chi),
+            (Sampler::Simplex, Norm::SqrtDim),
+            (Sampler::Hadamard, Norm::Chi),
+            (Sampler::Hadamard, Norm::SqrtDim),
         ];
         for ((sampler, norm), golden) in cases.into_iter().zip(GOLDEN) {
             let omega = draw_projection(7, 5, sampler, norm, 42, [1, 2, 3]).unwrap();

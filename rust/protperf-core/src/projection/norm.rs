@@ -1,6 +1,7 @@
 //! The norms of omega's rows.
 
 use crate::error::{Error, Result};
+use crate::rng::Stream;
 
 /// What the rows' norms are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,14 @@ impl Norm {
         }
     }
 
+    /// The norm of the next row of a sampler that draws directions alone.
+    pub(super) fn draw(self, head_dim: usize, numbers: &mut Stream) -> f64 {
+        match self {
+            Norm::SqrtDim => libm::sqrt(head_dim as f64),
+            Norm::Chi => chi(head_dim, numbers),
+        }
+    }
+
     /// The norm of a public name.
     ///
     /// # Errors
@@ -31,6 +40,15 @@ impl Norm {
         let found = Self::ALL.into_iter().find(|norm| norm.name() == name);
         found.ok_or_else(|| Error::unknown_name("norm", name, &Self::ALL.map(Self::name)))
     }
+}
+
+/// The norm of a normal vector that is independent of the directions.
+fn chi(head_dim: usize, numbers: &mut Stream) -> f64 {
+    let mut square = || {
+        let x = numbers.normal();
+        x * x
+    };
+    libm::sqrt((0..head_dim).map(|_| square()).sum())
 }
 
 /// Euclidean norm.

@@ -8,9 +8,11 @@ use crate::error::Result;
 use crate::memory::try_reserved;
 use crate::rng::Stream;
 
+/// Draws omega; `arrange` turns the orthonormal rows of each block into its directions.
 pub(super) fn draw(
     head_dim: usize,
     norm: Norm,
+    arrange: fn(usize, &mut [f64]),
     numbers: &mut Stream,
     omega: &mut [f64],
     check: &dyn Fn() -> Result<()>,
@@ -18,26 +20,14 @@ pub(super) fn draw(
     let mut factors = try_reserved(head_dim)?;
     for block in omega.chunks_mut(head_dim.saturating_mul(head_dim)) {
         fill_haar_rows(head_dim, numbers, block, &mut factors, check)?;
+        arrange(head_dim, block);
         for row in block.chunks_exact_mut(head_dim) {
-            let norm = match norm {
-                Norm::SqrtDim => libm::sqrt(head_dim as f64),
-                Norm::Chi => chi(head_dim, numbers),
-            };
             // Divided by its own length, which the reflections leave at 1 only up to rounding.
-            let scale = norm / length(row);
+            let scale = norm.draw(head_dim, numbers) / length(row);
             row.iter_mut().for_each(|x| *x *= scale);
         }
     }
     Ok(())
-}
-
-/// The norm of a normal vector that is independent of the directions.
-fn chi(head_dim: usize, numbers: &mut Stream) -> f64 {
-    let mut square = || {
-        let x = numbers.normal();
-        x * x
-    };
-    libm::sqrt((0..head_dim).map(|_| square()).sum())
 }
 
 /// Fills `block` with the first columns of a Haar-distributed rotation of `n` axes, each as a row. `factors` has room
