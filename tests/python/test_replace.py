@@ -99,7 +99,7 @@ def test_exact_calls_of_sdpa_are_those_of_torch():
         (lambda x: scaled_dot_product_attention(x, x, x, dropout_p=0.1, core=None), "dropout is 0.1"),
         (lambda x: scaled_dot_product_attention(x, x[:1], x[:1], core=None), "enable_gqa=True"),
         (lambda x: replace_attention(torch.nn.Linear(2, 2)), "Linear has no attention"),
-        (lambda x: attention_core(8, 2, feature_map="softmax"), "choose one of exact, positive"),
+        (lambda x: attention_core(8, 2, feature_map="softmax"), "choose one of exact, learned, positive"),
     ],
     ids=range(8),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from protperf.torch.nn.core import ExactAttention, attention_core
 from protperf.torch.nn.favor import FavorAttention
 from protperf.torch.nn.fitted import FittedAttention
+from protperf.torch.nn.learned import LearnedAttention
 from protperf.torch.nn.multihead import MultiheadAttention, scaled_dot_product_attention
 from protperf.torch.nn.performer_pytorch import from_performer_pytorch
 from protperf.torch.nn.positions import QKNorm, Rotary
@@ -14,6 +15,7 @@ __all__ = [
     "ExactAttention",
     "FavorAttention",
     "FittedAttention",
+    "LearnedAttention",
     "MultiheadAttention",
     "QKNorm",
     "Rotary",

@@ -12,6 +12,7 @@ from protperf.torch.exact import softmax_attention
 from protperf.torch.fitting import FITTED_MAPS
 from protperf.torch.nn.favor import FavorAttention
 from protperf.torch.nn.fitted import FittedAttention
+from protperf.torch.nn.learned import LearnedAttention
 
 __all__ = ["ExactAttention", "attention_core"]
 
@@ -32,8 +33,8 @@ def attention_core(
     """The module that computes attention for `num_heads` heads, each with an omega of its own.
 
     Args:
-        feature_map: `exact`, a name from `protperf.feature_maps()`, or one of `protperf.torch.fitting.FITTED_MAPS`,
-            which makes a `FittedAttention` that has to observe queries and keys.
+        feature_map: `exact`, `learned`, a name from `protperf.feature_maps()`, or one of
+            `protperf.torch.fitting.FITTED_MAPS`, which makes a `FittedAttention` that has to observe queries and keys.
         options: of that module; `exact` has none and takes no notice of them.
 
     Raises:
@@ -41,9 +42,11 @@ def attention_core(
     """
     if feature_map == "exact":
         return ExactAttention()
+    if feature_map == "learned":
+        return LearnedAttention(head_dim, num_features, num_heads=num_heads, **options)
     if feature_map in feature_maps():
         return FavorAttention(head_dim, num_features, num_heads=num_heads, feature_map=feature_map, **options)
     if feature_map in FITTED_MAPS:
         return FittedAttention(head_dim, num_features, num_heads=num_heads, feature_map=feature_map, **options)
-    names = ", ".join(dict.fromkeys(("exact", *feature_maps(), *FITTED_MAPS)))
+    names = ", ".join(dict.fromkeys(("exact", "learned", *feature_maps(), *FITTED_MAPS)))
     raise ConfigError(f"feature_map {feature_map!r} is unknown; choose one of {names}")
