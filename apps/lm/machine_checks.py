@@ -25,12 +25,13 @@ def checks(model: Path | None, has_torch: bool) -> Iterator[dict[str, Any]]:
         yield thread_parity()
     if model is None:
         return
+    from protperf.lm.baselines.manifest import is_baseline
     from protperf.lm.loading import load_run
     from protperf.lm.model.esm_folder import is_esm_folder
     from protperf.lm.scoring.selfcheck import engine_checks
 
-    loaded, is_run = load_run(model), not is_esm_folder(model)
-    found = "every file is as its manifest says" if is_run else "every tensor is there and finite"
+    loaded, is_run = load_run(model), not (is_esm_folder(model) or is_baseline(model))
+    found = "every tensor is there and finite" if is_esm_folder(model) else "every file is as its manifest says"
     yield {"name": str(loaded.step.path), "found": found, "ok": True}
     yield from engine_checks(loaded.engine, load_run(loaded.step.path, "float64").engine)
     if has_torch and is_run:
