@@ -1,6 +1,6 @@
 //! The feature map of a call as the shaders take it.
 
-use protperf_core::{Activation, Family, FavorShape, MapArgs, Parameters, Result, try_filled};
+use protperf_core::{Activation, Error, Family, FavorShape, MapArgs, Parameters, Result, try_filled};
 use std::f64::consts::LOG2_E;
 
 /// Scaled inputs saturate here, so that every product of them is finite.
@@ -16,6 +16,8 @@ pub enum Side {
 /// A map with the parameters of all its sets.
 pub struct Map {
     pub family: Family,
+    /// The number by which the shaders know it.
+    pub family_number: u32,
     pub epsilon: f32,
     /// Per set directions `[P,D]`, constants `[P]` and factors of squares `[D]`, of queries and of keys.
     pub packed: [Vec<f32>; 2],
@@ -27,10 +29,11 @@ pub struct Map {
 
 impl Map {
     /// # Errors
-    /// `OutOfMemory`.
+    /// `OutOfMemory`; `InvalidOption` for a map that has no shader.
     pub fn new(args: &MapArgs<'_>, shape: &FavorShape) -> Result<Self> {
         let mut map = Map {
             family: args.family(),
+            family_number: family_number(args.family())?,
             epsilon: args.kernel_epsilon() as f32,
             packed: [Vec::new(), Vec::new()],
             is_bad: Vec::new(),
@@ -46,16 +49,6 @@ impl Map {
             }
         }
         Ok(map)
-    }
-
-    /// The number by which the shaders know the family.
-    pub fn family_number(&self) -> u32 {
-        match self.family {
-            Family::Exponential => 0,
-            Family::Activation(Activation::Relu) => 1,
-            Family::Activation(Activation::Elu1) => 2,
-            Family::Trigonometric => 3,
-        }
     }
 
     /// The largest magnitude of an input before it is scaled.
@@ -101,5 +94,18 @@ impl Map {
             None => packed.extend(std::iter::repeat_n((scale * scale) as f32, shape.head_dim)),
         }
         packed
+    }
+}
+
+fn family_number(family: Family) -> Result<u32> {
+    match family {
+        Family::Exponential => Ok(0),
+        Family::Activation(Activation::Relu) => Ok(1),
+        Family::Activation(Activation::Elu1) => Ok(2),
+        Family::Trigonometric => Ok(3),
+        Family::Activation(other) => Err(Error::option(
+            "feature_map",
+            format!("is {other:?}, which no shader computes yet; use the backend \"cpu\""),
+        )),
     }
 }

@@ -64,7 +64,7 @@ impl<'a> Stages<'a> {
             projections: shape.num_projections as u32,
             features: shape.feature_dim as u32,
             width: call.width() as u32,
-            family: map.family_number(),
+            family: map.family_number,
             epsilon: map.epsilon,
             input_limit: map.input_limit(),
             ..Sizes::default()
