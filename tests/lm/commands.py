@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -28,14 +29,16 @@ def protperf(*words: object, stdin: bytes | None = None, **options: object) -> s
     return subprocess.run([*COMMAND, *map(str, words)], input=stdin, **arguments)  # type: ignore[call-overload]
 
 
-def in_process(*words: object, cwd: Path | str = ".") -> subprocess.CompletedProcess[bytes]:
-    """The same without the seconds that a new process takes to load torch."""
+def in_process(
+    *words: object, cwd: Path | str = ".", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """The same without the seconds that a new process takes to load torch; `env` is added to the environment."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
     numbers = (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
     arguments = [str(word) for word in words]
     with (
-        mock.patch.dict(os.environ, PROTPERF_NUM_THREADS="1"),
+        mock.patch.dict(os.environ, {"PROTPERF_NUM_THREADS": "1", **(env or {})}),
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(streams[0]),
         contextlib.redirect_stderr(streams[1]),

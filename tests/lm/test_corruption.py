@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -113,24 +114,23 @@ def test_loading_hashes_the_weights_once(engine: str, run: Path) -> None:
     assert os.fspath(caught.value.filename) == os.fspath(weights)
 
 
-def test_every_bit_of_the_manifest_counts(run: Path) -> None:
+def test_every_byte_of_the_manifest_counts(run: Path) -> None:
+    """By one bit of each, and by the bit that makes a letter a capital, as in 1e-3 and 1E-3, which are equal."""
     path = run / "step-3" / checkpoint.MANIFEST
     good = path.read_bytes()
-    for bit in range(8 * len(good)):
+    for place, bit in itertools.product(range(len(good)), (5, None)):
         data = bytearray(good)
-        data[bit // 8] ^= 1 << bit % 8
+        data[place] ^= 1 << (place % 8 if bit is None else bit)
         path.write_bytes(data)
         assert named_in(path.parent) == path
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_cut_file_is_found_and_named(name: str, run: Path) -> None:
-    """At every byte of a header, at 200 places beyond."""
+    """By its size alone; `read_tensors`, below, does not know that."""
     path = run / "step-3" / name
     good = path.read_bytes()
-    header = 8 + struct.unpack("<Q", good[:8])[0] if name.endswith("safetensors") else len(good)
-    cuts = {*range(header), *np.linspace(header, len(good) - 1, 200).astype(int).tolist()} - {len(good)}
-    for cut in sorted(cuts):
+    for cut in np.linspace(0, len(good) - 1, 200).astype(int).tolist():
         path.write_bytes(good[:cut])
         assert named_in(path.parent) == path
 

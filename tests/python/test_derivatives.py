@@ -215,7 +215,7 @@ def test_gradients_through_states_in_and_out(feature_map, kind):
 @pytest.mark.parametrize("feature_map", ["positive", "relu"])
 def test_second_gradients_through_states_in_and_out(feature_map, kind):
     attention, leaves = state_case(feature_map, kind)
-    assert torch.autograd.gradgradcheck(attention, leaves, fast_mode=is_fast(feature_map, kind))
+    assert torch.autograd.gradgradcheck(attention, leaves, fast_mode=(feature_map, kind) != ("positive", "packed"))
 
 
 @pytest.mark.parametrize("feature_map", MAPS)

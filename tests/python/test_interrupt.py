@@ -39,7 +39,7 @@ def check(found):
 
 
 def test_ctrl_c_is_answered_inside_of_every_long_call(tmp_path):
-    check(waits(tmp_path, 6))
+    check(waits(tmp_path, 4))
 
 
 @pytest.mark.soak

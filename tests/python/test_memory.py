@@ -29,10 +29,10 @@ def repeated(what, times, folder):
 @pytest.mark.parametrize(
     ("what", "times"),
     [
-        ("attention", 20_000),
-        ("fasta", 200),
-        ("checkpoint", 100),
-        ("cancelled", 100),
+        ("attention", 8_000),
+        ("fasta", 100),
+        ("checkpoint", 60),
+        ("cancelled", 60),
         *[
             pytest.param(what, times, marks=pytest.mark.soak)
             for what, times in (("attention", 100_000), ("fasta", 1000), ("checkpoint", 1000), ("cancelled", 1000))
