@@ -29,13 +29,12 @@ def held_out(
     number = min(MAX_MEMBERS, int(_SHARE * weights.sum()))
     kept = np.ones(len(codes), bool)
     chosen: list[int] = []
-    if not number:
+    candidates = np.flatnonzero((codes != GAP).mean(1) >= _LEAST_KNOWN)
+    if not number or not len(candidates):
         return np.array(chosen, np.int64), kept
     taken = relatives(codes, 0, identity)
-    candidates = np.flatnonzero((codes != GAP).mean(1) >= _LEAST_KNOWN)
-    # Twice as many as are needed, as some are relatives of others.
-    for row in candidates[np.linspace(0, len(candidates) - 1, 2 * number).astype(np.int64)].tolist():
-        if len(chosen) == number or taken[row]:
+    for row in candidates[np.linspace(0, len(candidates) - 1, number).astype(np.int64)].tolist():
+        if taken[row]:
             continue
         near = relatives(codes, row, identity)
         chosen.append(row)

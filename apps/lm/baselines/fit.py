@@ -41,8 +41,8 @@ def fit_baseline(data: Sequence[str], options: BaselineOptions, watch: Watch | N
     options.check_input(list(data))
     files.check_free(options.out, options.force)
     fitted = fit(data, options, watch)
-    inputs = [{"path": Path(path).name, "sha256": file_digest(path)} for path in data]
-    facts = {"input": inputs, "options": options.to_mapping(), **fitted.facts}
+    names, digests = [Path(path).name for path in data], [file_digest(path) for path in data]
+    facts = {"data": names, "data_sha256": digests, **options.to_mapping(), **fitted.facts}
     files.write(options.out, fitted.kind, fitted.arrays, facts)
 
 

@@ -27,6 +27,6 @@ def read_facts(path: Path) -> dict[str, Any]:
     kind, files = facts.get("kind"), facts.get("files")
     if kind not in KINDS:
         raise broken(path / MANIFEST, f"is of a baseline of the kind {short(kind)}")
-    if not isinstance(files, dict) or set(files) != {TENSORS}:
+    if not isinstance(files, dict) or set(files) != {TENSORS} or not isinstance(files[TENSORS], dict):
         raise broken(path / MANIFEST, f"does not list {TENSORS}")
     return {"kind": kind, **facts}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import NUM_STANDARD
 from protperf.lm.baselines.substitution import substitution
 
@@ -26,7 +27,7 @@ def fit(codes: NDArray[np.uint8], weights: NDArray[np.float64]) -> NDArray[np.fl
         codes: [N, L], 0 to 19 and `GAP`, which counts for nothing.
         weights: of the rows [N].
     """
-    counts = np.stack([weights @ (codes == residue) for residue in range(NUM_STANDARD)], axis=1)
+    counts = np.stack([np.bincount(column, weights, GAP + 1)[:NUM_STANDARD] for column in codes.T])
     total = counts.sum(1, keepdims=True)
     known = substitution()
     # A column of gaps alone has what is expected of any protein.

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from protperf.lm.cli import common
 from protperf.lm.options import instance, option, pick
 from protperf.lm.shared_options import model_option
 
@@ -39,17 +40,19 @@ def run(given: dict[str, Any]) -> int:
         return 0
     flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
     for name, value in {**flat, **(facts.get("overlap") or {})}.items():
-        print(f"{name:<20} {value}")
+        print(f"{name:<20} {common.plain(str(value))}")
     return 0
 
 
 def _facts_of(path: Path) -> dict[str, Any]:
-    from protperf.lm.baselines.manifest import is_baseline, read_facts
+    from protperf.lm.baselines.manifest import TENSORS, is_baseline, read_facts
     from protperf.lm.model.esm_folder import is_esm_folder, read_folder
     from protperf.lm.storage import checkpoint
 
     if is_baseline(path):
-        return {"path": str(path), **read_facts(path)}
+        facts = read_facts(path)
+        files = facts.pop("files")
+        return {"path": str(path), **facts, "model_sha256": files[TENSORS].get("sha256")}
     return read_folder(path).facts() if is_esm_folder(path) else checkpoint.read(path, _facts)
 
 
