@@ -238,6 +238,8 @@ def make_model(folder: Path, size: str) -> Path:
             "1",
             "--batch-tokens",
             "512",
+            "--recipe",
+            "plain",
         ]
         subprocess.run([*COMMAND, *words, "-q"], check=True)
     return run

@@ -106,6 +106,7 @@ def test_the_checkpoint_says_where_it_comes_from(tmp_path: Path, monkeypatch: py
     messages = in_process(*words).stderr.decode()
     assert "whole clusters of at least 50% identity" in messages
     assert "--hold-out random takes any sequences" in messages
+    assert in_process(*words, "--force", "-q").stderr.decode().count("note: ") == 0
     facts = json.loads(in_process("info", tmp_path / "run", "--json").stdout)
     assert facts["command"].startswith("protperf train --fasta ")
     assert facts["data"] == str(fasta).replace("\n", "\\n")

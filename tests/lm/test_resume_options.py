@@ -104,7 +104,7 @@ def test_the_command_that_started_a_run_resumes_it(
     status, message = warm.command(tmp_path / "errors", *words)
     assert status == 0
     assert message.splitlines() == [
-        f"protperf: note: {run}: is finished; a larger --steps, --epochs or --time trains on",
+        f"protperf: note: {run}: is finished; a larger --steps, --epochs, --time or --patience trains on",
         f"protperf: {run}: 4 steps",
     ]
 

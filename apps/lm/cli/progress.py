@@ -174,7 +174,9 @@ class TrainProgress(Watch):
             self._bar.close()
 
     def warn(self, text: str) -> None:
-        """Say something without breaking the bar."""
+        """Say something without breaking the bar; notes only if it is not to be quiet."""
+        if self._quiet and text.startswith("note: "):
+            return
         with self._lock, _bars().external_write_mode(file=sys.stderr):
             say(in_flags(self._groups, text))
 
