@@ -4,6 +4,7 @@ mod archive;
 mod attention;
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod config;
 mod fasta;
 #[path = "../../tests/fasta/oracle.rs"]
 mod oracle;
@@ -13,6 +14,7 @@ mod sequence;
 mod table;
 #[path = "../../tests/fasta/table_oracle.rs"]
 mod table_oracle;
+mod tensors;
 
 /// One parser with its oracles.
 pub struct Target {
@@ -38,7 +40,7 @@ pub struct Verdict {
     pub traits: Vec<u64>,
 }
 
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     fasta::TARGET,
     sequence::TARGET,
     table::TARGET,
@@ -46,6 +48,8 @@ pub const TARGETS: [Target; 7] = [
     archive::TARGET,
     roundtrip::TARGET,
     attention::TARGET,
+    config::TARGET,
+    tensors::TARGET,
 ];
 
 /// An error where two answers differ.
