@@ -25,7 +25,7 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: help setup demo test test-rust test-python lint format pin bench fuzz soak wheel wheel-check lock clean distclean
+.PHONY: help setup demo test test-rust test-python lint format pin bench experiments fuzz soak wheel wheel-check lock clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ bench: setup ## time start-up, attention, training and scoring against bounds an
 	python benches/attention.py $(BENCH)
 	python benches/training.py $(BENCH)
 	python benches/scoring.py $(BENCH)
+
+experiments: setup ## figures of the Performer article, corrected and extended, into runs/experiments
+	python experiments/approximation/run.py --out runs/experiments/approximation
+	python experiments/variance/run.py --out runs/experiments/variance
 
 fuzz: setup ## fuzz every reader, and the kernels, for 60 seconds each and print the executions reached
 	bash fuzz/run.sh 60

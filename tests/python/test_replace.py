@@ -190,7 +190,7 @@ def logits(model, padded=False):
 def model(request):
     torch.manual_seed(0)
     made = request.param().eval()
-    # Attention of weights near 0 would be the same whatever computes it.
+    # Attention of weights near 0 would be the same for all that compute it.
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if parameter.dim() == 2 and "embed" not in name:

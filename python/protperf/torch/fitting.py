@@ -1,6 +1,6 @@
 """Exponential feature maps whose constants are fitted to the queries and keys of each head.
 
-All maps here estimate softmax without bias, whatever their constants: the constants decide the variance alone. They are
+All maps here estimate softmax without bias for any constants: the constants decide the variance alone. They are
 chosen from `Moments`, and become a `protperf.LogLinear`, so no kernel knows these maps. With scaled inputs
 x = q D^-1/4 and y = k D^-1/4, z = x + y, omega_m normal, and B = sqrt(1 - 4A), a map is
 

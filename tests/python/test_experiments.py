@@ -1,0 +1,29 @@
+"""The experiments run in their quick form, and the closed forms that they draw are what is found."""
+
+import importlib.util
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+NAMES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/run.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_and_writes_a_table_and_a_picture(name, tmp_path):
+    command = [sys.executable, str(EXPERIMENTS / name / "run.py"), "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "table.md").read_text().startswith("| ")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (EXPERIMENTS / name / "README.md").is_file()
+
+
+def test_closed_forms_of_variances_are_those_of_draws():
+    spec = importlib.util.spec_from_file_location("variance", EXPERIMENTS / "variance" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found, needed = module.monte_carlo(0.5, math.pi / 3, 100_000), module.closed_forms(0.5, math.pi / 3)
+    assert all(abs(found[name] / needed[name] - 1) < 0.1 for name in needed)
