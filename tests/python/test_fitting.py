@@ -172,6 +172,17 @@ def test_parts_with_a_state_are_the_whole():
     assert worst(torch.cat([first, last], 2), whole) < 1e-12
 
 
+def test_a_module_made_in_inference_mode_works():
+    q, k, v, _ = tensors(1, 2, 20, d=8, dtype=torch.float32)
+    outs = []
+    for inference in (True, False):
+        with torch.inference_mode(inference):
+            module = FittedAttention(8, 16, num_heads=2)
+            module.observe(q, k)
+        outs.append(module(q, k, v))
+    assert worst(*outs) < 1e-6
+
+
 def test_gradients_reach_queries_and_keys():
     q, k, v, _ = tensors(1, 1, 7, d=3, requires_grad=True)
     module = FittedAttention(3, 5, feature_map="aderf").double()

@@ -75,6 +75,16 @@ def test_redraw_between_forward_and_backward_is_noticed():
         out.backward()
 
 
+def test_a_module_made_in_inference_mode_works():
+    """Its buffers do not count their changes."""
+    needed = FavorAttention(8, 16, seed=3)
+    with torch.inference_mode():
+        module = FavorAttention(8, 16, seed=1)
+        module.load_state_dict(needed.state_dict())
+    assert torch.equal(run(module), run(needed))
+    assert module.seed == 3
+
+
 def test_compiles_into_one_graph():
     q, k, v, _ = tensors(1, 2, 9, dtype=torch.float32)
     module = FavorAttention(8, 16, causal=True)

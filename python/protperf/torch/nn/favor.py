@@ -24,7 +24,7 @@ from protperf.functional import draw_projection
 from protperf.torch.functional import favor_attention, favor_attention_with_state
 from protperf.torch.memory import translate_out_of_memory
 
-__all__ = ["FavorAttention"]
+__all__ = ["FavorAttention", "versions_of"]
 
 _MAX_DRAW = 2**32 - 1
 
@@ -84,7 +84,7 @@ class FavorAttention(torch.nn.Module):
         self.sampler, self.norm = _arguments.check_name("sampler", sampler), _arguments.check_name("norm", norm)
         self.backend = check_backend(backend)
         self.draw = 0
-        self._known: tuple[int, int] | None = None
+        self._known: tuple[int, ...] | None = None
         # Names and ranges are judged even where nothing is drawn.
         draw_projection(1, 1, sampler=self.sampler, norm=self.norm, seed=self.seed, stream=(self.layer, 0, 0))
         heads = () if self.num_heads is None else (self.num_heads,)
@@ -183,7 +183,10 @@ class FavorAttention(torch.nn.Module):
 
         Nothing is looked at unless a buffer has changed since. A compiled graph does not look.
         """
-        if torch.compiler.is_compiling() or self._known == self._versions() or self.omega.is_meta:
+        if torch.compiler.is_compiling() or self.omega.is_meta:
+            return
+        versions = versions_of(self.omega, self.draw_key)
+        if versions is not None and self._known == versions:
             return
         try:
             key = self.draw_key.tolist()
@@ -196,7 +199,7 @@ class FavorAttention(torch.nn.Module):
         else:
             # Buffers copied from another module bring their key along.
             self.seed, self.layer, self.draw = found
-        self._known = self._versions()
+        self._known = versions_of(self.omega, self.draw_key)
 
     def extra_repr(self) -> str:
         """The arguments that differ between modules."""
@@ -206,13 +209,10 @@ class FavorAttention(torch.nn.Module):
             f"sampler={self.sampler!r}, norm={self.norm!r}, backend={self.backend!r}"
         )
 
-    def _versions(self) -> tuple[int, int]:
-        return self.omega._version, self.draw_key._version
-
     def _write_key(self) -> None:
         with torch.no_grad():
             self.draw_key.copy_(torch.tensor(_packed(self.seed, self.layer, self.draw)))
-        self._known = self._versions()
+        self._known = versions_of(self.omega, self.draw_key)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # New memory starts to count its changes anew.
@@ -241,6 +241,13 @@ class FavorAttention(torch.nn.Module):
         if self.draw_key.is_meta:
             self.draw_key = torch.empty(4, dtype=torch.int64, device=self.omega.device)
         self._write_key()
+
+
+def versions_of(*buffers: torch.Tensor) -> tuple[int, ...] | None:
+    """How often buffers have changed; None where that is not counted, as in tensors made in inference mode."""
+    if any(buffer.is_inference() for buffer in buffers):
+        return None
+    return tuple(buffer._version for buffer in buffers)
 
 
 def _positive(name: str, value: Any) -> int:

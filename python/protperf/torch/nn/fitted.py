@@ -15,7 +15,7 @@ from protperf import _arguments
 from protperf.errors import ConfigError
 from protperf.torch.fitting import FITTED_MAPS, Fitted, Moments, apply_rotation, fit, moments
 from protperf.torch.functional import favor_attention, favor_attention_with_state
-from protperf.torch.nn.favor import FavorAttention
+from protperf.torch.nn.favor import FavorAttention, versions_of
 
 __all__ = ["FittedAttention"]
 
@@ -93,9 +93,12 @@ class FittedAttention(torch.nn.Module):
         buffers = (self.favor.omega, *self.moments())
         if torch.compiler.is_compiling():
             return fit(self.feature_map, buffers[0], self.moments(), shift=self.shift)
-        versions = tuple(x for buffer in buffers for x in (id(buffer), buffer._version))
-        if self._fitted is None or self._fitted[0] != versions:
-            self._fitted = (versions, fit(self.feature_map, buffers[0], self.moments(), shift=self.shift))
+        versions = versions_of(*buffers)
+        if versions is None:
+            return fit(self.feature_map, buffers[0], self.moments(), shift=self.shift)
+        key = (*map(id, buffers), *versions)
+        if self._fitted is None or self._fitted[0] != key:
+            self._fitted = (key, fit(self.feature_map, buffers[0], self.moments(), shift=self.shift))
         return self._fitted[1]
 
     def redraw(self, draw: int) -> None:
