@@ -67,6 +67,7 @@ bench: setup ## time start-up, attention, training and scoring against bounds an
 experiments: setup ## figures of the Performer article, corrected and extended, into runs/experiments
 	python experiments/approximation/run.py --out runs/experiments/approximation
 	python experiments/variance/run.py --out runs/experiments/variance
+	python experiments/regime/run.py --out runs/experiments/regime
 
 fuzz: setup ## fuzz every reader, and the kernels, for 60 seconds each and print the executions reached
 	bash fuzz/run.sh 60
