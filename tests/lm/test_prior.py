@@ -119,6 +119,10 @@ def test_what_is_no_prior_is_refused_before_a_model_is_read(
     for prior, code, what in cases:
         result = in_process("variants", runs["causal"], "M1A", "--wt", "MKV", "--prior", prior)
         assert (result.returncode, what in error_line(result)) == (code, True), result.stderr
+    foreign = next(letter for letter in LETTERS if letter not in wild_type(family))
+    result = in_process("scan", runs["causal"], foreign * 30, "--prior", family)
+    assert result.returncode == 1
+    assert "give the alignment of its own family" in error_line(result)
     result = in_process("variants", runs["causal"], "M1del", "--wt", wild_type(family), "--prior", family)
     assert result.returncode == 1
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from protperf.errors import ConfigError
+from protperf.errors import ConfigError, DataError
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
 from protperf.lm.baselines.engine import BaselineEngine
@@ -25,6 +25,8 @@ from protperf.lm.engine import MASKED, Borders, Tokens
 
 _RARE = math.log(1e-4)
 """Log-probability of each token that is none of the twenty residues."""
+_LEAST_FIT = 0.25
+"""Log-odds in nats per residue from which a protein is taken for a member; unrelated ones have about 0.1."""
 
 
 class Odds(Protocol):
@@ -119,7 +121,18 @@ class FamilyEngine(SubstitutionEngine):
         self._scores = np.pad(profile - background, ((0, 0), (0, 1))).astype(np.float32)
 
     def odds(self, tokens: Tokens) -> Odds:
-        (columns,) = place([_codes(tokens)], self._scores)
+        """The protein in the columns of the family.
+
+        Raises:
+            DataError: it is no member.
+        """
+        codes = _codes(tokens)
+        (columns,) = place([codes], self._scores)
+        inside = columns >= 0
+        fit = float(self._scores[columns[inside], codes[inside]].sum()) / min(len(tokens), len(self._scores))
+        if fit < _LEAST_FIT:
+            text = f"the wild type does not fit the columns of the {self.kind} model ({fit:.2f} nats per residue)"
+            raise DataError(f"{text}; give the alignment of its own family")
         return _Placed(self.model, len(self._scores), columns, tokens)
 
     def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
