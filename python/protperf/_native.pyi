@@ -198,6 +198,20 @@ def sequence_checksums(tokens: Array, offsets: Array, seed: int) -> bytes:
 def count_alignment_neighbours(codes: Array, identity: float, num_threads: int) -> bytes:
     """The number of rows that resemble each row of codes [N,L] uint8, as uint32."""
 
+def fit_pairwise_columns(
+    codes: Array,
+    weights: Array,
+    first: int,
+    fields: Array,
+    couplings: Array,
+    penalties: tuple[float, float],
+    num_threads: int,
+) -> None:
+    """Fill fields [C,20] and couplings [C,L,20,20] float32 of the columns from `first` on, which is a multiple of 3.
+
+    Codes [N,L] uint8, of which 20 and more are gaps, weights [N] float32; penalties of fields and of couplings.
+    """
+
 def cluster_sequences(sequences: tuple[Array, Array], identity: float, num_threads: int) -> bytes:
     """The cluster of each sequence of packed tokens and offsets, as uint32."""
 

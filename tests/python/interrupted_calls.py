@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import protperf
-from protperf import _native, io
+from protperf import _native, alignment, io, pairwise
 from protperf import torch as pt
 
 torch.set_num_threads(1)
@@ -102,6 +102,14 @@ def kernels():
     )
     text = "ACDEFGHIKLMNPQRSTVWY" * 3_000_000
     yield "encode", lambda: io.encode(text), lambda: [io.encode("ACDX")[0]]
+    rows = rng.integers(0, 20, (20_000, 300), np.uint8)
+    few_rows = np.ascontiguousarray(rows[:50, :6])
+    yield "row weights", lambda: alignment.row_weights(rows), lambda: [alignment.row_weights(few_rows)]
+    yield (
+        "pairwise",
+        lambda: pairwise.fit(rows, np.ones(len(rows))),
+        lambda: [pairwise.fit(few_rows, np.ones(50)).couplings],
+    )
 
 
 def scans(trials, folder):

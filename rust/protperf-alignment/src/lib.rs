@@ -1,4 +1,5 @@
-//! Models of an alignment whose columns are given: how many rows each row stands for.
+//! Models of an alignment whose columns are given: how many rows each row stands for, and which columns depend on each
+//! other.
 //!
 //! Rows are codes, one byte per column; what a code means is the caller's business. Answers depend on the alignment
 //! alone, never on the number of threads.
@@ -8,6 +9,7 @@
 
 mod codes;
 mod neighbours;
+pub mod pairwise;
 
 pub use codes::Codes;
 pub use neighbours::count_neighbours;

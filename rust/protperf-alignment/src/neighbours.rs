@@ -47,15 +47,11 @@ pub fn count_neighbours(codes: &Codes<'_>, identity: f64, run: &Execution<'_>) -
 /// Counts the pairs of a row and an earlier one that differ in at most `most` columns.
 fn compare(codes: &Codes<'_>, rows: Range<usize>, earlier: Range<usize>, most: usize, counts: &[AtomicU32]) {
     for row in rows {
-        let mut found = 0;
         let others = earlier.start..earlier.end.min(row);
-        for (count, other) in counts[others.clone()].iter().zip(others) {
-            if differ_at_most(codes.row(row), codes.row(other), most) {
-                found += 1;
-                count.fetch_add(1, Ordering::Relaxed);
-            }
+        for other in others.filter(|&other| differ_at_most(codes.row(row), codes.row(other), most)) {
+            counts[row].fetch_add(1, Ordering::Relaxed);
+            counts[other].fetch_add(1, Ordering::Relaxed);
         }
-        counts[row].fetch_add(found, Ordering::Relaxed);
     }
 }
 

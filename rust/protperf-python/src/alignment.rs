@@ -1,9 +1,10 @@
 //! Alignments for Python: `protperf-alignment` over a matrix of codes.
 
-use crate::arrays::{buffer, contiguous};
-use crate::call::{guarded, run};
+use crate::arrays::{buffer, contiguous, writable};
+use crate::call::{Once, guarded, run};
 use crate::errors::{raise, to_python};
 use protperf::Execution;
+use protperf::alignment::pairwise::{NUM_STATES, Observed, Penalties, fit_columns};
 use protperf::alignment::{Codes, count_neighbours};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -14,7 +15,8 @@ use pyo3::types::PyBytes;
 /// # Errors
 /// Python's, where a name cannot be added.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(count_alignment_neighbours, module)?)
+    module.add_function(wrap_pyfunction!(count_alignment_neighbours, module)?)?;
+    module.add_function(wrap_pyfunction!(fit_pairwise_columns, module)?)
 }
 
 fn codes_of<'a>(py: Python<'_>, buffer: &'a PyBuffer<u8>) -> PyResult<Codes<'a>> {
@@ -41,5 +43,39 @@ fn count_alignment_neighbours(
         })?;
         let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_ne_bytes()).collect();
         Ok(PyBytes::new(py, &bytes).unbind())
+    })
+}
+
+/// Steps of a fit, about, for an estimate of its work.
+const STEPS: f64 = 30.0;
+
+/// Fills fields [C,20] and couplings [C,L,20,20] of the columns from `first` on, from codes [N,L] and weights [N].
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn fit_pairwise_columns(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    weights: &Bound<'_, PyAny>,
+    first: usize,
+    fields: &Bound<'_, PyAny>,
+    couplings: &Bound<'_, PyAny>,
+    penalties: (f64, f64),
+    num_threads: usize,
+) -> PyResult<()> {
+    let (codes, weights) = (buffer::<u8>("codes", codes)?, buffer::<f32>("weights", weights)?);
+    let (fields, couplings) = (buffer::<f32>("fields", fields)?, buffer::<f32>("couplings", couplings)?);
+    guarded(py, || {
+        let (codes, weights) = (codes_of(py, &codes)?, contiguous(py, "weights", &weights)?);
+        let (fields, couplings) = (writable(py, "fields", &fields)?, writable(py, "couplings", &couplings)?);
+        let columns = first..first.saturating_add(fields.len() / NUM_STATES);
+        let penalties = Penalties { field: penalties.0, coupling: penalties.1 };
+        let work = STEPS * (codes.num_rows() * codes.num_columns() * fields.len()) as f64;
+        let out = Once::new((fields, couplings));
+        run(py, work, num_threads, |cancel, num_threads| {
+            let (fields, couplings) = out.take()?;
+            let execution = Execution { num_threads, cancel };
+            let observed = Observed::new(codes, weights, &execution)?;
+            fit_columns(&observed, columns.clone(), penalties, fields, couplings, &execution)
+        })
     })
 }

@@ -5,6 +5,7 @@
 //! for every instruction set, and the safe method that calls it.
 
 mod activation;
+mod chosen;
 mod classes;
 mod dropout;
 mod exponential;
@@ -78,6 +79,7 @@ macro_rules! each_op {
         cross_entropy_gradient(row: &mut [T], classes: usize, target: usize, weight: T)
             = classes::cross_entropy_gradient;
         add(from: &[T], to: &mut [T]) = row::add;
+        add_chosen(table: &[T], chosen: &[u32], totals: &mut [T]) = chosen::add_chosen;
     } };
 }
 
