@@ -356,7 +356,7 @@ def baseline(
     """Fit a baseline, a model made of counts, write its directory and return it.
 
     Args:
-        data: sequence files for `unigram` and `ngram`; one alignment for `site`; nothing, as `()`, for
+        data: sequence files for `unigram` and `ngram`; one alignment for `site` and `pairwise`; nothing, as `()`, for
             `blosum`.
         out: the directory.
 

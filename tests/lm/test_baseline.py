@@ -271,3 +271,26 @@ def test_masked_sites_are_predicted_by_their_column(family: Path, site: Path) ->
     assert (again[20:] == rows).all()
     assert all(a < b for a, b in itertools.pairwise(engine.members[:, 0] * 0 + np.arange(len(engine.members))))
     assert (engine.members <= GAP).all()
+
+
+def test_a_pairwise_model_scores_by_energies_and_predicts_by_conditionals(family: Path, tmp_path: Path) -> None:
+    model = lm.baseline(family, tmp_path / "pairs", kind="pairwise")
+    engine, wild = model._loaded.engine, wild_type(family)
+    pairs = engine.model
+    x = np.array([LETTERS.index(letter) for letter in wild])
+
+    def energy(codes: np.ndarray) -> float:
+        places = np.arange(len(codes))
+        fields = pairs.fields[places, codes].sum(dtype=float)
+        both = pairs.couplings[places[:, None], places, codes[:, None], codes]
+        return float(fields + 0.5 * both.sum(dtype=float))
+
+    double = x.copy()
+    double[9], double[20] = LETTERS.index("D"), LETTERS.index("G")
+    single = x.copy()
+    single[4] = LETTERS.index("W")
+    variants = [f"{wild[4]}5W", f"{wild[9]}10D:{wild[20]}21G"]
+    scores = model.variants("AG" + wild, [f"{wild[4]}7W", f"{wild[9]}12D:{wild[20]}23G"]).numpy("score")
+    assert scores == pytest.approx([energy(single) - energy(x), energy(double) - energy(x)], abs=1e-4)
+    masked = model.variants(wild, variants, strategy="masked").numpy("score")
+    assert masked[0] == pytest.approx(scores[0], abs=1e-4)

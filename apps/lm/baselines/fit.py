@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protperf import io
+from protperf import io, pairwise
 from protperf.alignment import row_weights
 from protperf.errors import DataError
-from protperf.lm.alignment.alignment import Alignment, read_alignment
+from protperf.lm.alignment.alignment import GAP, Alignment, read_alignment
 from protperf.lm.alignment.relatives import held_out
 from protperf.lm.baselines import files, ngram, profile
 from protperf.lm.baselines.options import OF_ALIGNMENTS, OF_SEQUENCES, BaselineOptions
 from protperf.lm.tables.fill import file_digest
 from protperf.lm.watch import Watch
+
+_LEAST_KNOWN = 0.7
+"""Share of the columns in which a row must have a residue to say something of pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +85,22 @@ def fit_ngram(data: Sequence[str], kind: str, order: int, residues: str, watch: 
 
 
 def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> Fitted:
-    """A model of the columns of an alignment, and one without some rows, to compare the family with other models by.
+    """A model of the columns of an alignment, and some members, by which the family is compared with other models.
 
     Args:
-        kind: `site`; theta: identity from which rows are relatives.
+        kind: `site` or `pairwise`; theta: identity from which rows are relatives.
     """
     for text in alignment.notes:
         watch.note(f"note: {text}")
     weights = row_weights(alignment.codes, theta)
     members, kept = held_out(alignment.codes, weights, theta)
     arrays: dict[str, NDArray[Any]] = {"members": alignment.codes[members].astype(np.int64)}
-    for name, rows in (("log_probs", slice(None)), ("log_probs_without_members", kept)):
-        arrays[name] = profile.fit(alignment.codes[rows], weights[rows]).astype(np.float32)
+    arrays["log_probs"] = profile.fit(alignment.codes, weights).astype(np.float32)
+    rest = alignment.codes[kept]
+    if kind == "site":
+        arrays["log_probs_without_members"] = profile.fit(rest, weights[kept]).astype(np.float32)
+    else:
+        arrays |= _fit_pairs(rest, theta, watch)
     facts = {
         "query": alignment.ids[0],
         "columns": alignment.num_columns,
@@ -102,3 +109,13 @@ def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> F
         "left_out": len(members),
     }
     return Fitted(kind, arrays, facts)
+
+
+def _fit_pairs(codes: NDArray[np.uint8], theta: float, watch: Watch) -> dict[str, NDArray[Any]]:
+    """Fields and couplings; the members are left out of them altogether, as a second fit would take minutes more."""
+    complete = np.ascontiguousarray(codes[(codes != GAP).mean(1) >= _LEAST_KNOWN])
+    if not len(complete):
+        raise DataError(f"no row of the alignment has residues in {_LEAST_KNOWN:.0%} of its columns")
+    with watch.working("fitting", " columns", codes.shape[1], "") as stage:
+        found = pairwise.fit(complete, row_weights(complete, theta), progress=stage.update)
+    return {"fields": found.fields, "couplings": found.couplings}

@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import NUM_STANDARD
-from protperf.lm.baselines.family import BlosumEngine, FamilyEngine, SiteModel
+from protperf.lm.baselines.family import BlosumEngine, FamilyEngine, FamilyModel, SiteModel
 from protperf.lm.baselines.files import Arrays, Baseline
 from protperf.lm.baselines.manifest import TENSORS
 from protperf.lm.baselines.ngram import MAX_ORDER, NUM_SYMBOLS, over_vocabulary
 from protperf.lm.baselines.ngram_engine import NgramEngine
 from protperf.lm.engine import Engine
 from protperf.lm.storage.plain_file import broken
+from protperf.pairwise import Pairwise
 
 
 def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
@@ -29,16 +30,24 @@ def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
         if len(log_probs) not in [NUM_SYMBOLS**before for before in range(MAX_ORDER)]:
             raise broken(baseline.path / TENSORS, f"has {len(log_probs)} contexts, which no order of n-grams has")
         return NgramEngine(baseline.kind, over_vocabulary(log_probs), dtype)
-    log_probs = baseline.array("log_probs", np.float32, None, NUM_STANDARD)
-    baseline.array("log_probs_without_members", np.float32, *log_probs.shape)
-    if baseline.array("members", np.int64, None, len(log_probs)).size and not _are_codes(baseline.arrays["members"]):
+    num_columns = len(baseline.array("log_probs", np.float32, None, NUM_STANDARD))
+    if baseline.kind == "site":
+        baseline.array("log_probs_without_members", np.float32, num_columns, NUM_STANDARD)
+    else:
+        baseline.array("fields", np.float32, num_columns, NUM_STANDARD)
+        baseline.array("couplings", np.float32, num_columns, num_columns, NUM_STANDARD, NUM_STANDARD)
+    if not _are_codes(baseline.array("members", np.int64, None, num_columns)):
         raise broken(baseline.path / TENSORS, "has members that are not codes of residues")
     return family_engine(baseline.kind, baseline.arrays, dtype)
 
 
 def family_engine(kind: str, arrays: Arrays, dtype: str = "float64") -> FamilyEngine:
     """The engine of a model of a family that was fitted or read and checked."""
-    models = SiteModel(arrays["log_probs"]), SiteModel(arrays["log_probs_without_members"])
+    models: tuple[FamilyModel, FamilyModel]
+    if kind == "pairwise":
+        models = (Pairwise(arrays["fields"], arrays["couplings"]),) * 2
+    else:
+        models = SiteModel(arrays["log_probs"]), SiteModel(arrays["log_probs_without_members"])
     return FamilyEngine(kind, arrays["log_probs"], models, arrays["members"].astype(np.uint8), dtype)
 
 

@@ -13,7 +13,7 @@ from protperf.message import Argument, Message
 
 OF_SEQUENCES = ("unigram", "ngram")
 """Kinds that are counted from sequences, and read left to right."""
-OF_ALIGNMENTS = ("site",)
+OF_ALIGNMENTS = ("site", "pairwise")
 """Kinds that are counted from an alignment, and know the columns of a family."""
 KINDS = (*OF_SEQUENCES, *OF_ALIGNMENTS, "blosum")
 
@@ -25,7 +25,7 @@ class BaselineOptions:
     kind: str = option(
         REQUIRED,
         "unigram: residue frequencies; ngram: each residue given those just before it; site: residue frequencies per "
-        "column of an alignment; blosum: BLOSUM62, from no data.",
+        "column of an alignment; pairwise: columns and pairs of columns; blosum: BLOSUM62, from no data.",
         choices=KINDS,
     )
     order: int = option(5, "Residues of an n-gram.", least=1, most=5)

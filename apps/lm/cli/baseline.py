@@ -17,8 +17,8 @@ class BaselineCommand:
 
     data: tuple[str, ...] = option(
         (),
-        "FASTA for unigram and ngram; an alignment (A2M, A3M, FASTA, Stockholm) for site; plain or gz, xz, "
-        "zst, bz2; - is standard input.",
+        "FASTA for unigram and ngram; an alignment (A2M, A3M, FASTA, Stockholm) for site and pairwise; plain or gz, "
+        "xz, zst, bz2; - is standard input.",
         positional=True,
         unit="FILE...",
     )
@@ -37,6 +37,7 @@ GROUPS = {
 EXAMPLES = """
 protperf baseline proteins.fa.gz --kind ngram -o runs/ngram
 protperf baseline family.a2m --kind site -o runs/site
+protperf baseline family.a2m --kind pairwise -o runs/pairs
 protperf variants runs/site dms.csv --wt tem1.fa --label-col DMS_score -o scored.csv
 protperf variants runs/mine dms.csv --wt tem1.fa --prior runs/site -o mixed.csv
 """

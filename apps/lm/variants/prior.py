@@ -62,7 +62,7 @@ def read_prior(path: Path | None, watch: Watch | None = None) -> Prior | None:
     found = read_baseline(path)
     engine = baseline_engine(found, "float64")
     if not isinstance(engine, FamilyEngine):
-        text = "{prior} {path} is a {kind} model, which knows no family; give an alignment, or a site model"
+        text = "{prior} {path} is a {kind} model, which knows no family; give an alignment, or a site or pairwise model"
         raise ConfigError(Message(text, prior=Argument("prior"), path=name, kind=found.kind))
     return Prior(engine, name, found.step().manifest["files"]["model.safetensors"]["sha256"])
 
