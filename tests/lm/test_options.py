@@ -224,7 +224,7 @@ def test_every_option_of_a_run_is_declared_with_its_bounds() -> None:
         assert set(options_of(kind)) == {field.name for field in dataclasses.fields(kind)}
         for each in options_of(kind).values():
             assert each.kind in (int, float, str)
-            assert each.choices or each.least is not None, each.name
+            assert each.choices or each.least is not None or each.judge is not None, each.name
 
 
 def test_every_option_that_a_run_keeps_has_a_flag() -> None:
