@@ -234,7 +234,7 @@ def _gradients(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tensor | None, with_omega: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Memory for the gradients; that of omega is always float64."""
-    dq, dk, dv = (torch.empty(*x.shape, dtype=x.dtype) for x in (q, k, v))
+    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     return dq, dk, dv, torch.empty(omega.shape if with_omega and omega is not None else 0, dtype=torch.float64)
 
 
@@ -244,19 +244,19 @@ def _inputs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tens
 
 def array(tensor: torch.Tensor) -> Any:
     """A NumPy view, of bits where NumPy lacks the type; a copy where steps or alignment are not what kernels walk."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    tensor = tensor.resolve_neg()
-    if tensor.numel() == 0 or tensor.stride(-1) != 1 or tensor.data_ptr() % tensor.element_size():
-        tensor = tensor.contiguous()
-        if tensor.numel() and tensor.data_ptr() % tensor.element_size():
-            tensor = tensor.clone()
-    return _memory(tensor)
+    view = _memory(tensor)
+    # Asked of the view: an attribute of a tensor takes several times as long.
+    if view.size and view.strides[-1] == view.itemsize and view.flags.aligned:
+        return view
+    adjacent = tensor.contiguous()
+    return _memory(adjacent if _memory(adjacent).flags.aligned else adjacent.clone())
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    """A NumPy view of memory that was made for a kernel, of bits where NumPy lacks the type."""
-    return tensor.view(torch.uint16).numpy() if tensor.dtype in _STORED else tensor.numpy()
+    """A NumPy view of a tensor's memory, of bits where NumPy lacks the type; a copy of a lazily negated one."""
+    if tensor.dtype in _STORED:
+        tensor = tensor.detach().resolve_neg().view(torch.uint16)
+    return tensor.numpy(force=True)
 
 
 def contiguous_array(tensor: torch.Tensor, dtype: torch.dtype) -> Any:
