@@ -14,7 +14,7 @@ SYSTEM_UV := $(call works,uv)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
-RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
+RUST := $(shell find rust -name '*.rs' -o -name '*.wgsl' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)

@@ -29,10 +29,10 @@ pub struct AdapterSummary {
     pub is_chosen: bool,
 }
 
-/// Every adapter of this machine; empty where no driver is installed.
-pub fn adapters() -> Vec<AdapterSummary> {
+/// Every adapter of this machine, none where no driver is installed; and why none of them would be used, if so.
+pub fn adapters() -> (Vec<AdapterSummary>, Option<GpuError>) {
     let found = enumerate();
-    let chosen = choose(&found).ok();
+    let (chosen, fault) = choose(&found).map_or_else(|fault| (None, Some(fault)), |index| (Some(index), None));
     let summary = |(index, adapter): (usize, &Adapter)| {
         let info = adapter.get_info();
         AdapterSummary {
@@ -45,7 +45,7 @@ pub fn adapters() -> Vec<AdapterSummary> {
             name: info.name,
         }
     };
-    found.iter().enumerate().map(summary).collect()
+    (found.iter().enumerate().map(summary).collect(), fault)
 }
 
 /// The adapter to use.

@@ -90,10 +90,10 @@ fn stage<T: Stored>(
     let keys = stages.rows(call, lines, Side::Keys)?;
     let of_queries = stages.project(&queries, &cotangents.shifts)?;
     let of_keys = stages.project(&keys, &lines.key_shifts)?;
-    let values = stages.recorder.upload("the values", &lines.values)?;
-    let arriving = stages.recorder.upload("the gradients", &cotangents.rows)?;
-    let first = stages.recorder.upload("the first states", &lines.first_states)?;
-    let last = stages.recorder.upload("gradients of the states", &cotangents.final_states)?;
+    let values = stages.recorder.upload("values", &lines.values)?;
+    let arriving = stages.recorder.upload("gradients", &cotangents.rows)?;
+    let first = stages.recorder.upload("first states", &lines.first_states)?;
+    let last = stages.recorder.upload("gradients of states", &cotangents.final_states)?;
     let key_states = stages.states(&keys, &of_keys, &values, &first, false)?;
     let query_states = stages.states(&queries, &of_queries, &arriving, &last, true)?;
     let scores = stages.scores(&queries, &of_queries, &of_keys)?;

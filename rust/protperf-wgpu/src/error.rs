@@ -37,6 +37,15 @@ pub enum GpuError {
         /// The adapter's limit in bytes.
         limit: u64,
     },
+    /// A size is beyond what one invocation of a shader may count to; some drivers stop there without a word.
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        found: usize,
+        /// How much there may be.
+        limit: usize,
+    },
     /// The device ran out of memory.
     OutOfMemory {
         /// Size of the buffers of the call in bytes.
@@ -77,9 +86,12 @@ impl fmt::Display for GpuError {
             GpuError::NoDevice { adapter, detail } => write!(f, "the GPU {adapter} could not be opened: {detail}"),
             GpuError::TooLarge { what, bytes, limit } => write!(
                 f,
-                "{what} needs {bytes} bytes on the GPU, which binds at most {limit}; take shorter sequences or fewer \
-                 features, or backend=\"cpu\""
+                "{what}: {bytes} bytes are needed in one buffer and this GPU binds at most {limit}; take shorter \
+                 sequences or fewer features, or backend=\"cpu\""
             ),
+            GpuError::TooMany { what, found, limit } => {
+                write!(f, "{what}: {found} are more than the {limit} that backend \"wgpu\" takes; take backend=\"cpu\"")
+            }
             GpuError::OutOfMemory { bytes } => write!(f, "the GPU has no room for {bytes} bytes"),
             GpuError::Refused { detail } => write!(f, "the GPU refused a call, please report it: {detail}"),
             GpuError::Lost { detail } => write!(f, "the GPU was lost: {detail}; the next call opens it anew"),

@@ -6,14 +6,15 @@ use crate::context::{Gpu, with_gpu};
 use crate::lines::{Call, Lines, narrowed, power_of_two};
 use crate::maps::Side;
 use crate::stages::{Reader, Stages};
+use crate::tiles::CAUSAL_ROWS;
 use protperf_core::backend::Outputs;
 use protperf_core::state::KV_STATE;
 use protperf_core::{Element, Error, Execution, FavorArgs, Result, Stored};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-/// The largest buffer that a group of lines makes on purpose, in bytes.
-const GROUP_BYTES: usize = 128 << 20;
+/// The largest buffer that a group of several lines makes, in bytes; a pass holds some ten such buffers.
+const GROUP_BYTES: usize = 64 << 20;
 
 /// Linear attention on the GPU.
 ///
@@ -39,10 +40,12 @@ pub fn run<T: Stored>(args: &FavorArgs<'_, T>, mut outputs: Outputs<'_, T>, run:
 pub fn groups<T>(gpu: &Gpu, call: &Call<'_, T>) -> impl Iterator<Item = Range<usize>> + use<T> {
     let (shape, num_lines) = (&call.shape, call.shape.batch * call.shape.heads);
     let of_features = shape.q_len.max(shape.kv_len).max(1) * shape.feature_dim * 8;
-    // A causal tile has 64 rows; where the call is not causal its states are fewer.
-    let of_states = shape.kv_len.div_ceil(64) * shape.feature_dim * (KV_STATE + shape.value_dim) * 4;
+    // Where the call is not causal its tiles are fewer, and there are no scores.
+    let tiles = shape.kv_len / CAUSAL_ROWS + call.segments[1].len();
+    let of_states = tiles * shape.feature_dim * (KV_STATE + shape.value_dim) * 4;
+    let of_scores = shape.kv_len * CAUSAL_ROWS * 8;
     let most = GROUP_BYTES.min(usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX));
-    let step = (most / of_features.max(of_states)).max(1);
+    let step = (most / of_features.max(of_states).max(of_scores)).max(1);
     (0..num_lines).step_by(step).map(move |first| first..num_lines.min(first + step))
 }
 
@@ -62,8 +65,8 @@ fn stage<T: Stored>(gpu: &Gpu, call: &Call<'_, T>, lines: &Lines, wants_state: b
     let keys = stages.rows(call, lines, Side::Keys)?;
     let of_queries = stages.project(&queries, &vec![0; lines.range.len() * call.shape.q_len])?;
     let of_keys = stages.project(&keys, &lines.key_shifts)?;
-    let values = stages.recorder.upload("the values", &lines.values)?;
-    let first = stages.recorder.upload("the first states", &lines.first_states)?;
+    let values = stages.recorder.upload("values", &lines.values)?;
+    let first = stages.recorder.upload("first states", &lines.first_states)?;
     let states = stages.states(&keys, &of_keys, &values, &first, false)?;
     let scores = stages.scores(&queries, &of_queries, &of_keys)?;
     let reader = Reader { rows: &queries, features: &of_queries, states: &states };

@@ -210,8 +210,10 @@ pub fn gather<T: Stored>(
     for line in lines {
         for row in 0..len {
             let first = rows.len();
-            let element = |axis| tensor.get([line / heads, line % heads, row, axis]).widen().to_f64() as f32;
-            rows.extend((0..width).map(element));
+            let at = tensor.position([line / heads, line % heads, row, 0]);
+            let step = tensor.strides()[3];
+            let element = |axis: usize| tensor.data()[at.wrapping_add_signed(axis as isize * step)];
+            rows.extend((0..width).map(|axis| element(axis).widen().to_f64() as f32));
             let is_bad = rows[first..].iter().any(|x| !x.is_finite());
             bad.push(is_bad);
             if is_bad {

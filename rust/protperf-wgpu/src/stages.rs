@@ -14,6 +14,8 @@ type Result<T> = std::result::Result<T, GpuError>;
 
 /// Bytes of a feature, and of a score.
 const FEATURE: u64 = 8;
+/// How far one invocation counts in a loop; one driver stops all loops of an invocation at 65,535.
+const MAX_COUNT: usize = 65_000;
 /// Rows whose gradients of parameters one invocation adds.
 const PARAMETER_ROWS: usize = 1024;
 
@@ -55,9 +57,11 @@ pub struct Reader<'a> {
 
 impl<'a> Stages<'a> {
     /// # Errors
-    /// [`GpuError::TooLarge`].
+    /// [`GpuError::TooLarge`], [`GpuError::TooMany`].
     pub fn new<T: Stored>(gpu: &'a Gpu, call: &Call<'_, T>, lines: &Lines) -> Result<Self> {
         let (shape, map) = (&call.shape, &call.map);
+        check_count("features", shape.feature_dim, MAX_COUNT / 2)?;
+        check_count("columns of q and v", shape.head_dim.max(call.width()), MAX_COUNT)?;
         let base = Sizes {
             lines: lines.range.len() as u32,
             head_dim: shape.head_dim as u32,
@@ -78,18 +82,20 @@ impl<'a> Stages<'a> {
     /// Uploads one side.
     ///
     /// # Errors
-    /// [`GpuError::TooLarge`].
+    /// [`GpuError::TooLarge`], [`GpuError::TooMany`].
     pub fn rows<T: Stored>(&mut self, call: &Call<'_, T>, lines: &Lines, side: Side) -> Result<Rows> {
         let (at, inputs, num_rows) = match side {
             Side::Queries => (0, &lines.queries, call.shape.q_len),
             Side::Keys => (1, &lines.keys, call.shape.kv_len),
         };
         let tiling = Tiling::new(&call.segments[at], self.causal);
+        let longest = tiling.segments.iter().map(|[_, count]| *count as usize).max().unwrap_or(0);
+        check_count("positions", longest * tiling.rows, MAX_COUNT * tiling.rows)?;
         Ok(Rows {
             side,
             num_rows,
-            inputs: self.recorder.upload("the rows", inputs)?,
-            parameters: self.recorder.upload("the feature map", &call.map.packed[at])?,
+            inputs: self.recorder.upload("rows of queries or keys", inputs)?,
+            parameters: self.recorder.upload("feature map", &call.map.packed[at])?,
             tiles: self.recorder.upload("tiles", &tiling.tiles)?,
             segments: self.recorder.upload("segments", &tiling.segments)?,
             tiling,
@@ -118,7 +124,7 @@ impl<'a> Stages<'a> {
     }
 
     fn project_in_mode(&mut self, rows: &Rows, shifts: &[i32], mode: u32) -> Result<OnDevice> {
-        let features = self.scratch("the features", rows.num_rows * self.base.features as usize, FEATURE)?;
+        let features = self.scratch("features", rows.num_rows * self.base.features as usize, FEATURE)?;
         let shifts = self.recorder.upload("shifts", shifts)?;
         let sizes = Sizes { mode, factor: rows.norm_factor, ..self.sizes(rows) };
         let tiles = [sizes.projections.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
@@ -141,11 +147,11 @@ impl<'a> Stages<'a> {
     ) -> Result<States> {
         let sizes = self.sizes(rows);
         let state = (sizes.features * (1 + sizes.width)) as usize;
-        let own = self.scratch("the states of tiles", rows.tiling.tiles.len() * state, 4)?;
+        let own = self.scratch("states of tiles", rows.tiling.tiles.len() * state, 4)?;
         let tiles = [sizes.width.div_ceil(4), sizes.features.div_ceil(4), sizes.tiles, sizes.lines];
         self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &[features, values, &rows.tiles, &own]);
-        let before = self.scratch("the states of tiles", rows.tiling.tiles.len() * state, 4)?;
-        let last = self.scratch("the states", rows.tiling.segments.len() * state, 4)?;
+        let before = self.scratch("states of tiles", rows.tiling.tiles.len() * state, 4)?;
+        let last = self.scratch("states", rows.tiling.segments.len() * state, 4)?;
         let states = rows.tiling.segments.len() as u32;
         let sizes = Sizes { mode: u32::from(reversed), states, ..sizes };
         let columns = [sizes.width, sizes.features, states, sizes.lines];
@@ -192,9 +198,8 @@ impl<'a> Stages<'a> {
     pub fn read(&mut self, reader: Reader<'_>, scores: &OnDevice, values: &OnDevice) -> Result<[OnDevice; 2]> {
         let Reader { rows, features, states } = reader;
         let sizes = self.reader_sizes(rows);
-        let out = self.scratch("the output", rows.num_rows * sizes.width as usize, 4)?;
-        let den =
-            self.scratch("the denominators", if rows.side == Side::Queries { rows.num_rows * 2 } else { 0 }, 4)?;
+        let out = self.scratch("output", rows.num_rows * sizes.width as usize, 4)?;
+        let den = self.scratch("denominators", if rows.side == Side::Queries { rows.num_rows * 2 } else { 0 }, 4)?;
         let tiles = [sizes.width.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
         let bindings = [features, self.state_of(states), &rows.tiles, scores, values, &out, &den];
         self.recorder.dispatch(Kernel::Read, over(sizes, &tiles), &bindings);
@@ -236,7 +241,7 @@ impl<'a> Stages<'a> {
         let norms = self.scratch("gradients of norms", rows.num_rows, 4)?;
         let of_norms = Sizes { factor: rows.norm_sign, ..over(sizes, &[sizes.rows, sizes.lines]) };
         self.recorder.dispatch(Kernel::NormGradient, of_norms, &[features, gradients, &norms]);
-        let inputs = self.scratch("gradients of the rows", rows.num_rows * sizes.head_dim as usize, 4)?;
+        let inputs = self.scratch("gradients of rows", rows.num_rows * sizes.head_dim as usize, 4)?;
         let factor = if self.base.family == 0 { LN_2 as f32 } else { 1.0 };
         let tiles = [sizes.head_dim.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
         let bindings = [&projections, &norms, &rows.inputs, &rows.parameters, &self.sets, &inputs];
@@ -289,6 +294,10 @@ impl<'a> Stages<'a> {
     fn state_of<'b>(&self, states: &'b States) -> &'b OnDevice {
         if self.causal { &states.before } else { &states.last }
     }
+}
+
+fn check_count(what: &'static str, found: usize, limit: usize) -> Result<()> {
+    if found <= limit { Ok(()) } else { Err(GpuError::TooMany { what, found, limit }) }
 }
 
 /// Blocks of 4 queries times 4 keys of every tile.

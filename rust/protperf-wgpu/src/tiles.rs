@@ -3,9 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
-/// Rows of a causal tile, queries and keys alike. Scores of a tile take its square.
-const CAUSAL_ROWS: usize = 64;
-/// Rows of a tile where every query sees every key.
+/// The most rows of a causal tile, queries and keys alike. Scores of a tile take its square.
+pub const CAUSAL_ROWS: usize = 64;
+/// The most rows of a tile where every query sees every key.
 const NONCAUSAL_ROWS: usize = 256;
 
 /// Some rows of a line: the twin of `Tile` in `shaders/prelude.wgsl`.
@@ -32,7 +32,10 @@ pub struct Tiling {
 impl Tiling {
     /// Cuts the rows of each segment.
     pub fn new(segments: &[Range<usize>], causal: bool) -> Self {
-        let rows = if causal { CAUSAL_ROWS } else { NONCAUSAL_ROWS };
+        let most = if causal { CAUSAL_ROWS } else { NONCAUSAL_ROWS };
+        // Short segments take less room, and are cut as they would be.
+        let longest = segments.iter().map(Range::len).max().unwrap_or(0);
+        let rows = most.min(longest.next_multiple_of(4).max(4));
         let mut tiling = Tiling { tiles: Vec::new(), segments: Vec::new(), rows };
         for (segment, range) in (0..).zip(segments) {
             let before = tiling.tiles.len() as u32;
@@ -54,16 +57,17 @@ mod tests {
     #[test]
     fn tiles_cover_each_segment_once_and_never_two() {
         for causal in [false, true] {
-            let segments = [0..0, 0..65, 65..65, 65..700];
-            let tiling = Tiling::new(&segments, causal);
-            for (range, [first, count]) in segments.iter().zip(&tiling.segments) {
-                let mut at = range.start as u32;
-                for tile in &tiling.tiles[*first as usize..][..*count as usize] {
-                    assert_eq!(tile.first, at);
-                    assert!(tile.count > 0 && tile.count as usize <= tiling.rows);
-                    at += tile.count;
+            for segments in [[0..0, 0..65, 65..65, 65..700], [0..3, 3..3, 3..10, 10..11]] {
+                let tiling = Tiling::new(&segments, causal);
+                for (range, [first, count]) in segments.iter().zip(&tiling.segments) {
+                    let mut at = range.start as u32;
+                    for tile in &tiling.tiles[*first as usize..][..*count as usize] {
+                        assert_eq!(tile.first, at);
+                        assert!(tile.count > 0 && tile.count as usize <= tiling.rows);
+                        at += tile.count;
+                    }
+                    assert_eq!(at, range.end as u32);
                 }
-                assert_eq!(at, range.end as u32);
             }
         }
     }

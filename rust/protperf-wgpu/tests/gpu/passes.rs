@@ -1,11 +1,7 @@
 //! Passes on the GPU against the f64 reference: every map, mask and form, from states to states, forward and backward.
 
-mod common;
-#[path = "../../protperf-cpu/tests/harness/mod.rs"]
-mod harness;
-
-use common::has_gpu;
-use harness::{Answer, Case, Data, Map, PARTS, bits, error, first_state, maps, run};
+use crate::available::has_gpu;
+use crate::harness::{Answer, Case, Data, Map, PARTS, bits, error, first_state, maps, run};
 use protperf_core::reference::Reference;
 use protperf_core::{FeatureMap, Stored};
 use protperf_wgpu::Wgpu;

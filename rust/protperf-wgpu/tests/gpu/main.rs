@@ -1,0 +1,8 @@
+//! The GPU backend against the f64 reference. One program, for each that links the drivers' interfaces takes time to build.
+
+mod available;
+mod causality;
+#[path = "../../../protperf-cpu/tests/harness/mod.rs"]
+mod harness;
+mod limits;
+mod passes;
