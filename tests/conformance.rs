@@ -207,10 +207,10 @@ fn other_functions_and_parameters_conform() {
     let mut record = Record::default();
     for map in other_maps() {
         for causal in [false, true] {
-            for (len, head_dim, num_features) in [(1, 1, 1), (17, 5, 33), (70, 17, 65), (130, 8, 20)] {
+            for (len, head_dim, num_features) in [(1, 1, 1), (17, 5, 33), (70, 8, 20)] {
                 let case = Case { value_dim: 3, ..Case::new(map, causal, len, head_dim, num_features) };
                 record.assert_conforms(&case, &case.data(3).rounded::<f32>());
-                let heads = Case { batch: 2, heads: (4, 2), directions: Directions::PerHead, masked: true, ..case };
+                let heads = Case { heads: (2, 1), directions: Directions::PerHead, masked: true, ..case };
                 record.assert_conforms(&heads, &heads.data(4).rounded::<f32>());
                 if matches!(map.family(), Family::Activation(_)) {
                     let axes = Case { directions: Directions::Axes, num_features: head_dim, epsilon: 1.5, ..heads };
@@ -227,7 +227,7 @@ fn functions_that_grow_as_a_square_stay_in_the_hull() {
     for map in [FeatureMap::Square, FeatureMap::Relu2, FeatureMap::Abs] {
         for causal in [false, true] {
             for extreme in EXTREMES.iter().filter(|extreme| extreme.q >= 20.0) {
-                let case = Case::new(map, causal, 90, 32, 40);
+                let case = Case::new(map, causal, 70, 8, 12);
                 let judge = Judge::new(&case, &extreme_data(&case, extreme));
                 for how in every_isa() {
                     let found = kernel::<f32>(&case, &extreme_data(&case, extreme), how);
