@@ -39,7 +39,7 @@ macro_rules! pairs {
                         Directions::Axes => Parameters::of_directions(axes(case.head_dim)),
                         _ => case.map.parameters(&data.omega[start..start + matrix], case.head_dim).unwrap(),
                     };
-                    assert!(own.key_directions.is_none(), "see tests/parameters.rs");
+                    assert!(own.key_directions.is_none(), "see tests/kernels/parameters.rs");
                     let head = Head { absolute, ..Head::new(case, data, line, &own) };
                     let gradient = head.run(case, data, line, &own, &mut answer);
                     if case.directions != Directions::Axes {

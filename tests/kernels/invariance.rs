@@ -1,11 +1,9 @@
 //! Bits of the CPU kernels that must not depend on what they do not see: later rows, other segments and heads,
 //! the number of threads, strides, whether a sequence comes whole or in pieces.
 
-mod common;
-
-use common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
-use common::kernel::{How, every_isa, kernel};
-use common::{Answer, Case, Data, Directions, MAPS, PARTS, Typed, args, grad, relative};
+use crate::common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
+use crate::common::kernel::{How, every_isa, kernel};
+use crate::common::{Answer, Case, Data, Directions, MAPS, PARTS, Typed, args, grad, relative};
 use protperf::{CpuElement, FavorArgs, FavorShape, FeatureMap, Isa, TensorRef, empty_state, merge_states};
 use std::sync::atomic::AtomicBool;
 
@@ -222,7 +220,7 @@ fn what_is_not_finite_reaches_what_sees_it_as_in_the_reference() {
                     for mut data in poisoned {
                         // Rows late in the sequence send no gradient, so that some keys stay free of it.
                         data.grad[(place + 20).min(149) * 8..150 * 8].fill(0.0);
-                        let truth = common::reference::<f64>(&case, &data);
+                        let truth = crate::common::reference::<f64>(&case, &data);
                         in_both_types(&case, |run, what| {
                             let (found, untouched) = (run(&case, &data), run(&case, &clean));
                             for part in 0..5 {
@@ -382,7 +380,7 @@ fn decoding_in_pieces_equals_the_whole_sequence() {
     for map in MAPS {
         let case = Case { heads: (2, 1), value_dim: 5, ..Case::new(map, true, 140, 8, 24) };
         let data = case.data(8);
-        let truth = common::reference::<f64>(&case, &data);
+        let truth = crate::common::reference::<f64>(&case, &data);
         let one_by_one: Vec<usize> = (0..=140).collect();
         for cuts in [&one_by_one[..], &[0, 64, 128, 140], &[0, 1, 70, 70, 139, 140]] {
             for isa in Isa::available() {

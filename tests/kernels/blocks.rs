@@ -1,10 +1,8 @@
 //! Sequences so long, of heads so few, that the kernels cut them into blocks: what must not change a bit there.
 
-mod common;
-
-use common::direct::{Context, favor_forward};
-use common::kernel::{How, every_isa, kernel};
-use common::{Answer, Case, Data, MAPS, PARTS, Typed, args, reference, relative};
+use crate::common::direct::{Context, favor_forward};
+use crate::common::kernel::{How, every_isa, kernel};
+use crate::common::{Answer, Case, Data, MAPS, PARTS, Typed, args, reference, relative};
 use protperf::{CpuElement, FeatureMap, Isa, empty_state};
 use std::sync::atomic::AtomicBool;
 

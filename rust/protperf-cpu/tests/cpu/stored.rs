@@ -1,9 +1,7 @@
 //! Tensors of 16 bits: widened when a row is loaded, rounded when one is stored, and nothing lost in between.
 
-mod harness;
-
+use crate::harness::{Case, Map, PARTS, bits, error, first_state, maps, run, stored};
 use half::{bf16, f16};
-use harness::{Case, Map, PARTS, bits, error, first_state, maps, run, stored};
 use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
 use protperf_core::reference::Reference;
 use protperf_core::{Element, Execution, FavorArgs, FeatureMap, MapGradients, Stored, TensorRef};
@@ -62,13 +60,14 @@ fn parts<S: CpuStored>(isa: Isa, case: &Case, args: &FavorArgs<'_, S>, grad: &[S
 /// A call on 16 bits is the call on the widened numbers, each result rounded once, bit for bit.
 fn assert_widened_call_rounded<S: CpuStored<Compute = f32>>(case: &Case) {
     let data = case.data(7);
-    let typed = harness::Typed::<S>::new(&data);
+    let typed = crate::harness::Typed::<S>::new(&data);
     let wide = |x: &[S]| x.iter().map(|x| x.widen()).collect::<Vec<f32>>();
-    let widened = harness::Typed { q: wide(&typed.q), k: wide(&typed.k), v: wide(&typed.v), grad: wide(&typed.grad) };
+    let widened =
+        crate::harness::Typed { q: wide(&typed.q), k: wide(&typed.k), v: wide(&typed.v), grad: wide(&typed.grad) };
     for isa in Isa::available() {
-        let found = parts(isa, case, &harness::args(case, &data, &typed), &typed.grad, None);
+        let found = parts(isa, case, &crate::harness::args(case, &data, &typed), &typed.grad, None);
         let kept = wide(&found.out);
-        let expected = parts(isa, case, &harness::args(case, &data, &widened), &widened.grad, Some(&kept));
+        let expected = parts(isa, case, &crate::harness::args(case, &data, &widened), &widened.grad, Some(&kept));
         let all = [
             ("out", &found.out, &expected.out),
             ("dq", &found.dq, &expected.dq),
@@ -86,7 +85,7 @@ fn assert_widened_call_rounded<S: CpuStored<Compute = f32>>(case: &Case) {
 
 #[test]
 fn a_call_on_16_bits_is_the_widened_call_rounded_once() {
-    for map in harness::MAPS {
+    for map in crate::harness::MAPS {
         for case in cases(Map::Named(map)) {
             assert_widened_call_rounded::<bf16>(&case);
             assert_widened_call_rounded::<f16>(&case);
@@ -120,11 +119,11 @@ fn calls_on_16_bits_match_the_reference_with_states_in_f32() {
 fn rows_of_16_bits_with_any_strides_are_gathered() {
     let case = Case { states: false, ..Case::new(Map::Named(FeatureMap::Positive), true, 70, [6, 5, 18]) };
     let data = case.data(1);
-    let typed = harness::Typed::<bf16>::new(&data);
+    let typed = crate::harness::Typed::<bf16>::new(&data);
     let (q, k, v) = (spread(&typed.q), spread(&typed.k), spread(&typed.v));
     let strided = |name, x, w: usize| TensorRef::new(name, x, 0, [1, 1, 70, w], [0, 0, 2 * w as isize, 2]).unwrap();
     for isa in Isa::available() {
-        let contiguous = harness::args(&case, &data, &typed);
+        let contiguous = crate::harness::args(&case, &data, &typed);
         let apart = FavorArgs { q: strided("q", &q, 6), k: strided("k", &k, 6), v: strided("v", &v, 5), ..contiguous };
         let expected = parts(isa, &case, &contiguous, &typed.grad, None);
         let found = parts(isa, &case, &apart, &typed.grad, None);

@@ -1,8 +1,6 @@
 //! A number that is not finite is never swallowed: wherever it stands, what sees it is NaN, and nothing else.
 
-mod harness;
-
-use harness::{Case, Data, Map, PARTS, bits, first_state, maps, run};
+use crate::harness::{Case, Data, Map, PARTS, bits, first_state, maps, run};
 use protperf_core::reference::Reference;
 use protperf_cpu::{Cpu, Isa};
 

@@ -1,8 +1,6 @@
 //! One token at a time has the numbers of a whole sequence.
 
-mod harness;
-
-use harness::{Case, Map, Typed, args, maps};
+use crate::harness::{Case, Map, Typed, args, maps};
 use protperf_core::backend::{Backend, Outputs};
 use protperf_core::{Execution, FeatureMap, Result, state::empty_state};
 use protperf_cpu::{Cpu, CpuElement, DecodingState, Isa, StepArgs};
@@ -12,7 +10,7 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 const RUN: Execution<'static> = Execution { num_threads: 2, cancel: &GO_ON };
 
 /// Output `[B,H,L,E]` and final state of a whole sequence.
-fn whole<T: CpuElement>(cpu: Cpu, case: &Case, typed: &Typed<T>, data: &harness::Data) -> [Vec<T>; 2]
+fn whole<T: CpuElement>(cpu: Cpu, case: &Case, typed: &Typed<T>, data: &crate::harness::Data) -> [Vec<T>; 2]
 where
     Cpu: Backend<T>,
 {
@@ -37,7 +35,12 @@ fn step_args<'a, T>(case: &Case, [q, k, v]: [&'a [T]; 3]) -> StepArgs<'a, T> {
 }
 
 /// The same, one token at a time.
-fn token_by_token<T: CpuElement>(cpu: Cpu, case: &Case, typed: &Typed<T>, data: &harness::Data) -> Result<[Vec<T>; 2]> {
+fn token_by_token<T: CpuElement>(
+    cpu: Cpu,
+    case: &Case,
+    typed: &Typed<T>,
+    data: &crate::harness::Data,
+) -> Result<[Vec<T>; 2]> {
     let args = args(case, data, typed);
     let prepared = cpu.prepare::<T>(&args.map, case.heads.0, case.head_dim)?;
     let (len, d, e) = (case.q_len, case.head_dim, case.value_dim);
@@ -58,11 +61,11 @@ fn token_by_token<T: CpuElement>(cpu: Cpu, case: &Case, typed: &Typed<T>, data: 
 /// Sums of states relative to those of another, whose references may differ.
 fn assert_near<T: CpuElement>(found: &[Vec<T>; 2], truth: &[Vec<T>; 2], width: usize, bound: f64, what: &str) {
     let wide = |x: &[T]| x.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
-    let off = harness::error(&wide(&found[0]), &wide(&truth[0]));
+    let off = crate::harness::error(&wide(&found[0]), &wide(&truth[0]));
     assert!(off <= bound, "out {off:.1e} {what}");
     for (found, truth) in found[1].chunks(width).zip(truth[1].chunks(width)) {
         assert!(found[0] == truth[0], "reference {:?} for {:?} {what}", found[0], truth[0]);
-        let off = harness::error(&wide(&found[1..]), &wide(&truth[1..]));
+        let off = crate::harness::error(&wide(&found[1..]), &wide(&truth[1..]));
         assert!(off <= bound, "state {off:.1e} {what}");
     }
 }
@@ -120,7 +123,7 @@ fn values_near_the_largest_number_do_not_overflow() {
 fn a_number_that_is_not_finite_reaches_what_sees_it() {
     for map in maps() {
         let case = Case { heads: (4, 2), batch: 2, ..Case::new(map, true, 1, [4, 3, 6]) };
-        let (data, before) = (case.data(3), harness::first_state::<f32>(&case, 4));
+        let (data, before) = (case.data(3), crate::harness::first_state::<f32>(&case, 4));
         let typed = Typed::<f32>::new(&data);
         let args = args(&case, &data, &typed);
         for isa in Isa::available() {
@@ -186,7 +189,7 @@ fn buffers_of_another_length_are_refused_by_name() {
 #[test]
 fn selected_states_are_those_of_the_sequences_in_any_order() {
     let case = Case { heads: (2, 2), batch: 3, ..Case::new(Map::Named(FeatureMap::Positive), true, 1, [4, 3, 70]) };
-    let (data, states) = (case.data(3), harness::first_state::<f32>(&case, 4));
+    let (data, states) = (case.data(3), crate::harness::first_state::<f32>(&case, 4));
     let typed = Typed::<f32>::new(&data);
     let prepared = Cpu { isa: Isa::available()[0] }.prepare::<f32>(&args(&case, &data, &typed).map, 2, 4).unwrap();
     let decoding = DecodingState::import(&prepared, 3, &states).unwrap();

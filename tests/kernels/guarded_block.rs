@@ -1,12 +1,7 @@
 //! A block touches the elements of its arguments and nothing else: weights, inputs, traces, gradients and angles lie
 //! against pages that must not be touched, at widths that fill no register, on every instruction set.
 
-#![cfg(unix)]
-
-#[path = "common/guard.rs"]
-mod guard;
-
-use guard::{Against, Guarded};
+use crate::guard::{Against, Guarded};
 use protperf::model::block::{Block, BlockBackward, BlockGradients, Trace, TraceMut};
 use protperf::model::head::{HeadGradients, HeadWeights, Targets, token_loss};
 use protperf::model::weights::{Attention, BlockShape, BlockWeights};

@@ -3,10 +3,8 @@
 //!
 //! The domain: no visible value is below 2^-40 of the largest. One-hot values lie outside of it and have a bound.
 
-mod common;
-
-use common::kernel::{How, every_isa, kernel};
-use common::{Answer, Case, Data, MAPS, PARTS};
+use crate::common::kernel::{How, every_isa, kernel};
+use crate::common::{Answer, Case, Data, MAPS, PARTS};
 use protperf::rng::Stream;
 use protperf::{CpuElement, FeatureMap, Isa};
 

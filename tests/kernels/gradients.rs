@@ -1,8 +1,6 @@
 //! The f64 reference against an independent writing, against finite differences, and against itself in other forms.
 
-mod common;
-
-use common::{
+use crate::common::{
     Answer, Case, Data, Directions, MAPS, PARTS, args, grad, gradient_error, other_maps, plain, reference, relative,
 };
 use protperf::attention::exact::{SoftmaxArgs, softmax_attention, softmax_attention_backward};
@@ -327,7 +325,7 @@ fn plain_softmax(case: &Case, data: &Data) -> Answer {
             let q = &data.q[(line * l + i) * d..][..d];
             let key = |j: usize| &data.k[(kv * s + j) * d..][..d];
             let value = |j: usize| &data.v[(kv * s + j) * e..][..e];
-            let seen: Vec<usize> = (0..s).filter(|&j| common::sees(case, &data.mask, line / h, i, j)).collect();
+            let seen: Vec<usize> = (0..s).filter(|&j| crate::common::sees(case, &data.mask, line / h, i, j)).collect();
             let weight = |j: usize| (q.iter().zip(key(j)).map(|(a, b)| a * b).sum::<f64>() * unit).exp();
             let total: f64 = seen.iter().map(|&j| weight(j)).sum();
             let g = &data.grad[(line * l + i) * e..][..e];

@@ -1,11 +1,9 @@
 //! Properties of the CPU kernels over generated shapes, options and scales; what fails is shrunk to its smallest case.
 //! The bound is that of `common::judge`.
 
-mod common;
-
-use common::judge::Judge;
-use common::kernel::{every_isa, kernel, on_threads};
-use common::{Answer, Case, Data, Directions, MAPS};
+use crate::common::judge::Judge;
+use crate::common::kernel::{every_isa, kernel, on_threads};
+use crate::common::{Answer, Case, Data, Directions, MAPS};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use protperf::{FeatureMap, Isa};

@@ -1,9 +1,7 @@
 //! Values near the ends of the range of f32 lose nothing: scaled by a power of two, forward and backward, they give the
 //! bits of ordinary ones.
 
-mod harness;
-
-use harness::{Answer, Case, Map, PARTS, bits, first_state, maps, run};
+use crate::harness::{Answer, Case, Map, PARTS, bits, first_state, maps, run};
 use protperf_core::state::KV_STATE;
 use protperf_cpu::{Cpu, Isa};
 

@@ -1,9 +1,7 @@
 //! Outputs whose rows lie anywhere and parameters that were packed beforehand: the bits of the contiguous call that
 //! packs them itself, and not an element touched that is none of the output's.
 
-mod harness;
-
-use harness::{Case, Data, Map, Typed, args, first_state, maps};
+use crate::harness::{Case, Data, Map, Typed, args, first_state, maps};
 use protperf_core::backend::{Backend, FinalState, Gradients, Outputs, Saved};
 use protperf_core::{Execution, FavorArgs, FavorShape, FeatureMap, MapArgs, Stored, TensorRef, bf16};
 use protperf_cpu::{Cpu, CpuStored, Isa, OutRows, PreparedMap, RowGradients, RowOutputs};

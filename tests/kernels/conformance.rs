@@ -1,12 +1,10 @@
 //! Every backend against the f64 reference: every map, form, mask and instruction set, forward and backward, on one
 //! thread and on three. The bound is that of `common::judge`; the backends are those of `common::subjects`.
 
-mod common;
-
-use common::judge::{Judge, error};
-use common::kernel::{every_isa, kernel};
-use common::subjects::{answer, subjects};
-use common::{Answer, Case, Data, Directions, MAPS, PARTS, other_maps, reference, relative};
+use crate::common::judge::{Judge, error};
+use crate::common::kernel::{every_isa, kernel};
+use crate::common::subjects::{answer, subjects};
+use crate::common::{Answer, Case, Data, Directions, MAPS, PARTS, other_maps, reference, relative};
 use protperf::projection::{Norm, Sampler, draw_projection};
 use protperf::{Family, FeatureMap};
 

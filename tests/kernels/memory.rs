@@ -1,16 +1,10 @@
 //! The kernels touch the elements of their arguments and nothing else: inputs, outputs, masks, borders and
 //! states lie against pages that must not be touched, in every layout, on every instruction set.
 
-#![cfg(unix)]
-
-mod common;
-#[path = "common/guard.rs"]
-mod guard;
-
-use common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
-use common::kernel::{How, every_isa, kernel, on_threads};
-use common::{Answer, Case, Data, Directions, MAPS, PARTS};
-use guard::{Against, Guarded};
+use crate::common::direct::{Context, Gradients, Saved, favor_backward, favor_forward};
+use crate::common::kernel::{How, every_isa, kernel, on_threads};
+use crate::common::{Answer, Case, Data, Directions, MAPS, PARTS};
+use crate::guard::{Against, Guarded};
 use protperf::{CpuElement, FavorArgs, FeatureMap, Isa, MapArgs, Omega, TensorRef, empty_state};
 use std::sync::atomic::AtomicBool;
 
@@ -199,19 +193,19 @@ fn decoded(case: &Case, data: &Data, how: How, against: Option<Against>) -> (Vec
     let typed = data.typed::<f32>();
     let cancel = AtomicBool::new(false);
     let ctx = Context { isa: how.isa, num_threads: how.num_threads, cancel: &cancel };
-    let shape = common::args(case, data, &typed).validate().unwrap();
+    let shape = crate::common::args(case, data, &typed).validate().unwrap();
     let mut state: Vec<f32> = empty_state(&shape).unwrap();
     let mut outputs = Vec::new();
     for rows in [0..case.q_len / 2, case.q_len / 2..case.q_len] {
         let piece = Case { q_len: rows.len(), kv_len: rows.len(), ..case.clone() };
         let cut = |x: &[f32], width: usize| x[rows.start * width..rows.end * width].to_vec();
-        let typed = common::Typed {
+        let typed = crate::common::Typed {
             q: cut(&typed.q, case.head_dim),
             k: cut(&typed.k, case.head_dim),
             v: cut(&typed.v, case.value_dim),
             grad: Vec::new(),
         };
-        let args = common::args(&piece, data, &typed);
+        let args = crate::common::args(&piece, data, &typed);
         let poisoned = |len: usize| vec![f32::NAN; len];
         let (out, den, next) = (poisoned(rows.len() * case.value_dim), poisoned(rows.len() * 2), poisoned(state.len()));
         let Some(against) = against else {

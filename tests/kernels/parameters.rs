@@ -1,11 +1,9 @@
 //! Exponential maps given by their parameters, on every backend: against sums written out, against finite differences,
 //! and against named maps that are the same.
 
-mod common;
-
-use common::passes::{Call, Record};
-use common::subjects::subjects;
-use common::{Case, Data, relative};
+use crate::common::passes::{Call, Record};
+use crate::common::subjects::subjects;
+use crate::common::{Case, Data, relative};
 use protperf::rng::Stream;
 use protperf::{Backend, FeatureMap, Parameters};
 
@@ -85,7 +83,7 @@ fn plain(case: &Case, data: &Data, record: &Record, means: [&[f64]; 2]) -> Vec<f
                     - h
                     + moved
             };
-            let seen: Vec<usize> = (0..s).filter(|&j| common::sees(case, &data.mask, line / h, i, j)).collect();
+            let seen: Vec<usize> = (0..s).filter(|&j| crate::common::sees(case, &data.mask, line / h, i, j)).collect();
             let logs: Vec<Vec<f64>> =
                 seen.iter().map(|&j| (0..case.num_features).map(|m| log(j, m)).collect()).collect();
             let top = logs.iter().flatten().fold(f64::NEG_INFINITY, |top: f64, x| top.max(*x));

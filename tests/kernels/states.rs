@@ -1,11 +1,9 @@
 //! Passes from a state to a state, forward and backward, on every backend: against finite differences, against the
 //! whole sequence, and with special values.
 
-mod common;
-
-use common::passes::{Call, references, sums_at};
-use common::subjects::subjects;
-use common::{Case, Directions, MAPS, relative};
+use crate::common::passes::{Call, references, sums_at};
+use crate::common::subjects::subjects;
+use crate::common::{Case, Directions, MAPS, relative};
 use protperf::rng::Stream;
 use protperf::state::merge_states;
 use protperf::{Backend, FeatureMap};

@@ -1,8 +1,6 @@
 //! Exact attention against its plain f64 form, forward and backward, on every instruction set.
 
-mod harness;
-
-use harness::{bits, error, stored};
+use crate::harness::{bits, error, stored};
 use protperf_core::attention::exact::{SoftmaxArgs, softmax_attention, softmax_attention_backward};
 use protperf_core::rng::Stream;
 use protperf_core::{Element, Execution, Stored, TensorRef, bf16};

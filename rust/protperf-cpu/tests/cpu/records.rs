@@ -1,8 +1,6 @@
 //! Log-linear records, the general form of the exponential maps: every field of its own, and gradients to each.
 
-mod harness;
-
-use harness::{Case, Map, PARTS, bits, error, first_state, run};
+use crate::harness::{Case, Map, PARTS, bits, error, first_state, run};
 use protperf_core::FeatureMap;
 use protperf_core::reference::Reference;
 use protperf_cpu::{Cpu, Isa};

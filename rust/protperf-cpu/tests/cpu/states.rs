@@ -1,13 +1,11 @@
 //! Passes from a state to a state against the f64 reference: outputs, final states, and gradients through both.
 
-mod harness;
-
-use harness::{Answer, Case, Map, PARTS, bits, error, first_state, maps, no_keys, run};
+use crate::harness::{Answer, Case, Map, PARTS, bits, error, first_state, maps, no_keys, run};
 use protperf_core::reference::Reference;
 use protperf_core::{FeatureMap, Stored};
 use protperf_cpu::{Cpu, CpuStored, Isa};
 
-fn truth<S: Stored>(case: &Case, data: &harness::Data, first: Option<&[S::Compute]>) -> Answer {
+fn truth<S: Stored>(case: &Case, data: &crate::harness::Data, first: Option<&[S::Compute]>) -> Answer {
     run::<S>(&Reference, case, data, first, None, 1)
 }
 
@@ -103,7 +101,7 @@ fn references_that_rise_far_are_followed() {
 }
 
 /// Rows `from..to` of every tensor of a case with one batch entry and head.
-fn piece(data: &harness::Data, case: &Case, from: usize, to: usize) -> (Case, harness::Data) {
+fn piece(data: &crate::harness::Data, case: &Case, from: usize, to: usize) -> (Case, crate::harness::Data) {
     let (d, e) = (case.head_dim, case.value_dim);
     let mut piece = data.clone();
     let rows = |x: &[f64], width: usize| x[from * width..to * width].to_vec();
@@ -121,7 +119,7 @@ fn gradients_flow_from_piece_to_piece() {
     use protperf_core::{Execution, MapGradients, TensorRef};
     let cancel = std::sync::atomic::AtomicBool::new(false);
     let execution = Execution { num_threads: 2, cancel: &cancel };
-    for map in harness::MAPS {
+    for map in crate::harness::MAPS {
         let case = Case { states: false, masked: true, ..Case::new(Map::Named(map), true, 150, [5, 3, 12]) };
         let data = case.data(9);
         for isa in Isa::available() {
@@ -131,12 +129,12 @@ fn gradients_flow_from_piece_to_piece() {
             let mut states = vec![no_keys::<f64>(&case, &data)];
             let mut outs = Vec::new();
             for (case, data) in &pieces {
-                let typed = harness::Typed::<f64>::new(data);
+                let typed = crate::harness::Typed::<f64>::new(data);
                 let (mut out, mut den) = (vec![f64::NAN; data.grad.len()], vec![f64::NAN; case.q_len * 2]);
                 let mut next = vec![f64::NAN; states[0].len()];
                 let state_in = states.last().map(Vec::as_slice);
                 let outputs = Outputs { state_in, out: &mut out, den: &mut den, state_out: Some(&mut next) };
-                cpu.forward(&harness::args(case, data, &typed), outputs, &execution).unwrap();
+                cpu.forward(&crate::harness::args(case, data, &typed), outputs, &execution).unwrap();
                 states.push(next);
                 outs.push((out, den));
             }
@@ -145,7 +143,7 @@ fn gradients_flow_from_piece_to_piece() {
             let mut domega = vec![0.0; data.fields[0].len()];
             for at in (0..pieces.len()).rev() {
                 let (case, data) = &pieces[at];
-                let typed = harness::Typed::<f64>::new(data);
+                let typed = crate::harness::Typed::<f64>::new(data);
                 let shape = [1, 1, case.q_len, case.value_dim];
                 let saved = Saved {
                     out: TensorRef::contiguous("out", &outs[at].0, shape).unwrap(),
@@ -159,7 +157,7 @@ fn gradients_flow_from_piece_to_piece() {
                 let [dq, dk, dv] = &mut grads;
                 let map = Some(MapGradients::Omega(&mut own));
                 let gradients = Gradients { dq, dk, dv, map, state_in: Some(&mut before) };
-                cpu.backward(&harness::args(case, data, &typed), &saved, gradients, &execution).unwrap();
+                cpu.backward(&crate::harness::args(case, data, &typed), &saved, gradients, &execution).unwrap();
                 arriving = before;
                 domega.iter_mut().zip(own).for_each(|(to, x)| *to += x);
                 for (found, grads) in found.iter_mut().zip(grads) {
@@ -177,7 +175,7 @@ fn gradients_flow_from_piece_to_piece() {
 
 #[test]
 fn the_gradient_of_an_empty_state_is_what_arrives_where_no_key_is_seen_and_else_zero() {
-    for map in harness::MAPS {
+    for map in crate::harness::MAPS {
         for causal in [false, true] {
             for len in [0, 1, 20] {
                 let case = Case::new(Map::Named(map), causal, len, [4, 2, 6]);

@@ -1,0 +1,5 @@
+//! The network as its users call it, in one program: each file of its own would be linked by itself.
+
+mod block_gradients;
+mod head_gradients;
+mod network;

@@ -1,0 +1,20 @@
+//! What spans crates, in one program: each file of its own would be linked, and wait for the others, by itself.
+
+mod blocks;
+mod causality;
+#[path = "../common/mod.rs"]
+mod common;
+mod conformance;
+mod gradients;
+#[cfg(unix)]
+#[path = "../common/guard.rs"]
+mod guard;
+#[cfg(unix)]
+mod guarded_block;
+mod invariance;
+#[cfg(unix)]
+mod memory;
+mod parameters;
+mod properties;
+mod states;
+mod statistics;
