@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-HANG_S = 900
-"""Seconds after which a process is taken to hang. Nothing that works needs a hundredth of it on an idle machine."""
+HANG_S = 3600
+"""Seconds after which a process is taken to hang. On an idle machine nothing that works needs a thousandth of it; under
+nice and next to fifty other processes something took a quarter."""
 
 
 def cpu_s(command: Sequence[object], **options: object) -> float:

@@ -46,6 +46,15 @@ def write_proteins(path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train --size` takes for the network of `small_config`, where it does not matter which one trains."""
+    path = tmp_path_factory.mktemp("size") / "small.toml"
+    sizes = {k: v for k, v in small_config().to_mapping().items() if type(v) is int and k != "seed"}
+    path.write_text("".join(f"{name} = {value}\n" for name, value in sizes.items()))
+    return path
+
+
+@pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run directories of models that two steps made, by objective."""
     folder = tmp_path_factory.mktemp("runs")

@@ -58,10 +58,10 @@ def test_help_of_a_command_may_be_asked_for_in_two_ways() -> None:
     assert protperf("help").stdout == protperf("--help").stdout
 
 
-def test_files_to_train_on_may_follow_one_another(fasta: Path, tmp_path: Path) -> None:
+def test_files_to_train_on_may_follow_one_another(fasta: Path, small_size: Path, tmp_path: Path) -> None:
     """As a pattern of the shell gives them."""
     other = write_fasta(tmp_path / "other.fa", {"x": "MKVAWC" * 5})
-    common = ["--steps", 1, "--batch-tokens", 100, "-q"]
+    common = ["--size", small_size, "--steps", 1, "--batch-tokens", 100, "-q"]
     assert in_process("train", "-o", tmp_path / "a", "--fasta", fasta, other, *common).returncode == 0
     assert in_process("train", "-o", tmp_path / "b", "--fasta", fasta, "--fasta", other, *common).returncode == 0
     facts = [json.loads(in_process("info", tmp_path / run, "--json").stdout) for run in "ab"]
@@ -214,10 +214,13 @@ def test_a_broken_file_ends_as_its_table_says(name: str, runs: dict[str, Path], 
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_train_takes_or_refuses_a_broken_file_as_score_does(name: str, shared_data: Path, tmp_path: Path) -> None:
+def test_train_takes_or_refuses_a_broken_file_as_score_does(
+    name: str, shared_data: Path, small_size: Path, tmp_path: Path
+) -> None:
     path = shared_data / "smoke" / "broken" / name
     _, code, message, of_train = BROKEN[name]
-    result = in_process("train", "-q", "--fasta", path, "-o", tmp_path / "run", "--steps", 1, "--batch-tokens", 100)
+    words = ["train", "-q", "--fasta", path, "-o", tmp_path / "run", "--size", small_size, "--steps", 1]
+    result = in_process(*words, "--batch-tokens", 100)
     assert result.returncode == code
     if code:
         assert f"error: {error_line(result)}".startswith((of_train or message).replace("PATH", str(path)))

@@ -148,11 +148,9 @@ def test_a_validation_that_is_not_finite_stops_the_run_before_the_save(tmp_path:
 
 
 def test_the_command_ends_in_1_with_one_line_that_names_step_and_remedy(
-    warm: Warm, tmp_path: Path, fasta: Path
+    warm: Warm, tmp_path: Path, fasta: Path, small_size: Path
 ) -> None:
-    sizes = {k: v for k, v in small_config().to_mapping().items() if type(v) is int and k != "seed"}
-    (tmp_path / "small.toml").write_text("".join(f"{name} = {value}\n" for name, value in sizes.items()))
-    words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--size", tmp_path / "small.toml", "--steps", 50]
+    words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--size", small_size, "--steps", 50]
     words += ["--batch-tokens", 150, "--lr", 1000, "--weight-decay", 1000, "--warmup", 0, "--log-every", 1, "-q"]
     status, errors = warm.command(tmp_path / "errors", *words)
     assert status == 1

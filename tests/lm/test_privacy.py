@@ -32,14 +32,15 @@ def written(folder: Path, *, but: tuple[str, ...]) -> dict[str, bytes]:
 @pytest.mark.parametrize("fault", ["", "1", "é", "\x00", ">"])
 @pytest.mark.parametrize("residues", ["map", "strict", "skip"])
 def test_a_sequence_never_reaches_messages_or_files(
-    fault: str, residues: str, runs: dict[str, Path], tmp_path: Path
+    fault: str, residues: str, runs: dict[str, Path], small_size: Path, tmp_path: Path
 ) -> None:
     path = write_fasta(tmp_path / "in.fa", {"a": CANARY, "b": CANARY + fault + CANARY, "c": CANARY[::-1] * 40})
+    training = ["train", "--fasta", path, "-o", tmp_path / "run", "--size", small_size, "--steps", 1, "--force"]
     for words in (
         ["score", runs["both"], path, "-o", tmp_path / "s.tsv", "--residues", residues],
         ["score", runs["masked"], path, "--residues", residues],
         ["embed", runs["both"], path, "-o", tmp_path / "e.npz", "--residues", residues],
-        ["train", "--fasta", path, "-o", tmp_path / "run", "--steps", 1, "--residues", residues, "--force"],
+        [*training, "--residues", residues],
     ):
         result = in_process(*words, cwd=tmp_path)
         assert b"Traceback" not in result.stderr

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from commands import environment
-from conftest import small_config
 from machine import HANG_S
 from training import final_digests, losses, small_options, trainer
 from warm import Warm
@@ -32,20 +31,20 @@ def warm() -> Iterator[Warm]:
         yield server
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> str:
-    sizes = {k: v for k, v in small_config().to_mapping().items() if type(v) is int and k != "seed"}
-    path = tmp_path / "small.toml"
-    path.write_text("".join(f"{name} = {value}\n" for name, value in sizes.items()))
-    return str(path)
+@pytest.fixture(autouse=True)
+def _hang_ups_are_heard() -> Iterator[None]:
+    """Under nohup this process ignores them, and what is ignored at entry stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 def test_the_command_saves_and_ends_with_128_and_the_number(
-    number: signal.Signals, warm: Warm, tmp_path: Path, fasta: Path, recipe: str
+    number: signal.Signals, warm: Warm, tmp_path: Path, fasta: Path, small_size: Path
 ) -> None:
     run, errors = tmp_path / "run", tmp_path / "errors"
-    words = ["train", "--fasta", fasta, "-o", run, "--size", recipe, "--steps", 10**6, "--batch-tokens", 150]
+    words = ["train", "--fasta", fasta, "-o", run, "--size", small_size, "--steps", 10**6, "--batch-tokens", 150]
     words += ["--log-every", 1, "--checkpoint-every", 10**6]
     process = warm.start({"words": [str(word) for word in words], "errors": errors})
     while not (run / "metrics.jsonl").exists():
@@ -62,7 +61,7 @@ def test_the_command_saves_and_ends_with_128_and_the_number(
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 def test_train_from_python_saves_and_then_raises(
-    number: signal.Signals, tmp_path: Path, fasta: Path, recipe: str
+    number: signal.Signals, tmp_path: Path, fasta: Path, small_size: Path
 ) -> None:
     """A loop over three seeds ends with the first of them."""
     started = []
@@ -75,7 +74,7 @@ def test_train_from_python_saves_and_then_raises(
     with pytest.raises(BaseException) as caught:  # noqa: PT012
         for seed in (1, 2, 3):
             started.append(seed)
-            lm.train(fasta, tmp_path / f"run-{seed}", size=recipe, steps=9, seed=seed, report=report, **GIVEN)
+            lm.train(fasta, tmp_path / f"run-{seed}", size=str(small_size), steps=9, seed=seed, report=report, **GIVEN)
     assert started == [1]
     if number == signal.SIGINT:
         assert caught.type is KeyboardInterrupt
@@ -126,11 +125,11 @@ def test_a_signal_that_was_ignored_at_entry_stays_ignored(number: signal.Signals
     assert noted == [other]
 
 
-def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, fasta: Path, recipe: str) -> None:
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, fasta: Path, small_size: Path) -> None:
     program = (
         "import os, signal, sys, protperf.lm as lm\n"
         "hang_up = lambda line: os.kill(os.getpid(), signal.SIGHUP)\n"
-        f"lm.train(sys.argv[1], sys.argv[2], steps=3, size={recipe!r}, report=hang_up, **{GIVEN!r})\n"
+        f"lm.train(sys.argv[1], sys.argv[2], steps=3, size={str(small_size)!r}, report=hang_up, **{GIVEN!r})\n"
     )
     words = ["nohup", sys.executable, "-c", program, str(fasta), str(tmp_path / "run")]
     result = subprocess.run(

@@ -112,6 +112,8 @@ def _serve() -> None:
 
     torch.set_num_threads(1)
     os.environ["PROTPERF_NUM_THREADS"] = "1"
+    # Whoever runs the tests under nohup ignores it, and so would every job.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

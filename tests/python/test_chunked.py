@@ -302,7 +302,7 @@ def test_an_unknown_form_is_refused(monkeypatch):
     [
         ("chunked", "positive", "causal"),
         ("chunked", "positive", "noncausal"),
-        ("chunked", "relu", "causal"),
+        pytest.param("chunked", "relu", "causal", marks=pytest.mark.soak),
         ("native", "positive", "causal"),
     ],
 )

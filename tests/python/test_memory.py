@@ -29,7 +29,7 @@ def repeated(what, times, folder):
 @pytest.mark.parametrize(
     ("what", "times"),
     [
-        ("attention", 8_000),
+        ("attention", 4_000),
         ("fasta", 100),
         ("checkpoint", 60),
         ("cancelled", 60),
