@@ -17,12 +17,15 @@ from training import OPTIONS, synthetic
 
 from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, MASK, NUM_STANDARD
+from protperf.lm.baselines import ngram
 from protperf.lm.data import batches
+from protperf.lm.data.cluster import packed
 from protperf.lm.data.store import TokenStore, read_store, split
 from protperf.lm.data.stream import generator
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.run import train_run
+from protperf.lm.training.trigram import trigram_perplexity
 from protperf.lm.training.validation import MAX_TOKENS, Validation
 from protperf.lm.training.verdict import perplexity, verdict
 
@@ -184,6 +187,26 @@ def test_what_was_learnt_is_said_in_nats(perplexity: float, said: str, tmp_path:
     assert found.warning is None
     assert str(found.learnt).startswith(f"it learnt {said}")
     assert (", which is little" in str(found.learnt)) == (perplexity == 16.0)
+
+
+def test_a_model_that_counting_beats_is_not_praised(tmp_path: Path) -> None:
+    figures = {"val_loss": math.log(15.0), "unigram_perplexity": 17.0}
+    good, bad = (str(verdict(tmp_path, 9, figures, trigrams).learnt) for trigrams in (15.5, 14.5))
+    assert good.endswith("(perplexity 15.00, they 17.00, trigrams 15.50)")
+    assert bad.endswith("trigrams 14.50), which is little: train for longer before you trust its answers")
+
+
+def test_the_perplexity_of_trigrams_is_that_of_their_probabilities() -> None:
+    train, held = store([300, 5, 80, 2], 3), store([40, 1, 17], 4)
+    log_probs, _ = ngram.fit(ngram.count_packed(*packed(train), 3))
+    border, nats = ngram.BORDER, []
+    for i in range(len(held)):
+        symbols = [border, border, *ngram.symbols_of(held.sequence(i)).tolist()]
+        for a, b, c in zip(symbols, symbols[1:], symbols[2:], strict=False):
+            if c < NUM_STANDARD:
+                nats.append(-log_probs[a * ngram.NUM_SYMBOLS + b, c])
+    assert trigram_perplexity(train, held) == pytest.approx(math.exp(np.mean(nats)), rel=1e-12)
+    assert math.isnan(trigram_perplexity(train, store([3], letters="X")))
 
 
 def test_a_masked_half_that_learnt_nothing_is_named(tmp_path: Path) -> None:

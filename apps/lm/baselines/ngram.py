@@ -44,20 +44,28 @@ _SYMBOLS[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD] = np.arange(NUM_STANDARD)
 
 
 def count(batches: Iterable[io.Batch], order: int) -> NDArray[np.int64]:
+    """How often each symbol follows each context in some batches, as `count_packed`."""
+    found = np.zeros((NUM_SYMBOLS ** (order - 1), NUM_SYMBOLS), np.int64)
+    for batch in batches:
+        found += count_packed(batch.tokens, batch.offsets, order)
+    return found
+
+
+def count_packed(tokens: NDArray[np.uint8], offsets: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     """How often each symbol follows each context [NUM_SYMBOLS ** (order - 1), NUM_SYMBOLS].
 
-    Before a sequence stand borders, so its first residues have contexts of their own; its end is counted too.
+    Before a sequence stand borders, so its first residues have contexts of their own; its end is counted too. Shapes:
+    tokens [T], offsets [R+1].
     """
-    found = np.zeros(NUM_SYMBOLS**order, np.int64)
-    for batch in batches:
-        gap = order  # the end of one sequence, and the borders before the next
-        text = np.full(len(batch.tokens) + gap * (len(batch) + 1), BORDER, np.int64)
-        starts = batch.offsets[:-1] + gap * (np.arange(len(batch)) + 1)
-        places = np.repeat(starts - batch.offsets[:-1], batch.lengths) + np.arange(len(batch.tokens))
-        text[places] = symbols_of(batch.tokens)
-        predicted = np.concatenate([places, starts + batch.lengths])
-        found += np.bincount(rolling(text, order)[predicted], minlength=len(found))
-    return found.reshape(-1, NUM_SYMBOLS)
+    gap = order  # the end of one sequence, and the borders before the next
+    lengths = np.diff(offsets)
+    text = np.full(len(tokens) + gap * (len(lengths) + 1), BORDER, np.int64)
+    starts = offsets[:-1] + gap * (np.arange(len(lengths)) + 1)
+    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(len(tokens))
+    text[places] = symbols_of(tokens)
+    predicted = np.concatenate([places, starts + lengths])
+    counts = np.bincount(rolling(text, order)[predicted], minlength=NUM_SYMBOLS**order)
+    return counts.reshape(-1, NUM_SYMBOLS)
 
 
 def rolling(symbols: NDArray[np.int64], length: int) -> NDArray[np.int64]:

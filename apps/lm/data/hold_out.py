@@ -17,7 +17,7 @@ from protperf.lm.data.store import TokenStore, checksums, split
 IDENTITIES = (0.5, 0.7, 0.9)
 """Identities of relatives, tried in this order: a family may be one cluster at the first ones."""
 MAX_RESIDUES = 1 << 22
-"""Residues up to which clusters are looked for: about ten seconds on two cores."""
+"""Residues up to which clusters are looked for: about ten seconds of the processor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.origin import IN_PYTHON
 from protperf.lm.training.state import expected_tensors
 from protperf.lm.training.trainer import Trainer
+from protperf.lm.training.trigram import trigram_perplexity
 from protperf.lm.training.verdict import verdict
 from protperf.lm.watch import Watch
 from protperf.message import Argument, Message
@@ -147,18 +148,20 @@ def train_run(
                 text = "note: {run}: is finished; a larger {steps}, {epochs}, {time} or {patience} trains on"
                 warn(Message(text, run=run, **_OPTIONS))
         figures = trainer.fit(report)
-    return _outcome(trainer, figures, rejected)
+    outcome = _outcome(trainer, figures, rejected)
+    if not figures or trainer.stop_signal is not None:
+        return outcome
+    # An n-gram reads from the left, as the model does if `val_loss` is that of the next residue.
+    trigrams = trigram_perplexity(parts.train, parts.held) if config.objective != "masked" else None
+    judged = verdict(run, outcome.steps, figures, trigrams)
+    return dataclasses.replace(outcome, remark=judged.warning, learnt=judged.learnt)
 
 
 def _outcome(trainer: Trainer, figures: dict[str, float], rejected: int) -> Outcome:
     progress, run = trainer.loop.progress, trainer.run
     is_earlier = progress.stale > 0 and figures.get("val_loss") == progress.best_loss
     best_step = progress.best_step if is_earlier else None
-    outcome = Outcome(run, progress.step, figures, trainer.stop_signal, rejected, best_step=best_step)
-    if not figures or trainer.stop_signal is not None:
-        return outcome
-    judged = verdict(run, progress.step, figures)
-    return dataclasses.replace(outcome, remark=judged.warning, learnt=judged.learnt)
+    return Outcome(run, progress.step, figures, trainer.stop_signal, rejected, best_step=best_step)
 
 
 def _check_directory(run: Path, resume: bool, force: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a run learnt, in plain words, from the figures of its last validation: judged against residue frequencies."""
+"""What a run learnt, in plain words, from the figures of its last validation: judged against counting residues."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
-def verdict(run: Path, steps: int, figures: dict[str, float]) -> Verdict:
-    """Judge the figures that `Validation.measure` gave after some steps."""
+def verdict(run: Path, steps: int, figures: dict[str, float], trigrams: float | None = None) -> Verdict:
+    """Judge the figures that `Validation.measure` gave after some steps.
+
+    Args:
+        trigrams: the perplexity that counting three residues in a row gives on the same sequences.
+    """
     made = f"{steps} step{'s' * (steps != 1)}"
     found, unigram = perplexity(figures["val_loss"]), figures["unigram_perplexity"]
     gain = math.log(unigram) - figures["val_loss"]
@@ -42,10 +46,10 @@ def verdict(run: Path, steps: int, figures: dict[str, float]) -> Verdict:
         text += "that of residue frequencies alone {unigram:.3f}; "
         text += "train for longer ({time}, {epochs} or {steps}), choose a smaller {size}, or free the machine for it"
         return Verdict(None, Message(text, run=run, made=made, found=found, unigram=unigram, **_REMEDIES))
-    text = (
-        f"it learnt {gain:.2f} nats per residue beyond residue frequencies (perplexity {found:.2f}, they {unigram:.2f})"
-    )
-    if gain < _SMALL_GAIN:
+    counted = "" if trigrams is None else f", trigrams {trigrams:.2f}"
+    text = f"it learnt {gain:.2f} nats per residue beyond residue frequencies "
+    text += f"(perplexity {found:.2f}, they {unigram:.2f}{counted})"
+    if gain < _SMALL_GAIN or (trigrams is not None and found > trigrams):
         text += ", which is little: train for longer before you trust its answers"
     return Verdict(text, _masked_half(run, made, figures))
 
