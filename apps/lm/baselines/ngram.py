@@ -65,7 +65,7 @@ def count_packed(tokens: NDArray[np.uint8], offsets: NDArray[np.int64], order: i
     text[places] = symbols_of(tokens)
     predicted = np.concatenate([places, starts + lengths])
     counts = np.bincount(rolling(text, order)[predicted], minlength=NUM_SYMBOLS**order)
-    return counts.reshape(-1, NUM_SYMBOLS)
+    return counts.astype(np.int64, copy=False).reshape(-1, NUM_SYMBOLS)
 
 
 def rolling(symbols: NDArray[np.int64], length: int) -> NDArray[np.int64]:
