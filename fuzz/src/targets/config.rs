@@ -71,11 +71,11 @@ fn configured(table: &Table, config: &Config) -> Result<Verdict, String> {
     Ok(Verdict { traits: vec![digest(&kind.map(u64::to_le_bytes).concat())] })
 }
 
-/// A message is one short line of printable ASCII. Its words, without numbers and quoted text, are the trait.
+/// A message is one short line of printable ASCII. Its letters before the first thing that it shows are the trait.
 pub fn short_line(what: &str, kind: u64) -> Result<Verdict, String> {
     if what.is_empty() || what.len() > MAX_MESSAGE || !what.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(format!("the message is not one short line: {what:?}"));
     }
-    let words = what.split(' ').take(4).flat_map(|word| word.bytes().filter(u8::is_ascii_lowercase));
-    Ok(Verdict { traits: vec![digest(&kind.to_le_bytes().into_iter().chain(words).collect::<Vec<u8>>())] })
+    let own = what.bytes().take_while(|byte| !matches!(byte, b'\'' | b'"' | b'`' | b'[' | b'{' | b'0'..=b'9'));
+    Ok(Verdict { traits: vec![digest(&kind.to_le_bytes().into_iter().chain(own).collect::<Vec<u8>>())] })
 }
