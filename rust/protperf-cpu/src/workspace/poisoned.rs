@@ -187,7 +187,10 @@ fn assert_poison_changes_no_bit<T: CpuElement>(case: &Case) {
 
 #[test]
 fn scratch_full_of_nan_changes_no_bit() {
-    for map in FeatureMap::ALL.into_iter().map(Map::Named).chain([Map::Record]) {
+    use FeatureMap::{Cos, Elu1, Hyperbolic, Relu, Smreg, Square, Trigonometric};
+    // Maps of every way to be computed.
+    let named = [Hyperbolic, Smreg, Relu, Elu1, Square, Cos, Trigonometric].map(Map::Named);
+    for map in named.into_iter().chain([Map::Record]) {
         for (len, head_dim, value_dim, num_features) in
             [(1, 1, 1, 1), (7, 17, 5, 9), (33, 8, 16, 64), (64, 5, 3, 65), (130, 15, 33, 130)]
         {
