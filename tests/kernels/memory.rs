@@ -245,7 +245,7 @@ fn one_step_beyond_an_end_ends_the_process() {
     use std::process::Command;
     let Ok(side) = std::env::var("PROTPERF_TEST_STEP") else {
         for side in ["End", "Start"] {
-            let name = "one_step_beyond_an_end_ends_the_process";
+            let name = "memory::one_step_beyond_an_end_ends_the_process";
             let mut again = Command::new(std::env::current_exe().unwrap());
             let status = again.args([name, "--exact"]).env("PROTPERF_TEST_STEP", side).output().unwrap().status;
             assert_eq!(status.signal(), Some(11), "{side} {status}");
