@@ -16,6 +16,18 @@ def find_torch() -> Any:
     return torch
 
 
+def gpu_lines() -> list[str]:
+    """Each GPU in a line, the one that is used marked; why none is, if so."""
+    from protperf import gpu
+
+    lines = [
+        f"{adapter.index} {adapter.name} ({adapter.kind}, {adapter.interface}{', used' if adapter.is_chosen else ''})"
+        for adapter in gpu.adapters()
+    ]
+    fault = gpu.fault()
+    return lines if fault is None else [*lines, fault]
+
+
 def checks(model: Path | None, has_torch: bool) -> Iterator[dict[str, Any]]:
     """Name, found and ok of each check: of the kernels, where torch is there, and of a model."""
     if has_torch:

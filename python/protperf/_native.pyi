@@ -186,6 +186,20 @@ def backends() -> tuple[str, ...]:
 def chosen_backend(name: str, isa: str | None = None) -> str:
     """The name of the backend that a name chooses: that of another one for `auto` alone."""
 
+class GpuAdapter:
+    """An adapter of this machine; `protperf.gpu.Adapter` describes the fields."""
+
+    index: int
+    name: str
+    kind: str
+    interface: str
+    driver: str
+    max_binding: int
+    is_chosen: bool
+
+def gpu_adapters() -> tuple[tuple[GpuAdapter, ...], str | None]:
+    """Every adapter, and why none of them would be used, if so."""
+
 def build_info() -> dict[str, Any]:
     """Version, profile, isa, isas, num_threads, target."""
 

@@ -73,7 +73,8 @@ def favor_attention(
         key_padding_mask: bool [B,S], True where a key is padding and ignored.
         kernel_epsilon: added to every feature of an activation map; None takes the map's own (1e-3 for `relu`).
         backend: what computes, a name from `backends()`: `auto` is the fastest that this machine has, `reference` the
-            plain float64 form that the others are tested against.
+            plain float64 form that the others are tested against, `wgpu` a GPU (`protperf.gpu` lists them; not for
+            float64; arrays are copied to it and back).
 
     A row that sees no key gives 0. A row of q, k or v with a number that is not finite makes NaN of the outputs that
     see it and of nothing else; such a number in omega, of every output of its heads. Do not write to an array while a
@@ -83,6 +84,7 @@ def favor_attention(
         ShapeError: two arguments disagree on an axis; the message names both.
         DtypeError: an integer array, types that differ, or an argument of the wrong kind.
         ConfigError: an unknown feature map or backend, or options that contradict each other.
+        DeviceError: `backend="wgpu"` without a GPU, or with one that failed; the message says what would mend it.
 
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """

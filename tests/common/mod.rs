@@ -7,6 +7,7 @@ pub mod judge;
 pub mod kernel;
 mod pairs;
 pub mod passes;
+pub mod shapes;
 pub mod subjects;
 
 pub use pairs::narrow::plain as plain_f32;

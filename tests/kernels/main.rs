@@ -5,6 +5,8 @@ mod causality;
 #[path = "../common/mod.rs"]
 mod common;
 mod conformance;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod gradients;
 #[cfg(unix)]
 #[path = "../common/guard.rs"]

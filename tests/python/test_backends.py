@@ -10,7 +10,7 @@ import protperf
 from protperf import LogLinear, _backends, errors
 from protperf.lm.model.config import ModelConfig
 
-# A GPU is not everywhere, and computes in float32 alone.
+# A GPU is not everywhere, and computes in float32 alone: tests/python/test_gpu.py.
 EVERYWHERE = [name for name in protperf.backends() if name != "wgpu"]
 
 

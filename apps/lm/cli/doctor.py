@@ -37,7 +37,7 @@ def run(given: dict[str, Any]) -> int:
     from protperf import build_info
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.machine_checks import checks as find_checks
-    from protperf.lm.machine_checks import find_torch
+    from protperf.lm.machine_checks import find_torch, gpu_lines
 
     with CommandWatch(GROUPS, quiet=False).waiting("checking", " checks") as stage:
         checks = []
@@ -46,14 +46,15 @@ def run(given: dict[str, Any]) -> int:
             checks.append(check)
             stage.update(1)
     version = "not installed" if torch is None else torch.__version__
-    report = {**build_info(), "torch": version, "checks": checks}
+    report = {**build_info(), "torch": version, "gpus": tuple(gpu_lines()), "checks": checks}
     healthy = all(check["ok"] for check in checks)
     if options.as_json:
         print(json.dumps(report, indent=1))
     else:
-        for name in ("version", "profile", "target", "isa", "isas", "num_threads", "torch"):
+        for name in ("version", "profile", "target", "isa", "isas", "num_threads", "torch", "gpus"):
             value = report[name]
-            print(f"{name:<12} {', '.join(value) if isinstance(value, tuple) else value}")
+            separator = "\n" + " " * 13 if name == "gpus" else ", "
+            print(f"{name:<12} {separator.join(value) if isinstance(value, tuple) else value}")
         for check in checks:
             print(f"{'ok' if check['ok'] else 'FAIL':<5}{check['name']}: {check['found']}")
         print("all well" if healthy else "something is wrong; please report the lines above")

@@ -11,6 +11,7 @@ mod call;
 mod cluster;
 mod data;
 mod errors;
+mod gpu;
 mod info;
 mod inputs;
 mod network;
@@ -28,6 +29,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     network::register(module)?;
     projection::register(module)?;
     info::register(module)?;
+    gpu::register(module)?;
     alignment::register(module)?;
     cluster::register(module)?;
     #[cfg(feature = "rehearse-panic")]

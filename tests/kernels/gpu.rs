@@ -1,0 +1,81 @@
+//! The GPU backend against the f64 reference, by the judge and at the shapes of `conformance.rs`.
+
+use crate::common::judge::Judge;
+use crate::common::shapes::{SHAPES, variants};
+use crate::common::subjects::answer;
+use crate::common::{Case, Directions, MAPS};
+use protperf::FeatureMap;
+use protperf::gpu::{Wgpu, adapters};
+
+/// Whether there is a GPU to test on; with `PROTPERF_REQUIRE_GPU=1` a missing one is a failure.
+fn has_gpu() -> bool {
+    let (_, fault) = adapters();
+    let Some(fault) = fault else { return true };
+    assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
+    println!("skipped: {fault}");
+    false
+}
+
+fn assert_conforms(case: &Case, seed: u64) {
+    let data = case.data(seed).rounded::<f32>();
+    let found = answer::<f32>(&Wgpu, case, &data, 1);
+    Judge::new(case, &data).check::<f32>(&found).unwrap_or_else(|fault| panic!("{fault} {}", case.id()));
+}
+
+/// Every shape, each with one of the four variants in turn.
+#[test]
+fn the_gpu_conforms_at_every_shape() {
+    if !has_gpu() {
+        return;
+    }
+    for (turn, map) in MAPS.into_iter().enumerate() {
+        for causal in [false, true] {
+            for (seed, shape) in SHAPES.into_iter().enumerate() {
+                let all = variants(map, causal, shape);
+                assert_conforms(&all[(seed + turn + usize::from(causal)) % all.len()], seed as u64 + 5);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gpu_conforms_without_projection_and_with_other_epsilons() {
+    if !has_gpu() {
+        return;
+    }
+    for map in [FeatureMap::Relu, FeatureMap::Elu1] {
+        for (causal, head_dim, epsilon) in [(false, 17, 0.0), (true, 64, 1e-3)] {
+            let case = Case { directions: Directions::Axes, epsilon, ..Case::new(map, causal, 70, head_dim, head_dim) };
+            assert_conforms(&case, 3);
+        }
+    }
+}
+
+/// Large and tiny inputs, up to the ends of f32: as near as the plain evaluation, or inside of the hull of v.
+#[test]
+fn the_gpu_conforms_at_extreme_inputs() {
+    if !has_gpu() {
+        return;
+    }
+    for map in MAPS.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
+        for causal in [false, true] {
+            let case = Case::new(map, causal, 90, 32, 40);
+            for (q, k) in [(50.0, 1.0), (1.0, 20.0), (20.0, 20.0), (1.8e-5, 1.8e3), (1.8e3, 1.8e-5), (1e-39, 1e-39)] {
+                let mut data = case.data(1);
+                data.q.iter_mut().for_each(|x| *x *= q);
+                data.k.iter_mut().for_each(|x| *x *= k);
+                let data = data.rounded::<f32>();
+                let found = answer::<f32>(&Wgpu, &case, &data, 1);
+                let held = Judge::new(&case, &data).check::<f32>(&found);
+                held.unwrap_or_else(|fault| panic!("{fault} q {q} k {k} {}", case.id()));
+            }
+            let mut data = case.data(1);
+            let most = f64::from(f32::MAX);
+            data.q.iter_mut().chain(&mut data.k).for_each(|x| *x = (*x * 1e39).clamp(-most, most));
+            let data = data.rounded::<f32>();
+            let found = answer::<f32>(&Wgpu, &case, &data, 1);
+            let held = Judge::new(&case, &data).check_hull(&found[0]);
+            held.unwrap_or_else(|fault| panic!("{fault} at the ends of f32 {}", case.id()));
+        }
+    }
+}
