@@ -20,7 +20,7 @@ from protperf.lm.model.esm_folder import is_esm_folder, read_folder
 from protperf.lm.model.native_engine import NativeEngine
 from protperf.lm.storage import checkpoint, manifest
 from protperf.lm.storage.plain_file import broken, read_sealed
-from protperf.lm.training import state
+from protperf.lm.training import progress, state
 from protperf.message import Argument, Message
 
 
@@ -60,7 +60,7 @@ def load_run(
 
 def _load(step: checkpoint.Step, dtype: str, device: str, engine: str) -> LoadedModel:
     config = manifest.read_config(step)
-    for check in (manifest.read_facts, state.read_options, state.read_progress):
+    for check in (manifest.read_facts, state.read_options, progress.read_progress):
         check(step)
     loaded = _engine(step, config, dtype, device, engine)
     # The weights may be those of a step that took its place meanwhile: then the step is looked at again.

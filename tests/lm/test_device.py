@@ -21,8 +21,8 @@ from protperf.lm.storage import checkpoint
 from protperf.lm.training.feed import Feed
 from protperf.lm.training.loop import _forked_generator
 from protperf.lm.training.optimizer import Optimizer
+from protperf.lm.training.progress import Progress
 from protperf.lm.training.run import train_run
-from protperf.lm.training.state import Progress
 from protperf.lm.training.validation import Validation
 
 META = torch.device("meta")
@@ -45,7 +45,7 @@ def test_a_step_leaves_the_device_of_the_network_nowhere(attention: str, mode: i
     optimizer = Optimizer(network, options)
     optimizer.step(1e-3)
     kinds = {name.rsplit(".", 1)[1]: tensor.device for name, tensor in optimizer.tensors().items()}
-    assert kinds == {"step": torch.device("cpu"), "exp_avg": META, "exp_avg_sq": META}
+    assert kinds == {"step": torch.device("cpu"), "exp_avg": META, "exp_avg_sq": META, "momentum": META}
     for one in Validation(held, train.unigram(), "both", 100, 100, META)._passes:
         assert one.batch.tokens.device == META
         assert network(one.batch.tokens, one.batch.cu_seqlens, one.mode).device == META

@@ -214,7 +214,8 @@ def test_force_starts_a_run_anew_that_has_no_healthy_step_and_resumes_any_other(
         for step in removed:
             shutil.rmtree(run / step)
         messages: list[str] = []
-        assert isinstance(stored_choices(run, {"steps": 4}, force=True), tuple)
+        # A run without checkpoints and without config.toml leaves the choice to its data again.
+        assert (stored_choices(run, {"steps": 4}, force=True) is None) == bool(removed)
         train_run(fasta, run, config, options, resume=True, force=True, warn=messages.append)
         found[name] = any("no checkpoint can be used; the run starts from the beginning" in x for x in messages)
         # The healthy run goes on with a schedule that it began for three steps, and so to other weights.

@@ -18,7 +18,7 @@ from protperf.lm.data.store import read_store, split
 from protperf.lm.data.stream import generator
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.feed import Feed
-from protperf.lm.training.state import Progress
+from protperf.lm.training.progress import Progress
 from protperf.lm.training.validation import Validation
 
 FRAMED = batches.frame(np.arange(3, 23, dtype=np.uint8))

@@ -160,11 +160,11 @@ def test_a_damaged_step_is_refused_at_once(library: Path, tmp_path: Path) -> Non
     train_on(library, run, (1, 2))
     (run / "step-2" / "config.json").unlink()
     with (
-        mock.patch.object(checkpoint, "verify", wraps=checkpoint.verify) as verify,
+        mock.patch.object(checkpoint, "_described", wraps=checkpoint._described) as described,
         pytest.raises(CheckpointError, match=r"step-2/config\.json"),
     ):
         load_run(run)
-    assert verify.call_count == 1
+    assert described.call_count == 1
 
 
 def test_a_step_that_is_named_is_not_replaced_by_another(library: Path, tmp_path: Path) -> None:

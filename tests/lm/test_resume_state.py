@@ -16,8 +16,8 @@ from protperf.lm.storage import checkpoint
 from protperf.lm.training.feed import Feed
 from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
+from protperf.lm.training.progress import Progress
 from protperf.lm.training.resume import LOGGING_OPTIONS
-from protperf.lm.training.state import Progress
 from protperf.lm.training.trainer import Trainer
 
 CUT, LEFT = 6, 2

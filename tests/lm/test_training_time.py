@@ -13,7 +13,7 @@ from training import small_options, synthetic, trainer
 
 from protperf.lm.data import store
 from protperf.lm.storage import checkpoint
-from protperf.lm.training import run as runs
+from protperf.lm.training import input as inputs
 from protperf.lm.training import schedule
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.loop import Checkpoint, Line, Loop
@@ -27,7 +27,7 @@ class Costs:
     def __init__(self, load_s: float = 0.0, step_s: float = 0.0, validate_s: float = 0.0, save_s: float = 0.0) -> None:
         self.now_s = 0.0
         self._costs = {
-            (runs, "read_store"): load_s,
+            (inputs, "read_store"): load_s,
             (Loop, "_backward"): step_s,
             (Validation, "measure"): validate_s,
             (checkpoint, "_publish"): save_s,
@@ -104,7 +104,7 @@ def test_no_time_left_means_no_more_steps(left_s: float) -> None:
 
 def test_reading_counts_from_where_the_clock_was_made(tmp_path: Path) -> None:
     """The command makes it before it loads torch."""
-    assert runs.read_store is store.read_store
+    assert inputs.read_store is store.read_store
     now_s = 25.0
     clock = Clock(lambda: now_s)
     now_s = 40.0

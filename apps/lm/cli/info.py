@@ -58,7 +58,7 @@ def _facts_of(path: Path) -> dict[str, Any]:
 
 def _facts(step: Step) -> dict[str, Any]:
     from protperf.lm.storage import manifest, tensor_file
-    from protperf.lm.training.state import read_progress
+    from protperf.lm.training.progress import read_progress
 
     config, facts, progress = manifest.read_config(step), manifest.read_facts(step), read_progress(step)
     header = tensor_file.read_layout(step.path / "model.safetensors")

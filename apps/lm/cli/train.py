@@ -49,7 +49,7 @@ GROUPS = {
 }
 EXAMPLES = """
 protperf train --fasta proteins.fa.gz -o runs/mine --time 20m
-protperf train --fasta hits.fa -o runs/hits --recipe family --time 20m --dry-run
+protperf train --fasta hits.fa -o runs/hits --time 20m --dry-run
 protperf train --fasta family.fa -o runs/family --resume
 protperf train --fasta dms.csv --seq-col seq -o runs/dms --epochs 5
 """

@@ -15,7 +15,7 @@ from protperf.lm.data.store import TokenStore
 from protperf.lm.data.stream import Stream, generator
 from protperf.lm.model.network import CAUSAL, MASKED
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.state import Progress
+from protperf.lm.training.progress import Progress
 from protperf.lm.watch import Watch
 
 

@@ -25,7 +25,7 @@ from protperf.lm.training.feed import Feed, MicroBatch
 from protperf.lm.training.memory import halved, is_exhausted
 from protperf.lm.training.optimizer import Optimizer, not_finite
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.state import Progress
+from protperf.lm.training.progress import Progress
 from protperf.lm.training.validation import Validation
 from protperf.message import Argument, Message
 

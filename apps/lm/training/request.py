@@ -67,6 +67,8 @@ class TrainRequest:
         from protperf.lm.data.kind import kind_of
 
         kind = kind_of(train)
+        if kind.name == "plain":
+            return self.config, options
         expected = expectation(kind.name)
         text = f"note: recipe {kind.name}, because {kind.why}{'' if expected is None else f'; {expected}'}"
         warn(Message("{text}; {recipe} changes nothing", text=text, recipe=Argument("recipe", "plain")))

@@ -17,7 +17,8 @@ from protperf.lm.storage.manifest import read_config
 from protperf.lm.storage.plain_file import broken, read_bytes, short
 from protperf.lm.training.fine_tune import inherited_config
 from protperf.lm.training.options import DURATION_OPTIONS, TrainOptions
-from protperf.lm.training.state import Progress, read_options
+from protperf.lm.training.progress import Progress
+from protperf.lm.training.state import read_options
 from protperf.message import Argument, Message
 
 LOGGING_OPTIONS = ("checkpoint_every", "log_every", "patience")

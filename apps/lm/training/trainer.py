@@ -24,7 +24,8 @@ from protperf.lm.training.feed import Feed
 from protperf.lm.training.loop import Checkpoint, Line, Loop
 from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.state import expected_tensors, read_options, read_progress
+from protperf.lm.training.progress import read_progress
+from protperf.lm.training.state import expected_tensors, read_options
 from protperf.lm.training.validation import Validation
 from protperf.lm.watch import Watch
 from protperf.message import Argument, Message
