@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from protperf import _native
 from protperf.errors import OutOfMemory, ShapeError
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["NUM_STATES", "Pairwise", "fit"]
+__all__ = ["NUM_STATES", "Given", "Pairwise", "fit"]
+
+Given: TypeAlias = Literal["others", "before", "after"]
 
 NUM_STATES = 20
 """Residues of a column, codes 0 to 19; every higher code is a gap."""
@@ -45,13 +47,18 @@ class Pairwise:
     fields: NDArray[np.float32]
     couplings: NDArray[np.float32]
 
-    def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Log-probabilities of the residues of each column [L, 20] given the codes [L] in all others."""
+    def conditionals(self, codes: NDArray[np.uint8], given: Given = "others") -> NDArray[np.float64]:
+        """Log-probabilities of the residues of each column [L, 20] given the codes [L] in others.
+
+        Args:
+            given: `others` are all of them; `before` and `after` those on one side of a column, with gaps on the other.
+        """
         import numpy as np
 
         logits = self.fields.astype(np.float64)
         for column in np.flatnonzero(codes < NUM_STATES):
-            logits += self.couplings[column, :, codes[column]]
+            seen_by = {"others": slice(None), "before": slice(column + 1, None), "after": slice(column)}[given]
+            logits[seen_by] += self.couplings[column, seen_by, codes[column]]
         logits -= logits.max(1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(1, keepdims=True))
         return logits

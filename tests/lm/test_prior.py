@@ -14,10 +14,13 @@ from conftest import LETTERS
 import protperf.lm as lm
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import FIRST_RESIDUE
+from protperf.lm.baselines.family import FamilyEngine
 from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL
 from protperf.lm.variants.mixing import mix
+from protperf.pairwise import Pairwise
 
+KINDS = ("causal", "masked")
 STANDARD = slice(FIRST_RESIDUE, FIRST_RESIDUE + 20)
 
 
@@ -67,7 +70,22 @@ def test_the_weight_makes_left_out_members_likeliest(family: Path, runs: dict[st
     assert found.perplexities[1] < found.perplexities[0]
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_a_prior_of_pairs_is_given_the_side_that_the_model_is_given(runs: dict[str, Path]) -> None:
+    """Two columns that are always the same: who sees one of them knows the other, and a causal model sees the first."""
+    rng = np.random.default_rng(4)
+    members = rng.integers(0, 20, (4, 2)).astype(np.uint8)
+    members[:, 1] = members[:, 0]
+    couplings = np.zeros((2, 2, 20, 20), np.float32)
+    couplings[0, 1] = couplings[1, 0] = 8 * np.eye(20)
+    pairs = Pairwise(np.zeros((2, 20), np.float32), couplings)
+    prior = FamilyEngine("pairwise", np.zeros((2, 20)), (pairs, pairs), members, "float64")
+    (_, causal, _), (_, masked, _) = (mix(lm.load(runs[kind])._loaded.engine, prior).perplexities for kind in KINDS)
+    known = 1 + 19 * math.exp(-8)
+    assert causal == pytest.approx(math.sqrt(20 * known))
+    assert masked == pytest.approx(known)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_weighted_sums_of_the_models_and_the_priors(
     kind: str, family: Path, runs: dict[str, Path], tmp_path: Path
 ) -> None:

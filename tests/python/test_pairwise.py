@@ -71,6 +71,11 @@ def test_conditionals_are_those_of_whole_energies(any_model: pairwise.Pairwise) 
             changed[column] = residue
             energies.append(energy(any_model, changed))
         assert np.diff(found[column]) == pytest.approx(np.diff(energies), abs=1e-5)
+        for given, hidden in (("before", slice(column + 1, None)), ("after", slice(column))):
+            one_side = codes.copy()
+            one_side[hidden] = GAP
+            known = any_model.conditionals(one_side)[column]
+            assert any_model.conditionals(codes, given)[column] == pytest.approx(known, abs=1e-12)
 
 
 def test_a_fit_finds_the_planted_pair_and_keeps_the_gauge(model: pairwise.Pairwise) -> None:

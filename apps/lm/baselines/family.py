@@ -22,6 +22,7 @@ from protperf.lm.baselines.engine import BaselineEngine
 from protperf.lm.baselines.placement import place
 from protperf.lm.baselines.substitution import substitution
 from protperf.lm.engine import MASKED, Borders, Tokens
+from protperf.pairwise import Given
 
 _RARE = math.log(1e-4)
 """Log-probability of each token that is none of the twenty residues."""
@@ -82,8 +83,8 @@ class BlosumEngine(SubstitutionEngine):
 class FamilyModel(Protocol):
     """What an alignment says of its columns, when it is known what stands in the others."""
 
-    def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Log-probabilities of the twenty residues in each column, given the codes in all others [L, 20]."""
+    def conditionals(self, codes: NDArray[np.uint8], given: Given = "others") -> NDArray[np.float64]:
+        """Log-probabilities of the twenty residues in each column, given the codes in others [L, 20]."""
         ...
 
     def energy_difference(self, codes: NDArray[np.uint8], columns: NDArray[np.int64], new: NDArray[np.int64]) -> float:
@@ -192,7 +193,7 @@ class SiteModel:
     def __init__(self, log_probs: NDArray[np.floating]) -> None:
         self._log_probs = log_probs.astype(np.float64)
 
-    def conditionals(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def conditionals(self, codes: NDArray[np.uint8], given: Given = "others") -> NDArray[np.float64]:
         return self._log_probs
 
     def energy_difference(self, codes: NDArray[np.uint8], columns: NDArray[np.int64], new: NDArray[np.int64]) -> float:

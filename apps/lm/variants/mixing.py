@@ -1,8 +1,9 @@
 """The weight of a prior next to a model, from members of the family that were left out of the prior.
 
 Both give every residue of a member a distribution over the twenty; the weight w is the one for which their normalized
-product, model^(1 - w) prior^w, makes the members likeliest. Where the model was trained on these members, it seems
-better there than it is, and w comes out too small.
+product, model^(1 - w) prior^w, makes the members likeliest. The prior is given what the model is given: a causal model
+knows one side of a residue, and a pairwise prior that knew both would always win. Where the model was trained on these
+members, it seems better there than it is, and w comes out too small.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import FIRST_RESIDUE
-from protperf.lm.baselines.family import FamilyEngine
+from protperf.lm.baselines.family import FamilyEngine, FamilyModel
+from protperf.lm.direction import is_trained_in_both
 from protperf.lm.engine import Engine
 from protperf.lm.scoring.distribution import log_softmax, residue_log_probs
 
@@ -57,7 +60,7 @@ def mix(engine: Engine, prior: FamilyEngine) -> Mixture:
         known = row != GAP
         residues = row[known].astype(np.int64)
         model = residue_log_probs(engine, (row[known] + FIRST_RESIDUE).astype(np.uint8))
-        family = prior.without_members.conditionals(row)[known]
+        family = _conditionals(engine, prior.without_members, row)[known]
         mixed = [log_softmax((1 - w) * model + w * family) for w in _WEIGHTS]
         nats -= [rows[np.arange(len(residues)), residues].sum() for rows in mixed]
         count += len(residues)
@@ -65,3 +68,11 @@ def mix(engine: Engine, prior: FamilyEngine) -> Mixture:
     ends = (nats[0], nats[-1], nats[best])
     perplexities = tuple(math.exp(total / count) for total in ends)
     return Mixture(float(_WEIGHTS[best]), len(members), perplexities)  # type: ignore[arg-type]
+
+
+def _conditionals(engine: Engine, family: FamilyModel, row: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What a family expects in each column [L, 20], given what `residue_log_probs` gives the model of a member."""
+    if engine.config.objective == "masked":
+        return family.conditionals(row)
+    before = family.conditionals(row, "before")
+    return 0.5 * (before + family.conditionals(row, "after")) if is_trained_in_both(engine.config) else before
