@@ -101,7 +101,11 @@ def test_a_run_may_be_replaced_by_one_that_starts_with_it(base: Path, tmp_path: 
     assert (facts["step"], facts["init"].split(",")[1]) == (1, " step 2")
 
 
-def test_a_recipe_leaves_the_size_to_the_checkpoint(base: Path, tmp_path: Path) -> None:
+def test_a_recipe_leaves_the_network_to_the_checkpoint(base: Path, tmp_path: Path) -> None:
     assert read_request(tmp_path / "run", {"steps": 1, "init": str(base), "recipe": "corpus"}).config.model_dim == 16
+    family = read_request(
+        tmp_path / "run", {"steps": 1, "init": str(base), "recipe": "family", "directions": "forward"}
+    )
+    assert family.config.attention == "relu"
     with pytest.raises(ConfigError, match="characters that cannot be kept"):
         read_request(tmp_path / "run", {"steps": 1, "init": "a\nb"})

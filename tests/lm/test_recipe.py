@@ -22,7 +22,7 @@ from protperf.lm.training.request import read_request
 def test_a_family_is_read_both_ways_by_weight_from_varied_starts(tmp_path: Path) -> None:
     request = read_request(tmp_path / "run", {"recipe": "family", "steps": 3})
     found = request.config, request.options
-    assert (found[0].objective, found[0].directions) == ("causal", "both")
+    assert (found[0].attention, found[0].objective, found[0].directions) == ("exact", "causal", "both")
     assert (found[1].starts, found[1].weights, found[1].optimizer) == ("varied", "relatives", "muon")
 
 

@@ -159,8 +159,9 @@ class RunOptions:
     )  # fmt: skip
     recipe: str = option(
         "auto", "Options that suit the data; any of them can be given as well. auto chooses by the data and says why. "
-        "family, for related sequences whose mutants are to be ranked: --objective causal --directions both --starts "
-        "varied --weights relatives. proteome: --objective causal. corpus: --size tiny. plain changes nothing.",
+        "family, for related sequences whose mutants are to be ranked: --attention exact --objective causal "
+        "--directions both --starts varied --weights relatives. proteome: --objective causal. corpus: --size tiny. "
+        "plain changes nothing.",
         choices=RECIPES,
     )  # fmt: skip
     dry_run: bool = option(

@@ -24,7 +24,8 @@ def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
         values.pop("directions", None)
     if given.get("init") is not None:
         # The network is that of the checkpoint.
-        values.pop("size", None)
+        for name in ("size", "attention"):
+            values.pop(name, None)
     return {**values, **given}
 
 
