@@ -30,7 +30,8 @@ from protperf.lm.tables.destination import companions
 from protperf.lm.tables.formats import Encoder
 from protperf.lm.tables.sink import FileSink
 from protperf.lm.training.options import TrainOptions
-from protperf.lm.training.state import Progress, read_options, read_progress
+from protperf.lm.training.progress import Progress, read_progress
+from protperf.lm.training.state import read_options
 
 MAX_CPU_S = 1.0
 MAX_MESSAGE_LENGTH = 600
