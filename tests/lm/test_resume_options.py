@@ -145,7 +145,7 @@ def trainer_of(run: Path, fasta: Path, config: Any, options: TrainOptions) -> An
     from protperf.lm.data.store import read_store
     from protperf.lm.training.trainer import Trainer
 
-    parts = hold_out(read_store(fasta), options.validate or 0.0, options.seed)
+    parts = hold_out(read_store(fasta), options.validate or 0.0, options.seed, options.hold_out)
     one = Trainer(run, config, options, parts.train, parts.held)
     one.restore(checkpoint.verify(run / f"step-{checkpoint.steps(run)[0]}"))
     return one

@@ -44,7 +44,7 @@ def trainer(
     run: Path, fasta: Path, options: TrainOptions | None = None, *, device: str = "cpu", **choices: object
 ) -> Trainer:
     """A trainer of a small network with dropout."""
-    parts = hold_out(read_store(fasta), 0.1, 42)
+    parts = hold_out(read_store(fasta), 0.1, 42, "random")
     run.mkdir(exist_ok=True)
     config = small_config(**{"dropout": 0.1, **choices})
     return Trainer(run, config, options or small_options(), parts.train, parts.held, device=device)

@@ -77,9 +77,9 @@ class Input:
             text = (
                 "note: {held} sequences are held out in {clusters} whole clusters of at least {identity:.0%} identity, "
             )
-            text += "so that no relative that was found is in both parts; {hold_out} takes any sequences"
+            text += "so that no relative that was found is in both parts"
             facts = {"held": len(parts.held), "clusters": parts.clusters, "identity": parts.identity}
-            warn(Message(text, **facts, hold_out=Argument("hold_out", "random")))
+            warn(Message(text, **facts))
         leakage = look(parts.train, parts.held)
         if leakage is not None and (found := leakage.remark()) is not None:
             warn(Message("{kind}: {found}", kind="note" if self.validate is None else "warning", found=found))

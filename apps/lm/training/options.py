@@ -105,8 +105,8 @@ class TrainOptions:
         "none, to train on all.", unit="X|FILE|none", read=read_fraction_or_file, or_path=True, least=0.0, most=0.9,
     )  # fmt: skip
     hold_out: str = option(
-        "clusters", "What is held out: clusters, so that relatives stay in one part, in sets of up to 4 million "
-        "residues; or random.", choices=HOLD_OUTS,
+        "random", "What is held out: random sequences; or clusters, so that relatives stay in one part, in sets of up "
+        "to 4 million residues.", choices=HOLD_OUTS,
     )  # fmt: skip
     residues: str = residues_option()
     engine: str = option(
