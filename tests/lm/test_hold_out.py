@@ -38,12 +38,16 @@ def residues(store: TokenStore) -> list[bytes]:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_relatives_stay_in_one_part_and_the_share_is_kept(seed: int, tmp_path: Path) -> None:
     store = read_store(families(tmp_path / "in.fa", [1, 2, 3, 4] * 10))
-    parts = hold_out(store, 0.1, seed)
+    parts = hold_out(store, 0.1, seed, "clusters")
     assert sorted(residues(parts.train) + residues(parts.held)) == sorted(residues(store))
     assert (nearest(parts.held, parts.train, 0.5)[0] < 0).all()
     assert 5 <= len(parts.held) <= 10
     assert parts.identity == 0.5
-    assert residues(hold_out(store, 0.1, seed).held) == residues(parts.held) != residues(hold_out(store, 0.1, 9).held)
+    assert (
+        residues(hold_out(store, 0.1, seed, "clusters").held)
+        == residues(parts.held)
+        != residues(hold_out(store, 0.1, 9, "clusters").held)
+    )
     leaky = hold_out(store, 0.1, seed, "random")
     assert residues(leaky.held) == residues(split(store, 0.1, seed)[1])
     assert (nearest(leaky.held, leaky.train, 0.5)[0] >= 0).any()
@@ -51,7 +55,9 @@ def test_relatives_stay_in_one_part_and_the_share_is_kept(seed: int, tmp_path: P
 
 def test_large_and_small_clusters_are_held_out_alike(tmp_path: Path) -> None:
     store = read_store(families(tmp_path / "in.fa", [1] * 12 + [4] * 12))
-    held = [len(parts.held) / parts.clusters for parts in (hold_out(store, 0.3, seed) for seed in range(20))]
+    held = [
+        len(parts.held) / parts.clusters for parts in (hold_out(store, 0.3, seed, "clusters") for seed in range(20))
+    ]
     # The mean size of all clusters is 2.5; four standard deviations of the mean of 20 draws of about 7.
     assert abs(np.mean(held) - 2.5) < 4 * 1.5 / np.sqrt(20 * 7)
 
@@ -61,17 +67,19 @@ def test_one_family_is_divided_at_a_higher_identity_or_at_random(tmp_path: Path)
     letters = rng.choice(list(LETTERS), 120)
     members = {f"p{i}": "".join(np.where(rng.random(120) < 0.2, rng.permutation(letters), ancestor)) for i in range(30)}
     store = read_store(write_fasta(tmp_path / "family.fa", members))
-    parts = hold_out(store, 0.1, 1)
+    parts = hold_out(store, 0.1, 1, "clusters")
     assert parts.identity in (0.7, 0.9)
     assert len(parts.held) in (2, 3)
-    twins = hold_out(read_store(write_fasta(tmp_path / "twins.fa", {"a": "MKVLDE" * 20, "b": "MKVLDE" * 19})), 0.5, 1)
+    twins = hold_out(
+        read_store(write_fasta(tmp_path / "twins.fa", {"a": "MKVLDE" * 20, "b": "MKVLDE" * 19})), 0.5, 1, "clusters"
+    )
     assert (twins.identity, len(twins.held)) == (None, 1)
 
 
 def test_equal_sequences_that_are_too_short_to_have_relatives_stay_together(tmp_path: Path) -> None:
     store = read_store(write_fasta(tmp_path / "in.fa", {f"p{i}": "ACDEF"[: 2 + i % 3] for i in range(12)}))
     for seed in range(5):
-        parts = hold_out(store, 0.3, seed)
+        parts = hold_out(store, 0.3, seed, "clusters")
         assert not set(residues(parts.train)) & set(residues(parts.held))
     assert len(np.unique(checksums(store, 0))) == 3
 
@@ -79,7 +87,7 @@ def test_equal_sequences_that_are_too_short_to_have_relatives_stay_together(tmp_
 def test_a_large_set_is_divided_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = read_store(families(tmp_path / "in.fa", [3] * 10))
     monkeypatch.setattr(module, "MAX_RESIDUES", 100)
-    parts = hold_out(store, 0.1, 1)
+    parts = hold_out(store, 0.1, 1, "clusters")
     assert parts.identity is None
     assert residues(parts.held) == residues(split(store, 0.1, 1)[1])
 

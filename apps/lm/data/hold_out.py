@@ -1,4 +1,4 @@
-"""Which sequences of a training are held out for validation: whole clusters of relatives, or any.
+"""Which sequences of a training are held out for validation: any, or whole clusters of relatives.
 
 A held-out sequence whose relative is trained on flatters the model. So relatives that were found stay in one part,
 where there are clusters small enough to be held out and the set is small enough to be searched in seconds.
@@ -39,12 +39,12 @@ class HoldOut:
         return f"{self.train.extent()} to train on, {self.held.extent()} to validate on"
 
 
-def hold_out(store: TokenStore, fraction: float, seed: int, how: str = "clusters") -> HoldOut:
+def hold_out(store: TokenStore, fraction: float, seed: int, how: str) -> HoldOut:
     """Divide a set: equal sequences always stay together, relatives too if `how` is `clusters` and there is a way.
 
     Args:
         fraction: of the sequences to hold out; 0 holds out none.
-        how: `clusters` or `random`.
+        how: `random`, or `clusters`: those that fit into the held-out part, in a family its most distant members.
 
     Raises:
         DataError: fewer than two distinct sequences, none to hold out.
