@@ -1,4 +1,4 @@
-"""`protperf baseline`: models made of counts, which every other command takes."""
+"""`protperf baseline`: models made of counts, which the commands take that score, rank, compare and describe."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ COMMANDS = {
     "scan": "Score every single change of a protein, as a table and a heat map.",
     "embed": "Embed sequences: vectors per sequence or per residue.",
     "generate": "Generate new sequences, or change a template.",
-    "baseline": "Count residues: a baseline model that every command takes.",
+    "baseline": "Count residues: a model to compare with, and to mix in.",
     "eval": "Evaluate a model: perplexity, accuracy, calibration, next to baselines.",
     "data": "Build, describe, divide and compare sets of sequences.",
     "convert": "Write a trained model for other libraries.",
