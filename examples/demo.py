@@ -32,8 +32,8 @@ What to type next (after `source .venv/bin/activate`):
   protperf score {RUN} your.fasta.gz > scores.tsv    score your own proteins; plain, gz, xz, zst or bz2
   protperf score {RUN} {PROTEINS} --method pll
                                                          score every residue given all the others
-  protperf train --fasta your.fasta.gz -o runs/mine --size nano --objective both --time 20m
-                                                         train on your own family"""
+  protperf train --fasta your.fasta.gz -o runs/mine --time 20m
+                                                         train on your own sequences"""
 
 
 def main() -> int:

@@ -121,7 +121,8 @@ def test_the_checkpoint_says_where_it_comes_from(tmp_path: Path, monkeypatch: py
     assert "whole clusters of relatives at 50% identity" in facts["validation"]
     assert facts["overlap"]["related_50%"] == 0 < facts["overlap"]["looked_up"]
     lines = in_process("info", tmp_path / "run").stdout.decode().splitlines()
-    assert [line for line in lines if line.startswith("related_50%")] == [f"{'related_50%':<20} 0"]
+    counts = ", ".join(f"{name} {count}" for name, count in facts["overlap"].items())
+    assert [line for line in lines if line.startswith("overlap")] == [f"{'overlap':<20} {counts}"]
     monkeypatch.setattr("sys.argv", ["protperf", "train", "--resume"])
     in_process(*words[:5], "--resume", "--steps", 2)
     again = json.loads(in_process("info", tmp_path / "run" / "step-2", "--json").stdout)

@@ -148,7 +148,7 @@ def _columns(name: str, rows: _Rows) -> NDArray[np.uint8]:
             aligned = [text.upper().replace(b".", b"-") for text in rows.texts]
     if (row := _disagreeing(aligned)) is not None:
         text = f"row {rows.ids[row]!r} has {len(aligned[row])} columns, the first row {len(aligned[0])}"
-        raise DataError(f"{name}:{rows.lines[row]}: {text}; lower case and '.' do not count")
+        raise DataError(f"{name}:{rows.lines[row]}: {text}, but for lower case and '.'; align them first")
     for row, letters in enumerate(aligned):
         if odd := letters.translate(None, _ALLOWED):
             what = f"row {rows.ids[row]!r} has the character {chr(odd[0])!r}, which no aligned protein has"

@@ -38,9 +38,10 @@ def run(given: dict[str, Any]) -> int:
     if options.as_json:
         print(json.dumps(facts, indent=1))
         return 0
-    flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
-    for name, value in {**flat, **(facts.get("overlap") or {})}.items():
-        print(f"{name:<20} {common.plain(str(value))}")
+    for name, value in facts.items():
+        # Counts by name: how many held-out sequences were looked up, and how many have relatives in the training.
+        shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
+        print(f"{name:<20} {common.plain(str(shown))}")
     return 0
 
 
