@@ -15,7 +15,7 @@ from protperf.lm.data import kind
 from protperf.lm.data.store import read_store
 from protperf.lm.options import pick
 from protperf.lm.training.options import RunOptions
-from protperf.lm.training.recipe import RECIPES, expectation, with_recipe
+from protperf.lm.training.recipe import RECIPES, default_steps, expectation, with_recipe
 from protperf.lm.training.request import read_request
 
 
@@ -91,3 +91,24 @@ def test_a_run_takes_the_recipe_of_its_data_and_keeps_it(tmp_path: Path) -> None
 def test_an_unknown_recipe_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipe is 'families'"):
         read_request(tmp_path, {"recipe": "families", "steps": 3})
+
+
+def test_a_recipe_says_how_long_to_train_where_nothing_else_does(tmp_path: Path) -> None:
+    for recipe in RECIPES:
+        found = read_request(tmp_path / "run", {"recipe": recipe})
+        assert (found.options.steps, found.options.time_s) == (default_steps(recipe), None)
+    timed = read_request(tmp_path / "run", {"recipe": "family", "time_s": 60.0}).options
+    assert (timed.steps, timed.epochs, timed.time_s) == (None, None, 60.0)
+
+
+def test_the_recipe_of_the_data_sets_the_length_and_a_resumed_run_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = {"family": 2, "auto": 5}
+    monkeypatch.setattr("protperf.lm.training.request.default_steps", lambda recipe: steps[recipe])
+    path, size = records(tmp_path / "in.fa", 120, 120), tmp_path / "size.toml"
+    size.write_text("num_layers = 1\nmodel_dim = 8\nnum_heads = 1\nhead_dim = 8\nffn_dim = 8\nnum_features = 8\n")
+    given = {"size": str(size), "batch_tokens": 200}
+    assert read_request(tmp_path / "run", given).train(path, tmp_path / "run").steps == 2
+    steps["auto"] = 7
+    assert read_request(tmp_path / "run", {"resume": True}).train(path, tmp_path / "run").steps == 2

@@ -64,42 +64,15 @@ def run(given: dict[str, Any]) -> int:
     def warn(text: str) -> None:
         common.say_all(GROUPS, [text], "warning: ")
 
-    code, found = _answer(command, options, warn)
+    from protperf.lm.data.actions import act
+
+    # The mistakes that can be seen without reading a file have been reported by now.
+    outcome = act(command.action, command.files, options, warn)
     if options.as_json:
-        print(json.dumps(found, indent=1))
-    elif command.action == "stats":
-        print("".join(f"{name}\t{value}\n" for name, value in found.items()), end="")
-    elif command.action == "check":
-        rows = [list(found[0]), *(row.values() for row in found)]
-        print("".join("\t".join(map(str, row)) + "\n" for row in rows), end="")
-    elif not messages.quiet:
-        common.say_all(GROUPS, [f"{options.out}: {_extent(found)}"])
-    return code
-
-
-def _extent(found: dict[str, Any]) -> str:
-    if "parts" not in found:
-        return f"{found['sequences']:,} sequences"
-    return ", ".join(f"{name} {part['sequences']:,}" for name, part in found["parts"].items()) + " sequences"
-
-
-def _answer(command: DataCommand, options: DataOptions, warn: Any) -> tuple[int, Any]:
-    from protperf.lm.data import api
-    from protperf.lm.data.store import write_tokens
-
-    if command.action == "stats":
-        return 0, api.data_stats(command.files, options.residues, warn)
-    if command.action == "build":
-        return 0, {"sequences": write_tokens(command.files, str(options.out), residues=options.residues, warn=warn)}
-    if command.action == "split":
-        names = ("residues", "by", "identity", "clusters", "fractions", "seed", "force")
-        return 0, api.data_split(
-            command.files, str(options.out), warn=warn, **{name: getattr(options, name) for name in names}
-        )
-    identities = sorted({0.5, 0.7, 0.9, options.identity})
-    rows = api.data_check(command.files[0], command.files[1], options.residues, identities, warn)
-    share = next(row.share for row in rows if row.relation == f"{options.identity:g}")
-    fails = options.fail_above is not None and share > options.fail_above
-    if fails:
-        common.say_all(GROUPS, [f"failed: {share:.4f} of {command.files[1]} has a relative at {options.identity:g}"])
-    return EXIT_DATA if fails else 0, [dataclasses.asdict(row) for row in rows]
+        print(json.dumps(outcome.found, indent=1))
+    else:
+        print(outcome.table, end="")
+        common.say_all(GROUPS, [] if messages.quiet else outcome.remarks)
+    if outcome.failure is not None:
+        common.say_all(GROUPS, [outcome.failure])
+    return EXIT_DATA if outcome.failure is not None else 0

@@ -22,9 +22,8 @@ class VariantsCommand:
         REQUIRED,
         "A CSV or TSV table, or a list of one variant per line, plain or compressed, - for standard input; or variants "
         "themselves: A24G, A24G:D50N, p.Ala24Gly, A24_G26del, K30_L31insGS, A24_G26delinsKT, WT.",
-        positional=True,
-        unit="VARIANTS...",
-    )
+        positional=True, unit="VARIANTS...",
+    )  # fmt: skip
     allow_rejects: bool = option(False, "Exit with 0 instead of 5 if variants were left without a score.")
 
     def __post_init__(self) -> None:

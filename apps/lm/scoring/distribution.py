@@ -18,7 +18,6 @@ _STANDARD = slice(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD)
 def residue_log_probs(engine: Engine, tokens: Tokens) -> NDArray[np.float64]:
     """Log-probabilities of the twenty residues at each place of a sequence [L, 20], up to a constant of the place.
 
-
     Left to right, and where the model was trained in both directions, the mean of the two readings; of a model with
     masks only, with every 16th residue masked together.
     """

@@ -62,7 +62,10 @@ class TrainOptions:
     `redraw_interval` counts optimizer steps; 0 never redraws.
     """
 
-    steps: int | None = option(None, "Train for this many optimizer steps.", least=1, most=2**40)
+    steps: int | None = option(
+        None, "Train for this many optimizer steps.", least=1, most=2**40,
+        shown_default="set by --recipe where no length is given",
+    )  # fmt: skip
     epochs: float | None = option(
         None, "Train for this many passes over the sequences.", unit="X", least=1e-6, most=1e9
     )

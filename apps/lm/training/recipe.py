@@ -9,6 +9,10 @@ RECIPES = ("auto", "family", "proteome", "corpus", "plain")
 """`auto` is one of the next ones, by the data; `plain` changes no default; the others are files of `recipes/`."""
 _EXPECTS = "expects"
 """What a recipe came to where it was tried; not an option."""
+_STEPS = "steps"
+"""How long to train where nothing else says so."""
+_FEW_STEPS = 500
+"""The same without a recipe."""
 
 
 def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,7 +22,7 @@ def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
         recipe: a name of `RECIPES`.
         given: by field, the options that were named.
     """
-    values = {name: value for name, value in _read(recipe).items() if name != _EXPECTS}
+    values = {name: value for name, value in _read(recipe).items() if name not in (_EXPECTS, _STEPS)}
     if given.get("objective") == "masked":
         # With masks a model sees both sides of a residue at once.
         values.pop("directions", None)
@@ -27,6 +31,11 @@ def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("size", "attention"):
             values.pop(name, None)
     return {**values, **given}
+
+
+def default_steps(recipe: str) -> int:
+    """The steps of a run that does not say how long to train."""
+    return int(_read(recipe).get(_STEPS, _FEW_STEPS))
 
 
 def expectation(recipe: str) -> str | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from protperf.lm.device import torch_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import Option, pick
-from protperf.lm.training.options import RunOptions, TrainOptions
-from protperf.lm.training.recipe import expectation, with_recipe
+from protperf.lm.training.options import DURATION_OPTIONS, RunOptions, TrainOptions
+from protperf.lm.training.recipe import default_steps, expectation, with_recipe
 from protperf.lm.training.resume import Choices, new_choices, stored_choices
 from protperf.message import Argument, Message
 
@@ -71,8 +71,8 @@ class TrainRequest:
             return self.config, options
         expected = expectation(kind.name)
         text = f"note: recipe {kind.name}, because {kind.why}{'' if expected is None else f'; {expected}'}"
+        config, chosen = new_choices(_with_duration(kind.name, with_recipe(kind.name, self.by_data or {})))
         warn(Message("{text}; {recipe} changes nothing", text=text, recipe=Argument("recipe", "plain")))
-        config, chosen = new_choices(with_recipe(kind.name, self.by_data or {}))
         return config, dataclasses.replace(chosen, validate=options.validate)
 
 
@@ -92,6 +92,13 @@ def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> Train
     if isinstance(file, Path):
         kept["validate"] = None
     stored = stored_choices(out, kept, run.force) if run.resume else None
-    config, options = stored or new_choices(kept)
+    config, options = stored or new_choices(_with_duration(run.recipe, kept))
     by_data = kept if run.recipe == "auto" and stored is None else None
     return TrainRequest(config, options, file if isinstance(file, Path) else None, run, by_data)
+
+
+def _with_duration(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by field, with the steps of the recipe where none of them says how long to train."""
+    if any(given.get(name) is not None for name in DURATION_OPTIONS):
+        return {**given}
+    return {**given, "steps": default_steps(recipe)}
