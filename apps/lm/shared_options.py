@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
 from protperf.lm.device import DEVICES, DTYPES, ENGINES, check_device, check_dtype, choose_engine
 from protperf.lm.options import REQUIRED, check, option
+from protperf.message import Argument, Message
 
 BATCH_TOKENS = 4096
 """Tokens of one pass unless others are asked for: more is no faster on a CPU."""
+PICTURES = (".png", ".svg")
+"""Formats of a picture, by the suffix of its file."""
 POLICIES = ("map", "strict", "skip")
 """What happens to residues that are not letters of the alphabet."""
 
@@ -43,6 +47,17 @@ def batch_tokens_option() -> Any:
 def deterministic_option() -> Any:
     """Whether the last bits may depend on what is read together."""
     return option(False, "The same bits for any batch size, order and number of threads; slower.")
+
+
+def check_suffix(name: str, path: Path | None, known: tuple[str, ...]) -> None:
+    """Refuse a file whose suffix promises another format than those known.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    if path is not None and path.suffix.lower() not in known:
+        text = "{name} is {path}; name a file that ends in one of {known}"
+        raise ConfigError(Message(text, name=Argument(name), path=path, known=", ".join(known)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL, MASKED
 from protperf.lm.evaluation.job import evaluate
 from protperf.lm.evaluation.options import EvalOptions
+from protperf.lm.evaluation.plot import draw
 from protperf.lm.evaluation.predict import hidden
 from protperf.lm.watch import Stage
 
@@ -75,6 +76,8 @@ def test_masked_figures_are_those_of_the_hidden_sites(fasta: Path) -> None:
             assert len(sites) == max(1, round(0.15 * len(standard(record.tokens))))
             assert set(sites) <= set(standard(record.tokens))
     assert (row.mode, row.residues) == ("masked", len(nats))
+    # Three masks of a sequence are one sequence.
+    assert row.sequences == sum(bool(len(standard(record.tokens))) for record in io.scan([fasta]))
     assert row.ppl == pytest.approx(math.exp(np.mean(nats)), rel=1e-6)
 
 
@@ -105,7 +108,71 @@ def test_the_command_writes_a_table_and_fails_above_a_limit(runs: dict[str, Path
     assert b"above 2" in result.stderr if isinstance(result.stderr, bytes) else "above 2" in result.stderr
     result = in_process("eval", runs["causal"], fasta, "--by", "colour")
     assert result.returncode == 2
-    assert "length, residue, calibration" in str(result.stderr)
+    assert "length, residue, calibration, cluster" in str(result.stderr)
+
+
+def relatives(tmp_path: Path) -> tuple[Path, dict[str, list[str]]]:
+    """A file of two families and two sequences alone, and the sequences of each by the first id."""
+    rng = np.random.default_rng(8)
+    letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
+    founders = {name: rng.choice(letters, 80) for name in ("a0", "b0", "c0", "d0")}
+    found: dict[str, list[str]] = {name: ["".join(founder)] for name, founder in founders.items()}
+    for name, count in (("a0", 2), ("b0", 4)):
+        for _ in range(count):
+            changed = founders[name].copy()
+            changed[rng.choice(80, 8, replace=False)] = "A"
+            found[name].append("".join(changed))
+    rows = [(f"{name[0]}{i}", x) for name, members in found.items() for i, x in enumerate(members)]
+    path = tmp_path / "families.fasta"
+    path.write_text(">empty\n" + "".join(f">{name}\n{x}\n" for name, x in rows))
+    return path, found
+
+
+def test_a_cluster_has_the_perplexity_of_its_sequences_together(runs: dict[str, Path], tmp_path: Path) -> None:
+    path, families = relatives(tmp_path)
+    model = lm.load(runs["causal"], dtype="float64")
+    rows = [row for row in model.eval(path, by=("cluster",)) if row.by == "cluster"]
+    assert [(row.group, row.sequences) for row in rows] == [("b0", 5), ("a0", 3), ("c0", 1), ("d0", 1)]
+    for row in rows:
+        scores = model.score(families[row.group])
+        assert row.residues == scores.numpy("scored").sum()
+        assert row.ppl == pytest.approx(math.exp(-scores.numpy("ll").sum() / row.residues), rel=1e-9)
+    alone = [row for row in model.eval(path, by=("cluster",), identity=1.0) if row.by == "cluster"]
+    assert [row.sequences for row in alone] == [1] * 10
+
+
+def test_a_plot_changes_no_row_and_is_the_same_each_time(runs: dict[str, Path], fasta: Path, tmp_path: Path) -> None:
+    money = tmp_path / "five$ and $.fasta"
+    money.write_text(fasta.read_text())
+    words = ["eval", runs["both"], fasta, money, "-q", "--train", fasta]
+    plain = in_process(*words).stdout
+    for name in ("x.svg", "x.png"):
+        drawn = in_process(*words, "--plot", tmp_path / name)
+        assert (drawn.returncode, drawn.stdout) == (0, plain), drawn.stderr
+    first = (tmp_path / "x.svg").read_bytes()
+    assert in_process(*words, "--plot", tmp_path / "x.svg").returncode == 0
+    assert (tmp_path / "x.svg").read_bytes() == first
+    text = first.decode()
+    for word in ("proteins.fasta, causal", "proteins.fasta, masked", "Calibration", "1-63"):
+        assert f"<!-- {word} -->" in text, word
+    assert b"\x89PNG" in (tmp_path / "x.png").read_bytes()[:8]
+    refused = in_process(*words, "--plot", tmp_path / "x.pdf")
+    assert refused.returncode == 2
+    assert b"name a file that ends in one of .png, .svg" in refused.stderr
+    assert in_process(*words, "--plot", fasta.with_suffix(".svg"), "-o", fasta.with_suffix(".svg")).returncode == 2
+
+
+def test_the_plotted_points_are_the_rows(runs: dict[str, Path], fasta: Path) -> None:
+    rows = lm.load(runs["causal"]).eval(fasta, by=("length", "calibration")).rows
+    by_length, calibration, shares = draw(rows).axes
+    lines = {line.get_label(): line.get_xydata() for line in by_length.get_lines()}
+    found = [row for row in rows if row.by == "length"]
+    np.testing.assert_array_equal(lines["proteins.fasta, causal"], [(i, row.ppl) for i, row in enumerate(found)])
+    np.testing.assert_array_equal(lines["residue frequencies"][:, 1], [row.ppl_unigram for row in found])
+    found = [row for row in rows if row.by == "calibration" and row.residues >= 20]
+    points = calibration.get_lines()[1].get_xydata()
+    np.testing.assert_array_equal(points, [(row.confidence, row.accuracy) for row in found])
+    assert sum(bar.get_height() for bar in shares.patches) == pytest.approx(1)
 
 
 def test_baselines_stand_next_to_the_model_at_the_same_residues(

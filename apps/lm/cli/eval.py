@@ -14,8 +14,8 @@ from protperf.lm.tables.options import TableOptions
 
 GROUPS = {
     "input": asking.INPUT,
-    "measures": pick(EvalOptions, "masks", "by", "train", "baseline", "fail_above", "seed"),
-    "output": pick(TableOptions, "out", "format", "force"),
+    "measures": pick(EvalOptions, "masks", "by", "identity", "train", "baseline", "fail_above", "seed"),
+    "output": [*pick(EvalOptions, "plot"), *pick(TableOptions, "out", "format", "force")],
     "computation": [
         *pick(EvalOptions, "batch_tokens", "deterministic"),
         *pick(common.ThreadOptions),
@@ -26,6 +26,7 @@ GROUPS = {
 EXAMPLES = """
 protperf eval runs/mine test.fa.gz
 protperf eval runs/mine in.fa out.fa --train train.fa.gz --by length --by calibration -o eval.tsv
+protperf eval runs/mine test.fa --by cluster --plot eval.png -o eval.tsv
 protperf eval runs/mine test.fa --baseline runs/ngram --baseline runs/site
 protperf eval runs/mine test.fa --masks 5 --fail-above 12
 """

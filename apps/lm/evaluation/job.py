@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
+from protperf.lm import picture
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.baselines.manifest import TENSORS
 from protperf.lm.data.store import read_store
 from protperf.lm.engine import Engine
+from protperf.lm.evaluation import plot
 from protperf.lm.evaluation.baselines import Baselines
+from protperf.lm.evaluation.clusters import Clusters
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.evaluation.predict import modes_of, predictions
 from protperf.lm.evaluation.tally import EvalRow, Tallies
@@ -58,6 +61,11 @@ class EvalJob:
         self._baselines = Baselines.read(options.baseline, options.train, reading.residues)
         self._encoder = Encoder(EvalRow, choose_format(table.format, table.out))
         check_inputs(table.out, self._inputs)
+        if options.plot is not None:
+            picture.require("a plot")
+            picture.check_target(options.plot, [*self._inputs, *([] if table.out is None else [table.out])])
+        # All rows, those for the plot alone among them.
+        self._found: list[EvalRow] = []
         self._readers = [io.read_tokens([path], **reading.to_mapping()) for path in self._sets]
 
     def write(self, loaded: LoadedModel, dtype: str = "float32", watch: Watch | None = None) -> EvalSummary:
@@ -79,14 +87,14 @@ class EvalJob:
             note = fill(sink, iter(()), written, stage, watch, lambda: provenance)
         if note is not None:
             watch.note(f"note: {note}")
-        return self._summary(rows)
+        return self._conclude(rows)
 
     def rows(self, engine: Engine) -> EvalSummary:
         """The same without a file."""
         rows: list[EvalRow] = []
         for _ in self._batches(engine, Stage(), rows):
             pass
-        return self._summary(rows)
+        return self._conclude(rows)
 
     def _batches(
         self, engine: Engine, stage: Stage, rows: list[EvalRow]
@@ -95,15 +103,19 @@ class EvalJob:
         for path, reader in zip(self._sets, self._readers, strict=True):
             name = "-" if path == "-" else Path(path).name
             found = evaluate(engine, reader, name, self._options, stage, frequencies, self._baselines)
-            rows += found
-            yield found, found
+            shown = [row for row in found if row.by in ("all", *self._options.by)]
+            self._found += found
+            rows += shown
+            yield shown, shown
 
     def _train_frequencies(self) -> NDArray[np.float64] | None:
         if self._options.train is None:
             return None
         return read_store(os.fspath(self._options.train), self._reading.residues).unigram()
 
-    def _summary(self, rows: list[EvalRow]) -> EvalSummary:
+    def _conclude(self, rows: list[EvalRow]) -> EvalSummary:
+        if self._options.plot is not None:
+            picture.save(plot.draw(self._found), self._options.plot)
         limit = self._options.fail_above
         failed = [] if limit is None else [row for row in rows if row.by == "all" and not row.ppl <= limit]
         texts = tuple(f"{row.set}: {row.mode} perplexity {row.ppl:.3f} is above {limit:g}" for row in failed)
@@ -120,13 +132,13 @@ def evaluate(
     frequencies: NDArray[np.float64] | None = None,
     baselines: Baselines | None = None,
 ) -> list[EvalRow]:
-    """The rows of one set, read once in bounded memory.
+    """The rows of one set, read once; in bounded memory, unless clusters of it are asked for.
 
     Args:
         frequencies: of the residues in the training set [20]; None takes those of the set itself.
         baselines: further ones.
     """
-    tallies = {mode: Tallies(options.by) for mode in modes_of(engine.config.objective, options)}
+    by, modes = options.groupings, modes_of(engine.config.objective, options)
     counts = np.zeros(NUM_STANDARD, np.int64)
 
     def records() -> Iterator[io.Record]:
@@ -134,7 +146,12 @@ def evaluate(
             counts[:] += np.bincount(batch.tokens, minlength=64)[FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD]
             yield from batch
 
-    for batch in predictions(engine, records(), tuple(tallies), options, baselines or Baselines()):
+    asked, clusters = records(), None
+    if "cluster" in by:
+        held = list(asked)
+        asked, clusters = iter(held), Clusters.find(held, options.identity)
+    tallies = {mode: Tallies(by, clusters) for mode in modes}
+    for batch in predictions(engine, asked, modes, options, baselines or Baselines()):
         for mode, facts in batch:
             tallies[mode].add(facts)
             stage.update(len(facts.residues))

@@ -25,14 +25,16 @@ from protperf.lm.evaluation.tally import Predictions
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A sequence, and what baselines say of its residues: tokens [L] and nats [L, 2]."""
+    """A sequence: its place in the set, its tokens [L], and what baselines say of its residues, nats [L, 2]."""
 
+    place: int
     tokens: NDArray[np.uint8]
     baseline_nats: NDArray[np.float64]
 
     def predictions(self, log_probs: NDArray[np.floating], places: NDArray[np.int64]) -> Predictions:
         """What log-probabilities [n, vocabulary] and the baselines say of the residues at some places [n]."""
-        return Predictions.of(len(self.tokens), log_probs, self.tokens[places], self.baseline_nats[places])
+        residues, nats = self.tokens[places], self.baseline_nats[places]
+        return Predictions.of(self.place, len(self.tokens), log_probs, residues, nats)
 
 
 def modes_of(objective: str, options: EvalOptions) -> tuple[str, ...]:
@@ -46,15 +48,16 @@ def predictions(
 ) -> Iterator[list[tuple[str, Predictions]]]:
     """What the model says of each record in each mode, and baselines with it; a list per batch."""
     together = 1 if options.deterministic else options.batch_tokens
-    for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
-        sequences = [Asked(record.tokens, baselines.nats(record.tokens)) for record in batch if len(record.tokens)]
+    for batch in inference.in_batches(enumerate(records), lambda one: len(one[1].tokens) + 2, together):
+        sequences = [Asked(i, one.tokens, baselines.nats(one.tokens)) for i, one in batch if len(one.tokens)]
         found: list[tuple[str, Predictions]] = []
         with engine.computing(options.deterministic):
             if "causal" in modes and sequences:
                 found += [("causal", one) for one in _causal(engine, sequences)]
             if "masked" in modes:
-                for number in range(options.masks):
-                    found += [("masked", one) for one in _masked(engine, sequences, options.seed, number)]
+                masks = [_masked(engine, sequences, options.seed, number) for number in range(options.masks)]
+                # All that was asked about a sequence is one, so that it counts once.
+                found += [("masked", _joined(list(parts))) for parts in zip(*masks, strict=True)]
         yield found
 
 
@@ -75,7 +78,9 @@ def _causal(engine: Engine, sequences: list[Asked]) -> Iterator[Predictions]:
 
 def _joined(parts: list[Predictions]) -> Predictions:
     names = ("residues", "nats", "confidence", "hits", "baseline_nats")
-    return Predictions(parts[0].length, **{x: np.concatenate([getattr(part, x) for part in parts]) for x in names})
+    return Predictions(
+        parts[0].place, parts[0].length, **{x: np.concatenate([getattr(part, x) for part in parts]) for x in names}
+    )
 
 
 def _masked(engine: Engine, sequences: list[Asked], seed: int, number: int) -> Iterator[Predictions]:

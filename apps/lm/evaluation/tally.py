@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from protperf import io
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
+from protperf.lm.evaluation.clusters import Clusters
 
 NUM_BINS = 10
 """Bins of confidence, of equal width from 0 to 1."""
@@ -29,10 +31,11 @@ class EvalRow:
     """Figures of a set or of a group of it.
 
     `mode` is `causal` (each residue given those before it) or `masked`; `by` says what the groups are, `all` for the
-    whole set. `ppl` is the exponential of the mean nats per residue; `accuracy` the share of residues that were the
-    most probable of the twenty; `confidence` the mean probability of the most probable one; `ece` the expected
-    calibration error over ten bins. `ppl_family`, `ppl_ngram` and `ppl_unigram` are those of a model of the family, of
-    n-grams and of residue frequencies, NaN where there is none; `ppl_uniform` is 20.
+    whole set. A cluster of relatives is named by the id of its first sequence in the set. `ppl` is the exponential of
+    the mean nats per residue; `accuracy` the share of residues that were the most probable of the twenty;
+    `confidence` the mean probability of the most probable one; `ece` the expected calibration error over ten bins.
+    `ppl_family`, `ppl_ngram` and `ppl_unigram` are those of a model of the family, of n-grams and of residue
+    frequencies, NaN where there is none; `ppl_uniform` is 20.
     """
 
     set: str
@@ -107,8 +110,11 @@ class Tally:
 class Predictions:
     """What a model said of residues of one sequence, of the twenty [n] each: index, nats, probability of the most
     probable one, and whether that is the residue; and the nats of baselines [n, 2].
+
+    `place` is that of the sequence in its set, `length` its number of residues.
     """
 
+    place: int
     length: int
     residues: NDArray[np.int64]
     nats: NDArray[np.float64]
@@ -118,7 +124,12 @@ class Predictions:
 
     @classmethod
     def of(
-        cls, length: int, log_probs: NDArray[np.floating], tokens: NDArray[np.uint8], baseline_nats: NDArray[np.float64]
+        cls,
+        place: int,
+        length: int,
+        log_probs: NDArray[np.floating],
+        tokens: NDArray[np.uint8],
+        baseline_nats: NDArray[np.float64],
     ) -> Predictions:
         """From log-probabilities [n, vocabulary] of tokens [n], without those that are not of the twenty."""
         kept = (tokens >= FIRST_RESIDUE) & (tokens < FIRST_RESIDUE + NUM_STANDARD)
@@ -127,15 +138,17 @@ class Predictions:
         nats = -standard[np.arange(len(residues)), residues]
         best = standard.argmax(1) if len(residues) else residues
         confidence = np.exp(standard[np.arange(len(residues)), best])
-        return cls(length, residues, nats, np.minimum(confidence, 1.0), best == residues, baseline_nats[kept])
+        return cls(place, length, residues, nats, np.minimum(confidence, 1.0), best == residues, baseline_nats[kept])
 
 
 class Tallies:
     """The sums of one set in one mode: of all of it, and of each group that was asked for."""
 
-    def __init__(self, by: tuple[str, ...]) -> None:
+    def __init__(self, by: tuple[str, ...], clusters: Clusters | None = None) -> None:
+        """Nothing yet; `clusters` are those of the set if they are asked for."""
         self._by = tuple(dict.fromkeys(by))
         self.whole = Tally()
+        self._clusters, self._relatives = clusters, defaultdict[int, Tally](Tally)
         self._lengths = [Tally() for _ in range(len(LENGTH_BORDERS) + 1)]
         self._residues = [Tally() for _ in range(NUM_STANDARD)]
         self._bins = [Tally() for _ in range(NUM_BINS)]
@@ -148,6 +161,8 @@ class Tallies:
         if "residue" in self._by:
             for residue in np.unique(facts.residues).tolist():
                 self._residues[residue].add(facts, facts.residues == residue)
+        if self._clusters is not None:
+            self._relatives[int(self._clusters.of[facts.place])].add(facts)
         if "calibration" in self._by:
             places = bins_of(facts.confidence)
             for place in np.unique(places).tolist():
@@ -165,12 +180,20 @@ class Tallies:
         if by == "residue":
             yield from zip(io.VOCABULARY[FIRST_RESIDUE:], self._residues, strict=False)
         elif by == "length":
-            borders = (1, *LENGTH_BORDERS)
-            names = [f"{low}-{high - 1}" for low, high in itertools.pairwise(borders)]
-            yield from zip([*names, f"{borders[-1]}-"], self._lengths, strict=True)
-        else:
+            yield from zip(length_groups(), self._lengths, strict=True)
+        elif by == "cluster" and self._clusters is not None:
+            # The largest first.
+            order = sorted(self._relatives, key=lambda first: (-self._relatives[first].sequences, first))
+            yield from ((self._clusters.ids[first], self._relatives[first]) for first in order)
+        elif by == "calibration":
             names = [f"{one / NUM_BINS:g}-{(one + 1) / NUM_BINS:g}" for one in range(NUM_BINS)]
             yield from zip(names, self._bins, strict=True)
+
+
+def length_groups() -> list[str]:
+    """Names of the groups of lengths, in their order."""
+    borders = (1, *LENGTH_BORDERS)
+    return [*(f"{low}-{high - 1}" for low, high in itertools.pairwise(borders)), f"{borders[-1]}-"]
 
 
 def bins_of(confidence: NDArray[np.float64]) -> NDArray[np.int64]:

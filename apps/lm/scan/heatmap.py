@@ -8,15 +8,13 @@ is drawn by its score per residue times the length of the protein. matplotlib is
 
 from __future__ import annotations
 
-import io
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protperf.errors import ConfigError, MissingPackageError
-from protperf.lm.storage import durable
+from protperf.errors import ConfigError
+from protperf.lm import picture
 from protperf.message import Argument, Message
 
 if TYPE_CHECKING:
@@ -28,22 +26,8 @@ MAX_POSITIONS = 3000
 """Positions of one figure; more would make a picture that programs refuse to open."""
 _PER_ROW = 100
 _CELL_INCHES = 0.125
-_DPI = 150
 _PERCENTILE = 98
 _FONT = 6.5
-
-
-def require() -> None:
-    """Check for matplotlib before any work is done.
-
-    Raises:
-        MissingPackageError: it is not installed, or cannot be imported.
-    """
-    try:
-        import_module("matplotlib.figure")
-    except ImportError as error:
-        text = f"a heat map needs matplotlib ({error}); install it with pip install matplotlib"
-        raise MissingPackageError(text) from error
 
 
 def check_size(count: int) -> None:
@@ -57,34 +41,9 @@ def check_size(count: int) -> None:
         raise ConfigError(Message(text, most=MAX_POSITIONS, count=count, region=Argument("region")))
 
 
-def save(scan: Scan, path: Path) -> None:
-    """Write the heat map of a scan as PNG or SVG, by the file's suffix."""
-    figure, kind = draw(scan, None), path.suffix.lower().removeprefix(".")
-    durable.replace_file(path, lambda stream: _write(figure, kind, stream))
-
-
-def svg(scan: Scan) -> str:
-    """The heat map as an element of a page.
-
-    Raises:
-        MissingPackageError: matplotlib is not installed; ConfigError: too many positions.
-    """
-    stream = io.BytesIO()
-    _write(draw(scan, None), "svg", stream)
-    text = stream.getvalue().decode()
-    return text[text.index("<svg") :]
-
-
-def _write(figure: Any, kind: str, stream: BinaryIO) -> None:
-    # The same scan makes the same file: no date, and ids of SVG that are not random.
-    metadata = {"Date": None} if kind == "svg" else {}
-    with import_module("matplotlib").rc_context({"svg.hashsalt": "protperf"}):
-        figure.savefig(stream, format=kind, dpi=_DPI, metadata=metadata)
-
-
 def draw(scan: Scan, ax: Any) -> Any:
     """The figure of a scan; see `Scan.heatmap`."""
-    require()
+    picture.require("a heat map")
     check_size(len(scan.positions))
     top = _limit(scan)
     if ax is not None:
@@ -102,7 +61,8 @@ def draw(scan: Scan, ax: Any) -> Any:
     panel = (rows + 6) * _CELL_INCHES
     size = (columns * _CELL_INCHES + 2.2, panel * len(starts) + 0.9)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"{scan.wild_type.id}: change of score, nats ({', '.join(scan.strategies)})", fontsize=10)
+    name = picture.literal(scan.wild_type.id)
+    figure.suptitle(f"{name}: change of score, nats ({', '.join(scan.strategies)})", fontsize=10)
     axes = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
     for axis, start in zip(axes, starts, strict=True):
         image = _panel(axis, scan, start, min(start + columns, count), top)

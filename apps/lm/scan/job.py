@@ -11,13 +11,12 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protperf.errors import ConfigError, FileError
-from protperf.lm import inference
+from protperf.errors import ConfigError
+from protperf.lm import inference, picture
 from protperf.lm.scan import heatmap, structure
 from protperf.lm.scan.options import PictureOptions, RegionOptions
 from protperf.lm.scan.scan import DELETION_PER_RESIDUE, Change, Plan, Row, Scan
@@ -79,10 +78,10 @@ class ScanJob:
         self._format = choose_format(table.format, table.out)
         check_inputs(table.out, self._inputs)
         if pictures.heatmap is not None:
-            heatmap.require()
+            picture.require("a heat map")
             heatmap.check_size(self.plan.end - self.plan.start)
         for path in (pictures.heatmap, pictures.structure_out):
-            self._check_picture(path)
+            picture.check_target(path, [*self._inputs, *([] if table.out is None else [table.out])])
         self._match = None
         if pictures.structure is not None:
             self._match = structure.match(wild_type, str(pictures.structure), pictures.chain)
@@ -129,7 +128,7 @@ class ScanJob:
         if note is not None:
             watch.note(f"note: {note}")
         if self._pictures.heatmap is not None:
-            heatmap.save(scan, self._pictures.heatmap)
+            picture.save(scan.heatmap(), self._pictures.heatmap)
         if self._match is None:
             return scan, None
         return scan, self._match.write(scan, str(self._pictures.structure_out))
@@ -137,15 +136,6 @@ class ScanJob:
     @property
     def _indices(self) -> range:
         return range(self.plan.start, self.plan.end)
-
-    def _check_picture(self, path: Path | None) -> None:
-        if path is None:
-            return
-        if not path.resolve().parent.is_dir():
-            raise FileError(None, "there is no such directory; make it first", str(path.parent))
-        taken = [*self._inputs, *(str(other) for other in (self._table.out,) if other is not None)]
-        if any(Path(other).resolve() == path.resolve() for other in taken):
-            raise ConfigError(f"{path} would overwrite another file of this command; choose another name")
 
     def _fill(self, sink: Sink, prepared: PreparedScan, scan: Scan, stage: Stage, watch: Watch) -> str | None:
         """Write all rows; returns what there is to say about it."""

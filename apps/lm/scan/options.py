@@ -9,9 +9,9 @@ from typing import Any
 
 from protperf.errors import ConfigError
 from protperf.lm.options import check, option
+from protperf.lm.shared_options import PICTURES, check_suffix
 from protperf.message import Argument, Message
 
-PICTURES = (".png", ".svg")
 STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif")
 
 _REGION = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
@@ -71,13 +71,10 @@ class PictureOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        names = {name: Argument(name) for name in ("structure", "structure_out", "chain", "heatmap")}
+        names = {name: Argument(name) for name in ("structure", "structure_out", "chain")}
         if (self.structure is None) != (self.structure_out is None):
             raise ConfigError(Message("{structure} and {structure_out} belong together; give both", **names))
         if self.chain is not None and self.structure is None:
             raise ConfigError(Message("{chain} needs {structure}", **names))
         for name, known in (("heatmap", PICTURES), ("structure", STRUCTURES), ("structure_out", STRUCTURES)):
-            path: Path | None = getattr(self, name)
-            if path is not None and path.suffix.lower() not in known:
-                text = "{name} is {path}; name a file that ends in one of {known}"
-                raise ConfigError(Message(text, name=names[name], path=path, known=", ".join(known)))
+            check_suffix(name, getattr(self, name), known)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from protperf import io
 from protperf.errors import ConfigError, MissingPackageError
+from protperf.lm import picture
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD
 from protperf.lm.tables.table import Table
 from protperf.lm.variants.variant import Edit, Variant, normalized
@@ -95,10 +96,8 @@ class Scan:
 
     def _repr_html_(self) -> str:
         """The heat map, as a notebook shows it; the table where matplotlib is missing or the region too long."""
-        from protperf.lm.scan.heatmap import svg
-
         try:
-            return svg(self)
+            return picture.svg(self.heatmap())
         except (MissingPackageError, ConfigError):
             return self.table._repr_html_()
 
