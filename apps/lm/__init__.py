@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from protperf.lm.api import Model, baseline, load, score, train
     from protperf.lm.data.api import data_check, data_split, data_stats
     from protperf.lm.data.store import write_tokens
+    from protperf.lm.facts import info
     from protperf.lm.fasta import read_fasta
+    from protperf.lm.reporting.api import plot_curves, report
     from protperf.lm.variants.metrics import compare
 
 __all__ = [
-    "Model", "baseline", "compare", "data_check", "data_split", "data_stats", "load", "read_fasta", "score", "train",
-    "write_tokens",
+    "Model", "baseline", "compare", "data_check", "data_split", "data_stats", "info", "load", "plot_curves",
+    "read_fasta", "report", "score", "train", "write_tokens",
 ]  # fmt: skip
 
 _HOMES = {
@@ -26,7 +28,10 @@ _HOMES = {
     "data_check": "data.api",
     "data_split": "data.api",
     "data_stats": "data.api",
+    "info": "facts",
     "load": "api",
+    "plot_curves": "reporting.api",
+    "report": "reporting.api",
     "score": "api",
     "train": "api",
     "read_fasta": "fasta",

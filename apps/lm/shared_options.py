@@ -16,6 +16,8 @@ BATCH_TOKENS = 4096
 """Tokens of one pass unless others are asked for: more is no faster on a CPU."""
 PICTURES = (".png", ".svg")
 """Formats of a picture, by the suffix of its file."""
+PAGES = (".html", ".htm")
+"""Formats of a report."""
 POLICIES = ("map", "strict", "skip")
 """What happens to residues that are not letters of the alphabet."""
 

@@ -41,7 +41,7 @@ GROUPS = {
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
-protperf scan runs/tem1 tem1.fa --heatmap tem1.png -o scan.tsv
+protperf scan runs/tem1 tem1.fa --heatmap tem1.png --report tem1.html -o scan.tsv
 protperf scan runs/tem1 tem1.fa --region 24-286 --matrix > matrix.tsv
 protperf scan runs/tem1 tem1.fa --structure 1btl.pdb --structure-out coloured.pdb -o scan.tsv
 protperf scan runs/tem1 domain.fa --offset 24 --dels --strategy full -o scan.parquet

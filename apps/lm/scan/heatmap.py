@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protperf.errors import ConfigError
 from protperf.lm import picture
@@ -45,7 +46,7 @@ def draw(scan: Scan, ax: Any) -> Any:
     """The figure of a scan; see `Scan.heatmap`."""
     picture.require("a heat map")
     check_size(len(scan.positions))
-    top = _limit(scan)
+    top = limit(scan)
     if ax is not None:
         image = _panel(ax, scan, 0, len(scan.positions), top)
         _add_scale(ax.figure.colorbar(image, ax=ax, extend="both"), scan)
@@ -72,9 +73,20 @@ def draw(scan: Scan, ax: Any) -> Any:
     return figure
 
 
-def _limit(scan: Scan) -> float:
+def limit(scan: Scan) -> float:
+    """The score at which the colours end on either side."""
     sizes = np.abs(scan.matrix[np.isfinite(scan.matrix) & (scan.matrix != 0)])
     return float(np.percentile(sizes, _PERCENTILE)) if len(sizes) else 1.0
+
+
+def drawn_cells(scan: Scan, start: int, end: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Scores of the positions from `start` to before `end` [N, rows], and the names of the rows from top to bottom."""
+    cells = scan.matrix[start:end][:, [scan.letters.index(letter) for letter in ORDER]]
+    if scan.deletions_per_residue is None:
+        return cells, list(ORDER)
+    # A shorter sequence has a higher sum for that alone.
+    comparable = scan.deletions_per_residue[start:end] * len(scan.wild_type)
+    return np.column_stack([cells, comparable]), [*ORDER, "del"]
 
 
 def _add_scale(colorbar: Any, scan: Scan) -> None:
@@ -87,15 +99,10 @@ def _label(scan: Scan) -> str:
     return "score, nats (red: worse than the wild type, blue: better)"
 
 
-def _panel(axis: Any, scan: Scan, start: int, end: int, limit: float) -> Any:
-    cells = scan.matrix[start:end][:, [scan.letters.index(letter) for letter in ORDER]]
-    names = list(ORDER)
-    if scan.deletions_per_residue is not None:
-        # A shorter sequence has a higher sum for that alone.
-        comparable = scan.deletions_per_residue[start:end] * len(scan.wild_type)
-        cells, names = np.column_stack([cells, comparable]), [*names, "del"]
+def _panel(axis: Any, scan: Scan, start: int, end: int, top: float) -> Any:
+    cells, names = drawn_cells(scan, start, end)
     colors = import_module("matplotlib").colormaps["RdBu"].with_extremes(bad="0.8")
-    image = axis.imshow(cells.T, cmap=colors, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    image = axis.imshow(cells.T, cmap=colors, vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
     marks = [(i, ORDER.index(letter)) for i, letter in enumerate(scan.sequence[start:end]) if letter in ORDER]
     axis.scatter([x for x, _ in marks], [y for _, y in marks], s=4, c="black", linewidths=0)
     axis.set_yticks(range(len(names)), names, fontsize=_FONT, family="monospace")

@@ -79,8 +79,9 @@ class ScanJob:
         check_inputs(table.out, self._inputs)
         if pictures.heatmap is not None:
             picture.require("a heat map")
+        if pictures.heatmap is not None or pictures.report is not None:
             heatmap.check_size(self.plan.end - self.plan.start)
-        for path in (pictures.heatmap, pictures.structure_out):
+        for path in (pictures.heatmap, pictures.report, pictures.structure_out):
             picture.check_target(path, [*self._inputs, *([] if table.out is None else [table.out])])
         self._match = None
         if pictures.structure is not None:
@@ -129,9 +130,18 @@ class ScanJob:
             watch.note(f"note: {note}")
         if self._pictures.heatmap is not None:
             picture.save(scan.heatmap(), self._pictures.heatmap)
+        if self._pictures.report is not None:
+            scan.report(self._pictures.report, self._origin(prepared))
         if self._match is None:
             return scan, None
         return scan, self._match.write(scan, str(self._pictures.structure_out))
+
+    def _origin(self, prepared: PreparedScan) -> dict[str, Any]:
+        """Where the scores come from, for the report."""
+        facts = prepared.fingerprint
+        named = {"model": ", ".join(prepared.models), "wild type": self.plan.wild_type.id}
+        kept = ("wild_type_sha256", "model_sha256", "prior", "device", "dtype", "version")
+        return named | {name: facts[name] for name in kept if facts.get(name)}
 
     @property
     def _indices(self) -> range:

@@ -9,7 +9,7 @@ from typing import Any
 
 from protperf.errors import ConfigError
 from protperf.lm.options import check, option
-from protperf.lm.shared_options import PICTURES, check_suffix
+from protperf.lm.shared_options import PAGES, PICTURES, check_suffix
 from protperf.message import Argument, Message
 
 STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif")
@@ -61,6 +61,9 @@ class PictureOptions:
 
     matrix: bool = option(False, "One row per position and one column per residue, in place of one row per change.")
     heatmap: Path | None = option(None, "Heat map to write, .png or .svg; needs matplotlib.", unit="FILE")
+    report: Path | None = option(
+        None, "Report of the scan, .html: heat map and ranked changes on a page that needs no other file.", unit="FILE"
+    )
     structure: Path | None = option(None, "Structure of the protein, PDB or mmCIF.", unit="FILE")
     structure_out: Path | None = option(
         None, "The same structure with the mean score of each position as B-factor.", unit="FILE"
@@ -76,5 +79,10 @@ class PictureOptions:
             raise ConfigError(Message("{structure} and {structure_out} belong together; give both", **names))
         if self.chain is not None and self.structure is None:
             raise ConfigError(Message("{chain} needs {structure}", **names))
-        for name, known in (("heatmap", PICTURES), ("structure", STRUCTURES), ("structure_out", STRUCTURES)):
+        for name, known in (
+            ("heatmap", PICTURES),
+            ("report", PAGES),
+            ("structure", STRUCTURES),
+            ("structure_out", STRUCTURES),
+        ):
             check_suffix(name, getattr(self, name), known)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,6 +166,20 @@ class Scan:
         from protperf.lm.scan.heatmap import draw
 
         return draw(self, ax)
+
+    def report(self, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None) -> None:
+        """Write a page of HTML with the heat map and the best and worst changes; it needs no other file.
+
+        Args:
+            facts: where the scores come from, by name, such as the model.
+
+        Raises:
+            ConfigError: too many positions for one picture; FileError: the file cannot be written.
+        """
+        from protperf.lm.reporting.page import save
+        from protperf.lm.reporting.scan_page import scan_page
+
+        save(scan_page(self, facts), Path(path))
 
     def color_structure(
         self, structure: str | os.PathLike[str], out: str | os.PathLike[str], chain: str | None = None
