@@ -97,6 +97,8 @@ def test_a_recipe_says_how_long_to_train_where_nothing_else_does(tmp_path: Path)
     for recipe in RECIPES:
         found = read_request(tmp_path / "run", {"recipe": recipe})
         assert (found.options.steps, found.options.time_s) == (default_steps(recipe), None)
+        few, many = default_steps(recipe, 1.0), default_steps(recipe, 1e6)
+        assert 0 < few < many == default_steps(recipe)
     timed = read_request(tmp_path / "run", {"recipe": "family", "time_s": 60.0}).options
     assert (timed.steps, timed.epochs, timed.time_s) == (None, None, 60.0)
 
@@ -105,7 +107,7 @@ def test_the_recipe_of_the_data_sets_the_length_and_a_resumed_run_keeps_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = {"family": 2, "auto": 5}
-    monkeypatch.setattr("protperf.lm.training.request.default_steps", lambda recipe: steps[recipe])
+    monkeypatch.setattr("protperf.lm.training.request.default_steps", lambda recipe, steps_of_pass=0: steps[recipe])
     path, size = records(tmp_path / "in.fa", 120, 120), tmp_path / "size.toml"
     size.write_text("num_layers = 1\nmodel_dim = 8\nnum_heads = 1\nhead_dim = 8\nffn_dim = 8\nnum_features = 8\n")
     given = {"size": str(size), "batch_tokens": 200}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,11 @@ RECIPES = ("auto", "family", "proteome", "corpus", "plain")
 """`auto` is one of the next ones, by the data; `plain` changes no default; the others are files of `recipes/`."""
 _EXPECTS = "expects"
 """What a recipe came to where it was tried; not an option."""
-_STEPS = "steps"
-"""How long to train where nothing else says so."""
-_FEW_STEPS = 500
+_DURATION = ("steps", "passes")
+"""How long to train where nothing else says so: at most so many steps, and passes over the sequences."""
+_PLAIN = {"steps": 500, "passes": 50}
 """The same without a recipe."""
+_FEWEST_STEPS = 100
 
 
 def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
         recipe: a name of `RECIPES`.
         given: by field, the options that were named.
     """
-    values = {name: value for name, value in _read(recipe).items() if name not in (_EXPECTS, _STEPS)}
+    values = {name: value for name, value in _read(recipe).items() if name not in (_EXPECTS, *_DURATION)}
     if given.get("objective") == "masked":
         # With masks a model sees both sides of a residue at once.
         values.pop("directions", None)
@@ -33,14 +35,19 @@ def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **given}
 
 
-def default_steps(recipe: str) -> int:
-    """The steps of a run that does not say how long to train."""
-    return int(_read(recipe).get(_STEPS, _FEW_STEPS))
+def default_steps(recipe: str, steps_of_pass: float = math.inf) -> int:
+    """The steps of a run that does not say how long to train: fewer where there is little to learn from.
+
+    Args:
+        steps_of_pass: steps of one pass over the sequences; infinite while they are not known.
+    """
+    limits = _read(recipe) or _PLAIN
+    return int(max(_FEWEST_STEPS, min(limits["steps"], limits["passes"] * steps_of_pass)))
 
 
-def expectation(recipe: str) -> str | None:
-    """What the recipe came to where it was tried, in words."""
-    return _read(recipe).get(_EXPECTS)
+def expectation(recipe: str) -> str:
+    """What a recipe of a file came to where it was tried, in words."""
+    return str(_read(recipe)[_EXPECTS])
 
 
 def _read(recipe: str) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class TrainRequest:
     """The configuration and options of a run, the file to validate on if there is one, and how to start the run.
 
     Attributes:
-        by_data: the options that were named, by field, for a recipe that is chosen once the data is known; None if none
-            is.
+        by_data: the options that were named, by field, where a recipe or the number of steps is chosen once the data is
+            known; None where nothing is.
     """
 
     config: ModelConfig
@@ -63,16 +63,25 @@ class TrainRequest:
         return {"validate": self.validate, "seq_col": self.run.seq_col, "choose": choose}
 
     def _choose(self, train: TokenStore, options: TrainOptions, warn: Callable[[str], None]) -> Choices:
-        """The configuration and options that suit what is trained on; the choice is said with its reason."""
-        from protperf.lm.data.kind import kind_of
+        """The configuration and options that suit what is trained on; what is chosen is said with its reason."""
+        recipe, given = self.run.recipe, self.by_data or {}
+        if recipe == "auto":
+            from protperf.lm.data.kind import kind_of
 
-        kind = kind_of(train)
-        if kind.name == "plain":
-            return self.config, options
-        expected = expectation(kind.name)
-        text = f"note: recipe {kind.name}, because {kind.why}{'' if expected is None else f'; {expected}'}"
-        config, chosen = new_choices(_with_duration(kind.name, with_recipe(kind.name, self.by_data or {})))
-        warn(Message("{text}; {recipe} changes nothing", text=text, recipe=Argument("recipe", "plain")))
+            kind = kind_of(train)
+            recipe = kind.name
+            if recipe != "plain":
+                text = f"note: recipe {recipe}, because {kind.why}; {expectation(recipe)}"
+                warn(Message("{text}; {plain} changes nothing", text=text, plain=Argument("recipe", "plain")))
+        given = with_recipe(recipe, given)
+        if not _says_how_long(given):
+            steps = default_steps(recipe, train.num_residues / (options.batch_tokens * options.accumulate))
+            given = {**given, "steps": steps}
+            ends = {name: Argument(name) for name in ("steps", "epochs", "time")}
+            warn(
+                Message("note: trains {count:,} steps; {time}, {epochs} or {steps} says otherwise", count=steps, **ends)
+            )
+        config, chosen = new_choices(given)
         return config, dataclasses.replace(chosen, validate=options.validate)
 
 
@@ -92,13 +101,12 @@ def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> Train
     if isinstance(file, Path):
         kept["validate"] = None
     stored = stored_choices(out, kept, run.force) if run.resume else None
-    config, options = stored or new_choices(_with_duration(run.recipe, kept))
-    by_data = kept if run.recipe == "auto" and stored is None else None
+    is_settled = stored is not None or (run.recipe != "auto" and _says_how_long(kept))
+    provisional = kept if _says_how_long(kept) else {**kept, "steps": default_steps(run.recipe)}
+    config, options = stored or new_choices(provisional)
+    by_data = None if is_settled else kept
     return TrainRequest(config, options, file if isinstance(file, Path) else None, run, by_data)
 
 
-def _with_duration(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by field, with the steps of the recipe where none of them says how long to train."""
-    if any(given.get(name) is not None for name in DURATION_OPTIONS):
-        return {**given}
-    return {**given, "steps": default_steps(recipe)}
+def _says_how_long(given: Mapping[str, Any]) -> bool:
+    return any(given.get(name) is not None for name in DURATION_OPTIONS)
