@@ -124,7 +124,7 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["train", "--fasta", "x.fa", "-o", "r", "--steps", "many"], 2, "--steps"),
         (["train", "--fasta", "x.fa"], 2, "--out"),
         (["train", "--fasta", "missing.fa", "-o", "r", "--steps", "1"], 3, "missing.fa: "),
-        (["train", "--fasta", "x.fa", "-o", "r"], 2, "--steps, --epochs and --time"),
+        (["train", "--fasta", "x.fa", "-o", "r", "--steps", "1", "--epochs", "1"], 2, "--steps, --epochs and --time"),
         (["score", "RUN", "missing.fa"], 3, "missing.fa: "),
         (["score", "missing-run", "GOOD"], 3, "missing-run: "),
         (["score", "RUN", "."], 3, ".: "),
