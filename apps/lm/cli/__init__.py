@@ -49,7 +49,7 @@ options:
   --help      show this message; protperf COMMAND --help shows the options of a command
 
 first steps:
-  protperf train --fasta proteins.fa.gz -o runs/mine --size nano --time 5m
+  protperf train --fasta proteins.fa.gz -o runs/mine
   protperf score runs/mine proteins.fa.gz > scores.tsv
 """
 

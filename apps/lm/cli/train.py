@@ -48,8 +48,9 @@ GROUPS = {
     "messages": pick(MessageOptions),
 }
 EXAMPLES = """
+protperf train --fasta proteins.fa.gz -o runs/mine
 protperf train --fasta proteins.fa.gz -o runs/mine --time 20m
-protperf train --fasta hits.fa -o runs/hits --time 20m --dry-run
+protperf train --fasta hits.fa -o runs/hits --dry-run
 protperf train --fasta family.fa -o runs/family --resume
 protperf train --fasta dms.csv --seq-col seq -o runs/dms --epochs 5
 """
