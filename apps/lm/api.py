@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -376,10 +375,11 @@ def train(
     fasta: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    quiet: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     **options: Any,
 ) -> Model:
-    """Train a model on sequence files and return it.
+    """Train a model on sequence files and return it; progress and notes go to standard error, as those of the command.
 
     A signal that asks the program to end (SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGUSR1) ends the training: the step is
     finished and saved, then KeyboardInterrupt is raised for SIGINT and SystemExit(128 + number) for the others.
@@ -390,6 +390,7 @@ def train(
     Args:
         fasta: one file or several, plain or compressed.
         out: the run directory.
+        quiet: no progress and no notes; warnings are shown.
         report: called with each line of metrics.
         options: those below; None stands for the default. Exactly one of time, steps and epochs is given, unless a run
             is resumed. Records that the policy for residues leaves out are counted on standard error.
@@ -399,15 +400,24 @@ def train(
         DivergenceError: a loss, a gradient or a weight is not finite; the last checkpoint from before is kept.
     """
     # Training alone needs torch, which takes seconds to load.
+    from protperf.lm.cli.progress import TrainProgress
     from protperf.lm.model.torch_process import check_fork
 
     check_fork()
     given = from_keywords({name: value for name, value in options.items() if value is not None}, _TRAIN_OPTIONS)
     device = given.get("device", "auto")
     request = read_request(out, given)
-    outcome = request.train(fasta, out, device, report=report)
-    if outcome.signal is not None:
-        raise_for(outcome.signal)
-    if outcome.remark is not None:
-        print(f"warning: {outcome.remark}", file=sys.stderr)
+    with TrainProgress(None, quiet, request.options.time_s) as shown:
+
+        def take(line: dict[str, Any]) -> None:
+            shown.report(line)
+            report(line)
+
+        outcome = request.train(fasta, out, device, report=take, warn=shown.warn, watch=shown)
+        if outcome.signal is not None:
+            raise_for(outcome.signal)
+    facts = outcome.facts()
+    # The last says what came of it; what is before it deserves attention.
+    for text in facts[:-1] if quiet else facts:
+        shown.warn(text)
     return load(outcome.run, device=device)

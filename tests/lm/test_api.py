@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
-from commands import protperf, table, write_fasta
+from commands import in_process, protperf, table, write_fasta
 
 import protperf.lm as lm
 from protperf import Error, io
@@ -186,6 +186,24 @@ def test_training_from_python_leaves_a_run_that_scores(fasta: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="exactly one"):
         lm.train(fasta, tmp_path / "other", steps=2, epochs=1)
     assert not (tmp_path / "other").exists()
+
+
+def test_training_from_python_says_what_the_command_says(
+    fasta: Path, small_size: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"steps": 1, "batch_tokens": 200, "validate": 0.2, "size": str(small_size)}
+    lm.train(fasta, tmp_path / "run", **given)
+    said = capsys.readouterr().err
+    words = ["--steps", 1, "--batch-tokens", 200, "--validate", 0.2, "--size", small_size]
+    typed = in_process("train", "--fasta", fasta, "-o", tmp_path / "other", *words).stderr.decode()
+    # Python names arguments without dashes.
+    assert said == typed.replace(str(tmp_path / "other"), str(tmp_path / "run")).replace("--", "")
+    assert "protperf: warning: " in said
+    assert said.splitlines()[-1].startswith(f"protperf: {tmp_path / 'run'}: 1 steps; val_loss")
+    lm.train(fasta, tmp_path / "quiet", quiet=True, **given)
+    quiet = capsys.readouterr()
+    assert quiet.out == ""
+    assert [line for line in quiet.err.splitlines() if not line.startswith("protperf: warning: ")] == []
 
 
 @pytest.mark.parametrize("name", ["proteins.dat", "in.mfa", "x.fastq", "scores.parquet"])

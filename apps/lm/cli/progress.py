@@ -136,7 +136,8 @@ class TrainProgress(Watch):
     model, so a thread moves the clock between them.
     """
 
-    def __init__(self, groups: Groups, quiet: bool, time_s: float | None) -> None:
+    def __init__(self, groups: Groups | None, quiet: bool, time_s: float | None) -> None:
+        """Nothing yet is known; without `groups`, messages name arguments as Python does."""
         self._groups = groups
         self._quiet, self._time_s, self._shows_bar = quiet, time_s, not quiet and is_terminal()
         self._bar = _bars()(
@@ -178,7 +179,7 @@ class TrainProgress(Watch):
         if self._quiet and text.startswith("note: "):
             return
         with self._lock, _bars().external_write_mode(file=sys.stderr):
-            say(in_flags(self._groups, text))
+            say(text if self._groups is None else in_flags(self._groups, text))
 
     def waiting(self, what: str, unit: str) -> Stage:
         if not self._quiet and not self._shows_bar:
