@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import error_line, in_process
+from commands import error_line, in_process, write_fasta
 from conftest import LETTERS
 
 import protperf.lm as lm
@@ -63,11 +63,24 @@ def test_the_weight_makes_left_out_members_likeliest(family: Path, runs: dict[st
     engine = lm.load(runs["causal"])._loaded.engine
     found = mix(engine, prior)
     weight, perplexity = brute_force_weight(engine, prior)
-    assert found.weight == pytest.approx(weight)
+    assert found.weight == found.likeliest == pytest.approx(weight)
     assert found.perplexities[2] == pytest.approx(perplexity, rel=1e-5)
     # The model has seen nothing of this family; the prior knows it.
     assert found.weight > 0.5
     assert found.perplexities[1] < found.perplexities[0]
+
+
+def test_a_model_that_knows_the_members_leaves_half_the_weight_to_the_prior(family: Path, tmp_path: Path) -> None:
+    prior = lm.baseline(family, tmp_path / "site", kind="site")._loaded.engine
+    # Counted on nothing else than the members, so that it has them by heart.
+    rows = ["".join(LETTERS[residue] for residue in row[row != GAP]) for row in prior.members]
+    members = write_fasta(tmp_path / "members.fa", {f"m{i}": row for i, row in enumerate(rows * 20)})
+    known = lm.baseline(members, tmp_path / "ngram", kind="ngram", order=5)._loaded.engine
+    found = mix(known, prior)
+    assert found.perplexities[0] < found.perplexities[1]
+    assert found.likeliest < found.weight == 0.5
+    assert "weight 0.5; " in str(found)
+    assert "(0.5 is the least)" in str(found)
 
 
 def test_a_prior_of_pairs_is_given_the_side_that_the_model_is_given(runs: dict[str, Path]) -> None:

@@ -2,8 +2,11 @@
 
 Both give every residue of a member a distribution over the twenty; the weight w is the one for which their normalized
 product, model^(1 - w) prior^w, makes the members likeliest. The prior is given what the model is given: a causal model
-knows one side of a residue, and a pairwise prior that knew both would always win. Where the model was trained on these
-members, it seems better there than it is, and w comes out too small.
+knows one side of a residue, and a pairwise prior that knew both would always win.
+
+The weight is a half at the least. A model that was trained on these members, as one of the family mostly was, seems
+better there than it is, and w comes out too small: 0 for the columns of the beta-lactamases next to a model of them,
+whose ranking of mutants is best at 0.4. benches/TRAINING.md has the figures.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from protperf.lm.engine import Engine
 from protperf.lm.scoring.distribution import log_softmax, residue_log_probs
 
 EQUAL = 0.5
-"""The weight where an alignment has too few sequences to leave some out."""
+"""The weight at the least, and where an alignment has too few sequences to leave some out."""
 _WEIGHTS = np.linspace(0.0, 1.0, 21)
 
 
@@ -31,21 +34,27 @@ class Mixture:
     """How a model and a prior are mixed, and what each is worth on members of the family that the prior never saw.
 
     Attributes:
-        weight: of the prior, 0 to 1.
-        perplexities: of the model, the prior and the mixture; NaN where there are no such members.
+        likeliest: the weight of the prior, 0 to 1, by which the members are likeliest.
+        perplexities: of the model, the prior and, by that weight, the mixture; NaN where there are no such members.
     """
 
-    weight: float
+    likeliest: float
     num_members: int
     perplexities: tuple[float, float, float]
+
+    @property
+    def weight(self) -> float:
+        """The weight of the prior, 0.5 to 1."""
+        return max(EQUAL, self.likeliest)
 
     def __str__(self) -> str:
         if not self.num_members:
             return f"weight {self.weight:g}: the alignment has too few sequences to leave some out"
         alone, prior, mixed = self.perplexities
+        least = "" if self.weight == self.likeliest else f" ({self.weight:g} is the least)"
         return (
-            f"weight {self.weight:g} by {self.num_members} family members left out of it: perplexity {alone:.2f} of "
-            f"the model, {prior:.2f} of the prior, {mixed:.2f} of both"
+            f"weight {self.weight:g}; {self.likeliest:g} by {self.num_members} family members left out of it{least}: "
+            f"perplexity {alone:.2f} of the model, {prior:.2f} of the prior, {mixed:.2f} of both"
         )
 
 
