@@ -14,22 +14,26 @@ if TYPE_CHECKING:
     from protperf.lm.facts import info
     from protperf.lm.fasta import read_fasta
     from protperf.lm.reporting.api import plot_curves, report
+    from protperf.lm.tables.merge import merge
+    from protperf.lm.timing.job import bench
     from protperf.lm.variants.metrics import compare
 
 __all__ = [
-    "Model", "baseline", "compare", "data_check", "data_split", "data_stats", "info", "load", "plot_curves",
-    "read_fasta", "report", "score", "train", "write_tokens",
+    "Model", "baseline", "bench", "compare", "data_check", "data_split", "data_stats", "info", "load", "merge",
+    "plot_curves", "read_fasta", "report", "score", "train", "write_tokens",
 ]  # fmt: skip
 
 _HOMES = {
     "Model": "api",
     "baseline": "api",
+    "bench": "timing.job",
     "compare": "variants.metrics",
     "data_check": "data.api",
     "data_split": "data.api",
     "data_stats": "data.api",
     "info": "facts",
     "load": "api",
+    "merge": "tables.merge",
     "plot_curves": "reporting.api",
     "report": "reporting.api",
     "score": "api",

@@ -32,7 +32,7 @@ from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import residue_rows, score_batches, sequence_row
 from protperf.lm.scoring.options import ScoreOptions, choose_reading
 from protperf.lm.scoring.row import ResidueRow, Row
-from protperf.lm.shared_options import LoadOptions, ReadingOptions
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, is_taken
 from protperf.lm.source import Source
 from protperf.lm.tables.fill import JobSummary
 from protperf.lm.tables.options import TableOptions
@@ -106,7 +106,7 @@ class Model:
         chosen = choose_reading(self.config, scoring)
         scored = score_batches(
             self._loaded.engine,
-            source,
+            (record for record in source if is_taken(scoring.shard, record.n)),
             chosen,
             batch_tokens=scoring.batch_tokens,
             deterministic=scoring.deterministic,

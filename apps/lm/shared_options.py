@@ -97,6 +97,40 @@ class LoadOptions:
         choose_engine(self.engine, self.device)
 
 
+_SHARD = re.compile(r"([1-9]\d{0,8})/([1-9]\d{0,8})")
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """The place of a shard, counted from 0, and the number of shards: `2/8` is (1, 8).
+
+    Raises:
+        ConfigError: anything else.
+    """
+    match = _SHARD.fullmatch(text)
+    if match is None or int(match[1]) > int(match[2]):
+        template = "{shard} is {text!r}; write 2/8 for the second of eight, counted from 1"
+        raise ConfigError(Message(template, shard=Argument("shard"), text=text))
+    return int(match[1]) - 1, int(match[2])
+
+
+def _check_shard(text: str) -> None:
+    read_shard(text)
+
+
+def shard_option() -> Any:
+    """Which of the records are taken."""
+    text = "Take every n-th record, from the i-th on: the i-th of n jobs that share the work. Column n says which."
+    return option(None, text, unit="I/N", judge=_check_shard)
+
+
+def is_taken(shard: str | None, n: int) -> bool:
+    """Whether record `n` of the input belongs to a shard; all do where there is none."""
+    if shard is None:
+        return True
+    place, count = read_shard(shard)
+    return n % count == place
+
+
 _DAY_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([dhms])")
 _CLOCK = re.compile(r"(\d+):([0-5]\d):([0-5]\d)")

@@ -26,7 +26,7 @@ ASKS = [
     ("protperf score run x.fa --format p", {"parquet"}),
     ("protperf train --size ", {"nano", "tiny", "small", "base"}),
     ("protperf train --size nano --att", {"--attention"}),
-    ("protperf info --", {"--json", "--help"}),
+    ("protperf doctor --", {"--json", "--model", "--help"}),
     ("protperf completion ", {"bash", "zsh", "fish"}),
 ]
 FILES = ["protperf score ", "protperf score run ", "protperf score -o ", "protperf train --fasta ", "protperf info "]

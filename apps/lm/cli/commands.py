@@ -11,9 +11,11 @@ COMMANDS = {
     "generate": "Generate new sequences, or change a template.",
     "baseline": "Count residues: a model to compare with, and to mix in.",
     "eval": "Evaluate a model: perplexity, accuracy, calibration, next to baselines.",
+    "merge": "Join the tables of shards, and prove that nothing is missing.",
     "data": "Build, describe, divide and compare sets of sequences.",
     "convert": "Write a trained model for other libraries.",
     "info": "Show what a trained model is.",
+    "bench": "Time training and scoring on this machine, by length.",
     "doctor": "Check this installation and this machine.",
     "completion": "Print a script that completes commands in your shell.",
 }

@@ -14,7 +14,7 @@ from protperf.lm.tables.options import TableOptions
 GROUPS = {
     "input": asking.INPUT,
     "score": pick(ScoreOptions, "method", "direction"),
-    "output": [*pick(ScoreOptions, "per_residue"), *pick(TableOptions)],
+    "output": [*pick(ScoreOptions, "shard", "per_residue"), *pick(TableOptions)],
     "computation": [
         *pick(ScoreOptions, "batch_tokens", "deterministic"),
         *pick(common.ThreadOptions),

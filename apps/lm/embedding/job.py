@@ -18,7 +18,7 @@ from protperf.lm.embedding.part import Layout
 from protperf.lm.embedding.vectors import embed_batches
 from protperf.lm.shared_options import ReadingOptions
 from protperf.lm.tables.destination import check_inputs
-from protperf.lm.tables.fill import JobSummary, fill, fingerprint, input_digests, summarize
+from protperf.lm.tables.fill import JobSummary, counts, fill, fingerprint, input_digests, summarize
 from protperf.lm.tables.sink import open_sink
 from protperf.lm.watch import Stage, Watch
 
@@ -100,7 +100,7 @@ class EmbedJob:
                 embedded,
                 stage,
                 watch,
-                lambda: {"command": sys.argv, **names, "rejected": self._reader.summary.rejected},
+                lambda: {"command": sys.argv, **names, **counts(self._reader)},
             )
         if note is not None:
             watch.note(f"note: {note}")

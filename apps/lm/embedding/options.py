@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protperf.errors import ConfigError
 from protperf.lm.options import REQUIRED, check, option
-from protperf.lm.shared_options import batch_tokens_option, deterministic_option
+from protperf.lm.shared_options import batch_tokens_option, deterministic_option, is_taken, shard_option
 from protperf.lm.tables.destination import is_file
 from protperf.message import Argument, Message
 
@@ -33,13 +32,6 @@ def _check_pools(text: str) -> None:
         template = "{pool}: {wrong!r} {reason}; choose of {known}, several separated by commas"
         parts = {"wrong": wrong, "reason": reason, "known": ", ".join(POOLS)}
         raise ConfigError(Message(template, pool=Argument("pool"), **parts))
-
-
-def _check_shard(text: str) -> None:
-    match = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text)
-    if match is None or int(match[1]) > int(match[2]):
-        template = "{shard} is {text!r}; write 2/8 for the second of eight, counted from 1"
-        raise ConfigError(Message(template, shard=Argument("shard"), text=text))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +93,7 @@ class EmbedOutput:
         choices=FORMATS,
         shown_default="suffix of -o",
     )
-    shard: str | None = option(
-        None,
-        "Take every n-th record, from the i-th on: the i-th of n jobs that share the work. Column n says which.",
-        unit="I/N",
-        judge=_check_shard,
-    )
+    shard: str | None = shard_option()
     resume: bool = option(False, "Continue FILE.part, with the same model, input and options.")
     force: bool = option(False, "Start over where FILE.part has vectors of a run that was interrupted.")
 
@@ -115,10 +102,7 @@ class EmbedOutput:
 
     def takes(self, n: int) -> bool:
         """Whether record `n` of the input belongs to this shard."""
-        if self.shard is None:
-            return True
-        part, count = map(int, self.shard.split("/"))
-        return n % count == part - 1
+        return is_taken(self.shard, n)
 
     def chosen_format(self) -> str:
         """The format asked for, else the one of the suffix.

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from protperf import io
 from protperf.lm.scoring.options import ScoreOptions, choose_reading
 from protperf.lm.scoring.row import ResidueRow, Row
-from protperf.lm.shared_options import ReadingOptions
+from protperf.lm.shared_options import ReadingOptions, is_taken
 from protperf.lm.tables.destination import check_inputs
-from protperf.lm.tables.fill import JobSummary, fill, fingerprint, input_digests, summarize
+from protperf.lm.tables.fill import JobSummary, counts, fill, fingerprint, input_digests, summarize
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.resume import identify_record
@@ -73,7 +73,7 @@ class ScoreJob:
         method = choose_reading(loaded.engine.config, self._scoring)
         announces = method.startswith("pll") and watch.takes_notes
         work = None
-        if announces or watch.shows_progress:
+        if announces or (watch.shows_progress and self._scoring.shard is None):
             with watch.waiting("reading", " residues") as stage:
                 work = count_work(self._fasta, method, stage.update, **self._reading.to_mapping())
         watch.note(f"{loaded.step.path}, method {method}")
@@ -81,7 +81,7 @@ class ScoreJob:
             self._announce(loaded, method, work, watch)
         digests = input_digests(self._fasta, self._table.out, watch)
         options = {**self._reading.to_mapping(), **self._scoring.to_mapping(), "method": method, "dtype": dtype}
-        total = None if work is None else work.tokens
+        total = None if work is None or self._scoring.shard is not None else work.tokens
         facts = fingerprint(loaded, digests, options, self._scoring.deterministic)
         return PreparedJob(loaded, method, total, facts)
 
@@ -96,7 +96,7 @@ class ScoreJob:
 
         watch, scoring = watch or Watch(), self._scoring
         with watch.working("scoring", "tokens", job.total, "proteins") as stage:
-            records = (record for batch in self._reader for record in batch)
+            records = (record for batch in self._reader for record in batch if is_taken(scoring.shard, record.n))
             scored = score_batches(
                 job.loaded.engine,
                 records,
@@ -153,8 +153,8 @@ class ScoreJob:
             yield from self._items(record)
 
     def _provenance(self, job: PreparedJob) -> dict[str, Any]:
-        model, rejected = str(job.loaded.step.path), self._reader.summary.rejected
-        return {"command": sys.argv, "model": model, "input": self._fasta, "rejected": rejected}
+        model = str(job.loaded.step.path)
+        return {"command": sys.argv, "model": model, "input": self._fasta, **counts(self._reader)}
 
 
 def _identify_residue(item: tuple[io.Record, int]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from protperf.errors import ConfigError
 from protperf.lm.direction import DIRECTIONS, choose_direction, refuse_direction
 from protperf.lm.options import check, option
 from protperf.lm.shared_options import BATCH_TOKENS as BATCH_TOKENS
-from protperf.lm.shared_options import batch_tokens_option, deterministic_option
+from protperf.lm.shared_options import batch_tokens_option, deterministic_option, shard_option
 from protperf.message import Argument, Message
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class ScoreOptions:
     direction: str = option(
         "forward", "Reading direction of ll; reverse and both need a model trained in both.", choices=DIRECTIONS
     )
+    shard: str | None = shard_option()
     per_residue: bool = option(False, "One row per residue in place of one per sequence.")
     batch_tokens: int = batch_tokens_option()
     deterministic: bool = deterministic_option()

@@ -41,6 +41,11 @@ def summarize(reader: io.Reader) -> JobSummary:
     return JobSummary(summary, reader.warnings or nothing, summary.notes)
 
 
+def counts(reader: io.Reader) -> dict[str, int]:
+    """How many records were read to the end, and how many left out, in all shards."""
+    return {"records": reader.summary.records, "rejected": reader.summary.rejected}
+
+
 def fill(
     sink: Sink,
     items: Iterator[Any],
