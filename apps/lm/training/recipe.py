@@ -12,19 +12,27 @@ _EXPECTS = "expects"
 """What a recipe came to where it was tried; not an option."""
 _DURATION = ("steps", "passes")
 """How long to train where nothing else says so: at most so many steps, and passes over the sequences."""
+_SMALL = "small"
+"""A table of further options, for sets with fewer residues than its `residues`."""
 _PLAIN = {"steps": 500, "passes": 50}
-"""The same without a recipe."""
+"""How long to train without a recipe."""
 _FEWEST_STEPS = 100
 
 
-def with_recipe(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_recipe(recipe: str, given: Mapping[str, Any], num_residues: int | None = None) -> dict[str, Any]:
     """The options of a recipe, and those given in place of them. `auto` has none before the data is known.
 
     Args:
         recipe: a name of `RECIPES`.
         given: by field, the options that were named.
+        num_residues: of what is trained on; None while it is not known.
     """
-    values = {name: value for name, value in _read(recipe).items() if name not in (_EXPECTS, *_DURATION)}
+    values = _read(recipe)
+    small = values.get(_SMALL, {})
+    if num_residues is not None and num_residues < small.get("residues", 0):
+        values |= {name: value for name, value in small.items() if name != "residues"}
+    for name in (_EXPECTS, *_DURATION, _SMALL):
+        values.pop(name, None)
     if given.get("objective") == "masked":
         # With masks a model sees both sides of a residue at once.
         values.pop("directions", None)

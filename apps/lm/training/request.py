@@ -33,8 +33,8 @@ class TrainRequest:
     """The configuration and options of a run, the file to validate on if there is one, and how to start the run.
 
     Attributes:
-        by_data: the options that were named, by field, where a recipe or the number of steps is chosen once the data is
-            known; None where nothing is.
+        by_data: the options that were named, by field, for what is chosen once the data is known; None for a run that
+            is resumed, where nothing is.
     """
 
     config: ModelConfig
@@ -73,7 +73,7 @@ class TrainRequest:
             if recipe != "plain":
                 text = f"note: recipe {recipe}, because {kind.why}; {expectation(recipe)}"
                 warn(Message("{text}; {plain} changes nothing", text=text, plain=Argument("recipe", "plain")))
-        given = with_recipe(recipe, given)
+        given = with_recipe(recipe, given, train.num_residues)
         if not _says_how_long(given):
             steps = default_steps(recipe, train.num_residues / (options.batch_tokens * options.accumulate))
             given = {**given, "steps": steps}
@@ -101,10 +101,9 @@ def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> Train
     if isinstance(file, Path):
         kept["validate"] = None
     stored = stored_choices(out, kept, run.force) if run.resume else None
-    is_settled = stored is not None or (run.recipe != "auto" and _says_how_long(kept))
     provisional = kept if _says_how_long(kept) else {**kept, "steps": default_steps(run.recipe)}
     config, options = stored or new_choices(provisional)
-    by_data = None if is_settled else kept
+    by_data = None if stored is not None else kept
     return TrainRequest(config, options, file if isinstance(file, Path) else None, run, by_data)
 
 
