@@ -3,9 +3,9 @@
 use crate::common::judge::Judge;
 use crate::common::shapes::{SHAPES, variants};
 use crate::common::subjects::answer;
-use crate::common::{Case, Directions, MAPS};
-use protperf::FeatureMap;
+use crate::common::{Case, Directions, MAPS, other_maps};
 use protperf::gpu::{Wgpu, adapters};
+use protperf::{Family, FeatureMap};
 
 /// Whether there is a GPU to test on; with `PROTPERF_REQUIRE_GPU=1` a missing one is a failure.
 fn has_gpu() -> bool {
@@ -47,6 +47,48 @@ fn the_gpu_conforms_without_projection_and_with_other_epsilons() {
         for (causal, head_dim, epsilon) in [(false, 17, 0.0), (true, 64, 1e-3)] {
             let case = Case { directions: Directions::Axes, epsilon, ..Case::new(map, causal, 70, head_dim, head_dim) };
             assert_conforms(&case, 3);
+        }
+    }
+}
+
+#[test]
+fn the_gpu_conforms_with_other_functions_and_parameters() {
+    if !has_gpu() {
+        return;
+    }
+    for map in other_maps() {
+        for causal in [false, true] {
+            for (len, head_dim, num_features) in [(1, 1, 1), (17, 5, 33), (70, 8, 20)] {
+                let case = Case { value_dim: 3, ..Case::new(map, causal, len, head_dim, num_features) };
+                assert_conforms(&case, 3);
+                let heads = Case { heads: (2, 1), directions: Directions::PerHead, masked: true, ..case };
+                assert_conforms(&heads, 4);
+                if matches!(map.family(), Family::Activation(_)) {
+                    let axes = Case { directions: Directions::Axes, num_features: head_dim, epsilon: 1.5, ..heads };
+                    assert_conforms(&axes, 5);
+                }
+            }
+        }
+    }
+}
+
+/// Features of huge inputs are beyond what a product of two can be.
+#[test]
+fn functions_that_grow_as_a_square_stay_in_the_hull_on_the_gpu() {
+    if !has_gpu() {
+        return;
+    }
+    let most = f64::from(f32::MAX);
+    for map in [FeatureMap::Square, FeatureMap::Relu2, FeatureMap::Abs] {
+        for (causal, scale) in [(false, 50.0), (true, 1.8e3), (false, 1e6), (true, 1e39)] {
+            let case = Case::new(map, causal, 70, 8, 12);
+            let mut data = case.data(1);
+            data.q.iter_mut().chain(&mut data.k).for_each(|x| *x = (*x * scale).clamp(-most, most));
+            let data = data.rounded::<f32>();
+            let found = answer::<f32>(&Wgpu, &case, &data, 1);
+            assert!(found[0].iter().all(|x| x.is_finite()), "scale {scale} {}", case.id());
+            let held = Judge::new(&case, &data).check_hull(&found[0]);
+            held.unwrap_or_else(|fault| panic!("{fault} scale {scale} {}", case.id()));
         }
     }
 }

@@ -9,11 +9,13 @@ use crate::forward::groups;
 use crate::lines::{Call, Lines, narrowed, power_of_two};
 use crate::map_gradient::{MapSums, SideGradients};
 use crate::maps::Side;
+use crate::recorder::Recorder;
 use crate::stages::{Reader, Stages};
+use crate::upload::{Uploaded, pass_of, sets_of};
 use protperf_core::backend::{Gradients, Saved};
 use protperf_core::state::KV_STATE;
 use protperf_core::{Element, Error, Execution, FavorArgs, Result, Stored, try_filled};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Gradients of [`crate::forward::run`].
 ///
@@ -39,7 +41,7 @@ pub fn run<T: Stored>(
             }
             let lines = call.lines(range)?;
             let cotangents = Cotangents::new(&call, &lines, saved)?;
-            let found = stage(gpu, &call, &lines, &cotangents, sums.map.is_some())?;
+            let found = stage(gpu, (&call, &lines, &cotangents), sums.map.is_some(), run.cancel)?;
             let part = Part { call: &call, lines: &lines, cotangents: &cotangents, found };
             part.store_queries(gradients.dq);
             part.add_keys(&mut sums);
@@ -80,22 +82,28 @@ struct Found {
 
 fn stage<T: Stored>(
     gpu: &Gpu,
-    call: &Call<'_, T>,
-    lines: &Lines,
-    cotangents: &Cotangents,
+    (call, lines, cotangents): (&Call<'_, T>, &Lines, &Cotangents),
     wants_map: bool,
+    cancel: &AtomicBool,
 ) -> Result<Found> {
-    let mut stages = Stages::new(gpu, call, lines)?;
-    let queries = stages.rows(call, lines, Side::Queries)?;
-    let keys = stages.rows(call, lines, Side::Keys)?;
-    let of_queries = stages.project(&queries, &cotangents.shifts)?;
-    let of_keys = stages.project(&keys, &lines.key_shifts)?;
-    let values = stages.recorder.upload("values", &lines.values)?;
-    let arriving = stages.recorder.upload("gradients", &cotangents.rows)?;
-    let first = stages.recorder.upload("first states", &lines.first_states)?;
-    let last = stages.recorder.upload("gradients of states", &cotangents.final_states)?;
-    let key_states = stages.states(&keys, &of_keys, &values, &first, false)?;
-    let query_states = stages.states(&queries, &of_queries, &arriving, &last, true)?;
+    let mut recorder = Recorder::new(gpu);
+    let [queries, keys] = [
+        Uploaded::new(&mut recorder, call, lines, Side::Queries)?,
+        Uploaded::new(&mut recorder, call, lines, Side::Keys)?,
+    ];
+    let (queries, keys) = (queries.rows(), keys.rows());
+    let values = recorder.upload("values", &lines.values)?;
+    let arriving = recorder.upload("gradients", &cotangents.rows)?;
+    let first = recorder.upload("first states", &lines.first_states)?;
+    let last = recorder.upload("gradients of states", &cotangents.final_states)?;
+    let shifts = recorder.upload("shifts", &cotangents.shifts)?;
+    let key_shifts = recorder.upload("shifts", &lines.key_shifts)?;
+    let sets = sets_of(&mut recorder, call, lines)?;
+    let mut stages = Stages::new(&mut recorder, &pass_of(call), lines.range.len(), &sets)?;
+    let of_queries = stages.project(&queries, Some(&shifts))?;
+    let of_keys = stages.project(&keys, Some(&key_shifts))?;
+    let key_states = stages.states(&keys, &of_keys, &values, Some(&first), false)?;
+    let query_states = stages.states(&queries, &of_queries, &arriving, Some(&last), true)?;
     let scores = stages.scores(&queries, &of_queries, &of_keys)?;
     let dscores = stages.score_gradient(&queries, &arriving, &values)?;
     let of_query = Reader { rows: &queries, features: &of_queries, states: &key_states };
@@ -111,7 +119,7 @@ fn stage<T: Stored>(
     };
     let mut wanted = vec![&dq, &dk, &dv, &query_states.last, &norms];
     wanted.extend(of_map.iter().flatten());
-    let mut read = stages.recorder.read_back(&wanted)?.into_iter();
+    let mut read = recorder.read_back(&wanted, cancel)?.into_iter();
     let mut next = || read.next().unwrap_or_default();
     Ok(Found { dq: next(), dk: next(), dv: next(), readers: next(), norms: next(), parameters: [next(), next()] })
 }

@@ -8,6 +8,7 @@ use crate::adapters::chosen_adapter;
 use crate::error::GpuError;
 use crate::kernels::{Kernel, Kernels};
 use std::mem::forget;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wgpu::{Device, DeviceDescriptor, ExperimentalFeatures, Features, Limits, MemoryHints, Queue, Trace};
 
@@ -17,8 +18,13 @@ pub struct Gpu {
     pub queue: Queue,
     kernels: Kernels,
     faults: Arc<Mutex<Vec<GpuError>>>,
+    /// Whether nothing was reported so far but a lack of memory.
+    is_whole: AtomicBool,
     process: u32,
+    opening: u64,
 }
+
+static OPENINGS: AtomicU64 = AtomicU64::new(0);
 
 static OPEN: Mutex<Option<Gpu>> = Mutex::new(None);
 
@@ -36,12 +42,12 @@ pub fn with_gpu<R, E: From<GpuError>>(body: impl FnOnce(&Gpu) -> Result<R, E>) -
         None => Gpu::open()?,
     };
     let outcome = body(&gpu);
-    let faults = gpu.take_faults();
-    // A shader that did not compile stays broken, so only a device that is whole is kept.
-    if faults.iter().all(|fault| matches!(fault, GpuError::OutOfMemory { .. })) {
+    let fault = gpu.take_faults().into_iter().next();
+    // A shader that did not compile stays broken, and what is lost stays lost.
+    if gpu.is_whole.load(Ordering::Relaxed) {
         *open = Some(gpu);
     }
-    match faults.into_iter().next() {
+    match fault {
         Some(fault) => Err(fault.into()),
         None => outcome,
     }
@@ -79,7 +85,9 @@ impl Gpu {
                 locked(&reported).push(GpuError::Lost { detail });
             }
         });
-        Ok(Gpu { kernels: Kernels::default(), device, queue, faults, process: std::process::id() })
+        let opening = OPENINGS.fetch_add(1, Ordering::Relaxed);
+        let (kernels, is_whole, process) = (Kernels::default(), AtomicBool::new(true), std::process::id());
+        Ok(Gpu { kernels, device, queue, faults, is_whole, process, opening })
     }
 
     /// A compiled shader.
@@ -93,9 +101,18 @@ impl Gpu {
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
     }
 
+    /// Another number for each device that was opened: what lies on one of them is of no use to the others.
+    pub fn opening(&self) -> u64 {
+        self.opening
+    }
+
     /// What the driver has reported since the last look.
     pub fn take_faults(&self) -> Vec<GpuError> {
-        std::mem::take(&mut *locked(&self.faults))
+        let faults = std::mem::take(&mut *locked(&self.faults));
+        if faults.iter().any(|fault| !matches!(fault, GpuError::OutOfMemory { .. })) {
+            self.is_whole.store(false, Ordering::Relaxed);
+        }
+        faults
     }
 }
 
@@ -109,4 +126,36 @@ fn fault(error: &wgpu::Error) -> GpuError {
 /// The lock, also after a panic of another call: what it guards is whole between any two statements.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `read_back` looks at what was reported, and as a call does that ends without reading back.
+    #[test]
+    fn a_lost_device_is_opened_anew_by_the_next_call_and_one_without_memory_is_kept() {
+        if let Some(fault) = crate::adapters().1 {
+            assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
+            return println!("skipped: {fault}");
+        }
+        let opening = || with_gpu(|gpu| Ok::<_, GpuError>(gpu.opening())).unwrap();
+        let report = |fault: GpuError, is_seen: bool| {
+            with_gpu(|gpu| {
+                locked(&gpu.faults).push(fault);
+                let seen = if is_seen { gpu.take_faults().pop() } else { None };
+                seen.map_or(Ok(()), Err)
+            })
+        };
+        for is_seen in [false, true] {
+            let first = opening();
+            let lost = GpuError::Lost { detail: "its cable was pulled".into() };
+            assert_eq!(report(lost.clone(), is_seen), Err(lost));
+            let second = opening();
+            assert!(second > first);
+            let no_memory = GpuError::OutOfMemory { bytes: 5 };
+            assert_eq!(report(no_memory.clone(), is_seen), Err(no_memory));
+            assert_eq!(opening(), second);
+        }
+    }
 }

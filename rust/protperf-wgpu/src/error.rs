@@ -61,6 +61,10 @@ pub enum GpuError {
         /// What the driver said.
         detail: String,
     },
+    /// The network was on a device that is not there any more: it was lost, or is that of the process before a fork.
+    Gone,
+    /// The caller's wish to stop.
+    Interrupted,
     /// The device answered with other data than it was given: its driver loses writes.
     Unreliable,
 }
@@ -95,6 +99,12 @@ impl fmt::Display for GpuError {
             GpuError::OutOfMemory { bytes } => write!(f, "the GPU has no room for {bytes} bytes"),
             GpuError::Refused { detail } => write!(f, "the GPU refused a call, please report it: {detail}"),
             GpuError::Lost { detail } => write!(f, "the GPU was lost: {detail}; the next call opens it anew"),
+            GpuError::Gone => write!(
+                f,
+                "the model lies on a GPU that was lost, or that the process opened before it was forked; load the model \
+                 again"
+            ),
+            GpuError::Interrupted => Error::Interrupted.fmt(f),
             GpuError::Unreliable => write!(f, "the GPU lost data that it was given: update its driver"),
         }
     }
@@ -108,6 +118,7 @@ impl From<GpuError> for Error {
             GpuError::OutOfMemory { bytes } => {
                 Error::OutOfMemory { bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
             }
+            GpuError::Interrupted => Error::Interrupted,
             other => Error::Device { detail: other.to_string() },
         }
     }

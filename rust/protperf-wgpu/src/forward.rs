@@ -3,15 +3,18 @@
 //! Lines are worked on in groups whose buffers the adapter can bind. A group is one submission.
 
 use crate::context::{Gpu, with_gpu};
+use crate::error::GpuError;
 use crate::lines::{Call, Lines, narrowed, power_of_two};
 use crate::maps::Side;
+use crate::recorder::Recorder;
 use crate::stages::{Reader, Stages};
 use crate::tiles::CAUSAL_ROWS;
+use crate::upload::{Uploaded, pass_of, sets_of};
 use protperf_core::backend::Outputs;
 use protperf_core::state::KV_STATE;
 use protperf_core::{Element, Error, Execution, FavorArgs, Result, Stored};
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The largest buffer that a group of several lines makes, in bytes; a pass holds some ten such buffers.
 const GROUP_BYTES: usize = 64 << 20;
@@ -29,7 +32,7 @@ pub fn run<T: Stored>(args: &FavorArgs<'_, T>, mut outputs: Outputs<'_, T>, run:
                 return Err(Error::Interrupted);
             }
             let lines = call.lines(range)?;
-            let found = stage(gpu, &call, &lines, outputs.state_out.is_some())?;
+            let found = stage(gpu, &call, &lines, outputs.state_out.is_some(), run.cancel)?;
             found.store(&call, &lines, &mut outputs);
         }
         Ok(())
@@ -59,20 +62,32 @@ struct Found {
     states: Vec<f32>,
 }
 
-fn stage<T: Stored>(gpu: &Gpu, call: &Call<'_, T>, lines: &Lines, wants_state: bool) -> Result<Found> {
-    let mut stages = Stages::new(gpu, call, lines)?;
-    let queries = stages.rows(call, lines, Side::Queries)?;
-    let keys = stages.rows(call, lines, Side::Keys)?;
-    let of_queries = stages.project(&queries, &vec![0; lines.range.len() * call.shape.q_len])?;
-    let of_keys = stages.project(&keys, &lines.key_shifts)?;
-    let values = stages.recorder.upload("values", &lines.values)?;
-    let first = stages.recorder.upload("first states", &lines.first_states)?;
-    let states = stages.states(&keys, &of_keys, &values, &first, false)?;
+fn stage<T: Stored>(
+    gpu: &Gpu,
+    call: &Call<'_, T>,
+    lines: &Lines,
+    wants_state: bool,
+    cancel: &AtomicBool,
+) -> Result<Found, GpuError> {
+    let mut recorder = Recorder::new(gpu);
+    let [queries, keys] = [
+        Uploaded::new(&mut recorder, call, lines, Side::Queries)?,
+        Uploaded::new(&mut recorder, call, lines, Side::Keys)?,
+    ];
+    let (queries, keys) = (queries.rows(), keys.rows());
+    let values = recorder.upload("values", &lines.values)?;
+    let first = recorder.upload("first states", &lines.first_states)?;
+    let shifts = recorder.upload("shifts", &lines.key_shifts)?;
+    let sets = sets_of(&mut recorder, call, lines)?;
+    let mut stages = Stages::new(&mut recorder, &pass_of(call), lines.range.len(), &sets)?;
+    let of_queries = stages.project(&queries, None)?;
+    let of_keys = stages.project(&keys, Some(&shifts))?;
+    let states = stages.states(&keys, &of_keys, &values, Some(&first), false)?;
     let scores = stages.scores(&queries, &of_queries, &of_keys)?;
     let reader = Reader { rows: &queries, features: &of_queries, states: &states };
     let [out, den] = stages.read(reader, &scores, &values)?;
     let wanted = [&out, &den, &states.last];
-    let mut read = stages.recorder.read_back(&wanted[..if wants_state { 3 } else { 2 }])?.into_iter();
+    let mut read = recorder.read_back(&wanted[..if wants_state { 3 } else { 2 }], cancel)?.into_iter();
     let mut next = || read.next().unwrap_or_default();
     Ok(Found { out: next(), den: next(), states: next() })
 }

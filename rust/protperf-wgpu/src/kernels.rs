@@ -31,7 +31,7 @@ pub struct Sizes {
     pub tile_rows: u32,
     /// States of each line.
     pub states: u32,
-    /// 0 exponential, 1 relu, 2 elu1, 3 trigonometric.
+    /// The family of the map, or the function of an activation map, as `prelude.wgsl` numbers them.
     pub family: u32,
     /// Which variant of the stage, as its shader says.
     pub mode: u32,
@@ -47,8 +47,20 @@ pub struct Sizes {
 
 const _: () = assert!(size_of::<Sizes>() == 64);
 
+/// Sizes of one dispatch, as some shaders take them.
+pub trait Uniform: Pod {
+    /// Invocations that have something to do.
+    fn invocations(&self) -> u32;
+}
+
+impl Uniform for Sizes {
+    fn invocations(&self) -> u32 {
+        self.invocations
+    }
+}
+
 macro_rules! kernels {
-    ($($(#[$doc:meta])* $kernel:ident = $file:literal, reads $reads:literal, writes $writes:literal;)*) => {
+    ($($(#[$doc:meta])* $kernel:ident = $file:literal after $prelude:literal, reads $reads:literal, writes $writes:literal;)*) => {
         /// A shader. Its bindings are the sizes, then what it reads, then what it writes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kernel {
@@ -64,7 +76,11 @@ macro_rules! kernels {
                 match self {
                     $(Kernel::$kernel => Recipe {
                         name: $file,
-                        source: concat!(include_str!("shaders/prelude.wgsl"), include_str!(concat!("shaders/", $file, ".wgsl"))),
+                        source: concat!(
+                            include_str!("shaders/numbers.wgsl"),
+                            include_str!(concat!("shaders/", $prelude, ".wgsl")),
+                            include_str!(concat!("shaders/", $file, ".wgsl")),
+                        ),
                         reads: $reads,
                         writes: $writes,
                     },)*
@@ -76,27 +92,49 @@ macro_rules! kernels {
 
 kernels! {
     /// Rows to features.
-    Project = "project", reads 4, writes 1;
+    Project = "project" after "prelude", reads 4, writes 1;
     /// The state that the keys of one tile make.
-    Summarize = "summarize", reads 3, writes 1;
+    Summarize = "summarize" after "prelude", reads 3, writes 1;
     /// The states before each tile, and after the last.
-    Scan = "scan", reads 3, writes 2;
+    Scan = "scan" after "prelude", reads 3, writes 2;
     /// Products of the features of queries and keys of one tile.
-    Scores = "scores", reads 3, writes 1;
+    Scores = "scores" after "prelude", reads 3, writes 1;
     /// What rows read from a state and from their own tile.
-    Read = "read", reads 5, writes 2;
+    Read = "read" after "prelude", reads 5, writes 2;
     /// Gradients of the scores of one tile.
-    ScoreGradient = "score_gradient", reads 3, writes 1;
+    ScoreGradient = "score_gradient" after "prelude", reads 3, writes 1;
     /// Gradients of features.
-    FeatureGradient = "feature_gradient", reads 6, writes 1;
+    FeatureGradient = "feature_gradient" after "prelude", reads 6, writes 1;
     /// Gradients of projections.
-    PullBack = "pull_back", reads 3, writes 1;
+    PullBack = "pull_back" after "prelude", reads 3, writes 1;
     /// Gradients of the squared norms of keys.
-    NormGradient = "norm_gradient", reads 2, writes 1;
+    NormGradient = "norm_gradient" after "prelude", reads 2, writes 1;
     /// Gradients of the rows.
-    InputGradient = "input_gradient", reads 5, writes 1;
+    InputGradient = "input_gradient" after "prelude", reads 5, writes 1;
     /// Gradients of directions and constants, one part per block of rows.
-    ParameterGradient = "parameter_gradient", reads 2, writes 1;
+    ParameterGradient = "parameter_gradient" after "prelude", reads 2, writes 1;
+    /// Tokens to the residual stream.
+    Embed = "network/embed" after "network/prelude", reads 3, writes 1;
+    /// Rows over their root mean square, times a gain.
+    Norm = "network/norm" after "network/prelude", reads 2, writes 1;
+    /// Products of rows with the rows of a matrix.
+    Linear = "network/linear" after "network/prelude", reads 2, writes 1;
+    /// Rows of queries, keys and values to lines of heads.
+    Heads = "network/heads" after "network/prelude", reads 3, writes 3;
+    /// What heads read, side by side in rows.
+    Merge = "network/merge" after "network/prelude", reads 1, writes 1;
+    /// A gate times what it lets through.
+    Gate = "network/gate" after "network/prelude", reads 1, writes 1;
+    /// Some rows of two arrays.
+    Gather = "network/gather" after "network/prelude", reads 3, writes 1;
+    /// Logits to log-probabilities.
+    LogSoftmax = "network/log_softmax" after "network/prelude", reads 0, writes 1;
+    /// Logits of exact attention.
+    ExactScores = "network/exact_scores" after "network/prelude", reads 3, writes 1;
+    /// Logits of exact attention to weights.
+    ExactWeights = "network/exact_weights" after "network/prelude", reads 1, writes 1;
+    /// Means of values, weighted.
+    ExactRead = "network/exact_read" after "network/prelude", reads 3, writes 1;
 }
 
 struct Recipe {

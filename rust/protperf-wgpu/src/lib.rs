@@ -21,10 +21,15 @@ mod kernels;
 mod lines;
 mod map_gradient;
 mod maps;
+mod memory;
+pub mod network;
 mod recorder;
 mod stages;
 mod tiles;
+mod upload;
 
 pub use adapters::{AdapterSummary, adapters};
 pub use backend::Wgpu;
+pub use context::{Gpu, with_gpu};
 pub use error::GpuError;
+pub use memory::OnDevice;

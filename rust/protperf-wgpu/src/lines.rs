@@ -50,7 +50,7 @@ impl<'a, T: Stored> Call<'a, T> {
     /// As [`FavorArgs::validate`]; `OutOfMemory`.
     pub fn new(args: &'a FavorArgs<'a, T>, state_in: Option<&'a [f32]>) -> Result<Self> {
         let shape = args.validate()?;
-        let map = Map::new(&args.map, &shape)?;
+        let map = Map::new(&args.map, shape.head_dim, shape.num_projections)?;
         let segments = match args.cu_seqlens {
             Some(borders) => {
                 let packed: Vec<_> = borders.windows(2).map(|at| at[0] as usize..at[1] as usize).collect();

@@ -1,10 +1,14 @@
 //! The feature map of a call as the shaders take it.
 
-use protperf_core::{Activation, Error, Family, FavorShape, MapArgs, Parameters, Result, try_filled};
+use protperf_core::{Activation, Family, MapArgs, Parameters, Result, try_filled};
 use std::f64::consts::LOG2_E;
 
 /// Scaled inputs saturate here, so that every product of them is finite.
 const INPUT_LIMIT: f64 = 1e15;
+
+/// Numbers of the families that are no activation maps; [`family_number`].
+pub const EXPONENTIAL: u32 = 0;
+pub const TRIGONOMETRIC: u32 = 3;
 
 /// Queries or keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +20,7 @@ pub enum Side {
 /// A map with the parameters of all its sets.
 pub struct Map {
     pub family: Family,
-    /// The number by which the shaders know it.
+    /// As [`family_number`].
     pub family_number: u32,
     pub epsilon: f32,
     /// Per set directions `[P,D]`, constants `[P]` and factors of squares `[D]`, of queries and of keys.
@@ -29,19 +33,20 @@ pub struct Map {
 
 impl Map {
     /// # Errors
-    /// `OutOfMemory`; `InvalidOption` for a map that has no shader.
-    pub fn new(args: &MapArgs<'_>, shape: &FavorShape) -> Result<Self> {
+    /// `OutOfMemory`.
+    pub fn new(args: &MapArgs<'_>, head_dim: usize, num_projections: usize) -> Result<Self> {
         let mut map = Map {
             family: args.family(),
-            family_number: family_number(args.family())?,
+            family_number: family_number(args.family()),
             epsilon: args.kernel_epsilon() as f32,
             packed: [Vec::new(), Vec::new()],
             is_bad: Vec::new(),
-            input_scale: (shape.head_dim as f64).powf(-0.25),
+            input_scale: (head_dim as f64).powf(-0.25),
         };
         for set in 0..args.num_sets() {
-            let parameters = args.parameters(set, shape.head_dim)?;
-            let sides = [Side::Queries, Side::Keys].map(|side| map.pack(&parameters, shape, side));
+            let parameters = args.parameters(set, head_dim)?;
+            let sides =
+                [Side::Queries, Side::Keys].map(|side| map.pack(&parameters, [num_projections, head_dim], side));
             let is_finite = args.is_finite(set) && sides.iter().flatten().all(|x| x.is_finite());
             map.is_bad.push(!is_finite);
             for (all, own) in map.packed.iter_mut().zip(sides) {
@@ -78,7 +83,7 @@ impl Map {
         if self.family == Family::Exponential { LOG2_E } else { 1.0 }
     }
 
-    fn pack(&self, parameters: &Parameters<Vec<f64>>, shape: &FavorShape, side: Side) -> Vec<f32> {
+    fn pack(&self, parameters: &Parameters<Vec<f64>>, [num_projections, head_dim]: [usize; 2], side: Side) -> Vec<f32> {
         let (directions, constants) = match side {
             Side::Queries => (&parameters.query_directions[..], &parameters.query_constants),
             Side::Keys => (parameters.of_keys(), &parameters.key_constants),
@@ -87,25 +92,30 @@ impl Map {
         let mut packed: Vec<f32> = directions.iter().map(|w| (w * unit * scale) as f32).collect();
         match constants {
             Some(constants) => packed.extend(constants.iter().map(|c| (c * unit) as f32)),
-            None => packed.extend(std::iter::repeat_n(0.0, shape.num_projections)),
+            None => packed.extend(std::iter::repeat_n(0.0, num_projections)),
         }
         match &parameters.key_quadratic {
             Some(quadratic) => packed.extend(quadratic.iter().map(|g| (g * scale * scale) as f32)),
-            None => packed.extend(std::iter::repeat_n((scale * scale) as f32, shape.head_dim)),
+            None => packed.extend(std::iter::repeat_n((scale * scale) as f32, head_dim)),
         }
         packed
     }
 }
 
-fn family_number(family: Family) -> Result<u32> {
+/// The number by which the shaders know a family: the twin of the constants in `shaders/prelude.wgsl`.
+fn family_number(family: Family) -> u32 {
     match family {
-        Family::Exponential => Ok(0),
-        Family::Activation(Activation::Relu) => Ok(1),
-        Family::Activation(Activation::Elu1) => Ok(2),
-        Family::Trigonometric => Ok(3),
-        Family::Activation(other) => Err(Error::option(
-            "feature_map",
-            format!("is {other:?}, which no shader computes yet; use the backend \"cpu\""),
-        )),
+        Family::Exponential => EXPONENTIAL,
+        Family::Activation(Activation::Relu) => 1,
+        Family::Activation(Activation::Elu1) => 2,
+        Family::Trigonometric => TRIGONOMETRIC,
+        Family::Activation(Activation::Abs) => 4,
+        Family::Activation(Activation::Relu2) => 5,
+        Family::Activation(Activation::Square) => 6,
+        Family::Activation(Activation::Sigmoid) => 7,
+        Family::Activation(Activation::Tanh) => 8,
+        Family::Activation(Activation::Gelu) => 9,
+        Family::Activation(Activation::Cos) => 10,
+        Family::Activation(Activation::Identity) => 11,
     }
 }

@@ -1,13 +1,15 @@
-//! One submission: buffers, dispatches in their order, and what is read back.
+//! Work for the device: buffers, dispatches in their order, and what is read back.
 
 use crate::context::Gpu;
 use crate::error::GpuError;
-use crate::kernels::{Kernel, Sizes};
+use crate::kernels::{Kernel, Uniform};
+use crate::memory::{OnDevice, Spare};
 use bytemuck::{Pod, cast_slice};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 use wgpu::{
     BindGroupDescriptor, BindGroupEntry, Buffer, BufferDescriptor, BufferUsages, CommandEncoder,
-    CommandEncoderDescriptor, MapMode, PollType,
+    CommandEncoderDescriptor, MapMode, PollError, PollType,
 };
 
 /// Invocations of a workgroup, as every shader has them.
@@ -17,61 +19,82 @@ const GROUPS: u32 = 32_768;
 /// The smallest buffer that is bound: an empty one is refused.
 const LEAST_BYTES: u64 = 16;
 
-/// Numbers on the device.
-pub struct OnDevice {
-    buffer: Buffer,
-    /// Size in bytes without what pads an empty buffer.
-    bytes: u64,
-}
+/// How long a wait lasts before it looks whether the call was cancelled.
+const SLICE: Duration = Duration::from_millis(20);
 
-/// A submission that is being recorded.
+/// Work that is being recorded.
+///
+/// Memory that is let go serves what is recorded after it: the device works in order.
 pub struct Recorder<'a> {
     gpu: &'a Gpu,
     encoder: CommandEncoder,
+    spare: Spare,
     bytes: u64,
 }
 
 impl<'a> Recorder<'a> {
     pub fn new(gpu: &'a Gpu) -> Self {
-        let encoder = gpu.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("protperf") });
-        Recorder { gpu, encoder, bytes: 0 }
+        Recorder { gpu, encoder: new_encoder(gpu), spare: Spare::default(), bytes: 0 }
     }
 
-    /// A copy of numbers on the device.
+    /// A copy of numbers on the device, there before anything that is recorded runs.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
     pub fn upload<T: Pod>(&mut self, what: &'static str, numbers: &[T]) -> Result<OnDevice, GpuError> {
-        let made = self.scratch(what, size_of_val(numbers) as u64)?;
+        let made = self.lasting(what, size_of_val(numbers) as u64)?;
         if !numbers.is_empty() {
-            self.gpu.queue.write_buffer(&made.buffer, 0, cast_slice(numbers));
+            self.gpu.queue.write_buffer(made.buffer(), 0, cast_slice(numbers));
         }
         Ok(made)
     }
 
-    /// Memory on the device, zeros at first.
+    /// Memory on the device with any contents.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
     pub fn scratch(&mut self, what: &'static str, bytes: u64) -> Result<OnDevice, GpuError> {
+        match self.spare.take(bytes) {
+            Some(found) => Ok(found),
+            None => Ok(self.lasting(what, bytes)?.lent_by(&self.spare)),
+        }
+    }
+
+    /// Memory on the device that may be kept for later calls, zeros at first.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn lasting(&mut self, what: &'static str, bytes: u64) -> Result<OnDevice, GpuError> {
         let limit = self.gpu.max_binding();
         if bytes > limit {
             return Err(GpuError::TooLarge { what, bytes, limit });
         }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         self.bytes += bytes;
-        Ok(OnDevice { buffer: self.buffer(what, bytes.max(LEAST_BYTES), usage), bytes })
+        Ok(OnDevice::new(self.buffer(what, bytes.max(LEAST_BYTES), usage), bytes))
+    }
+
+    /// Copies bytes `[from, from + bytes]` of one memory to another.
+    pub fn copy(&mut self, (from, first): (&OnDevice, u64), (to, at): (&OnDevice, u64), bytes: u64) {
+        if bytes > 0 {
+            self.encoder.copy_buffer_to_buffer(from.buffer(), first, to.buffer(), at, bytes);
+        }
+    }
+
+    /// Fills memory with zeros.
+    pub fn clear(&mut self, memory: &OnDevice) {
+        self.encoder.clear_buffer(memory.buffer(), 0, None);
     }
 
     /// Runs a shader after everything recorded before.
-    pub fn dispatch(&mut self, kernel: Kernel, sizes: Sizes, bindings: &[&OnDevice]) {
-        if sizes.invocations == 0 {
+    pub fn dispatch<U: Uniform>(&mut self, kernel: Kernel, sizes: U, bindings: &[&OnDevice]) {
+        if sizes.invocations() == 0 {
             return;
         }
-        let uniform = self.buffer("sizes", size_of::<Sizes>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST);
+        let uniform = self.buffer("sizes", size_of::<U>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST);
         self.gpu.queue.write_buffer(&uniform, 0, bytemuck::bytes_of(&sizes));
         let compiled = self.gpu.kernel(kernel);
-        let buffers = std::iter::once(&uniform).chain(bindings.iter().map(|bound| &bound.buffer));
+        let buffers = std::iter::once(&uniform).chain(bindings.iter().map(|bound| bound.buffer()));
         let entries: Vec<_> = (0..)
             .zip(buffers)
             .map(|(binding, buffer)| BindGroupEntry { binding, resource: buffer.as_entire_binding() })
@@ -81,18 +104,25 @@ impl<'a> Recorder<'a> {
             layout: &compiled.layout,
             entries: &entries,
         });
-        let groups = sizes.invocations.div_ceil(GROUP);
+        let groups = sizes.invocations().div_ceil(GROUP);
         let mut pass = self.encoder.begin_compute_pass(&Default::default());
         pass.set_pipeline(&compiled.pipeline);
         pass.set_bind_group(0, &group, &[]);
         pass.dispatch_workgroups(groups.min(GROUPS), groups.div_ceil(GROUPS), 1);
     }
 
+    /// Lets the device start with what was recorded so far; what follows waits for it.
+    pub fn submit(&mut self) {
+        let recorded = std::mem::replace(&mut self.encoder, new_encoder(self.gpu));
+        self.gpu.queue.submit([recorded.finish()]);
+    }
+
     /// Submits everything, waits, and reads numbers back.
     ///
     /// # Errors
-    /// [`GpuError::Lost`], [`GpuError::OutOfMemory`], [`GpuError::Refused`], [`GpuError::Unreliable`].
-    pub fn read_back(mut self, wanted: &[&OnDevice]) -> Result<Vec<Vec<f32>>, GpuError> {
+    /// [`GpuError::Lost`], [`GpuError::OutOfMemory`], [`GpuError::Refused`], [`GpuError::Unreliable`];
+    /// [`GpuError::Interrupted`] where the call was cancelled meanwhile: the device ends its work unheard.
+    pub fn read_back(mut self, wanted: &[&OnDevice], cancel: &AtomicBool) -> Result<Vec<Vec<f32>>, GpuError> {
         // A word that the device has to carry through: some drivers answer with zeros instead of an error.
         let word = canary();
         let canary = self.upload("canary", &[word; 4])?;
@@ -100,13 +130,20 @@ impl<'a> Recorder<'a> {
         let staging = self.buffer("read back", total + 16, BufferUsages::COPY_DST | BufferUsages::MAP_READ);
         let mut at = 0;
         for from in wanted.iter().filter(|from| from.bytes > 0).chain([&&canary]) {
-            self.encoder.copy_buffer_to_buffer(&from.buffer, 0, &staging, at, from.bytes);
+            self.encoder.copy_buffer_to_buffer(from.buffer(), 0, &staging, at, from.bytes);
             at += from.bytes;
         }
-        let Recorder { gpu, encoder, bytes } = self;
+        let Recorder { gpu, encoder, bytes, .. } = self;
         gpu.queue.submit([encoder.finish()]);
         staging.map_async(MapMode::Read, .., |_| {});
-        let waited = gpu.device.poll(PollType::wait_indefinitely());
+        let waited = loop {
+            let wait = PollType::Wait { submission_index: None, timeout: Some(SLICE) };
+            match gpu.device.poll(wait) {
+                Err(PollError::Timeout) if cancel.load(Ordering::Relaxed) => return Err(GpuError::Interrupted),
+                Err(PollError::Timeout) => {}
+                waited => break waited,
+            }
+        };
         if let Some(fault) = gpu.take_faults().into_iter().next() {
             return Err(match fault {
                 GpuError::OutOfMemory { .. } => GpuError::OutOfMemory { bytes },
@@ -130,6 +167,10 @@ impl<'a> Recorder<'a> {
     fn buffer(&self, label: &'static str, size: u64, usage: BufferUsages) -> Buffer {
         self.gpu.device.create_buffer(&BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
     }
+}
+
+fn new_encoder(gpu: &Gpu) -> CommandEncoder {
+    gpu.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("protperf") })
 }
 
 /// Another word for each submission, never zero.

@@ -1,14 +1,13 @@
 //! The stages of a pass over some lines, each one a shader with its sizes.
 
-use crate::context::Gpu;
 use crate::error::GpuError;
 use crate::kernels::{Kernel, Sizes};
-use crate::lines::{Call, Lines};
-use crate::maps::Side;
-use crate::recorder::{OnDevice, Recorder};
+use crate::maps::{EXPONENTIAL, Side, TRIGONOMETRIC};
+use crate::memory::OnDevice;
+use crate::recorder::Recorder;
 use crate::tiles::Tiling;
-use protperf_core::Stored;
 use std::f64::consts::LN_2;
+use std::ops::Range;
 
 type Result<T> = std::result::Result<T, GpuError>;
 
@@ -20,24 +19,48 @@ const MAX_COUNT: usize = 65_000;
 const PARAMETER_ROWS: usize = 1024;
 
 /// A pass over some lines that is being recorded.
-pub struct Stages<'a> {
-    pub recorder: Recorder<'a>,
+pub struct Stages<'r, 'a> {
+    pub recorder: &'r mut Recorder<'a>,
     base: Sizes,
     causal: bool,
-    sets: OnDevice,
+    sets: &'r OnDevice,
+}
+
+/// What the lines of a pass have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// D.
+    pub head_dim: usize,
+    /// P.
+    pub projections: usize,
+    /// F.
+    pub features: usize,
+    /// E + 1.
+    pub width: usize,
+    pub family: u32,
+    pub epsilon: f32,
+    pub input_limit: f32,
+    pub causal: bool,
 }
 
 /// One side of the lines: its rows, the parameters that make its features, and how the rows are cut.
-pub struct Rows {
-    side: Side,
+pub struct Rows<'b> {
+    pub side: Side,
+    /// `[lines,rows,D]`.
+    pub inputs: &'b OnDevice,
+    /// As [`crate::maps::Map::packed`].
+    pub parameters: &'b OnDevice,
+    pub cut: &'b Cut,
+    pub norm_factor: f32,
+    pub norm_sign: f32,
+}
+
+/// How the rows of every line are cut, as the device knows it.
+pub struct Cut {
     num_rows: usize,
-    inputs: OnDevice,
-    parameters: OnDevice,
     tiling: Tiling,
     tiles: OnDevice,
     segments: OnDevice,
-    norm_factor: f32,
-    norm_sign: f32,
 }
 
 /// States before each tile, in the order of the walk, and after the last.
@@ -48,67 +71,56 @@ pub struct States {
 
 /// Which side a stage works for.
 #[derive(Clone, Copy)]
-pub struct Reader<'a> {
-    pub rows: &'a Rows,
-    pub features: &'a OnDevice,
+pub struct Reader<'b> {
+    pub rows: &'b Rows<'b>,
+    pub features: &'b OnDevice,
     /// The state of the other side.
-    pub states: &'a States,
+    pub states: &'b States,
 }
 
-impl<'a> Stages<'a> {
+impl Cut {
     /// # Errors
     /// [`GpuError::TooLarge`], [`GpuError::TooMany`].
-    pub fn new<T: Stored>(gpu: &'a Gpu, call: &Call<'_, T>, lines: &Lines) -> Result<Self> {
-        let (shape, map) = (&call.shape, &call.map);
-        check_count("features", shape.feature_dim, MAX_COUNT / 2)?;
-        check_count("columns of q and v", shape.head_dim.max(call.width()), MAX_COUNT)?;
-        let base = Sizes {
-            lines: lines.range.len() as u32,
-            head_dim: shape.head_dim as u32,
-            projections: shape.num_projections as u32,
-            features: shape.feature_dim as u32,
-            width: call.width() as u32,
-            family: map.family_number,
-            epsilon: map.epsilon,
-            input_limit: map.input_limit(),
-            ..Sizes::default()
-        };
-        let mut recorder = Recorder::new(gpu);
-        let sets: Vec<u32> = lines.range.clone().map(|line| call.set_of(line) as u32).collect();
-        let sets = recorder.upload("sets of parameters", &sets)?;
-        Ok(Stages { recorder, base, causal: call.args.causal, sets })
-    }
-
-    /// Uploads one side.
-    ///
-    /// # Errors
-    /// [`GpuError::TooLarge`], [`GpuError::TooMany`].
-    pub fn rows<T: Stored>(&mut self, call: &Call<'_, T>, lines: &Lines, side: Side) -> Result<Rows> {
-        let (at, inputs, num_rows) = match side {
-            Side::Queries => (0, &lines.queries, call.shape.q_len),
-            Side::Keys => (1, &lines.keys, call.shape.kv_len),
-        };
-        let tiling = Tiling::new(&call.segments[at], self.causal);
+    pub fn new(recorder: &mut Recorder<'_>, segments: &[Range<usize>], causal: bool) -> Result<Self> {
+        let tiling = Tiling::new(segments, causal);
         let longest = tiling.segments.iter().map(|[_, count]| *count as usize).max().unwrap_or(0);
         check_count("positions", longest * tiling.rows, MAX_COUNT * tiling.rows)?;
-        Ok(Rows {
-            side,
-            num_rows,
-            inputs: self.recorder.upload("rows of queries or keys", inputs)?,
-            parameters: self.recorder.upload("feature map", &call.map.packed[at])?,
-            tiles: self.recorder.upload("tiles", &tiling.tiles)?,
-            segments: self.recorder.upload("segments", &tiling.segments)?,
+        Ok(Cut {
+            num_rows: segments.last().map_or(0, |last| last.end),
+            tiles: recorder.upload("tiles", &tiling.tiles)?,
+            segments: recorder.upload("segments", &tiling.segments)?,
             tiling,
-            norm_factor: call.map.norm_factor(side),
-            norm_sign: call.map.norm_sign(side),
         })
     }
+}
 
-    /// Features of the rows, with exponents lowered by the shifts `[lines,rows]`.
+impl<'r, 'a> Stages<'r, 'a> {
+    /// Stages over lines that have each a set of parameters, `[lines]` in `sets`.
+    ///
+    /// # Errors
+    /// [`GpuError::TooMany`].
+    pub fn new(recorder: &'r mut Recorder<'a>, pass: &Pass, num_lines: usize, sets: &'r OnDevice) -> Result<Self> {
+        check_count("features", pass.features, MAX_COUNT / 2)?;
+        check_count("columns of q and v", pass.head_dim.max(pass.width), MAX_COUNT)?;
+        let base = Sizes {
+            lines: num_lines as u32,
+            head_dim: pass.head_dim as u32,
+            projections: pass.projections as u32,
+            features: pass.features as u32,
+            width: pass.width as u32,
+            family: pass.family,
+            epsilon: pass.epsilon,
+            input_limit: pass.input_limit,
+            ..Sizes::default()
+        };
+        Ok(Stages { recorder, base, causal: pass.causal, sets })
+    }
+
+    /// Features of the rows, with exponents lowered by the shifts `[lines,rows]` where there are any.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn project(&mut self, rows: &Rows, shifts: &[i32]) -> Result<OnDevice> {
+    pub fn project(&mut self, rows: &Rows<'_>, shifts: Option<&OnDevice>) -> Result<OnDevice> {
         self.project_in_mode(rows, shifts, 0)
     }
 
@@ -116,46 +128,50 @@ impl<'a> Stages<'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn slopes(&mut self, rows: &Rows) -> Result<OnDevice> {
-        if ![1, 2].contains(&self.base.family) {
+    pub fn slopes(&mut self, rows: &Rows<'_>) -> Result<OnDevice> {
+        if [EXPONENTIAL, TRIGONOMETRIC].contains(&self.base.family) {
             return self.recorder.scratch("slopes", 0);
         }
-        self.project_in_mode(rows, &vec![0; self.base.lines as usize * rows.num_rows], 1)
+        self.project_in_mode(rows, None, 1)
     }
 
-    fn project_in_mode(&mut self, rows: &Rows, shifts: &[i32], mode: u32) -> Result<OnDevice> {
-        let features = self.scratch("features", rows.num_rows * self.base.features as usize, FEATURE)?;
-        let shifts = self.recorder.upload("shifts", shifts)?;
-        let sizes = Sizes { mode, factor: rows.norm_factor, ..self.sizes(rows) };
+    fn project_in_mode(&mut self, rows: &Rows<'_>, shifts: Option<&OnDevice>, mode: u32) -> Result<OnDevice> {
+        let features = self.scratch("features", rows.cut.num_rows * self.base.features as usize, FEATURE)?;
+        let flag = u32::from(shifts.is_some());
+        let sizes = Sizes { mode, flag, factor: rows.norm_factor, ..self.sizes(rows) };
         let tiles = [sizes.projections.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
-        let bindings = [&rows.inputs, &rows.parameters, &shifts, &self.sets, &features];
+        let bindings = [rows.inputs, rows.parameters, shifts.unwrap_or(self.sets), self.sets, &features];
         self.recorder.dispatch(Kernel::Project, over(sizes, &tiles), &bindings);
         Ok(features)
     }
 
-    /// States that rows with their values `[lines,rows,E+1]` make on top of the first `[lines,segments,F,2+E]`.
+    /// States that rows with their values `[lines,rows,E+1]` make on top of the first `[lines,segments,F,2+E]`, or of
+    /// none.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
     pub fn states(
         &mut self,
-        rows: &Rows,
+        rows: &Rows<'_>,
         features: &OnDevice,
         values: &OnDevice,
-        first: &OnDevice,
+        first: Option<&OnDevice>,
         reversed: bool,
     ) -> Result<States> {
         let sizes = self.sizes(rows);
         let state = (sizes.features * (1 + sizes.width)) as usize;
-        let own = self.scratch("states of tiles", rows.tiling.tiles.len() * state, 4)?;
+        let own = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
         let tiles = [sizes.width.div_ceil(4), sizes.features.div_ceil(4), sizes.tiles, sizes.lines];
-        self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &[features, values, &rows.tiles, &own]);
-        let before = self.scratch("states of tiles", rows.tiling.tiles.len() * state, 4)?;
-        let last = self.scratch("states", rows.tiling.segments.len() * state, 4)?;
-        let states = rows.tiling.segments.len() as u32;
-        let sizes = Sizes { mode: u32::from(reversed), states, ..sizes };
+        self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &[features, values, &rows.cut.tiles, &own]);
+        let before = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
+        let of_segments = (rows.cut.tiling.segments.len() * state) as u64;
+        // Not scratch: they may be what a network goes on with.
+        let last = self.recorder.lasting("states", u64::from(self.base.lines) * of_segments * 4)?;
+        let states = rows.cut.tiling.segments.len() as u32;
+        let sizes = Sizes { mode: u32::from(reversed), flag: u32::from(first.is_some()), states, ..sizes };
         let columns = [sizes.width, sizes.features, states, sizes.lines];
-        self.recorder.dispatch(Kernel::Scan, over(sizes, &columns), &[&own, first, &rows.segments, &before, &last]);
+        let bindings = [&own, first.unwrap_or(&own), &rows.cut.segments, &before, &last];
+        self.recorder.dispatch(Kernel::Scan, over(sizes, &columns), &bindings);
         Ok(States { before, last })
     }
 
@@ -163,14 +179,14 @@ impl<'a> Stages<'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn scores(&mut self, rows: &Rows, queries: &OnDevice, keys: &OnDevice) -> Result<OnDevice> {
+    pub fn scores(&mut self, rows: &Rows<'_>, queries: &OnDevice, keys: &OnDevice) -> Result<OnDevice> {
         let scores = self.pairs(rows, "scores", FEATURE)?;
         if self.causal {
             let sizes = self.sizes(rows);
             self.recorder.dispatch(
                 Kernel::Scores,
                 over(sizes, &blocks(&sizes)),
-                &[queries, keys, &rows.tiles, &scores],
+                &[queries, keys, &rows.cut.tiles, &scores],
             );
         }
         Ok(scores)
@@ -180,11 +196,11 @@ impl<'a> Stages<'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn score_gradient(&mut self, rows: &Rows, cotangents: &OnDevice, values: &OnDevice) -> Result<OnDevice> {
+    pub fn score_gradient(&mut self, rows: &Rows<'_>, cotangents: &OnDevice, values: &OnDevice) -> Result<OnDevice> {
         let gradients = self.pairs(rows, "gradients of scores", 4)?;
         if self.causal {
             let sizes = self.sizes(rows);
-            let bindings = [cotangents, values, &rows.tiles, &gradients];
+            let bindings = [cotangents, values, &rows.cut.tiles, &gradients];
             self.recorder.dispatch(Kernel::ScoreGradient, over(sizes, &blocks(&sizes)), &bindings);
         }
         Ok(gradients)
@@ -198,10 +214,11 @@ impl<'a> Stages<'a> {
     pub fn read(&mut self, reader: Reader<'_>, scores: &OnDevice, values: &OnDevice) -> Result<[OnDevice; 2]> {
         let Reader { rows, features, states } = reader;
         let sizes = self.reader_sizes(rows);
-        let out = self.scratch("output", rows.num_rows * sizes.width as usize, 4)?;
-        let den = self.scratch("denominators", if rows.side == Side::Queries { rows.num_rows * 2 } else { 0 }, 4)?;
+        let out = self.scratch("output", rows.cut.num_rows * sizes.width as usize, 4)?;
+        let den =
+            self.scratch("denominators", if rows.side == Side::Queries { rows.cut.num_rows * 2 } else { 0 }, 4)?;
         let tiles = [sizes.width.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
-        let bindings = [features, self.state_of(states), &rows.tiles, scores, values, &out, &den];
+        let bindings = [features, self.state_of(states), &rows.cut.tiles, scores, values, &out, &den];
         self.recorder.dispatch(Kernel::Read, over(sizes, &tiles), &bindings);
         Ok([out, den])
     }
@@ -220,9 +237,9 @@ impl<'a> Stages<'a> {
     ) -> Result<OnDevice> {
         let Reader { rows, features, states } = reader;
         let sizes = self.reader_sizes(rows);
-        let gradients = self.scratch("gradients of features", rows.num_rows * sizes.features as usize, 4)?;
+        let gradients = self.scratch("gradients of features", rows.cut.num_rows * sizes.features as usize, 4)?;
         let tiles = [sizes.features.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
-        let bindings = [features, values, self.state_of(states), &rows.tiles, others, score_gradients, &gradients];
+        let bindings = [features, values, self.state_of(states), &rows.cut.tiles, others, score_gradients, &gradients];
         self.recorder.dispatch(Kernel::FeatureGradient, over(sizes, &tiles), &bindings);
         Ok(gradients)
     }
@@ -231,20 +248,21 @@ impl<'a> Stages<'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn pull_back(&mut self, rows: &Rows, features: &OnDevice, gradients: &OnDevice) -> Result<[OnDevice; 3]> {
+    pub fn pull_back(&mut self, rows: &Rows<'_>, features: &OnDevice, gradients: &OnDevice) -> Result<[OnDevice; 3]> {
         let sizes = self.sizes(rows);
         let slopes = self.slopes(rows)?;
-        let projections = self.scratch("gradients of projections", rows.num_rows * sizes.projections as usize, 4)?;
+        let projections =
+            self.scratch("gradients of projections", rows.cut.num_rows * sizes.projections as usize, 4)?;
         let per_row = [sizes.projections, sizes.rows, sizes.lines];
         let bindings = [features, &slopes, gradients, &projections];
         self.recorder.dispatch(Kernel::PullBack, over(sizes, &per_row), &bindings);
-        let norms = self.scratch("gradients of norms", rows.num_rows, 4)?;
+        let norms = self.scratch("gradients of norms", rows.cut.num_rows, 4)?;
         let of_norms = Sizes { factor: rows.norm_sign, ..over(sizes, &[sizes.rows, sizes.lines]) };
         self.recorder.dispatch(Kernel::NormGradient, of_norms, &[features, gradients, &norms]);
-        let inputs = self.scratch("gradients of rows", rows.num_rows * sizes.head_dim as usize, 4)?;
-        let factor = if self.base.family == 0 { LN_2 as f32 } else { 1.0 };
+        let inputs = self.scratch("gradients of rows", rows.cut.num_rows * sizes.head_dim as usize, 4)?;
+        let factor = if self.base.family == EXPONENTIAL { LN_2 as f32 } else { 1.0 };
         let tiles = [sizes.head_dim.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
-        let bindings = [&projections, &norms, &rows.inputs, &rows.parameters, &self.sets, &inputs];
+        let bindings = [&projections, &norms, rows.inputs, rows.parameters, self.sets, &inputs];
         self.recorder.dispatch(Kernel::InputGradient, Sizes { factor, ..over(sizes, &tiles) }, &bindings);
         Ok([inputs, projections, norms])
     }
@@ -253,18 +271,14 @@ impl<'a> Stages<'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn parameter_gradient(&mut self, rows: &Rows, projections: &OnDevice) -> Result<OnDevice> {
-        let blocks = rows.num_rows.div_ceil(PARAMETER_ROWS);
+    pub fn parameter_gradient(&mut self, rows: &Rows<'_>, projections: &OnDevice) -> Result<OnDevice> {
+        let blocks = rows.cut.num_rows.div_ceil(PARAMETER_ROWS);
         let sizes = Sizes { tiles: blocks as u32, tile_rows: PARAMETER_ROWS as u32, ..self.sizes(rows) };
         let columns = sizes.head_dim + 1;
         let numbers = blocks * (sizes.projections * columns) as usize;
         let gradients = self.scratch("gradients of the feature map", numbers, 4)?;
         let tiles = [columns.div_ceil(4), sizes.projections.div_ceil(4), sizes.tiles, sizes.lines];
-        self.recorder.dispatch(
-            Kernel::ParameterGradient,
-            over(sizes, &tiles),
-            &[projections, &rows.inputs, &gradients],
-        );
+        self.recorder.dispatch(Kernel::ParameterGradient, over(sizes, &tiles), &[projections, rows.inputs, &gradients]);
         Ok(gradients)
     }
 
@@ -274,19 +288,19 @@ impl<'a> Stages<'a> {
     }
 
     /// Memory for each pair of rows of a tile, where the call is causal.
-    fn pairs(&mut self, rows: &Rows, what: &'static str, bytes: u64) -> Result<OnDevice> {
-        let pairs = rows.tiling.tiles.len() * rows.tiling.rows * rows.tiling.rows;
+    fn pairs(&mut self, rows: &Rows<'_>, what: &'static str, bytes: u64) -> Result<OnDevice> {
+        let pairs = rows.cut.tiling.tiles.len() * rows.cut.tiling.rows * rows.cut.tiling.rows;
         self.scratch(what, if self.causal { pairs } else { 0 }, bytes)
     }
 
-    fn sizes(&self, rows: &Rows) -> Sizes {
-        let tiling = &rows.tiling;
+    fn sizes(&self, rows: &Rows<'_>) -> Sizes {
+        let tiling = &rows.cut.tiling;
         let (tiles, tile_rows) = (tiling.tiles.len() as u32, tiling.rows as u32);
-        Sizes { rows: rows.num_rows as u32, tiles, tile_rows, ..self.base }
+        Sizes { rows: rows.cut.num_rows as u32, tiles, tile_rows, ..self.base }
     }
 
-    fn reader_sizes(&self, rows: &Rows) -> Sizes {
-        let states = if self.causal { rows.tiling.tiles.len() } else { rows.tiling.segments.len() } as u32;
+    fn reader_sizes(&self, rows: &Rows<'_>) -> Sizes {
+        let states = if self.causal { rows.cut.tiling.tiles.len() } else { rows.cut.tiling.segments.len() } as u32;
         let mode = u32::from(rows.side == Side::Keys);
         Sizes { states, mode, flag: u32::from(self.causal), ..self.sizes(rows) }
     }

@@ -13,7 +13,7 @@
 @group(0) @binding(1) var<storage, read> inputs: array<f32>;
 // per set: directions [P, D], constants [P], factors of squares [D]
 @group(0) @binding(2) var<storage, read> parameters: array<f32>;
-// [lines, rows]
+// [lines, rows]; with flag 0 there are none
 @group(0) @binding(3) var<storage, read> shifts: array<i32>;
 // [lines]
 @group(0) @binding(4) var<storage, read> sets: array<u32>;
@@ -71,7 +71,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 
 fn store(row: u32, projection: u32, u: f32, norm: f32) {
     let at = row * sizes.features + projection;
-    let shift = shifts[row];
+    var shift = 0;
+    if sizes.flag == 1u {
+        shift = shifts[row];
+    }
     let nothing = Feature(0.0, EMPTY);
     switch sizes.family {
         case EXPONENTIAL: {
@@ -84,7 +87,7 @@ fn store(row: u32, projection: u32, u: f32, norm: f32) {
             features[at + sizes.projections] = placed(Feature(size.mantissa * turned.y, size.exponent), shift);
         }
         default: {
-            features[at] = placed(activation(u), shift);
+            features[at] = placed(activated(u), shift);
         }
     }
 }
@@ -104,18 +107,78 @@ fn power_of_two(x: f32) -> Feature {
 }
 
 // The value, or in mode 1 the slope. Only huge values have an exponent of their own, so that their products are finite.
-fn activation(u: f32) -> Feature {
-    let limited = clamp(u, -LARGEST, LARGEST);
-    let decayed = exp_negative(min(limited, 0.0));
-    let is_relu = sizes.family == RELU;
-    let value = select(select(decayed, limited + 1.0, limited > 0.0), max(limited, 0.0), is_relu) + sizes.epsilon;
+fn activated(u: f32) -> Feature {
+    let found = activation(clamp(u, -LARGEST, LARGEST));
+    let value = found.x + sizes.epsilon;
     let huge = split(value);
-    let exponent = select(0, huge.exponent, value > HUGE);
+    let is_huge = abs(value) > HUGE;
+    let exponent = select(0, huge.exponent, is_huge);
     if sizes.mode == 1u {
-        let slope = select(select(decayed, 0.0, is_relu), 1.0, limited > 0.0);
-        return Feature(slope * exp2_int(-exponent), 0);
+        return Feature(found.y * exp2_int(-exponent), 0);
     }
-    return Feature(select(value, huge.mantissa, value > HUGE), exponent);
+    return Feature(select(value, huge.mantissa, is_huge), exponent);
+}
+
+// f(u) and f'(u), the left derivative where the two differ, but 0 for |u| at 0.
+fn activation(u: f32) -> vec2f {
+    let positive = max(u, 0.0);
+    switch sizes.family {
+        case RELU: {
+            return vec2f(positive, select(0.0, 1.0, u > 0.0));
+        }
+        case ELU1: {
+            return select(vec2f(exp_negative(min(u, 0.0))), vec2f(u + 1.0, 1.0), u > 0.0);
+        }
+        case ABS: {
+            return vec2f(abs(u), sign(u));
+        }
+        case RELU2: {
+            return vec2f(positive * positive, 2.0 * positive);
+        }
+        case SQUARE: {
+            return vec2f(u * u, 2.0 * u);
+        }
+        case SIGMOID: {
+            return sigmoid(u);
+        }
+        case TANH: {
+            return tangent(u);
+        }
+        case GELU: {
+            return gelu(u);
+        }
+        case COS: {
+            let turned = cos_and_sin(u);
+            return vec2f(turned.x, -turned.y);
+        }
+        default: {
+            return vec2f(u, 1.0);
+        }
+    }
+}
+
+// 1 / (1 + e^-u) and its slope: with e = e^-|u|, 1 / (1 + e) above 0 and e / (1 + e) below.
+fn sigmoid(u: f32) -> vec2f {
+    let e = exp_negative(-abs(u));
+    return vec2f(select(e, 1.0, u > 0.0), e / (1.0 + e)) / (1.0 + e);
+}
+
+// tanh(u) = (1 - e) / (1 + e), e = e^-2|u|; its series where the difference would lose digits.
+fn tangent(u: f32) -> vec2f {
+    let e = exp_negative(-2.0 * abs(u));
+    let near = clamp(u, -0.3, 0.3);
+    let square = near * near;
+    let series = near * (1.0 + square * (-0.33333334 + square * (0.13333334 + square * (-0.053968254 + square * 0.021869488))));
+    let far = sign(u) * (1.0 - e) / (1.0 + e);
+    return vec2f(select(far, series, abs(u) < 0.3), 4.0 * e / ((1.0 + e) * (1.0 + e)));
+}
+
+// u sigmoid(s), s = sqrt(8/pi) (u + 0.044715 u^3). Beyond 32 the sigmoid is 0 or 1 already, and u^3 would overflow.
+fn gelu(u: f32) -> vec2f {
+    let near = clamp(u, -32.0, 32.0);
+    let cubic = 0.0713548163 * near * near;
+    let turn = sigmoid(near * (1.59576912 + cubic));
+    return vec2f(u * turn.x, turn.x + near * (1.59576912 + 3.0 * cubic) * turn.y);
 }
 
 // The built-in ones promise 2^-11; these are right to about a unit in the last place for |u| up to some thousands.

@@ -7,7 +7,7 @@
 
 // states of tiles by themselves [lines, tiles, F, 1 + width]
 @group(0) @binding(1) var<storage, read> own: array<f32>;
-// states before the first tile [lines, segments, F, 1 + width]
+// states before the first tile [lines, segments, F, 1 + width]; with flag 0 there are none
 @group(0) @binding(2) var<storage, read> first: array<f32>;
 // first tile and number of tiles of each segment
 @group(0) @binding(3) var<storage, read> segments: array<vec2u>;
@@ -29,8 +29,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let segment = segments[state % sizes.states];
     let first_tile = state / sizes.states * sizes.tiles + segment.x;
     let base = (state * sizes.features + feature) * row;
-    var reference = reference_of(first[base]);
-    var sum = first[base + column];
+    var reference = EMPTY;
+    var sum = 0.0;
+    if sizes.flag == 1u {
+        reference = reference_of(first[base]);
+        sum = first[base + column];
+    }
     for (var step = 0u; step < segment.y; step++) {
         let tile = first_tile + select(step, segment.y - 1u - step, sizes.mode == 1u);
         let to = (tile * sizes.features + feature) * row;
