@@ -21,6 +21,20 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def gpu_device() -> None:
+    """Skips where no GPU would be used; with PROTPERF_REQUIRE_GPU=1 that is a failure.
+
+    The driver that computes on the processor has to be named in PROTPERF_GPU.
+    """
+    from protperf import gpu
+
+    why = gpu.fault()
+    if why is not None:
+        assert "PROTPERF_REQUIRE_GPU" not in os.environ, why
+        pytest.skip(why)
+
+
 @pytest.fixture(autouse=True)
 def unchanged_environment() -> Iterator[None]:
     """Commands that run in this process set numbers of threads for what they load: the next test must not see them."""

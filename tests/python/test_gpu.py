@@ -15,16 +15,7 @@ from protperf import errors, gpu
 pytestmark = pytest.mark.skipif("wgpu" not in protperf.backends(), reason="built without the feature wgpu")
 
 
-@pytest.fixture
-def device():
-    """Skips where no GPU would be used; with PROTPERF_REQUIRE_GPU=1 that is a failure."""
-    why = gpu.fault()
-    if why is not None:
-        assert "PROTPERF_REQUIRE_GPU" not in os.environ, why
-        pytest.skip(why)
-
-
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("gpu_device")
 @pytest.mark.parametrize("feature_map", MAPS)
 def test_the_gpu_computes_what_the_processor_does(feature_map):
     q, k, v, omega = arrays(2, 4, 70, kv_heads=2, scale=0.5, dtype=np.float32)
@@ -38,7 +29,7 @@ def test_the_gpu_computes_what_the_processor_does(feature_map):
         assert 0 < worst(found, protperf.favor_attention(*inputs, omega, backend="cpu", **call)) < 1e-4
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("gpu_device")
 def test_16_bits_are_computed_in_float32_and_strides_are_followed():
     q, k, v, omega = arrays(1, 2, 40, dtype=np.float16)
     found = protperf.favor_attention(q[:, :, ::-1], k, v, omega, backend="wgpu")
@@ -51,7 +42,7 @@ def test_float64_is_refused_and_the_message_names_the_remedy():
         protperf.favor_attention(*arrays(), backend="wgpu")
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("gpu_device")
 def test_threads_take_turns():
     q, k, v, omega = arrays(1, 2, 50, dtype=np.float32)
     expected, found = protperf.favor_attention(q, k, v, omega, backend="wgpu"), []
@@ -82,7 +73,7 @@ assert numpy.array_equal(call(), expected)
 """
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("gpu_device")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_opens_the_gpu_anew():
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
