@@ -37,6 +37,7 @@ from protperf.lm.source import Source
 from protperf.lm.tables.fill import JobSummary
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.table import Table
+from protperf.lm.training.options import ComputeOptions
 from protperf.lm.training.request import TRAINING_OPTIONS, read_request
 from protperf.lm.training.signals import raise_for
 from protperf.lm.variants.job import VariantsJob, VariantTable
@@ -336,7 +337,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Model:
         this machine lacks; ConfigError: an unknown one.
     """
     chosen = instance(LoadOptions, from_keywords(options, pick(LoadOptions)))
-    if choose_engine(chosen.engine, chosen.device) == "torch":
+    if choose_engine(chosen.engine, chosen.device, chosen.dtype) == "torch":
         from protperf.lm.model.torch_process import check_fork
 
         check_fork()
@@ -367,7 +368,7 @@ def baseline(
     return load(out)
 
 
-_TRAIN_OPTIONS = [*TRAINING_OPTIONS, *pick(LoadOptions, "device")]
+_TRAIN_OPTIONS = [*TRAINING_OPTIONS, *pick(ComputeOptions, "device")]
 
 
 @takes(_TRAIN_OPTIONS)

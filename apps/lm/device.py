@@ -6,18 +6,33 @@ from protperf.errors import ConfigError, DeviceError, MissingPackageError
 from protperf.message import Argument, Message
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+"""Where a model is trained."""
+READING_DEVICES = (*DEVICES, "wgpu")
+"""Where one is read; `wgpu` is a GPU through Vulkan, Metal or DX12, without torch."""
 DTYPES = ("float32", "float64")
 ENGINES = ("auto", "native", "torch")
 
 
+def check_reading_device(device: str) -> None:
+    """Refuse what no model is read on here. Whether there is a GPU for `wgpu`, its driver says when a model is loaded.
+
+    Raises:
+        ConfigError: an unknown name; DeviceError: a known one that is not here.
+    """
+    if device not in READING_DEVICES:
+        raise ConfigError(f"device is {device!r}; choose one of {', '.join(READING_DEVICES)}")
+    if device != "wgpu":
+        check_device(device)
+
+
 def check_device(device: str) -> None:
-    """Refuse what this machine and its torch cannot compute on.
+    """Refuse what this machine and its torch cannot train on.
 
     Raises:
         ConfigError: an unknown name; DeviceError: a known one that is not here.
     """
     if device == "wgpu":
-        raise DeviceError("device wgpu is not available in this installation; use cpu")
+        raise DeviceError("device wgpu reads models and does not train them; use cpu, or cuda or mps through torch")
     if device not in DEVICES:
         raise ConfigError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
     if device in ("cuda", "mps"):
@@ -30,17 +45,23 @@ def check_device(device: str) -> None:
             raise DeviceError(f"device {device} is not available: torch finds none on this machine; use cpu")
 
 
-def choose_engine(engine: str, device: str) -> str:
+def choose_engine(engine: str, device: str, dtype: str = "float32") -> str:
     """`native` or `torch`: what was asked for, or with `auto` the native one where it can compute.
 
     Raises:
-        ConfigError: the native engine on another device than a CPU; MissingPackageError: torch is not installed.
+        ConfigError: an engine or a type that the device does not have; MissingPackageError: torch is not installed.
     """
-    on_cpu = device in ("auto", "cpu")
-    if engine == "native" and not on_cpu:
-        text = "{engine} computes on a CPU, not on {device}; leave {engine} out"
+    is_native = device in ("auto", "cpu", "wgpu")
+    if engine == "native" and not is_native:
+        text = "{engine} computes on cpu and wgpu, not on {device}; leave {engine} out"
         raise ConfigError(Message(text, engine=Argument("engine", "native"), device=device))
-    if engine == "native" or (engine == "auto" and on_cpu):
+    if device == "wgpu" and engine == "torch":
+        text = "{engine} does not compute on {device}; leave {engine} out"
+        raise ConfigError(Message(text, engine=Argument("engine", "torch"), device=device))
+    if device == "wgpu" and dtype != "float32":
+        text = "{device} computes in float32; leave {dtype} out"
+        raise ConfigError(Message(text, device=Argument("device", "wgpu"), dtype=Argument("dtype", dtype)))
+    if engine == "native" or (engine == "auto" and is_native):
         return "native"
     import importlib.util
     import sys
@@ -53,6 +74,11 @@ def choose_engine(engine: str, device: str) -> str:
 
 def torch_device(device: str) -> str:
     """What torch calls a device that was checked; `auto` is the CPU, where every form of attention has a kernel."""
+    return "cpu" if device == "auto" else device
+
+
+def native_device(device: str) -> str:
+    """What the native engine calls a device that was checked."""
     return "cpu" if device == "auto" else device
 
 

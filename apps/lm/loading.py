@@ -13,7 +13,7 @@ from protperf.errors import ConfigError
 from protperf.lm.baselines.files import read as read_baseline
 from protperf.lm.baselines.loading import baseline_engine
 from protperf.lm.baselines.manifest import is_baseline
-from protperf.lm.device import choose_engine
+from protperf.lm.device import choose_engine, native_device
 from protperf.lm.engine import Engine
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.esm_folder import is_esm_folder, read_folder
@@ -42,7 +42,7 @@ def load_run(
 
     Args:
         dtype: type to compute in.
-        engine: `native`, `torch`, or `auto`: native on a CPU, torch on every other device and for ESM-2.
+        engine: `native`, `torch`, or `auto`: native on a CPU and on `wgpu`, torch on every other device and for ESM-2.
 
     Raises:
         MissingFileError: no such directory; CheckpointError: a file is damaged or holds numbers that are not finite;
@@ -52,7 +52,7 @@ def load_run(
         return _load_baseline(Path(path), dtype, device, engine)
     if is_esm_folder(Path(path)):
         return _load_esm(Path(path), dtype, device, engine)
-    chosen = choose_engine(engine, device)
+    chosen = choose_engine(engine, device, dtype)
     # The native engine hashes the weights that it maps.
     hashed = [name for name in checkpoint.FILES if chosen != "native" or name != checkpoint.MODEL]
     return checkpoint.read(path, lambda step: _load(step, dtype, device, chosen), hashed)
@@ -82,6 +82,9 @@ def _load_esm(path: Path, dtype: str, device: str, engine: str) -> LoadedModel:
     if engine == "native":
         text = "{path}: ESM-2 is computed by torch; leave {engine} out"
         raise ConfigError(Message(text, path=path, engine=Argument("engine", "native")))
+    if device == "wgpu":
+        text = "{path}: ESM-2 is computed by torch, which does not know {device}; leave {device} out"
+        raise ConfigError(Message(text, path=path, device=Argument("device", "wgpu")))
     choose_engine("torch", device)
     from protperf.lm.model.esm import esm_engine
 
@@ -91,7 +94,7 @@ def _load_esm(path: Path, dtype: str, device: str, engine: str) -> LoadedModel:
 
 def _engine(step: checkpoint.Step, config: ModelConfig, dtype: str, device: str, engine: str) -> Engine:
     if engine == "native":
-        return NativeEngine(step.path, config, dtype)
+        return NativeEngine(step.path, config, dtype, native_device(device))
     from protperf.lm.model.torch_loading import torch_engine
 
     return torch_engine(step, config, dtype, device)

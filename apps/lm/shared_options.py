@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
-from protperf.lm.device import DEVICES, DTYPES, ENGINES, check_device, check_dtype, choose_engine
+from protperf.lm.device import DTYPES, ENGINES, READING_DEVICES, check_dtype, check_reading_device, choose_engine
 from protperf.lm.options import REQUIRED, check, option
 from protperf.message import Argument, Message
 
@@ -84,17 +84,22 @@ class ReadingOptions:
 class LoadOptions:
     """Where a model computes, by which code, and in which type."""
 
-    device: str = option("auto", f"Where to compute: {' or '.join(DEVICES)}.", suggestions=DEVICES, judge=check_device)
+    device: str = option(
+        "auto",
+        f"Where to compute: {' or '.join(READING_DEVICES)}.",
+        suggestions=READING_DEVICES,
+        judge=check_reading_device,
+    )
     dtype: str = option("float32", f"Type to compute in: {' or '.join(DTYPES)}.", suggestions=DTYPES, judge=check_dtype)
     engine: str = option(
         "auto",
-        "What computes: native (a CPU, without torch), torch, or auto: native on a CPU, torch elsewhere.",
+        "What computes: native (cpu and wgpu, without torch), torch, or auto: native where it can, torch elsewhere.",
         choices=ENGINES,
     )
 
     def __post_init__(self) -> None:
         check(self)
-        choose_engine(self.engine, self.device)
+        choose_engine(self.engine, self.device, self.dtype)
 
 
 _SHARD = re.compile(r"([1-9]\d{0,8})/([1-9]\d{0,8})")

@@ -285,7 +285,13 @@ class Network:
     """A network of one verified step; `protperf.network` says what its methods take and fill."""
 
     def __init__(
-        self, step: str | PathLike[str], dtype: str = "float32", *, isa: str | None = None, num_threads: int = 1
+        self,
+        step: str | PathLike[str],
+        dtype: str = "float32",
+        device: str = "cpu",
+        *,
+        isa: str | None = None,
+        num_threads: int = 1,
     ) -> None: ...
     def log_probs(
         self, tokens: Array, borders: Array, causal: bool, rows: Array | None, out: Array, *, num_threads: int = 1

@@ -1,4 +1,4 @@
-"""A trained network that reads sequences without torch: the native module behind NumPy arrays.
+"""A trained network that reads sequences without torch, on a CPU or a GPU: the native module behind NumPy arrays.
 
 `Network(step)` verifies one step of a run (its manifest, digests and tensors) and packs its weights; `protperf.lm.load`
 finds the step and makes an engine of this. Tokens of several sequences follow one another, `[N]`, with borders
@@ -29,16 +29,25 @@ class Network:
         step: directory of one step.
         model_dim, num_layers: sizes of the network, which decide those of hidden states.
         dtype: type of what is computed and returned, `float32` or `float64`.
+        device: `cpu`, or `wgpu` for the GPU that `protperf.gpu` says is chosen: the weights are copied to it once, and
+            only what is asked for is copied back. It computes in float32, and a forked process has to load anew.
 
     Raises:
-        CheckpointError: a file is missing, damaged or not as the configuration says; OutOfMemory; DeviceError: the
-        instruction set that PROTPERF_ISA names is not there.
+        CheckpointError: a file is missing, damaged or not as the configuration says; OutOfMemory; ConfigError: float64
+        on a GPU; DeviceError: the instruction set that PROTPERF_ISA names is not there, or no GPU, or one that failed.
     """
 
-    def __init__(self, step: str | os.PathLike[str], model_dim: int, num_layers: int, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        step: str | os.PathLike[str],
+        model_dim: int,
+        num_layers: int,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> None:
         self.dtype = dtype
         self.model_dim, self.num_layers = model_dim, num_layers
-        self._native = _native.Network(step, dtype, isa=_arguments.isa(), num_threads=num_threads())
+        self._native = _native.Network(step, dtype, device, isa=_arguments.isa(), num_threads=num_threads())
 
     def log_probs(
         self, tokens: NDArray[Any], borders: NDArray[Any], causal: bool, rows: NDArray[Any] | None = None

@@ -19,7 +19,6 @@ from protperf.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    DeviceError,
     DtypeError,
     FastaError,
     MissingFileError,
@@ -147,8 +146,8 @@ def test_a_choice_that_does_not_exist_is_refused(choices: dict[str, object], mes
 def test_load_refuses_what_is_not_there(tmp_path: Path, runs: dict[str, Path]) -> None:
     with pytest.raises(MissingFileError):
         lm.load(tmp_path / "none")
-    with pytest.raises(DeviceError):
-        lm.load(runs["both"], device="wgpu")
+    with pytest.raises(ConfigError, match="device='wgpu' computes in float32; leave dtype"):
+        lm.load(runs["both"], device="wgpu", dtype="float64")
     with pytest.raises(ConfigError):
         lm.load(runs["both"], device="quantum")
 

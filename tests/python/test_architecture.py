@@ -25,7 +25,7 @@ CRATES = {
     "protperf-io": (None, {"protperf-core"}),
     "protperf-cpu": (None, {"protperf-core"}),
     "protperf-wgpu": (None, {"protperf-core"}),
-    "protperf-model": (None, {"protperf-core", "protperf-cpu", "protperf-io"}),
+    "protperf-model": (None, {"protperf-core", "protperf-cpu", "protperf-io", "protperf-wgpu"}),
     "protperf": (
         None,
         {

@@ -1,4 +1,4 @@
-"""The network in Rust as an `Engine`: what reads models on a CPU. torch is not needed."""
+"""The network in Rust as an `Engine`: what reads models on a CPU, and on a GPU as device `wgpu`, without torch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ class NativeEngine:
     """A network of a verified step; as `protperf.lm.engine.Engine`.
 
     Every bit of a row depends on its own sequence alone and on no number of threads, so that nothing has to be done for
-    results that are reproducible, or in a forked process. There is one exception: where
-    no sequence of a state reads on by more than one token, sums are formed in another order than in longer pieces.
+    results that are reproducible, or in a forked process. There are two exceptions: where no sequence of a state reads
+    on by more than one token, a CPU forms sums in another order than in longer pieces; and what lies on a GPU is of no
+    use to a forked process: there it raises a DeviceError.
     """
 
-    name, device = "native", "cpu"
+    name = "native"
 
-    def __init__(self, step: Path, config: ModelConfig, dtype: str = "float32") -> None:
-        self.config, self.dtype = config, dtype
-        self.network = Network(step, config.model_dim, config.num_layers, dtype)
+    def __init__(self, step: Path, config: ModelConfig, dtype: str = "float32", device: str = "cpu") -> None:
+        self.config, self.dtype, self.device = config, dtype, device
+        self.network = Network(step, config.model_dim, config.num_layers, dtype, device)
 
     def arithmetic(self, deterministic: bool) -> dict[str, object]:
         return {"engine": self.name}

@@ -70,3 +70,10 @@ impl From<Error> for Fault {
         Fault::Core(error)
     }
 }
+
+#[cfg(feature = "wgpu")]
+impl From<protperf_wgpu::GpuError> for Fault {
+    fn from(error: protperf_wgpu::GpuError) -> Self {
+        Fault::Core(error.into())
+    }
+}

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! buffer, tiles, rotary, dropout, linear, weights < {block, head}
-//! {json, fault, weights} < config < tensor_file < {checkpoint, source} < device < {cpu, reference, network}
+//! {json, fault, weights} < config < tensor_file < {checkpoint, source} < device < {cpu, gpu, reference, network}
 //! ```
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,8 @@ pub mod cpu;
 pub mod device;
 mod dropout;
 pub mod fault;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
 pub mod head;
 pub mod json;
 mod linear;

@@ -4,10 +4,13 @@ use crate::arrays::{buffer, contiguous, optional, optional_contiguous, writable}
 use crate::call::{Once, guarded, run_or};
 use crate::errors::{fault_to_python, raise, to_python};
 use protperf::model::cpu::CpuDevice;
-use protperf::model::fault::{Fault, Result};
+use protperf::model::device::Device;
+use protperf::model::fault::Result;
+#[cfg(feature = "wgpu")]
+use protperf::model::gpu::GpuDevice;
 use protperf::model::network::{Layer, Mode, Network, State};
-use protperf::{CpuElement, Execution, Isa};
-use pyo3::buffer::Element;
+use protperf::{Element, Execution, Isa};
+use pyo3::buffer::Element as BufferElement;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
@@ -21,45 +24,87 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Multiply-adds that take as long as checking and packing a network of unknown size: always another thread's work.
 const LOADING: f64 = f64::INFINITY;
 
-/// The same in either type.
-enum Typed<S, D> {
-    Single(S),
-    Double(D),
+/// A network of any type on any device.
+enum AnyNetwork {
+    Single(Network<f32, CpuDevice>),
+    Double(Network<f64, CpuDevice>),
+    #[cfg(feature = "wgpu")]
+    Gpu(Network<f32, GpuDevice>),
 }
 
-/// Runs an expression for the type that a network computes in.
-macro_rules! for_type {
-    ($typed:expr, $inner:ident => $body:expr) => {
-        match $typed {
-            Typed::Single($inner) => $body,
-            Typed::Double($inner) => $body,
+/// The state of one.
+enum AnyState {
+    Single(Mutex<State<f32, CpuDevice>>),
+    Double(Mutex<State<f64, CpuDevice>>),
+    #[cfg(feature = "wgpu")]
+    Gpu(Mutex<State<f32, GpuDevice>>),
+}
+
+/// Runs an expression for the type and the device that a network or a state has.
+macro_rules! for_any {
+    ($kind:ident, $any:expr, $inner:ident => $body:expr) => {
+        match $any {
+            $kind::Single($inner) => $body,
+            $kind::Double($inner) => $body,
+            #[cfg(feature = "wgpu")]
+            $kind::Gpu($inner) => $body,
         }
     };
 }
 
-type CpuNetwork<T> = Network<T, CpuDevice>;
-type CpuState<T> = State<T, CpuDevice>;
+/// The state that an expression makes, for the type and the device that a network or a state has.
+macro_rules! state_of {
+    ($kind:ident, $any:expr, $inner:ident => $body:expr) => {
+        PyNetworkState(match $any {
+            $kind::Single($inner) => AnyState::Single(Mutex::new($body)),
+            $kind::Double($inner) => AnyState::Double(Mutex::new($body)),
+            #[cfg(feature = "wgpu")]
+            $kind::Gpu($inner) => AnyState::Gpu(Mutex::new($body)),
+        })
+    };
+}
 
 /// A network that is ready to read sequences. Threads share its weights.
 #[pyclass(module = "protperf._native", name = "Network", frozen)]
-struct PyNetwork(Typed<CpuNetwork<f32>, CpuNetwork<f64>>);
+struct PyNetwork(AnyNetwork);
 
 /// What left-to-right reading carries on; one thread at a time uses it.
 #[pyclass(module = "protperf._native", name = "NetworkState", frozen)]
-struct PyNetworkState(Typed<Mutex<CpuState<f32>>, Mutex<CpuState<f64>>>);
+struct PyNetworkState(AnyState);
 
 #[pymethods]
 impl PyNetwork {
     #[new]
-    #[pyo3(signature = (step, dtype = "float32", *, isa = None, num_threads = 1))]
-    fn new(py: Python<'_>, step: PathBuf, dtype: &str, isa: Option<&str>, num_threads: usize) -> PyResult<Self> {
+    #[pyo3(signature = (step, dtype = "float32", device = "cpu", *, isa = None, num_threads = 1))]
+    fn new(
+        py: Python<'_>,
+        step: PathBuf,
+        dtype: &str,
+        device: &str,
+        isa: Option<&str>,
+        num_threads: usize,
+    ) -> PyResult<Self> {
         guarded(py, || {
-            let isa = isa.map_or_else(Isa::from_env, Isa::from_name).map_err(|error| to_python(py, &error))?;
-            match dtype {
-                "float32" => Ok(PyNetwork(Typed::Single(load(py, step, isa, num_threads)?))),
-                "float64" => Ok(PyNetwork(Typed::Double(load(py, step, isa, num_threads)?))),
-                _ => Err(raise(py, "ConfigError", format!("dtype is '{dtype}'; use float32 or float64"))),
-            }
+            let cpu = || match isa.map_or_else(Isa::from_env, Isa::from_name) {
+                Ok(isa) => Ok(CpuDevice { isa }),
+                Err(error) => Err(to_python(py, &error)),
+            };
+            Ok(PyNetwork(match (device, dtype) {
+                ("cpu", "float32") => AnyNetwork::Single(load(py, step, cpu()?, num_threads)?),
+                ("cpu", "float64") => AnyNetwork::Double(load(py, step, cpu()?, num_threads)?),
+                #[cfg(feature = "wgpu")]
+                ("wgpu", "float32") => AnyNetwork::Gpu(load(py, step, GpuDevice, num_threads)?),
+                #[cfg(not(feature = "wgpu"))]
+                ("wgpu", "float32") => {
+                    let missing = protperf::backend_by_name::<f32>("wgpu", None).err();
+                    return Err(missing.map_or_else(|| raise(py, "DeviceError", String::new()), |e| to_python(py, &e)));
+                }
+                ("cpu" | "wgpu", _) => {
+                    let choice = if device == "cpu" { "float32 or float64" } else { "float32" };
+                    return Err(raise(py, "ConfigError", format!("dtype is '{dtype}'; use {choice}")));
+                }
+                _ => return Err(raise(py, "ConfigError", format!("device is '{device}'; use cpu or wgpu"))),
+            }))
         })
     }
 
@@ -77,7 +122,10 @@ impl PyNetwork {
         num_threads: usize,
     ) -> PyResult<()> {
         let batch = Batch { tokens, borders, num_threads };
-        guarded(py, || for_type!(&self.0, network => log_probs(py, network, &batch, mode(causal), rows, out)))
+        guarded(
+            py,
+            || for_any!(AnyNetwork, &self.0, network => log_probs(py, network, &batch, mode(causal), rows, out)),
+        )
     }
 
     /// Fill out [N, model_dim] with hidden states: those after `layer` blocks, or with -1 the last, normalized.
@@ -94,22 +142,15 @@ impl PyNetwork {
         num_threads: usize,
     ) -> PyResult<()> {
         let batch = Batch { tokens, borders, num_threads };
-        guarded(py, || for_type!(&self.0, network => hidden(py, network, &batch, mode(causal), layer_of(layer), out)))
+        guarded(
+            py,
+            || for_any!(AnyNetwork, &self.0, network => hidden(py, network, &batch, mode(causal), layer_of(layer), out)),
+        )
     }
 
     /// The state of sequences of which nothing has been read.
     fn empty_state(&self, py: Python<'_>, num_sequences: usize) -> PyResult<PyNetworkState> {
-        let raised = |fault: Fault| fault_to_python(py, &fault);
-        guarded(py, || {
-            Ok(PyNetworkState(match &self.0 {
-                Typed::Single(network) => {
-                    Typed::Single(Mutex::new(network.empty_state(num_sequences).map_err(raised)?))
-                }
-                Typed::Double(network) => {
-                    Typed::Double(Mutex::new(network.empty_state(num_sequences).map_err(raised)?))
-                }
-            }))
-        })
+        guarded(py, || Ok(state_of!(AnyNetwork, &self.0, network => empty_state(py, network, num_sequences)?)))
     }
 }
 
@@ -119,7 +160,7 @@ impl PyNetworkState {
     fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         guarded(py, || {
             let positions =
-                for_type!(&self.0, state => py.detach(|| locked(state, |state| state.positions().to_vec())));
+                for_any!(AnyState, &self.0, state => py.detach(|| locked(state, |state| state.positions().to_vec())));
             let bytes: Vec<u8> = positions.iter().flat_map(|position| position.to_ne_bytes()).collect();
             Ok(PyBytes::new(py, &bytes))
         })
@@ -130,11 +171,7 @@ impl PyNetworkState {
         guarded(py, || {
             let indices = buffer("indices", indices)?;
             let indices = contiguous(py, "indices", &indices)?;
-            let selected = match &self.0 {
-                Typed::Single(state) => Typed::Single(select(py, state, indices)?),
-                Typed::Double(state) => Typed::Double(select(py, state, indices)?),
-            };
-            Ok(PyNetworkState(selected))
+            Ok(state_of!(AnyState, &self.0, state => select(py, state, indices)?))
         })
     }
 
@@ -153,7 +190,7 @@ impl PyNetworkState {
         guarded(py, || {
             let rows = optional("rows", rows)?;
             let rows = optional_contiguous(py, "rows", rows.as_ref())?;
-            for_type!(&self.0, state => advance(py, state, &batch, Asked::LogProbs(rows), out))
+            for_any!(AnyState, &self.0, state => advance(py, state, &batch, Asked::LogProbs(rows), out))
         })
     }
 
@@ -169,7 +206,10 @@ impl PyNetworkState {
         num_threads: usize,
     ) -> PyResult<()> {
         let batch = Batch { tokens, borders, num_threads };
-        guarded(py, || for_type!(&self.0, state => advance(py, state, &batch, Asked::Hidden(layer_of(layer)), out)))
+        guarded(
+            py,
+            || for_any!(AnyState, &self.0, state => advance(py, state, &batch, Asked::Hidden(layer_of(layer)), out)),
+        )
     }
 }
 
@@ -196,14 +236,27 @@ fn mode(causal: bool) -> Mode {
     if causal { Mode::Causal } else { Mode::Masked }
 }
 
-fn load<T: CpuElement>(py: Python<'_>, step: PathBuf, isa: Isa, num_threads: usize) -> PyResult<CpuNetwork<T>> {
-    let loaded = |cancel: &_, num_threads| Network::load(&step, CpuDevice { isa }, &Execution { num_threads, cancel });
+fn load<T: Element, D: Device<T> + Copy>(
+    py: Python<'_>,
+    step: PathBuf,
+    device: D,
+    num_threads: usize,
+) -> PyResult<Network<T, D>> {
+    let loaded = |cancel: &_, num_threads| Network::load(&step, device, &Execution { num_threads, cancel });
     run_or(py, LOADING, num_threads.max(1), loaded, fault_to_python)
 }
 
-fn log_probs<T: CpuElement + Element>(
+fn empty_state<T: Element, D: Device<T>>(
     py: Python<'_>,
-    network: &CpuNetwork<T>,
+    network: &Network<T, D>,
+    num_sequences: usize,
+) -> PyResult<State<T, D>> {
+    network.empty_state(num_sequences).map_err(|fault| fault_to_python(py, &fault))
+}
+
+fn log_probs<T: Element + BufferElement, D: Device<T>>(
+    py: Python<'_>,
+    network: &Network<T, D>,
     batch: &Batch<'_, '_>,
     mode: Mode,
     rows: Option<&Bound<'_, PyAny>>,
@@ -220,9 +273,9 @@ fn log_probs<T: CpuElement + Element>(
     run_or(py, work(network, tokens, borders), batch.num_threads.max(1), body, fault_to_python)
 }
 
-fn hidden<T: CpuElement + Element>(
+fn hidden<T: Element + BufferElement, D: Device<T>>(
     py: Python<'_>,
-    network: &CpuNetwork<T>,
+    network: &Network<T, D>,
     batch: &Batch<'_, '_>,
     mode: Mode,
     layer: Layer,
@@ -238,9 +291,9 @@ fn hidden<T: CpuElement + Element>(
     run_or(py, work(network, tokens, borders), batch.num_threads.max(1), body, fault_to_python)
 }
 
-fn advance<T: CpuElement + Element>(
+fn advance<T: Element + BufferElement, D: Device<T>>(
     py: Python<'_>,
-    state: &Mutex<CpuState<T>>,
+    state: &Mutex<State<T, D>>,
     batch: &Batch<'_, '_>,
     asked: Asked<'_>,
     out: &Bound<'_, PyAny>,
@@ -266,9 +319,13 @@ fn advance<T: CpuElement + Element>(
     run_or(py, work, batch.num_threads.max(1), body, fault_to_python)
 }
 
-fn select<T: CpuElement>(py: Python<'_>, state: &Mutex<CpuState<T>>, indices: &[i64]) -> PyResult<Mutex<CpuState<T>>> {
+fn select<T: Element, D: Device<T>>(
+    py: Python<'_>,
+    state: &Mutex<State<T, D>>,
+    indices: &[i64],
+) -> PyResult<State<T, D>> {
     let selected: Result<_> = py.detach(|| locked(state, |state| state.select(indices)));
-    selected.map(Mutex::new).map_err(|fault| fault_to_python(py, &fault))
+    selected.map_err(|fault| fault_to_python(py, &fault))
 }
 
 /// Uses a state alone. Call it without the GIL: another thread's call may take long. A call that panicked left the state
@@ -278,7 +335,7 @@ fn locked<T, R>(state: &Mutex<T>, body: impl FnOnce(&mut T) -> R) -> R {
 }
 
 /// Multiply-adds of reading a batch, roughly.
-fn work<T: CpuElement>(network: &CpuNetwork<T>, tokens: &[u8], borders: &[i64]) -> f64 {
+fn work<T: Element, D: Device<T>>(network: &Network<T, D>, tokens: &[u8], borders: &[i64]) -> f64 {
     let longest = borders.windows(2).map(|ends| ends[1].saturating_sub(ends[0])).max().unwrap_or(0);
     tokens.len() as f64 * network.config().work_per_token(longest as f64)
 }

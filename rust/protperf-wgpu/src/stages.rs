@@ -165,8 +165,7 @@ impl<'r, 'a> Stages<'r, 'a> {
         self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &[features, values, &rows.cut.tiles, &own]);
         let before = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
         let of_segments = (rows.cut.tiling.segments.len() * state) as u64;
-        // Not scratch: they may be what a network goes on with.
-        let last = self.recorder.lasting("states", u64::from(self.base.lines) * of_segments * 4)?;
+        let last = self.recorder.scratch("states", u64::from(self.base.lines) * of_segments * 4)?;
         let states = rows.cut.tiling.segments.len() as u32;
         let sizes = Sizes { mode: u32::from(reversed), flag: u32::from(first.is_some()), states, ..sizes };
         let columns = [sizes.width, sizes.features, states, sizes.lines];

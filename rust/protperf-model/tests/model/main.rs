@@ -1,5 +1,7 @@
 //! The network as its users call it, in one program: each file of its own would be linked by itself.
 
 mod block_gradients;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod head_gradients;
 mod network;

@@ -2,7 +2,7 @@
 
 use protperf_core::alphabet::VOCABULARY_SIZE;
 use protperf_core::{Element, Error, Execution, FeatureMap};
-use protperf_cpu::{CpuElement, Isa};
+use protperf_cpu::Isa;
 use protperf_model::config::{Config, Objective};
 use protperf_model::cpu::CpuDevice;
 use protperf_model::device::Device;
@@ -15,9 +15,9 @@ use std::sync::atomic::AtomicBool;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 /// Lengths of packed sequences: none, one, and borders of chunks of 64 and tiles of 128.
-const LENGTHS: [usize; 7] = [1, 0, 2, 63, 64, 65, 130];
+pub(super) const LENGTHS: [usize; 7] = [1, 0, 2, 63, 64, 65, 130];
 
-fn with_threads(num_threads: usize) -> Execution<'static> {
+pub(super) fn with_threads(num_threads: usize) -> Execution<'static> {
     Execution { num_threads, cancel: &NEVER }
 }
 
@@ -56,32 +56,32 @@ impl<T: Element> TensorSource<T> for MadeUp {
     }
 }
 
-fn config(attention: Attention, shape: BlockShape) -> Config {
+pub(super) fn config(attention: Attention, shape: BlockShape) -> Config {
     Config { num_layers: 2, shape, num_features: 12, attention, objective: Objective::Both }
 }
 
-fn all_attentions() -> Vec<Attention> {
+pub(super) fn all_attentions() -> Vec<Attention> {
     let favor = |map| Attention::Favor { map, num_features: 12 };
     use FeatureMap::{Elu1, Hyperbolic, Positive, Relu, Smreg, Trigonometric};
     let maps = [Positive, Hyperbolic, Smreg, Relu, Elu1, Trigonometric];
     maps.into_iter().map(favor).chain([Attention::Exact]).collect()
 }
 
-const ODD: BlockShape = BlockShape { model_dim: 19, num_heads: 3, head_dim: 6, ffn_dim: 29 };
-const EVEN: BlockShape = BlockShape { model_dim: 32, num_heads: 2, head_dim: 16, ffn_dim: 48 };
+pub(super) const ODD: BlockShape = BlockShape { model_dim: 19, num_heads: 3, head_dim: 6, ffn_dim: 29 };
+pub(super) const EVEN: BlockShape = BlockShape { model_dim: 32, num_heads: 2, head_dim: 16, ffn_dim: 48 };
 
-fn network<T: Element, D: Device<T>>(config: &Config, device: D) -> Network<T, D> {
+pub(super) fn network<T: Element, D: Device<T>>(config: &Config, device: D) -> Network<T, D> {
     Network::new(config.clone(), &MadeUp(config.clone()), device, &with_threads(1)).unwrap()
 }
 
-fn batch(lengths: &[usize]) -> (Vec<u8>, Vec<i64>) {
+pub(super) fn batch(lengths: &[usize]) -> (Vec<u8>, Vec<i64>) {
     let tokens = (0..lengths.iter().sum::<usize>()).map(|i| ((i * i * 31 + i * 7) % VOCABULARY_SIZE) as u8).collect();
     let mut borders = vec![0];
     lengths.iter().for_each(|&len| borders.push(borders[borders.len() - 1] + len as i64));
     (tokens, borders)
 }
 
-fn log_probs<T: Element, D: Device<T>>(
+pub(super) fn log_probs<T: Element, D: Device<T>>(
     network: &Network<T, D>,
     (tokens, borders): (&[u8], &[i64]),
     mode: Mode,
@@ -105,27 +105,33 @@ fn hidden<T: Element, D: Device<T>>(
 }
 
 /// The largest difference; NaN where one is NaN.
-fn apart<A: Element, B: Element>(a: &[A], b: &[B]) -> f64 {
+pub(super) fn apart<A: Element, B: Element>(a: &[A], b: &[B]) -> f64 {
     assert_eq!(a.len(), b.len());
     let worst = |worst: f64, x: f64| if worst.is_nan() || x <= worst { worst } else { x };
     a.iter().zip(b).map(|(a, b)| (a.to_f64() - b.to_f64()).abs()).fold(0.0, worst)
 }
 
-fn bits<T: Element>(x: &[T]) -> Vec<u64> {
+pub(super) fn bits<T: Element>(x: &[T]) -> Vec<u64> {
     x.iter().map(|x| x.to_f64().to_bits()).collect()
 }
 
-fn check_against_plain<T: CpuElement>(isa: Isa, attention: Attention, shape: BlockShape, most: f64) {
+/// Log-probabilities and hidden states are at most so far from the plain network's.
+pub(super) fn check_against_plain<T: Element, D: Device<T>>(
+    device: D,
+    attention: Attention,
+    shape: BlockShape,
+    most: f64,
+) {
     let config = config(attention, shape);
-    let (fast, plain) = (network::<T, _>(&config, CpuDevice { isa }), network(&config, Plain));
+    let (fast, plain) = (network::<T, _>(&config, device), network(&config, Plain));
     let (tokens, borders) = batch(&LENGTHS);
     let all = (&tokens[..], &borders[..]);
     for mode in [Mode::Masked, Mode::Causal] {
         let found = apart(&log_probs(&fast, all, mode, None, 2), &log_probs(&plain, all, mode, None, 1));
-        assert!(found <= most, "{isa:?} {attention:?} {mode:?}: {found:e}");
+        assert!(found <= most, "{attention:?} {mode:?}: {found:e}");
         for layer in [Layer::After(0), Layer::After(1), Layer::After(2), Layer::Last] {
             let found = apart(&hidden(&fast, all, mode, layer), &hidden(&plain, all, mode, layer));
-            assert!(found <= 10.0 * most, "{isa:?} {attention:?} {mode:?} {layer:?}: {found:e}");
+            assert!(found <= 10.0 * most, "{attention:?} {mode:?} {layer:?}: {found:e}");
         }
     }
 }
@@ -134,21 +140,26 @@ fn check_against_plain<T: CpuElement>(isa: Isa, attention: Attention, shape: Blo
 fn every_kind_of_attention_matches_the_plain_network_on_every_instruction_set() {
     for isa in Isa::available() {
         for attention in all_attentions() {
-            check_against_plain::<f64>(isa, attention, ODD, 1e-12);
-            check_against_plain::<f64>(isa, attention, EVEN, 1e-12);
-            check_against_plain::<f32>(isa, attention, ODD, 2e-5);
-            check_against_plain::<f32>(isa, attention, EVEN, 2e-5);
+            println!("{isa:?}");
+            let device = CpuDevice { isa };
+            check_against_plain::<f64, _>(device, attention, ODD, 1e-12);
+            check_against_plain::<f64, _>(device, attention, EVEN, 1e-12);
+            check_against_plain::<f32, _>(device, attention, ODD, 2e-5);
+            check_against_plain::<f32, _>(device, attention, EVEN, 2e-5);
         }
     }
 }
 
 #[test]
 fn rows_are_those_of_all_in_any_order_and_number() {
+    check_rows(&network::<f32, _>(&config(all_attentions()[0], ODD), CpuDevice { isa: Isa::from_env().unwrap() }));
+}
+
+pub(super) fn check_rows<D: Device<f32>>(network: &Network<f32, D>) {
     let (tokens, borders) = batch(&LENGTHS);
-    let network = network::<f32, _>(&config(all_attentions()[0], ODD), CpuDevice { isa: Isa::from_env().unwrap() });
-    let all = log_probs(&network, (&tokens, &borders), Mode::Masked, None, 1);
+    let all = log_probs(network, (&tokens, &borders), Mode::Masked, None, 1);
     for rows in [vec![], vec![5], vec![300, 0, 5, 5, 64]] {
-        let found = log_probs(&network, (&tokens, &borders), Mode::Masked, Some(&rows), 1);
+        let found = log_probs(network, (&tokens, &borders), Mode::Masked, Some(&rows), 1);
         let wanted = rows.iter().flat_map(|&row| &all[row as usize * VOCABULARY_SIZE..][..VOCABULARY_SIZE]);
         assert_eq!(found, wanted.copied().collect::<Vec<_>>());
     }
@@ -164,18 +175,28 @@ fn threads_and_batch_mates_change_no_bit() {
             for threads in 2..=4 {
                 assert_eq!(bits(&one), bits(&log_probs(&network, (&tokens, &borders), mode, None, threads)));
             }
-            for ends in borders.windows(2) {
-                let (start, end) = (ends[0] as usize, ends[1] as usize);
-                let alone = log_probs(&network, (&tokens[start..end], &[0, ends[1] - ends[0]]), mode, None, 1);
-                let among = &one[start * VOCABULARY_SIZE..end * VOCABULARY_SIZE];
-                assert_eq!(bits(&alone), bits(among), "{attention:?} {mode:?} {start}..{end}");
-            }
+            check_alone(&network, mode, &one);
         }
     }
 }
 
+/// Each sequence of a batch has the bits that it has alone.
+pub(super) fn check_alone<D: Device<f32>>(network: &Network<f32, D>, mode: Mode, all: &[f32]) {
+    let (tokens, borders) = batch(&LENGTHS);
+    for ends in borders.windows(2) {
+        let (start, end) = (ends[0] as usize, ends[1] as usize);
+        let alone = log_probs(network, (&tokens[start..end], &[0, ends[1] - ends[0]]), mode, None, 1);
+        let among = &all[start * VOCABULARY_SIZE..end * VOCABULARY_SIZE];
+        assert_eq!(bits(&alone), bits(among), "{:?} {mode:?} {start}..{end}", network.config().attention);
+    }
+}
+
 /// Log-probabilities of two sequences read in pieces of the given lengths.
-fn in_pieces<T: Element, D: Device<T>>(network: &Network<T, D>, tokens: [&[u8]; 2], pieces: [usize; 2]) -> [Vec<T>; 2] {
+pub(super) fn in_pieces<T: Element, D: Device<T>>(
+    network: &Network<T, D>,
+    tokens: [&[u8]; 2],
+    pieces: [usize; 2],
+) -> [Vec<T>; 2] {
     let (mut state, mut found) = (network.empty_state(2).unwrap(), [Vec::new(), Vec::new()]);
     let mut at = [0, 0];
     while at[0] < tokens[0].len() || at[1] < tokens[1].len() {
@@ -220,33 +241,37 @@ fn pieces_of_any_length_and_single_tokens_give_what_the_whole_gives() {
 
 #[test]
 fn selected_states_go_on_as_their_sequences_would() {
+    for attention in all_attentions() {
+        check_selected(&network(&config(attention, EVEN), CpuDevice { isa: Isa::from_env().unwrap() }));
+    }
+}
+
+pub(super) fn check_selected<D: Device<f32>>(network: &Network<f32, D>) {
     let (tokens, _) = batch(&[40, 20, 30]);
     let parts = [&tokens[..40], &tokens[40..60], &tokens[60..]];
-    for attention in all_attentions() {
-        let network = network::<f32, _>(&config(attention, EVEN), CpuDevice { isa: Isa::from_env().unwrap() });
-        let run = with_threads(2);
-        let mut state = network.empty_state(2).unwrap();
-        let untouched = state.select(&[1, 1, 0]).unwrap();
-        assert_eq!(untouched.positions(), [0, 0, 0]);
-        let mut out = vec![0.0; 60 * VOCABULARY_SIZE];
-        state.advance(&tokens[..60], &[0, 40, 60], None, &mut out, &run).unwrap();
-        // Sequence 1 twice, in front of sequence 0; and nothing for the first of them.
-        let mut chosen = state.select(&[1, 1, 0]).unwrap();
-        assert_eq!(chosen.positions(), [20, 20, 40]);
-        let mut found = vec![0.0; 60 * VOCABULARY_SIZE];
-        let next = [parts[2], parts[2]].concat();
-        chosen.advance(&next, &[0, 0, 30, 60], None, &mut found, &run).unwrap();
-        assert_eq!(chosen.positions(), [20, 50, 70]);
-        for (prefix, found) in [parts[1], parts[0]].into_iter().zip(found.chunks(30 * VOCABULARY_SIZE)) {
-            let whole = [prefix, parts[2]].concat();
-            let borders = [0, whole.len() as i64];
-            let wanted = log_probs(&network, (&whole, &borders), Mode::Causal, None, 1);
-            let worst = apart(found, &wanted[prefix.len() * VOCABULARY_SIZE..]);
-            assert!(worst <= 1e-5, "{attention:?}: {worst:e}");
-        }
-        assert_eq!(state.positions(), [40, 20]);
-        assert!(state.select(&[2]).is_err() && state.select(&[-1]).is_err());
+    let attention = network.config().attention;
+    let run = with_threads(2);
+    let mut state = network.empty_state(2).unwrap();
+    let untouched = state.select(&[1, 1, 0]).unwrap();
+    assert_eq!(untouched.positions(), [0, 0, 0]);
+    let mut out = vec![0.0; 60 * VOCABULARY_SIZE];
+    state.advance(&tokens[..60], &[0, 40, 60], None, &mut out, &run).unwrap();
+    // Sequence 1 twice, in front of sequence 0; and nothing for the first of them.
+    let mut chosen = state.select(&[1, 1, 0]).unwrap();
+    assert_eq!(chosen.positions(), [20, 20, 40]);
+    let mut found = vec![0.0; 60 * VOCABULARY_SIZE];
+    let next = [parts[2], parts[2]].concat();
+    chosen.advance(&next, &[0, 0, 30, 60], None, &mut found, &run).unwrap();
+    assert_eq!(chosen.positions(), [20, 50, 70]);
+    for (prefix, found) in [parts[1], parts[0]].into_iter().zip(found.chunks(30 * VOCABULARY_SIZE)) {
+        let whole = [prefix, parts[2]].concat();
+        let borders = [0, whole.len() as i64];
+        let wanted = log_probs(network, (&whole, &borders), Mode::Causal, None, 1);
+        let worst = apart(found, &wanted[prefix.len() * VOCABULARY_SIZE..]);
+        assert!(worst <= 1e-5, "{attention:?}: {worst:e}");
     }
+    assert_eq!(state.positions(), [40, 20]);
+    assert!(state.select(&[2]).is_err() && state.select(&[-1]).is_err());
 }
 
 #[test]

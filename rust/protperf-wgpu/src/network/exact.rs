@@ -1,8 +1,9 @@
 //! Softmax attention over all keys: some queries at once, so that their scores fit.
 
 use super::arrays::{Activations, Forward, fours};
+use super::dense::gather;
 use super::extents::Extents;
-use super::heads::Heads;
+use super::heads::{Heads, merged, split};
 use crate::error::GpuError;
 use crate::kernels::Kernel;
 use crate::memory::OnDevice;
@@ -44,119 +45,122 @@ struct QueryTile {
     scores: u32,
 }
 
-impl Forward<'_> {
-    /// What the heads of every token read, side by side, `[rows,HD]`. With a state, sequences see the keys in it first, and
-    /// leave theirs in its place; `None` has seen no key.
-    ///
-    /// # Errors
-    /// [`GpuError::TooLarge`], [`GpuError::TooMany`].
-    pub fn exact(
-        &mut self,
-        qkv: &Activations,
-        heads: &Heads<'_>,
-        state: Option<&mut Option<Keys>>,
-    ) -> Result<Activations, GpuError> {
-        let merged = self.merged(heads)?;
-        let [queries, keys, values] = self.split(qkv, heads, 0..heads.count)?;
-        let new = Keys { keys, values, ranges: heads.sequences.ranges.clone() };
-        match state {
-            None => self.attend(heads, &queries, &new, &merged)?,
-            Some(state) => {
-                let all = self.joined(state.as_ref(), &new, [heads.count, heads.dim])?;
-                self.attend(heads, &queries, &all, &merged)?;
-                *state = Some(all);
-            }
+/// What the heads of every token read, side by side, `[rows,HD]`. With a state, sequences see the keys in it first, and
+/// leave theirs in its place; `None` has seen no key.
+///
+/// # Errors
+/// [`GpuError::TooLarge`], [`GpuError::TooMany`].
+pub fn exact(
+    forward: &mut Forward<'_>,
+    qkv: &Activations,
+    heads: &Heads<'_>,
+    state: Option<&mut Option<Keys>>,
+) -> Result<Activations, GpuError> {
+    let together = merged(forward, heads)?;
+    let [queries, keys, values] = split(forward, qkv, heads, 0..heads.count)?;
+    let new = Keys { keys, values, ranges: heads.sequences.ranges.clone() };
+    match state {
+        None => attend(forward, heads, &queries, &new, &together)?,
+        Some(state) => {
+            let all = joined(forward, state.as_ref(), &new, [heads.count, heads.dim])?;
+            attend(forward, heads, &queries, &all, &together)?;
+            *state = Some(all);
         }
-        Ok(merged)
     }
+    Ok(together)
+}
 
-    /// Keys of some sequences, in this order.
-    ///
-    /// # Errors
-    /// [`GpuError::TooLarge`].
-    pub fn select_keys(&mut self, from: &Keys, indices: &[u32], [heads, dim]: [usize; 2]) -> Result<Keys, GpuError> {
-        let wanted = indices.iter().map(|&index| (from.ranges[index as usize].clone(), 0..0));
-        self.gathered([from, from], wanted, [heads, dim])
+/// Keys of some sequences, in this order.
+///
+/// # Errors
+/// [`GpuError::TooLarge`].
+pub fn select_keys(
+    forward: &mut Forward<'_>,
+    from: &Keys,
+    indices: &[u32],
+    [heads, dim]: [usize; 2],
+) -> Result<Keys, GpuError> {
+    let wanted = indices.iter().map(|&index| (from.ranges[index as usize].clone(), 0..0));
+    gathered(forward, [from, from], wanted, [heads, dim])
+}
+
+/// The keys of each sequence of a state and after them its new ones.
+fn joined(forward: &mut Forward<'_>, before: Option<&Keys>, new: &Keys, sizes: [usize; 2]) -> Result<Keys, GpuError> {
+    let none = vec![0..0; new.ranges.len()];
+    let old = before.map_or(&none, |before| &before.ranges).clone();
+    let both = old.into_iter().zip(new.ranges.clone());
+    gathered(forward, [before.unwrap_or(new), new], both, sizes)
+}
+
+/// For each sequence some rows of a first set of keys, and then some of a second.
+fn gathered(
+    forward: &mut Forward<'_>,
+    [first, second]: [&Keys; 2],
+    parts: impl Iterator<Item = (Range<usize>, Range<usize>)>,
+    [heads, dim]: [usize; 2],
+) -> Result<Keys, GpuError> {
+    let (mut table, mut ranges) = (Vec::new(), Vec::new());
+    for (of_first, of_second) in parts {
+        let start = table.len();
+        table.extend(of_first.map(|row| row as u32));
+        table.extend(of_second.map(|row| (first.rows() + row) as u32));
+        ranges.push(start..table.len());
     }
+    let bytes = |width: usize| (heads * table.len()) as u64 * width as u64 * 4;
+    let keys = forward.recorder.lasting("keys", bytes(dim))?;
+    let values = forward.recorder.lasting("values", bytes(dim + 1))?;
+    let sources = [(&first.keys, first.rows()), (&second.keys, second.rows())];
+    gather(forward, sources, &table, [heads, dim], &keys)?;
+    let sources = [(&first.values, first.rows()), (&second.values, second.rows())];
+    gather(forward, sources, &table, [heads, dim + 1], &values)?;
+    Ok(Keys { keys, values, ranges })
+}
 
-    /// The keys of each sequence of a state and after them its new ones.
-    fn joined(&mut self, before: Option<&Keys>, new: &Keys, sizes: [usize; 2]) -> Result<Keys, GpuError> {
-        let none = vec![0..0; new.ranges.len()];
-        let old = before.map_or(&none, |before| &before.ranges).clone();
-        let both = old.into_iter().zip(new.ranges.clone());
-        self.gathered([before.unwrap_or(new), new], both, sizes)
+fn attend(
+    forward: &mut Forward<'_>,
+    heads: &Heads<'_>,
+    queries: &OnDevice,
+    keys: &Keys,
+    together: &Activations,
+) -> Result<(), GpuError> {
+    let longest = keys.ranges.iter().map(Range::len).max().unwrap_or(0);
+    if longest > MAX_KEYS {
+        return Err(GpuError::TooMany { what: "tokens of a sequence", found: longest, limit: MAX_KEYS });
     }
-
-    /// For each sequence some rows of a first set of keys, and then some of a second.
-    fn gathered(
-        &mut self,
-        [first, second]: [&Keys; 2],
-        parts: impl Iterator<Item = (Range<usize>, Range<usize>)>,
-        [heads, dim]: [usize; 2],
-    ) -> Result<Keys, GpuError> {
-        let (mut table, mut ranges) = (Vec::new(), Vec::new());
-        for (of_first, of_second) in parts {
-            let start = table.len();
-            table.extend(of_first.map(|row| row as u32));
-            table.extend(of_second.map(|row| (first.rows() + row) as u32));
-            ranges.push(start..table.len());
+    let budget = GROUP_BYTES.min(forward.gpu.max_binding()) / (16 * heads.count as u64);
+    for group in groups(&heads.sequences.ranges, &keys.ranges, budget) {
+        let on_device = forward.recorder.upload("tiles", &group)?;
+        let (mut scores, mut tile_rows, mut tile_keys) = (0, 0, 0);
+        for tile in &group {
+            let of_row = fours(tile.keys as usize);
+            scores += tile.count * of_row;
+            (tile_rows, tile_keys) = (tile_rows.max(tile.count), tile_keys.max(of_row));
         }
-        let bytes = |width: usize| (heads * table.len()) as u64 * width as u64 * 4;
-        let keys = self.recorder.lasting("keys", bytes(dim))?;
-        let values = self.recorder.lasting("values", bytes(dim + 1))?;
-        let sources = [(&first.keys, first.rows()), (&second.keys, second.rows())];
-        self.gather(sources, &table, [heads, dim], &keys)?;
-        let sources = [(&first.values, first.rows()), (&second.values, second.rows())];
-        self.gather(sources, &table, [heads, dim + 1], &values)?;
-        Ok(Keys { keys, values, ranges })
+        let extents = Extents {
+            rows: heads.sequences.rows() as u32,
+            outputs: together.fours(),
+            heads: heads.count as u32,
+            head_dim: heads.dim as u32,
+            keys: keys.rows() as u32,
+            tiles: group.len() as u32,
+            tile_rows,
+            tile_keys,
+            scores,
+            mode: u32::from(heads.sequences.causal),
+            factor: 1.0 / (heads.dim as f32).sqrt(),
+            ..Extents::default()
+        };
+        let weights = forward.recorder.scratch("scores", u64::from(scores) * heads.count as u64 * 16)?;
+        let (tiles, blocks) = (extents.tiles * extents.heads, tile_rows.div_ceil(4));
+        let bindings = [queries, &keys.keys, &on_device, &weights];
+        forward.recorder.dispatch(Kernel::ExactScores, extents.over(&[tile_keys, blocks, tiles]), &bindings);
+        let bindings = [&on_device, &weights];
+        forward.recorder.dispatch(Kernel::ExactWeights, extents.over(&[tile_rows, tiles]), &bindings);
+        let bindings = [&weights, &keys.values, &on_device, &together.memory];
+        let columns = extents.head_dim.div_ceil(4);
+        forward.recorder.dispatch(Kernel::ExactRead, extents.over(&[columns, blocks, tiles]), &bindings);
     }
-
-    fn attend(
-        &mut self,
-        heads: &Heads<'_>,
-        queries: &OnDevice,
-        keys: &Keys,
-        merged: &Activations,
-    ) -> Result<(), GpuError> {
-        let longest = keys.ranges.iter().map(Range::len).max().unwrap_or(0);
-        if longest > MAX_KEYS {
-            return Err(GpuError::TooMany { what: "tokens of a sequence", found: longest, limit: MAX_KEYS });
-        }
-        let budget = GROUP_BYTES.min(self.gpu.max_binding()) / (16 * heads.count as u64);
-        for group in groups(&heads.sequences.ranges, &keys.ranges, budget) {
-            let on_device = self.recorder.upload("tiles", &group)?;
-            let (mut scores, mut tile_rows, mut tile_keys) = (0, 0, 0);
-            for tile in &group {
-                let of_row = fours(tile.keys as usize);
-                scores += tile.count * of_row;
-                (tile_rows, tile_keys) = (tile_rows.max(tile.count), tile_keys.max(of_row));
-            }
-            let extents = Extents {
-                rows: heads.sequences.rows() as u32,
-                outputs: merged.fours(),
-                heads: heads.count as u32,
-                head_dim: heads.dim as u32,
-                keys: keys.rows() as u32,
-                tiles: group.len() as u32,
-                tile_rows,
-                tile_keys,
-                scores,
-                mode: u32::from(heads.sequences.causal),
-                factor: 1.0 / (heads.dim as f32).sqrt(),
-                ..Extents::default()
-            };
-            let weights = self.recorder.scratch("scores", u64::from(scores) * heads.count as u64 * 16)?;
-            let (tiles, blocks) = (extents.tiles * extents.heads, tile_rows.div_ceil(4));
-            let bindings = [queries, &keys.keys, &on_device, &weights];
-            self.recorder.dispatch(Kernel::ExactScores, extents.over(&[tile_keys, blocks, tiles]), &bindings);
-            let bindings = [&on_device, &weights];
-            self.recorder.dispatch(Kernel::ExactWeights, extents.over(&[tile_rows, tiles]), &bindings);
-            let bindings = [&weights, &keys.values, &on_device, &merged.memory];
-            let columns = extents.head_dim.div_ceil(4);
-            self.recorder.dispatch(Kernel::ExactRead, extents.over(&[columns, blocks, tiles]), &bindings);
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Tiles of the queries of every sequence, in groups of at most so many fours of scores; the last queries are those of

@@ -3,16 +3,18 @@
 //! Heads are worked on in groups whose buffers the adapter can bind.
 
 use super::arrays::{Activations, Forward, Sequences};
-use super::heads::Heads;
+use super::dense::gather;
+use super::extents::Extents;
+use super::heads::{Heads, merged, split};
 use crate::error::GpuError;
 use crate::kernels::Kernel;
 use crate::maps::{Map, Side};
 use crate::memory::OnDevice;
-use crate::network::extents::Extents;
 use crate::stages::{Pass, Reader, Rows, Stages};
 use crate::tiles::CAUSAL_ROWS;
 use protperf_core::state::KV_STATE;
 use protperf_core::{MapArgs, Result as CoreResult};
+use std::ops::Range;
 
 /// The largest buffer that a group of several heads makes, in bytes.
 const GROUP_BYTES: u64 = 64 << 20;
@@ -32,130 +34,142 @@ impl Favor {
     }
 }
 
-impl Forward<'_> {
-    /// The map of the heads of a block, of F features.
-    ///
-    /// # Errors
-    /// [`protperf_core::Error::OutOfMemory`], [`protperf_core::Error::Device`].
-    pub fn favor_map(&mut self, args: &MapArgs<'_>, head_dim: usize, feature_dim: usize) -> CoreResult<Favor> {
-        let projections = feature_dim / args.family().features_per_projection();
-        let map = Map::new(args, head_dim, projections)?;
-        let pass = Pass {
-            head_dim,
-            projections,
-            features: feature_dim,
-            width: head_dim + 1,
-            family: map.family_number,
-            epsilon: map.epsilon,
-            input_limit: map.input_limit(),
-            causal: false,
+/// The map of the heads of a block, of F features.
+///
+/// # Errors
+/// [`protperf_core::Error::OutOfMemory`], [`protperf_core::Error::Device`].
+pub fn favor_map(
+    forward: &mut Forward<'_>,
+    args: &MapArgs<'_>,
+    head_dim: usize,
+    feature_dim: usize,
+) -> CoreResult<Favor> {
+    let projections = feature_dim / args.family().features_per_projection();
+    let map = Map::new(args, head_dim, projections)?;
+    let pass = Pass {
+        head_dim,
+        projections,
+        features: feature_dim,
+        width: head_dim + 1,
+        family: map.family_number,
+        epsilon: map.epsilon,
+        input_limit: map.input_limit(),
+        causal: false,
+    };
+    let norm_factor = map.norm_factor(Side::Keys);
+    let [queries, keys] = map.packed;
+    let parameters = [forward.numbers(&queries)?, forward.numbers(&keys)?];
+    Ok(Favor { pass, parameters, norm_factor })
+}
+
+/// What the heads of every token read, side by side, `[rows,HD]`. With a state, sequences go on from it, one `[F,2+D]`
+/// for each head and sequence, and leave theirs in its place; `None` has seen no key.
+///
+/// # Errors
+/// [`GpuError::TooLarge`], [`GpuError::TooMany`].
+pub fn favor(
+    forward: &mut Forward<'_>,
+    qkv: &Activations,
+    heads: &Heads<'_>,
+    map: &Favor,
+    state: Option<&mut Option<OnDevice>>,
+) -> Result<Activations, GpuError> {
+    let together = merged(forward, heads)?;
+    let after = match &state {
+        Some(_) => Some(forward.recorder.lasting("states", bytes_of(heads, map))?),
+        None => None,
+    };
+    let step = heads_at_once(forward, heads.sequences, map);
+    for first in (0..heads.count).step_by(step) {
+        let group = first..heads.count.min(first + step);
+        let before = state.as_ref().and_then(|state| state.as_ref());
+        let out = read_group(forward, qkv, heads, map, group.clone(), [before, after.as_ref()])?;
+        let extents = Extents {
+            rows: heads.sequences.rows() as u32,
+            outputs: together.fours(),
+            heads: group.len() as u32,
+            first_head: first as u32,
+            head_dim: heads.dim as u32,
+            ..Extents::default()
         };
-        let norm_factor = map.norm_factor(Side::Keys);
-        let [queries, keys] = map.packed;
-        let parameters = [self.numbers(&queries)?, self.numbers(&keys)?];
-        Ok(Favor { pass, parameters, norm_factor })
+        let counts = [extents.rows, extents.heads, extents.head_dim];
+        forward.recorder.dispatch(Kernel::Merge, extents.over(&counts), &[&out, &together.memory]);
     }
+    if let Some(state) = state {
+        *state = after;
+    }
+    Ok(together)
+}
 
-    /// What the heads of every token read, side by side, `[rows,HD]`. With a state, sequences go on from it, one
-    /// `[F,2+D]` for each head and sequence, and leave theirs in its place; `None` has seen no key.
-    ///
-    /// # Errors
-    /// [`GpuError::TooLarge`], [`GpuError::TooMany`].
-    pub fn favor(
-        &mut self,
-        qkv: &Activations,
-        heads: &Heads<'_>,
-        map: &Favor,
-        state: Option<&mut Option<OnDevice>>,
-    ) -> Result<Activations, GpuError> {
-        let (all, sequences) = (heads.count, heads.sequences);
-        let merged = self.merged(heads)?;
-        let mut states = match &state {
-            Some(before) => Some((before.as_ref(), self.recorder.lasting("states", self.bytes_of(heads, map))?)),
-            None => None,
-        };
-        let step = self.heads_at_once(sequences, map);
-        for first in (0..all).step_by(step) {
-            let group = first..all.min(first + step);
-            let [queries, keys, values] = self.split(qkv, heads, group.clone())?;
-            let sets: Vec<u32> = group.clone().map(|head| head as u32).collect();
-            let sets = self.numbers_of("sets of parameters", &sets)?;
-            let of_head = sequences.ranges.len() as u64 * map.state_bytes();
-            let (at, bytes) = (first as u64 * of_head, group.len() as u64 * of_head);
-            let before = match &states {
-                Some((Some(before), _)) => {
-                    let own = self.recorder.scratch("states", bytes)?;
-                    self.recorder.copy((before, at), (&own, 0), bytes);
-                    Some(own)
-                }
-                _ => None,
-            };
-            let pass = Pass { causal: sequences.causal, ..map.pass };
-            let side = |side, inputs, parameters, norm_factor| Rows {
-                side,
-                inputs,
-                parameters,
-                cut: &sequences.cut,
-                norm_factor,
-                norm_sign: 0.0,
-            };
-            let queries = side(Side::Queries, &queries, &map.parameters[0], 0.0);
-            let keys = side(Side::Keys, &keys, &map.parameters[1], map.norm_factor);
-            let mut stages = Stages::new(&mut self.recorder, &pass, group.len(), &sets)?;
-            let of_queries = stages.project(&queries, None)?;
-            let of_keys = stages.project(&keys, None)?;
-            let after = stages.states(&keys, &of_keys, &values, before.as_ref(), false)?;
-            let scores = stages.scores(&queries, &of_queries, &of_keys)?;
-            let reader = Reader { rows: &queries, features: &of_queries, states: &after };
-            let [out, _] = stages.read(reader, &scores, &values)?;
-            if let Some((_, all)) = &mut states {
-                self.recorder.copy((&after.last, 0), (all, at), bytes);
-            }
-            let extents = Extents {
-                rows: sequences.rows() as u32,
-                outputs: merged.fours(),
-                heads: group.len() as u32,
-                first_head: first as u32,
-                head_dim: heads.dim as u32,
-                ..Extents::default()
-            };
-            let counts = [extents.rows, extents.heads, extents.head_dim];
-            self.recorder.dispatch(Kernel::Merge, extents.over(&counts), &[&out, &merged.memory]);
+/// What a group of heads reads, `[heads,rows,1+D]`; states of all heads are read from the first, and written to the
+/// second.
+fn read_group(
+    forward: &mut Forward<'_>,
+    qkv: &Activations,
+    heads: &Heads<'_>,
+    map: &Favor,
+    group: Range<usize>,
+    [before, after]: [Option<&OnDevice>; 2],
+) -> Result<OnDevice, GpuError> {
+    let cut = &heads.sequences.cut;
+    let of_head = heads.sequences.ranges.len() as u64 * map.state_bytes();
+    let (at, bytes) = (group.start as u64 * of_head, group.len() as u64 * of_head);
+    let [queries, keys, values] = split(forward, qkv, heads, group.clone())?;
+    let sets: Vec<u32> = group.clone().map(|head| head as u32).collect();
+    let sets = forward.recorder.upload("sets of parameters", &sets)?;
+    let own = match before {
+        Some(before) => {
+            let own = forward.recorder.scratch("states", bytes)?;
+            forward.recorder.copy((before, at), (&own, 0), bytes);
+            Some(own)
         }
-        let after = states.map(|(_, after)| after);
-        if let Some(state) = state {
-            *state = after;
-        }
-        Ok(merged)
+        None => None,
+    };
+    let [of_queries, of_keys] = &map.parameters;
+    let side =
+        |side, inputs, parameters, norm_factor| Rows { side, inputs, parameters, cut, norm_factor, norm_sign: 0.0 };
+    let queries = side(Side::Queries, &queries, of_queries, 0.0);
+    let keys = side(Side::Keys, &keys, of_keys, map.norm_factor);
+    let pass = Pass { causal: heads.sequences.causal, ..map.pass };
+    let mut stages = Stages::new(&mut forward.recorder, &pass, group.len(), &sets)?;
+    let of_queries = stages.project(&queries, None)?;
+    let of_keys = stages.project(&keys, None)?;
+    let states = stages.states(&keys, &of_keys, &values, own.as_ref(), false)?;
+    let scores = stages.scores(&queries, &of_queries, &of_keys)?;
+    let reader = Reader { rows: &queries, features: &of_queries, states: &states };
+    let [out, _] = stages.read(reader, &scores, &values)?;
+    if let Some(after) = after {
+        forward.recorder.copy((&states.last, 0), (after, at), bytes);
     }
+    Ok(out)
+}
 
-    /// States of some sequences, in this order, of `num_sequences` there are.
-    ///
-    /// # Errors
-    /// [`GpuError::TooLarge`].
-    pub fn select_states(
-        &mut self,
-        state: &OnDevice,
-        num_sequences: usize,
-        indices: &[u32],
-        heads: usize,
-        map: &Favor,
-    ) -> Result<OnDevice, GpuError> {
-        let bytes = map.state_bytes();
-        let selected = self.recorder.lasting("states", heads as u64 * indices.len() as u64 * bytes)?;
-        self.gather([(state, num_sequences), (state, 0)], indices, [heads, bytes as usize / 4], &selected)?;
-        Ok(selected)
-    }
+/// States of some sequences, in this order, of `num_sequences` there are.
+///
+/// # Errors
+/// [`GpuError::TooLarge`].
+pub fn select_states(
+    forward: &mut Forward<'_>,
+    state: &OnDevice,
+    num_sequences: usize,
+    indices: &[u32],
+    heads: usize,
+    map: &Favor,
+) -> Result<OnDevice, GpuError> {
+    let bytes = map.state_bytes();
+    let selected = forward.recorder.lasting("states", heads as u64 * indices.len() as u64 * bytes)?;
+    gather(forward, [(state, num_sequences), (state, 0)], indices, [heads, bytes as usize / 4], &selected)?;
+    Ok(selected)
+}
 
-    fn bytes_of(&self, heads: &Heads<'_>, map: &Favor) -> u64 {
-        (heads.count * heads.sequences.ranges.len()) as u64 * map.state_bytes()
-    }
+fn bytes_of(heads: &Heads<'_>, map: &Favor) -> u64 {
+    (heads.count * heads.sequences.ranges.len()) as u64 * map.state_bytes()
+}
 
-    fn heads_at_once(&self, sequences: &Sequences, map: &Favor) -> usize {
-        let (rows, features) = (sequences.rows().max(1) as u64, map.pass.features as u64);
-        let tiles = rows / CAUSAL_ROWS as u64 + sequences.ranges.len() as u64;
-        let of_scores = rows * CAUSAL_ROWS as u64 * 8;
-        let largest = (rows * features * 8).max(tiles * map.state_bytes()).max(of_scores);
-        usize::try_from(GROUP_BYTES.min(self.gpu.max_binding()) / largest).unwrap_or(usize::MAX).max(1)
-    }
+fn heads_at_once(forward: &Forward<'_>, sequences: &Sequences, map: &Favor) -> usize {
+    let (rows, features) = (sequences.rows().max(1) as u64, map.pass.features as u64);
+    let tiles = rows / CAUSAL_ROWS as u64 + sequences.ranges.len() as u64;
+    let of_scores = rows * CAUSAL_ROWS as u64 * 8;
+    let largest = (rows * features * 8).max(tiles * map.state_bytes()).max(of_scores);
+    usize::try_from(GROUP_BYTES.min(forward.gpu.max_binding()) / largest).unwrap_or(usize::MAX).max(1)
 }

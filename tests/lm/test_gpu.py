@@ -1,0 +1,101 @@
+"""Models read on a GPU (`device="wgpu"`): scores, variants, vectors and new sequences are those of the processor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import environment, protperf
+from conftest import small_config
+from training import small_options, synthetic
+
+import protperf.lm as lm
+from protperf import backends
+from protperf.lm.training.run import train_run
+
+pytestmark = pytest.mark.skipif("wgpu" not in backends(), reason="built without the feature wgpu")
+PROTEINS = ["MKVLAAGIC", "ACDEFGHIKLMNPQRSTVWY" * 8, "M", "MKXBVW" * 11]
+NEAR = 1e-4
+"""Nats per residue."""
+
+
+@pytest.fixture(scope="module", params=["relu", "softmax", "exact"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu")
+    options = small_options(steps=3)
+    return train_run(synthetic(folder / "in.fa"), folder / "run", small_config(attention=request.param), options).run
+
+
+@pytest.fixture
+def models(gpu_device: None, run: Path) -> list[lm.Model]:
+    return [lm.load(run, device=device) for device in ("cpu", "wgpu")]
+
+
+def test_scores_of_both_modes_are_those_of_the_processor(models: list[lm.Model]) -> None:
+    for method in ("ll", "pll"):
+        here, there = (model.score(PROTEINS, method=method).rows for model in models)
+        for a, b in zip(here, there, strict=True):
+            assert b.ll == pytest.approx(a.ll, abs=NEAR * max(1, a.scored))
+        assert [row.ll for row in here] != [row.ll for row in there], "one device was used for both"
+
+
+def test_a_long_protein_read_in_parts_is_scored_as_on_the_processor(
+    models: list[lm.Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protperf.lm.inference.CHUNK", 100)
+    monkeypatch.setattr("protperf.lm.inference.EXACT_CHUNK", 100)
+    here, there = (model.score(PROTEINS[1] * 3, method="ll", batch_tokens=150).rows[0] for model in models)
+    assert there.ll == pytest.approx(here.ll, abs=NEAR * here.scored)
+
+
+def test_vectors_and_new_sequences_are_those_of_the_processor(models: list[lm.Model]) -> None:
+    for layer in (0, 1, -1):
+        here, there = (model.embed(PROTEINS, layer=layer).vectors for model in models)
+        np.testing.assert_allclose(there, here, atol=1e-4)
+    drawn = [[str(record.seq) for record in model.generate(n=3, seed=4, max_len=30)] for model in models]
+    assert drawn[0] == drawn[1]
+
+
+FORKED = """
+import os, sys, protperf.lm as lm
+from protperf.errors import DeviceError
+model = lm.load(sys.argv[1], device="wgpu")
+expected = model.score("MKV").rows
+child = os.fork()
+if child == 0:
+    try:
+        model.score("MKV")
+    except DeviceError as error:
+        assert "before it was forked; load the model again" in str(error)
+        del model
+        os._exit(0 if lm.load(sys.argv[1], device="wgpu").score("MKV").rows == expected else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert model.score("MKV").rows == expected
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.usefixtures("gpu_device")
+def test_a_forked_child_is_told_to_load_anew(runs: dict[str, Path]) -> None:
+    subprocess.run([sys.executable, "-c", FORKED, runs["both"]], check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("gpu_device")
+def test_the_command_scores_on_the_gpu(runs: dict[str, Path], fasta: Path) -> None:
+    here, there = (protperf("score", runs["both"], fasta, "--device", name).stdout.decode() for name in ("cpu", "wgpu"))
+    rows = [[line.split("\t") for line in text.splitlines()] for text in (here, there)]
+    assert len(rows[0]) == len(rows[1]) == 41
+    column = rows[0][0].index("ll_per_residue")
+    for a, b in zip(rows[0][1:], rows[1][1:], strict=True):
+        assert float(b[column]) == pytest.approx(float(a[column]), abs=NEAR)
+
+
+def test_the_command_says_why_there_is_no_gpu(runs: dict[str, Path], fasta: Path) -> None:
+    result = protperf("score", runs["both"], fasta, "--device", "wgpu", env=environment(PROTPERF_GPU="off"))
+    assert result.returncode == 4
+    assert "switched off by PROTPERF_GPU=off" in result.stderr.decode()
