@@ -91,10 +91,10 @@ impl fmt::Display for GpuError {
             GpuError::TooLarge { what, bytes, limit } => write!(
                 f,
                 "{what}: {bytes} bytes are needed in one buffer and this GPU binds at most {limit}; take shorter \
-                 sequences or fewer features, or backend=\"cpu\""
+                 sequences or fewer features, or compute on the CPU"
             ),
             GpuError::TooMany { what, found, limit } => {
-                write!(f, "{what}: {found} are more than the {limit} that backend \"wgpu\" takes; take backend=\"cpu\"")
+                write!(f, "{what}: {found} are more than the {limit} that shaders count to; compute on the CPU")
             }
             GpuError::OutOfMemory { bytes } => write!(f, "the GPU has no room for {bytes} bytes"),
             GpuError::Refused { detail } => write!(f, "the GPU refused a call, please report it: {detail}"),
