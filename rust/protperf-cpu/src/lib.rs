@@ -8,6 +8,7 @@
 //! Imports follow this order, each file importing files to its left alone:
 //!
 //! ```text
+//! dispatch, layout < simd < bf16
 //! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
 //! {features, packed_omega} < prepared < kept_maps < call,    stored < out_rows < outputs < {forward, backward} < exact
 //! prepared < decoding,    {decoding, workspace, load} < step
@@ -21,6 +22,7 @@
 
 mod backend;
 mod backward;
+pub mod bf16;
 mod blocks;
 mod call;
 mod chunk;

@@ -140,11 +140,23 @@ each_op!(entries avx512 target_feature(enable = "avx512f,avx512bw,avx512dq,avx51
 pub trait CpuElement: Real {
     /// The table of an instruction set.
     fn ops(isa: Isa) -> &'static Ops<Self>;
+    /// The numbers themselves where they are f32, for what computes in no other type.
+    fn as_f32(x: &[Self]) -> Option<&[f32]>;
+    /// The same for writing.
+    fn as_f32_mut(x: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 macro_rules! element {
-    ($t:ty, $lanes:ident) => {
+    ($t:ty, $lanes:ident, $some:expr, $some_mut:expr) => {
         impl CpuElement for $t {
+            fn as_f32(x: &[Self]) -> Option<&[f32]> {
+                $some(x)
+            }
+
+            fn as_f32_mut(x: &mut [Self]) -> Option<&mut [f32]> {
+                $some_mut(x)
+            }
+
             fn ops(isa: Isa) -> &'static Ops<Self> {
                 static BASELINE: Ops<$t> = baseline::table::<$t, simd::scalar::$lanes>();
                 #[cfg(target_arch = "x86_64")]
@@ -163,8 +175,8 @@ macro_rules! element {
         }
     };
 }
-element!(f32, F32);
-element!(f64, F64);
+element!(f32, F32, Some, Some);
+element!(f64, F64, |_| None, |_| None);
 
 impl<T: CpuElement> Ops<T> {
     /// The table of an instruction set.

@@ -16,11 +16,17 @@ macro_rules! intrinsics {
     )*};
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod amx;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512bf16;
+pub mod plain_tiles;
 pub mod scalar;
+pub mod tile;
 
 use protperf_core::Element;
 

@@ -1,0 +1,54 @@
+//! Tiles of pairs of bf16, and what an instruction set does with them.
+//!
+//! ```text
+//! left tile   [row][pair]     16 rows of the left operand, 32 columns of it
+//! right tile  [pair][column]  32 rows of the right operand in pairs, 16 columns of it
+//! ```
+//!
+//! Both are 16 rows of 16 words, so a matrix that is used transposed takes the tile of the other side with its words
+//! transposed.
+
+/// Words of a row of a tile, rows of a tile, and columns of a tile of sums.
+pub const COLS: usize = 16;
+/// Terms of each sum that one product of tiles adds.
+pub const DEPTH: usize = 32;
+
+/// 16 rows of 16 pairs of bf16, the first of each pair in the low half of its word: one kB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Tile(pub [[u32; COLS]; COLS]);
+
+impl Tile {
+    /// A tile of zeros.
+    pub const ZERO: Tile = Tile([[0; COLS]; COLS]);
+}
+
+/// Eight tile registers and what a processor does with them; which register is a constant, as in the instructions.
+pub trait Tiles {
+    /// Makes a register a tile of zeros.
+    fn zero<const REGISTER: usize>(&mut self);
+    /// Loads a register.
+    fn load<const REGISTER: usize>(&mut self, from: &Tile);
+    /// Adds the product of two registers to the sums in a third.
+    fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
+    /// Stores the sums of a register as 16 rows of 16, `row` elements apart.
+    ///
+    /// # Panics
+    /// Where `to` is too short.
+    fn store<const REGISTER: usize>(&self, to: &mut [f32], row: usize);
+}
+
+/// How numbers become the words of a tile.
+///
+/// # Safety
+/// An implementation may assume in every method that the processor has its instruction set; whoever calls a method
+/// guarantees it.
+#[allow(clippy::missing_safety_doc)]
+pub unsafe trait Rounding {
+    /// 32 numbers of a row as 16 words.
+    unsafe fn along(row: &[f32; DEPTH]) -> [u32; COLS];
+    /// 16 numbers of each of two rows as 16 words.
+    unsafe fn across(first: &[f32; COLS], second: &[f32; COLS]) -> [u32; COLS];
+    /// The words transposed.
+    unsafe fn transpose(from: &Tile, to: &mut Tile);
+}
