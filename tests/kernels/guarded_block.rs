@@ -5,7 +5,7 @@ use crate::guard::{Against, Guarded};
 use protperf::model::block::{Block, BlockBackward, BlockGradients, Trace, TraceMut};
 use protperf::model::head::{HeadGradients, HeadWeights, Targets, token_loss};
 use protperf::model::weights::{Attention, BlockShape, BlockWeights};
-use protperf::model::{Dropout, Rotary};
+use protperf::model::{Arithmetic, Dropout, Precision, Rotary};
 use protperf::{CpuElement, Execution, FeatureMap, Isa};
 use std::sync::atomic::AtomicBool;
 
@@ -23,7 +23,7 @@ fn poisoned<T: CpuElement>(len: usize, against: Against) -> Guarded<T> {
 }
 
 /// Forward and backward of a block, and the loss over its output; all numbers that came out.
-fn run<T: CpuElement>(shape: BlockShape, attention: Attention, isa: Isa, against: Against) -> Vec<T> {
+fn run<T: CpuElement>(shape: BlockShape, attention: Attention, how: Arithmetic, against: Against) -> Vec<T> {
     let BlockShape { model_dim: c, num_heads: h, head_dim: d, ffn_dim: f } = shape;
     let borders = Guarded::new(&[0i64, 3, 3, 20], against);
     let tokens = 20;
@@ -53,7 +53,7 @@ fn run<T: CpuElement>(shape: BlockShape, attention: Attention, isa: Isa, against
     {
         let [qkv, inverses, attended, denominators, middle, gate_up] = &mut trace[..] else { panic!() };
         let mut trace = TraceMut { qkv, inverses, attended, denominators, middle, gate_up };
-        let block = Block::pack(isa, shape, attention, &weights, &execution).unwrap();
+        let block = Block::pack(how, shape, attention, &weights, &execution).unwrap();
         block.forward_traced(&mut output, &mut trace, &rotary, (&borders, true), dropout, &execution).unwrap();
         let mut again: Guarded<T> = guarded(tokens * c, 51, against);
         block.forward_dropped(&mut again, &rotary, (&borders, true), None, dropout, &execution).unwrap();
@@ -66,7 +66,7 @@ fn run<T: CpuElement>(shape: BlockShape, attention: Attention, isa: Isa, against
     let head = HeadWeights { norm: &norm, embedding: &embedding };
     let wanted = Targets { positions: &positions, classes: &targets };
     let gradients = HeadGradients { hidden: &mut grad, norm: &mut dnorm, embedding: &mut dembedding };
-    let loss = token_loss(isa, &output, head, wanted, 0.5, Some(gradients), &execution).unwrap();
+    let loss = token_loss(how, &output, head, wanted, 0.5, Some(gradients), &execution).unwrap();
     let mut found: Vec<Guarded<T>> = sizes.iter().map(|&n| poisoned(n, against)).collect();
     {
         let [attention_norm, d_qkv, log_temperature, out, ffn_norm, d_gate_up, down] = &mut found[..] else { panic!() };
@@ -74,7 +74,7 @@ fn run<T: CpuElement>(shape: BlockShape, attention: Attention, isa: Isa, against
             BlockGradients { attention_norm, qkv: d_qkv, log_temperature, out, ffn_norm, gate_up: d_gate_up, down };
         let [qkv, inverses, attended, denominators, middle, gate_up] = &trace[..] else { panic!() };
         let trace = Trace { qkv, inverses, attended, denominators, middle, gate_up };
-        let block = BlockBackward::pack(isa, shape, attention, &weights, &execution).unwrap();
+        let block = BlockBackward::pack(how, shape, attention, &weights, &execution).unwrap();
         let sight = (&borders[..], true);
         block.run(&input, trace, &rotary, sight, dropout, &mut grad, &mut gradients, &execution).unwrap();
     }
@@ -84,14 +84,15 @@ fn run<T: CpuElement>(shape: BlockShape, attention: Attention, isa: Isa, against
     all
 }
 
-fn check<T: CpuElement>() {
+fn check<T: CpuElement>(precision: Precision) {
     let favor = |map, num_features| Attention::Favor { map, num_features };
     let shapes = [[1, 1, 2, 1], [3, 2, 4, 5], [15, 1, 6, 17], [16, 2, 16, 16], [17, 3, 10, 31], [33, 1, 34, 65]];
     for [model_dim, num_heads, head_dim, ffn_dim] in shapes {
         let shape = BlockShape { model_dim, num_heads, head_dim, ffn_dim };
         for attention in [favor(FeatureMap::Relu, 5), favor(FeatureMap::Positive, 17), Attention::Exact] {
             for isa in Isa::available() {
-                let [before, after] = [Against::Start, Against::End].map(|side| run::<T>(shape, attention, isa, side));
+                let [before, after] = [Against::Start, Against::End]
+                    .map(|side| run::<T>(shape, attention, Arithmetic { isa, precision }, side));
                 assert!(before.iter().all(|x| x.to_f64().is_finite()), "{shape:?} {attention:?} {isa:?}");
                 assert!(before == after, "where memory lies changed a bit: {shape:?} {attention:?} {isa:?}");
             }
@@ -101,10 +102,15 @@ fn check<T: CpuElement>() {
 
 #[test]
 fn a_block_in_f32_stays_inside_of_its_arguments() {
-    check::<f32>();
+    check::<f32>(Precision::F32);
+}
+
+#[test]
+fn a_block_with_products_of_bf16_stays_inside_of_its_arguments() {
+    check::<f32>(Precision::Bf16);
 }
 
 #[test]
 fn a_block_in_f64_stays_inside_of_its_arguments() {
-    check::<f64>();
+    check::<f64>(Precision::F32);
 }

@@ -2,6 +2,7 @@
 
 use protperf_core::{Result, try_filled};
 use protperf_cpu::CpuElement;
+use protperf_cpu::bf16::Tile;
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, TryLockError};
@@ -22,9 +23,13 @@ struct Kept {
     buffers: Vec<(usize, Box<dyn Any + Send>)>,
 }
 
+/// Plain data that a buffer can hold.
+pub trait Plain: Copy + Send + 'static {}
+impl<T: Copy + Send + 'static> Plain for T {}
+
 /// A buffer of a fixed length whose first contents are arbitrary.
 #[derive(Debug)]
-pub struct Buffer<T: CpuElement> {
+pub struct Buffer<T: Plain> {
     /// All that was ever allocated, so that no part of it has to be filled again.
     memory: Vec<T>,
     len: usize,
@@ -36,11 +41,7 @@ impl<T: CpuElement> Buffer<T> {
     /// # Errors
     /// `OutOfMemory`.
     pub fn new(len: usize) -> Result<Self> {
-        let memory = match take(len) {
-            Some(found) => found,
-            None => try_filled(len, T::ZERO)?,
-        };
-        let mut buffer = Buffer { memory, len };
+        let mut buffer = Self::filled(len, T::ZERO)?;
         // So that tests find every element that is read before it was written.
         if cfg!(debug_assertions) {
             buffer.fill(T::from_f64(f64::NAN));
@@ -59,6 +60,27 @@ impl<T: CpuElement> Buffer<T> {
     }
 }
 
+impl Buffer<Tile> {
+    /// A buffer of tiles.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn tiles(len: usize) -> Result<Self> {
+        Self::filled(len, Tile::ZERO)
+    }
+}
+
+impl<T: Plain> Buffer<T> {
+    /// Kept memory, or new memory filled with `value`.
+    fn filled(len: usize, value: T) -> Result<Self> {
+        let memory = match take(len) {
+            Some(found) => found,
+            None => try_filled(len, value)?,
+        };
+        Ok(Buffer { memory, len })
+    }
+}
+
 /// The list, unless it stays locked: the lock that another thread held while this process was forked is never opened, so
 /// nobody waits for it.
 fn kept() -> Option<MutexGuard<'static, Kept>> {
@@ -73,7 +95,7 @@ fn kept() -> Option<MutexGuard<'static, Kept>> {
 }
 
 /// The smallest kept buffer that has room for `len` elements and is not wastefully large.
-fn take<T: CpuElement>(len: usize) -> Option<Vec<T>> {
+fn take<T: Plain>(len: usize) -> Option<Vec<T>> {
     let mut kept = kept()?;
     let needed = len * size_of::<T>();
     let fits =
@@ -85,7 +107,7 @@ fn take<T: CpuElement>(len: usize) -> Option<Vec<T>> {
     found.downcast::<Vec<T>>().ok().map(|memory| *memory)
 }
 
-impl<T: CpuElement> Drop for Buffer<T> {
+impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
         let bytes = self.memory.len() * size_of::<T>();
         let Some(mut kept) = kept() else { return };
@@ -101,7 +123,7 @@ impl<T: CpuElement> Drop for Buffer<T> {
     }
 }
 
-impl<T: CpuElement> Deref for Buffer<T> {
+impl<T: Plain> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -109,7 +131,7 @@ impl<T: CpuElement> Deref for Buffer<T> {
     }
 }
 
-impl<T: CpuElement> DerefMut for Buffer<T> {
+impl<T: Plain> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.memory[..self.len]
     }

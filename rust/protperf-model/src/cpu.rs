@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::device::{Device, Reading, Wanted};
 use crate::fault::Result;
 use crate::linear::{Groups, Panels};
+use crate::products::Products;
 use crate::rotary::Rotary;
 use crate::source::{OwnedBlock, TensorSource};
 use crate::tiles::Tiles;
@@ -13,7 +14,6 @@ use crate::weights::{Attention, BlockShape};
 use protperf_core::alphabet::VOCABULARY_SIZE;
 use protperf_core::{Execution, try_reserved};
 use protperf_cpu::layout::PAD;
-use protperf_cpu::ops::{Mode, Ops};
 use protperf_cpu::{CpuElement, Isa, Workers};
 
 /// Rows of a task of the head.
@@ -29,7 +29,7 @@ pub struct CpuDevice {
 /// A network whose weights are packed for the products of an instruction set.
 #[derive(Debug)]
 pub struct CpuNetwork<T: CpuElement> {
-    ops: &'static Ops<T>,
+    products: Products<T>,
     shape: BlockShape,
     attention: Attention,
     /// `[V,C]`.
@@ -55,9 +55,9 @@ impl<T: CpuElement> Device<T> for CpuDevice {
     type State = CpuState<T>;
 
     fn prepare(&self, config: &Config, source: &dyn TensorSource<T>, run: &Execution<'_>) -> Result<CpuNetwork<T>> {
-        let (ops, shape, attention) = (Ops::of(self.isa), config.shape, config.attention);
+        let (products, shape, attention) = (Products::new(self.isa.into())?, config.shape, config.attention);
         let embedding = source.tensor("embedding.weight")?;
-        let logits = Panels::of_columns(ops, &embedding, shape.model_dim, Groups::one(VOCABULARY_SIZE))?;
+        let logits = Panels::of_columns(&products, &embedding, shape.model_dim, Groups::one(VOCABULARY_SIZE))?;
         let mut blocks = try_reserved(config.num_layers)?;
         for layer in 0..config.num_layers {
             // Read and packed one by one, so that no more than one block is held twice.
@@ -65,7 +65,7 @@ impl<T: CpuElement> Device<T> for CpuDevice {
             blocks.push(Block::pack(self.isa, shape, attention, &tensors.weights(), run)?);
         }
         let (mode, norm) = (source.tensor("mode.weight")?, source.tensor("norm.weight")?);
-        Ok(CpuNetwork { ops, shape, attention, embedding, mode, blocks, norm, logits })
+        Ok(CpuNetwork { products, shape, attention, embedding, mode, blocks, norm, logits })
     }
 
     fn empty_state(&self, network: &CpuNetwork<T>, num_sequences: usize) -> Result<CpuState<T>> {
@@ -145,7 +145,7 @@ impl<T: CpuElement> CpuNetwork<T> {
         let mode = &self.mode[usize::from(reading.causal) * c..][..c];
         for (&token, row) in reading.tokens.iter().zip(hidden.chunks_exact_mut(c)) {
             row.copy_from_slice(&self.embedding[usize::from(token) * c..][..c]);
-            self.ops.add(mode, row);
+            self.products.ops.add(mode, row);
         }
     }
 
@@ -155,7 +155,7 @@ impl<T: CpuElement> CpuNetwork<T> {
         Workers::new(run).run(hidden.len().div_ceil(c * TILE), |tile| {
             let (mut out, rows) = (tiles.take(tile), hidden[tile * TILE * c..].chunks_exact(c));
             for (row, out) in rows.zip(out.chunks_exact_mut(c)) {
-                self.ops.rms_norm(row, &self.norm, T::from_f64(NORM_EPSILON), out);
+                self.products.ops.rms_norm(row, &self.norm, T::from_f64(NORM_EPSILON), out);
             }
             Ok(())
         })?;
@@ -171,12 +171,12 @@ impl<T: CpuElement> CpuNetwork<T> {
             let rows = out.len() / VOCABULARY_SIZE;
             let (mut normed, mut logits) = (Buffer::new(rows * normed_row)?, Buffer::new(rows * width)?);
             for (row, normed) in hidden[tile * TILE * c..].chunks_exact(c).zip(normed.chunks_exact_mut(normed_row)) {
-                self.ops.rms_norm(row, &self.norm, T::from_f64(NORM_EPSILON), normed);
+                self.products.ops.rms_norm(row, &self.norm, T::from_f64(NORM_EPSILON), normed);
             }
-            self.logits.multiply(self.ops, (&normed, normed_row), rows, (&mut logits, width), Mode::Store);
+            self.logits.multiply(&self.products, (&normed, normed_row), rows, (&mut logits, width))?;
             let mut scratch = Buffer::new(width)?;
             for (logits, out) in logits.chunks_exact_mut(width).zip(out.chunks_exact_mut(VOCABULARY_SIZE)) {
-                self.ops.log_softmax(logits, VOCABULARY_SIZE, &mut scratch);
+                self.products.ops.log_softmax(logits, VOCABULARY_SIZE, &mut scratch);
                 out.copy_from_slice(&logits[..VOCABULARY_SIZE]);
             }
             Ok(())

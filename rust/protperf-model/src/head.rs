@@ -2,11 +2,12 @@
 
 use crate::buffer::Buffer;
 use crate::linear::{Groups, Panels, outer};
+use crate::products::{Arithmetic, Products};
 use crate::tiles::Tiles;
 use protperf_core::{Error, Execution, Result, check_len};
 use protperf_cpu::layout::PAD;
-use protperf_cpu::ops::{Mode, Ops};
-use protperf_cpu::{CpuElement, Isa, Workers};
+use protperf_cpu::ops::Ops;
+use protperf_cpu::{CpuElement, Workers};
 
 /// Tokens of a task.
 const TILE: usize = 256;
@@ -43,6 +44,7 @@ pub struct HeadWeights<'a, T> {
 /// What the tasks of one call share.
 struct Head<'a, T: CpuElement> {
     ops: &'static Ops<T>,
+    products: Products<T>,
     weights: HeadWeights<'a, T>,
     targets: Targets<'a>,
     weight: T,
@@ -67,7 +69,7 @@ struct Sums<T: CpuElement> {
 /// `InvalidOption` where a position or a class does not exist or positions do not increase; `ShapeMismatch`,
 /// `OutOfMemory`, `Interrupted`.
 pub fn token_loss<T: CpuElement>(
-    isa: Isa,
+    arithmetic: impl Into<Arithmetic>,
     hidden: &[T],
     weights: HeadWeights<'_, T>,
     targets: Targets<'_>,
@@ -77,14 +79,15 @@ pub fn token_loss<T: CpuElement>(
 ) -> Result<f64> {
     let c = weights.norm.len();
     let (tokens, classes) = check(hidden, weights, targets)?;
-    let groups = Groups::one(classes);
+    let (groups, products) = (Groups::one(classes), Products::new(arithmetic.into())?);
     let head = Head {
-        ops: Ops::of(isa),
+        ops: products.ops,
+        products,
         weights,
         targets,
         weight: T::from_f64(weight),
-        columns: Panels::of_columns(Ops::of(isa), weights.embedding, c, groups)?,
-        rows: Panels::of_rows(weights.embedding, c, groups)?,
+        columns: Panels::of_columns(&products, weights.embedding, c, groups)?,
+        rows: Panels::of_rows(&products, weights.embedding, c, groups)?,
         hidden,
     };
     let (mut loss, workers) = (0.0, Workers::new(run));
@@ -146,7 +149,7 @@ impl<T: CpuElement> Head<'_, T> {
             *inverse = self.ops.rms_norm(&self.hidden[at as usize * c..][..c], self.weights.norm, epsilon, to);
         }
         let mut logits = Buffer::new(rows * logits_row)?;
-        self.columns.multiply(self.ops, (&normed, c_row), rows, (&mut logits, logits_row), Mode::Store);
+        self.columns.multiply(&self.products, (&normed, c_row), rows, (&mut logits, logits_row))?;
         let (mut loss, mut scratch) = (0.0, Buffer::new(logits_row)?);
         for (row, &target) in logits.chunks_exact_mut(logits_row).zip(targets) {
             self.ops.log_softmax(row, classes, &mut scratch);
@@ -157,8 +160,8 @@ impl<T: CpuElement> Head<'_, T> {
         }
         let Some(grad) = grad else { return Ok(Sums { loss, embedding: Buffer::new(0)?, norm: Buffer::new(0)? }) };
         let (mut embedding, mut norm) = (Buffer::new(classes * c_row)?, Buffer::zeros(c)?);
-        outer(self.ops, (&logits, logits_row, 0), (&normed, c_row), rows, &mut embedding, [classes, c]);
-        self.rows.multiply(self.ops, (&logits, logits_row), rows, (&mut normed, c_row), Mode::Store);
+        outer(&self.products, (&logits, logits_row, 0), (&normed, c_row), rows, &mut embedding, [classes, c])?;
+        self.rows.multiply(&self.products, (&logits, logits_row), rows, (&mut normed, c_row))?;
         grad.fill(T::ZERO);
         for ((&at, arriving), &inverse) in positions.iter().zip(normed.chunks_exact(c_row)).zip(inverses.iter()) {
             let hidden = &self.hidden[at as usize * c..][..c];

@@ -6,7 +6,7 @@
 //! Imports follow this order, each file importing files to its left alone:
 //!
 //! ```text
-//! buffer, tiles, rotary, dropout, linear, weights < {block, head}
+//! {buffer, products} < linear,    {tiles, rotary, dropout, linear, weights} < {block, head}
 //! {json, fault, weights} < config < tensor_file < {checkpoint, source} < device < {cpu, gpu, reference, network}
 //! ```
 
@@ -26,6 +26,7 @@ pub mod head;
 pub mod json;
 mod linear;
 pub mod network;
+mod products;
 pub mod reference;
 mod rotary;
 pub mod source;
@@ -35,4 +36,5 @@ pub mod weights;
 
 pub use block::{Block, LayerState};
 pub use dropout::Dropout;
+pub use products::{Arithmetic, Precision};
 pub use rotary::Rotary;

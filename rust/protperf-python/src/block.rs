@@ -6,7 +6,7 @@ use crate::errors::{raise, to_python};
 use protperf::model::block::{Block, BlockBackward, BlockGradients, Trace, TraceMut};
 use protperf::model::head::{HeadGradients, HeadWeights, Targets, token_loss};
 use protperf::model::weights::{Attention, BlockShape, BlockWeights};
-use protperf::model::{Dropout, Rotary};
+use protperf::model::{Arithmetic, Dropout, Precision, Rotary};
 use protperf::{CpuElement, Execution, FeatureMap, Isa, Result};
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::prelude::*;
@@ -35,7 +35,7 @@ impl<T: Number + CpuElement + Element> Float for T {}
 
 /// How a block is to be computed.
 struct Choice {
-    isa: Isa,
+    arithmetic: Arithmetic,
     num_threads: usize,
     num_heads: usize,
     map: Option<FeatureMap>,
@@ -46,18 +46,24 @@ struct Choice {
 impl Choice {
     fn new(
         py: Python<'_>,
-        (isa, num_threads): (Option<&str>, usize),
+        (isa, num_threads, precision): (Option<&str>, usize, &str),
         (num_heads, feature_map, causal): (usize, Option<&str>, bool),
         (dropout, key): (f64, u64),
     ) -> PyResult<Self> {
         let checked = || {
-            let isa = isa.map_or_else(Isa::from_env, Isa::from_name)?;
+            let arithmetic = arithmetic(isa, precision)?;
             let map = feature_map.map(FeatureMap::from_name).transpose()?;
             let dropout = Dropout::new(dropout, key)?;
-            Ok(Choice { isa, num_threads: num_threads.max(1), num_heads: num_heads.max(1), map, causal, dropout })
+            let (num_threads, num_heads) = (num_threads.max(1), num_heads.max(1));
+            Ok(Choice { arithmetic, num_threads, num_heads, map, causal, dropout })
         };
         checked().map_err(|error| to_python(py, &error))
     }
+}
+
+fn arithmetic(isa: Option<&str>, precision: &str) -> Result<Arithmetic> {
+    let isa = isa.map_or_else(Isa::from_env, Isa::from_name)?;
+    Ok(Arithmetic { isa, precision: Precision::from_name(precision)? })
 }
 
 /// The weights of a block as buffers.
@@ -168,7 +174,7 @@ fn block_trace_sizes(model_dim: usize, num_heads: usize, head_dim: usize, ffn_di
 #[pyfunction]
 #[pyo3(signature = (
     output, weights, places, trace, *, num_heads, feature_map, causal, dropout=0.0, key=0,
-    isa=None, num_threads=1
+    precision="f32", isa=None, num_threads=1
 ))]
 #[allow(clippy::too_many_arguments)]
 fn block_forward(
@@ -182,10 +188,11 @@ fn block_forward(
     causal: bool,
     dropout: f64,
     key: u64,
+    precision: &str,
     isa: Option<&str>,
     num_threads: usize,
 ) -> PyResult<()> {
-    let choice = Choice::new(py, (isa, num_threads), (num_heads, feature_map, causal), (dropout, key))?;
+    let choice = Choice::new(py, (isa, num_threads, precision), (num_heads, feature_map, causal), (dropout, key))?;
     let forward = if holds::<f64>(output) { forward_as::<f64> } else { forward_as::<f32> };
     guarded(py, || forward(py, output, &weights, &places, trace.as_ref(), &choice))
 }
@@ -207,7 +214,7 @@ fn forward_as<T: Float>(
     run(py, work(&weights, rotary.len()), choice.num_threads, |cancel, num_threads| {
         let run = Execution { num_threads, cancel };
         let (output, kept) = outputs.take()?;
-        let block = Block::pack(choice.isa, shape, attention, &weights, &run)?;
+        let block = Block::pack(choice.arithmetic, shape, attention, &weights, &run)?;
         match kept {
             Some(mut trace) => {
                 block.forward_traced(output, &mut trace, &rotary, (borders, choice.causal), choice.dropout, &run)
@@ -222,7 +229,7 @@ fn forward_as<T: Float>(
 #[pyfunction]
 #[pyo3(signature = (
     grad, hidden, weights, gradients, places, trace, *, num_heads, feature_map, causal,
-    dropout=0.0, key=0, isa=None, num_threads=1
+    dropout=0.0, key=0, precision="f32", isa=None, num_threads=1
 ))]
 #[allow(clippy::too_many_arguments)]
 fn block_backward(
@@ -238,10 +245,11 @@ fn block_backward(
     causal: bool,
     dropout: f64,
     key: u64,
+    precision: &str,
     isa: Option<&str>,
     num_threads: usize,
 ) -> PyResult<()> {
-    let choice = Choice::new(py, (isa, num_threads), (num_heads, feature_map, causal), (dropout, key))?;
+    let choice = Choice::new(py, (isa, num_threads, precision), (num_heads, feature_map, causal), (dropout, key))?;
     let backward = if holds::<f64>(grad) { backward_as::<f64> } else { backward_as::<f32> };
     guarded(py, || backward(py, [grad, hidden], &weights, &gradients, &places, &trace, &choice))
 }
@@ -285,7 +293,7 @@ fn backward_as<T: Float>(
     run(py, 3.0 * work(&weights, rotary.len()), choice.num_threads, |cancel, num_threads| {
         let run = Execution { num_threads, cancel };
         let (grad, mut gradients) = outputs.take()?;
-        let block = BlockBackward::pack(choice.isa, shape, attention, &weights, &run)?;
+        let block = BlockBackward::pack(choice.arithmetic, shape, attention, &weights, &run)?;
         let sight = (borders, choice.causal);
         block.run(input, trace, &rotary, sight, choice.dropout, grad, &mut gradients, &run)
     })
@@ -336,7 +344,9 @@ impl<T: Float> TraceBuffers<T> {
 /// `weight * sum of -log p(target)` in nats over some tokens; fills the gradients of hidden, norm and embedding where
 /// they are given. hidden `[N,C]`, norm `[C]`, embedding `[V,C]`, positions and targets int64.
 #[pyfunction]
-#[pyo3(signature = (hidden, norm, embedding, positions, targets, weight, gradients, *, isa=None, num_threads=1))]
+#[pyo3(signature = (
+    hidden, norm, embedding, positions, targets, weight, gradients, *, precision="f32", isa=None, num_threads=1
+))]
 #[allow(clippy::too_many_arguments)]
 fn head_loss(
     py: Python<'_>,
@@ -347,15 +357,16 @@ fn head_loss(
     targets: &Object<'_>,
     weight: f64,
     gradients: Option<(Object<'_>, Object<'_>, Object<'_>)>,
+    precision: &str,
     isa: Option<&str>,
     num_threads: usize,
 ) -> PyResult<f64> {
     if !weight.is_finite() {
         return Err(raise(py, "ConfigError", format!("weight is {weight}; it must be finite")));
     }
-    let isa = isa.map_or_else(Isa::from_env, Isa::from_name).map_err(|error| to_python(py, &error))?;
+    let arithmetic = arithmetic(isa, precision).map_err(|error| to_python(py, &error))?;
     let loss = if holds::<f64>(hidden) { loss_as::<f64> } else { loss_as::<f32> };
-    let run = (isa, num_threads.max(1));
+    let run = (arithmetic, num_threads.max(1));
     guarded(py, || loss(py, [hidden, norm, embedding, positions, targets], weight, gradients.as_ref(), run))
 }
 
@@ -364,7 +375,7 @@ fn loss_as<T: Float>(
     [hidden, norm, embedding, positions, targets]: [&Object<'_>; 5],
     weight: f64,
     gradients: Option<&(Object<'_>, Object<'_>, Object<'_>)>,
-    (isa, num_threads): (Isa, usize),
+    (arithmetic, num_threads): (Arithmetic, usize),
 ) -> PyResult<f64> {
     let (hidden, norm) = (buffer::<T>("hidden", hidden)?, buffer::<T>("norm", norm)?);
     let embedding = buffer::<T>("embedding", embedding)?;
@@ -397,6 +408,6 @@ fn loss_as<T: Float>(
     let work = 3.0 * targets.positions.len() as f64 * weights.embedding.len() as f64;
     run(py, work, num_threads, |cancel, num_threads| -> Result<f64> {
         let run = Execution { num_threads, cancel };
-        token_loss(isa, hidden, weights, targets, weight, filled.take()?, &run)
+        token_loss(arithmetic, hidden, weights, targets, weight, filled.take()?, &run)
     })
 }

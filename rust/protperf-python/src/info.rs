@@ -2,7 +2,7 @@
 
 use crate::errors::to_python;
 use protperf::projection::{Norm, Sampler};
-use protperf::{BACKENDS, FeatureMap, Isa, backend_by_name, default_num_threads};
+use protperf::{BACKENDS, Bf16Unit, FeatureMap, Isa, backend_by_name, default_num_threads};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -80,6 +80,7 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     info.set_item("profile", env!("PROTPERF_PROFILE"))?;
     let isa = Isa::from_env().map_err(|error| to_python(py, &error))?;
     info.set_item("isa", isa.name())?;
+    info.set_item("bf16", Bf16Unit::of(isa).map_or("as float32", Bf16Unit::name))?;
     info.set_item("isas", PyTuple::new(py, Isa::available().iter().map(|isa| isa.name()))?)?;
     info.set_item("num_threads", default_num_threads())?;
     info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;

@@ -10,13 +10,13 @@ use super::trace::Trace;
 use crate::buffer::Buffer;
 use crate::dropout::{Dropout, Site};
 use crate::linear::{Panels, outer};
+use crate::products::Arithmetic;
 use crate::rotary::Rotary;
 use crate::tiles::Tiles;
 use crate::weights::{Attention, BlockShape, BlockWeights};
 use protperf_core::{Execution, Result, check_len};
 use protperf_cpu::layout::PAD;
-use protperf_cpu::ops::Mode;
-use protperf_cpu::{CpuElement, Isa, Workers};
+use protperf_cpu::{CpuElement, Workers};
 
 /// Tokens of a task: enough that adding up the gradients of its weights costs little, few enough that its rows stay in
 /// the second-level cache.
@@ -58,14 +58,15 @@ impl<T: CpuElement> BlockBackward<T> {
     /// # Errors
     /// As [`Block::pack`](super::Block::pack).
     pub fn pack(
-        isa: Isa,
+        arithmetic: impl Into<Arithmetic>,
         shape: BlockShape,
         attention: Attention,
         weights: &BlockWeights<'_, T>,
         run: &Execution<'_>,
     ) -> Result<Self> {
-        let frame = Frame::new(isa, shape, attention, weights)?;
-        let matrices = Matrices::pack(&shape, weights, run, |w, rows, width| Panels::of_rows(w, width, rows))?;
+        let frame = Frame::new(arithmetic.into(), shape, attention, weights)?;
+        let pack = |w: &[T], rows, width| Panels::of_rows(&frame.products, w, width, rows);
+        let matrices = Matrices::pack(&shape, weights, run, pack)?;
         Ok(BlockBackward { frame, matrices })
     }
 
@@ -187,7 +188,7 @@ impl<T: CpuElement> Pass<'_, T> {
         let mut dropped = Buffer::new(rows * c_row)?;
         self.drop_rows(grad, Site::FeedForward, first, &mut dropped, c_row);
         let (mut dvalue, mut value) = (Buffer::new(rows * f_row)?, Buffer::new(rows * f_row)?);
-        self.matrices.down.multiply(frame.ops, (&dropped, c_row), rows, (&mut dvalue, f_row), Mode::Store);
+        self.matrices.down.multiply(&frame.products, (&dropped, c_row), rows, (&mut dvalue, f_row))?;
         let wide_row = stride(2 * padded);
         let mut wide = Buffer::new(rows * wide_row)?;
         let gate_up = &self.trace.gate_up[first * 2 * padded..][..rows * 2 * padded];
@@ -197,16 +198,16 @@ impl<T: CpuElement> Pass<'_, T> {
             frame.ops.gate_gradient(gate, up, &dvalue[..padded], dgate, &mut rest[..padded], &mut value[..padded]);
         }
         let mut down = Buffer::new(c * padded)?;
-        outer(frame.ops, (&dropped, c_row, 0), (&value, f_row), rows, &mut down, [c, f]);
+        outer(&frame.products, (&dropped, c_row, 0), (&value, f_row), rows, &mut down, [c, f])?;
         // The norm again, and through it.
         let mut normed = Buffer::new(rows * c_row)?;
         let middle = &self.trace.middle[first * c..][..rows * c];
         let inverses = self.normalized(middle, &frame.ffn_norm, &mut normed)?;
         let mut sums = Buffer::new(2 * f * c.next_multiple_of(PAD))?;
         let (gate_sums, up_sums) = sums.split_at_mut(f * c.next_multiple_of(PAD));
-        outer(frame.ops, (&wide, wide_row, 0), (&normed, c_row), rows, gate_sums, [f, c]);
-        outer(frame.ops, (&wide, wide_row, padded), (&normed, c_row), rows, up_sums, [f, c]);
-        self.matrices.gate_up.multiply(frame.ops, (&wide, wide_row), rows, (&mut normed, c_row), Mode::Store);
+        outer(&frame.products, (&wide, wide_row, 0), (&normed, c_row), rows, gate_sums, [f, c])?;
+        outer(&frame.products, (&wide, wide_row, padded), (&normed, c_row), rows, up_sums, [f, c])?;
+        self.matrices.gate_up.multiply(&frame.products, (&wide, wide_row), rows, (&mut normed, c_row))?;
         let gain = self.through_norm(middle, &frame.ffn_norm, &inverses, &normed, grad)?;
         Ok((down, sums, gain))
     }
@@ -219,10 +220,10 @@ impl<T: CpuElement> Pass<'_, T> {
         let (mut dropped, mut heads) = (Buffer::new(rows * c_row)?, Buffer::new(rows * heads_row)?);
         self.drop_rows(grad, Site::Attention, first, &mut dropped, c_row);
         let out_row = self.matrices.out.cols();
-        self.matrices.out.multiply(frame.ops, (&dropped, c_row), rows, (arriving, out_row), Mode::Store);
+        self.matrices.out.multiply(&frame.products, (&dropped, c_row), rows, (arriving, out_row))?;
         copy_rows(&self.trace.attended[first * inner..][..rows * inner], inner, &mut heads, heads_row);
         let mut out = Buffer::new(c * inner.next_multiple_of(PAD))?;
-        outer(frame.ops, (&dropped, c_row, 0), (&heads, heads_row), rows, &mut out, [c, inner]);
+        outer(&frame.products, (&dropped, c_row, 0), (&heads, heads_row), rows, &mut out, [c, inner])?;
         Ok(out)
     }
 
@@ -263,8 +264,8 @@ impl<T: CpuElement> Pass<'_, T> {
         let input = &self.input[first * c..][..rows * c];
         let inverses = self.normalized(input, &frame.attention_norm, &mut normed)?;
         let mut qkv = Buffer::new(3 * inner * c.next_multiple_of(PAD))?;
-        outer(frame.ops, (&wide, wide_row, 0), (&normed, c_row), rows, &mut qkv, [3 * inner, c]);
-        self.matrices.qkv.multiply(frame.ops, (&wide, wide_row), rows, (&mut normed, c_row), Mode::Store);
+        outer(&frame.products, (&wide, wide_row, 0), (&normed, c_row), rows, &mut qkv, [3 * inner, c])?;
+        self.matrices.qkv.multiply(&frame.products, (&wide, wide_row), rows, (&mut normed, c_row))?;
         let gain = self.through_norm(input, &frame.attention_norm, &inverses, &normed, grad)?;
         Ok(ProjectSums { qkv, gain, log_temperature })
     }

@@ -7,12 +7,12 @@ use super::trace::TraceMut;
 use crate::buffer::Buffer;
 use crate::dropout::{Dropout, Site};
 use crate::linear::Panels;
+use crate::products::Arithmetic;
 use crate::rotary::Rotary;
 use crate::tiles::Tiles;
 use crate::weights::{Attention, BlockShape, BlockWeights};
 use protperf_core::{Execution, Result, check_len};
-use protperf_cpu::ops::Mode;
-use protperf_cpu::{CpuElement, Isa, Workers};
+use protperf_cpu::{CpuElement, Workers};
 
 /// Tokens of a tile of the forward pass.
 const TILE: usize = 128;
@@ -35,15 +35,15 @@ impl<T: CpuElement> Block<T> {
     /// # Errors
     /// `ShapeMismatch` naming a tensor of another size than its shape; `OutOfMemory`; `Interrupted`.
     pub fn pack(
-        isa: Isa,
+        arithmetic: impl Into<Arithmetic>,
         shape: BlockShape,
         attention: Attention,
         weights: &BlockWeights<'_, T>,
         run: &Execution<'_>,
     ) -> Result<Self> {
-        let frame = Frame::new(isa, shape, attention, weights)?;
-        let ops = frame.ops;
-        let matrices = Matrices::pack(&shape, weights, run, |w, rows, depth| Panels::of_columns(ops, w, depth, rows))?;
+        let frame = Frame::new(arithmetic.into(), shape, attention, weights)?;
+        let pack = |w: &[T], rows, depth| Panels::of_columns(&frame.products, w, depth, rows);
+        let matrices = Matrices::pack(&shape, weights, run, pack)?;
         Ok(Block { frame, matrices })
     }
 
@@ -174,7 +174,7 @@ impl<T: CpuElement> Block<T> {
             let mut normed = Buffer::new(rows * normed_row)?;
             let hidden = &hidden[tile * TILE * c..][..rows * c];
             self.frame.normalize(hidden, &self.frame.attention_norm, &mut normed, |_, _| ());
-            self.matrices.qkv.multiply(self.frame.ops, (&normed, normed_row), rows, (&mut qkv, row), Mode::Store);
+            self.matrices.qkv.multiply(&self.frame.products, (&normed, normed_row), rows, (&mut qkv, row))?;
             for (at, (qkv, inverses)) in qkv.chunks_exact_mut(row).zip(inverses.chunks_exact_mut(2 * heads)).enumerate()
             {
                 let (cosines, sines) = rotary.row(tile * TILE + at);
@@ -223,7 +223,7 @@ impl<T: CpuElement> Block<T> {
         let added_row = self.matrices.out.cols();
         let mut added = Buffer::new(rows * added_row)?;
         let heads = &attended[first * inner..][..rows * inner];
-        self.matrices.out.multiply(self.frame.ops, (heads, inner), rows, (&mut added, added_row), Mode::Store);
+        self.matrices.out.multiply(&self.frame.products, (heads, inner), rows, (&mut added, added_row))?;
         self.add_dropped(&mut added, added_row, hidden, (Site::Attention, first), dropout, c);
         Ok(())
     }
@@ -236,19 +236,14 @@ impl<T: CpuElement> Block<T> {
             (stride(c), stride(self.frame.shape.ffn_dim), self.matrices.down.cols());
         let (mut normed, mut values) = (Buffer::new(rows * normed_row)?, Buffer::new(rows * value_row)?);
         self.frame.normalize(hidden, &self.frame.ffn_norm, &mut normed, |_, _| ());
-        self.matrices.gate_up.multiply(
-            self.frame.ops,
-            (&normed, normed_row),
-            rows,
-            (&mut *gate_up, gate_up_row),
-            Mode::Store,
-        );
+        let products = &self.frame.products;
+        self.matrices.gate_up.multiply(products, (&normed, normed_row), rows, (&mut *gate_up, gate_up_row))?;
         for (gate_up, value) in gate_up.chunks_exact(gate_up_row).zip(values.chunks_exact_mut(value_row)) {
             let (gate, up) = gate_up.split_at(gate_up_row / 2);
             self.frame.ops.gate(gate, up, &mut value[..gate.len()]);
         }
         let mut added = Buffer::new(rows * added_row)?;
-        self.matrices.down.multiply(self.frame.ops, (&values, value_row), rows, (&mut added, added_row), Mode::Store);
+        self.matrices.down.multiply(products, (&values, value_row), rows, (&mut added, added_row))?;
         self.add_dropped(&mut added, added_row, hidden, (Site::FeedForward, first), dropout, c);
         Ok(())
     }

@@ -2,11 +2,12 @@
 
 use super::attend::Attend;
 use crate::linear::{Groups, Panels};
+use crate::products::{Arithmetic, Products};
 use crate::weights::{Attention, BlockShape, BlockWeights};
 use protperf_core::{Error, Execution, Result, check_len, try_copied, try_reserved};
 use protperf_cpu::layout::PAD;
 use protperf_cpu::ops::Ops;
-use protperf_cpu::{CpuElement, Isa, Workers};
+use protperf_cpu::{CpuElement, Workers};
 
 /// Added to the mean square of a row before its root: the epsilon of f32, in every type.
 pub(crate) const NORM_EPSILON: f64 = f32::EPSILON as f64;
@@ -15,6 +16,7 @@ pub(crate) const NORM_EPSILON: f64 = f32::EPSILON as f64;
 #[derive(Debug)]
 pub(super) struct Frame<T: CpuElement> {
     pub(super) ops: &'static Ops<T>,
+    pub(super) products: Products<T>,
     pub(super) shape: BlockShape,
     pub(super) attend: Attend<T>,
     pub(super) attention_norm: Vec<T>,
@@ -64,7 +66,7 @@ impl<T: CpuElement> Matrices<T> {
 
 impl<T: CpuElement> Frame<T> {
     pub(super) fn new(
-        isa: Isa,
+        arithmetic: Arithmetic,
         shape: BlockShape,
         attention: Attention,
         weights: &BlockWeights<'_, T>,
@@ -73,10 +75,12 @@ impl<T: CpuElement> Frame<T> {
         let mut lengths = try_reserved(shape.num_heads)?;
         let unscaled = (shape.head_dim as f64).powf(0.25);
         lengths.extend(weights.log_temperature.iter().map(|log| T::from_f64((0.5 * log.to_f64()).exp() * unscaled)));
+        let products = Products::new(arithmetic)?;
         Ok(Frame {
-            ops: Ops::of(isa),
+            ops: products.ops,
+            products,
             shape,
-            attend: Attend::new(isa, &shape, attention, weights.omega)?,
+            attend: Attend::new(arithmetic.isa, &shape, attention, weights.omega)?,
             attention_norm: try_copied(weights.attention_norm)?,
             ffn_norm: try_copied(weights.ffn_norm)?,
             lengths,
