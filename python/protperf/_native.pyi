@@ -108,6 +108,7 @@ def block_forward(
     causal: bool,
     dropout: float = 0.0,
     key: int = 0,
+    precision: str = "f32",
     isa: str | None = None,
     num_threads: int = 1,
 ) -> None:
@@ -126,6 +127,7 @@ def block_backward(
     causal: bool,
     dropout: float = 0.0,
     key: int = 0,
+    precision: str = "f32",
     isa: str | None = None,
     num_threads: int = 1,
 ) -> None:
@@ -140,6 +142,7 @@ def head_loss(
     weight: float,
     gradients: Arrays | None,
     *,
+    precision: str = "f32",
     isa: str | None = None,
     num_threads: int = 1,
 ) -> float:
@@ -201,7 +204,7 @@ def gpu_adapters() -> tuple[tuple[GpuAdapter, ...], str | None]:
     """Every adapter, and why none of them would be used, if so."""
 
 def build_info() -> dict[str, Any]:
-    """Version, profile, isa, isas, num_threads, target."""
+    """Version, profile, isa, isas, bf16, num_threads, target."""
 
 def scan_sequence(sequence: bytes, *, residues: str = "map", name: str = "<sequence>") -> tuple[bytes, int]:
     """Token ids of one sequence, and its flags."""

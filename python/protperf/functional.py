@@ -203,7 +203,10 @@ def norms() -> tuple[str, ...]:
 
 
 def build_info() -> dict[str, Any]:
-    """What this build is and what it runs on: version, profile, isa, isas, num_threads, target."""
+    """What this build is and what it runs on: version, profile, isa, isas, bf16, num_threads, target.
+
+    `bf16` is what multiplies matrices that are rounded to bf16: `amx`, or `as float32`, which is no faster.
+    """
     return {**_native.build_info(), "num_threads": num_threads()}
 
 

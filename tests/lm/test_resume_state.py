@@ -44,6 +44,7 @@ OTHER: dict[str, Any] = {
     "optimizer": "adamw",
     "starts": "varied",
     "weights": "relatives",
+    "precision": "bf16",
 }
 """Another value of each option on which the losses depend once the data is read."""
 
@@ -108,6 +109,8 @@ def pieces(saved: tuple[Path, Path]) -> Iterator[tuple[str, Callable[[Trainer], 
                 loop.optimizer = Optimizer(loop.network, loop.options)
             if name == "engine":
                 loop.network.engine = value
+            if name == "precision":
+                loop.network.precision = value
 
         yield f"options {name}", choose
 

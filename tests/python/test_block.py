@@ -76,11 +76,12 @@ def test_opcheck(name: str) -> None:
         leaves(given)
         key = torch.zeros((), dtype=torch.int64)
         borders = given["cu_seqlens"]
-        arguments = (given["hidden"], *given["weights"], *given["rotary"], borders, key, H, "elu1", True, 0.0, True)
+        options = (H, "elu1", True, 0.0, "bf16", True)
+        arguments = (given["hidden"], *given["weights"], *given["rotary"], borders, key, *options)
     else:
         hidden, norm = given["hidden"].requires_grad_(), given["weights"].attention_norm.requires_grad_()
         embedding = torch.randn(9, C).requires_grad_()
-        arguments = (hidden, norm, embedding, torch.tensor([0, 2, 7]), torch.tensor([8, 0, 3]), 0.5, True)
+        arguments = (hidden, norm, embedding, torch.tensor([0, 2, 7]), torch.tensor([8, 0, 3]), 0.5, "bf16", True)
     operator = getattr(torch.ops.protperf, name).default
     torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 

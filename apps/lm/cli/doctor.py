@@ -51,7 +51,7 @@ def run(given: dict[str, Any]) -> int:
     if options.as_json:
         print(json.dumps(report, indent=1))
     else:
-        for name in ("version", "profile", "target", "isa", "isas", "num_threads", "torch", "gpus"):
+        for name in ("version", "profile", "target", "isa", "isas", "bf16", "num_threads", "torch", "gpus"):
             value = report[name]
             separator = "\n" + " " * 13 if name == "gpus" else ", "
             print(f"{name:<12} {separator.join(value) if isinstance(value, tuple) else value}")

@@ -44,7 +44,7 @@ GROUPS = {
     "model": [*pick(RunOptions, "recipe", "size"), *pick(ModelConfig, *MODEL_CHOICES), *pick(TrainOptions, "init")],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
     "bookkeeping": pick(TrainOptions, "checkpoint_every", "patience", "log_every"),
-    "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine")],
+    "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine", "precision")],
     "messages": pick(MessageOptions),
 }
 EXAMPLES = """

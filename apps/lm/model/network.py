@@ -74,11 +74,13 @@ class Network(nn.Module):
     Args:
         engine: `native` computes each block, and the loss, in one native call wherever it can (`can_run`); `torch`
             composes them of torch's operations, which every device and every mode of differentiation has.
+        precision: what the native engine multiplies matrices in while it trains: `f32`, or `bf16`. In evaluation mode,
+            and composed of torch's operations, nothing is rounded.
     """
 
-    def __init__(self, config: ModelConfig, engine: str = "native") -> None:
+    def __init__(self, config: ModelConfig, engine: str = "native", precision: str = "f32") -> None:
         super().__init__()
-        self.config, self.engine = config, engine
+        self.config, self.engine, self.precision = config, engine, precision
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
         # torch first fills every layer from its own generator; the caller's random numbers must not change by that.
         with torch.random.fork_rng(devices=[]):
@@ -135,7 +137,7 @@ class Network(nn.Module):
         hidden = self._through(self.blocks, self._embed(tokens, mode), rotary, cu_seqlens, mode)
         weights = (self.norm.weight, self.embedding.weight)
         if self.engine == "native" and can_run(hidden, weights):
-            return token_loss(hidden, *weights, positions, targets, weight)
+            return token_loss(hidden, *weights, positions, targets, weight, self._chosen_precision())
         logits = self.logits(self.norm(hidden))[positions]
         return functional.cross_entropy(logits, targets, reduction="sum") * weight
 
@@ -148,8 +150,11 @@ class Network(nn.Module):
         mode: int,
     ) -> torch.Tensor:
         for block in blocks:
-            hidden = block(hidden, rotary, cu_seqlens, mode, self.engine)
+            hidden = block(hidden, rotary, cu_seqlens, mode, self.engine, self._chosen_precision())
         return hidden
+
+    def _chosen_precision(self) -> str:
+        return self.precision if self.training else "f32"
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [N, vocabulary] of hidden states [N, C]; the output weights are those of the embedding."""
@@ -222,6 +227,7 @@ class Block(nn.Module):
         cu_seqlens: torch.Tensor,
         mode: int,
         engine: str = "torch",
+        precision: str = "f32",
     ) -> torch.Tensor:
         if engine == "native" and can_run(hidden, weights := self.weights()):
             config = self.attention.config
@@ -234,6 +240,7 @@ class Block(nn.Module):
                 attention=FEATURE_MAP.get(config.attention, config.attention),
                 causal=mode == CAUSAL,
                 dropout=self.dropout.p if self.training else 0.0,
+                precision=precision,
             )
         attended = self.attention(self.attention_norm(hidden), rotary, cu_seqlens, mode)
         return self._feed_forward(hidden + self.dropout(attended))

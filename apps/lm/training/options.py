@@ -26,7 +26,7 @@ STARTS = ("whole", "varied")
 WEIGHTS = ("equal", "relatives")
 _BEFORE = {
     "engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random",
-    "ema": 0.0, "patience": 0, "init": None,
+    "ema": 0.0, "patience": 0, "init": None, "precision": "f32",
 }  # fmt: skip
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
@@ -116,6 +116,11 @@ class TrainOptions:
         "native", "What computes a step on a CPU: native, fast, or torch, of torch's own operations.",
         choices=("native", "torch"),
     )  # fmt: skip
+    precision: str = option(
+        "f32", "What the native engine multiplies matrices in: f32; or bf16 with sums in float32, faster on processors "
+        "with AMX, and on AMD's with AVX-512 BF16. Weights, attention and scores stay in float32.",
+        choices=("f32", "bf16"),
+    )  # fmt: skip
     redraw_interval: int = option(
         0, "Steps between redraws of the random features; 0 never redraws.", least=0, most=2**40
     )
@@ -133,6 +138,10 @@ class TrainOptions:
             found = listed(given)[0] if given else "none of them"
             raise ConfigError(Message(f"give exactly one of {known}; given: {found}", **parts))
         check(self)
+        if self.precision != "f32" and self.engine != "native":
+            text = "{precision} is {value}, which the native engine computes alone; leave {engine} out"
+            parts = {"precision": Argument("precision"), "engine": Argument("engine")}
+            raise ConfigError(Message(text, value=self.precision, **parts))
 
     @classmethod
     def from_mapping(cls, values: Any) -> TrainOptions:

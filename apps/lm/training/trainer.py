@@ -58,7 +58,8 @@ class Trainer:
     ) -> None:
         self.run, self.config, self.options = run, config, options
         self.warn, self.detail, self.device = warn, detail, torch.device(device)
-        network = Network(config, options.engine).to(self.device)
+        self._check_precision()
+        network = Network(config, options.engine, options.precision).to(self.device)
         detail(f"{sum(p.numel() for p in network.parameters()):,} parameters, attention {config.attention}")
         validation = Validation(
             held, train.unigram(), config.objective, options.crop, options.batch_tokens, self.device,
@@ -72,6 +73,17 @@ class Trainer:
         # Where the run comes from, as `origin` describes it; that of a resumed run is in its checkpoint.
         self.origin: dict[str, Any] | None = None
         self.stop_signal: int | None = None
+
+    def _check_precision(self) -> None:
+        """Refuse bf16 where nothing computes it; say where it brings nothing."""
+        if self.options.precision == "f32":
+            return
+        if self.device.type != "cpu":
+            text = "{precision} is bf16, which is computed on a CPU alone; leave it out on {device}"
+            raise ConfigError(Message(text, precision=Argument("precision"), device=self.device.type))
+        if build_info()["bf16"] == "as float32":
+            text = "this processor multiplies bf16 no faster than float32, in which nothing is rounded"
+            self.warn(f"warning: {text}")
 
     def fit(self, report: Report) -> dict[str, float]:
         """Train to the end or to a signal; the last step is always saved.

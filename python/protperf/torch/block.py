@@ -29,14 +29,16 @@ _TENSORS = (
     "Tensor hidden, Tensor attention_norm, Tensor qkv, Tensor log_temperature, Tensor? omega, Tensor out, "
     "Tensor ffn_norm, Tensor gate_up, Tensor down, Tensor cosines, Tensor sines, Tensor cu_seqlens, Tensor key"
 )
-_OPTIONS = "int num_heads, str attention, bool causal, float dropout"
+_OPTIONS = "int num_heads, str attention, bool causal, float dropout, str precision"
 _NUM_WEIGHTS = 8
+_NUM_OPTIONS = 6
+"""Arguments of `block` after its tensors."""
 _library = library.Library("protperf", "FRAGMENT")
 _library.define(f"block({_TENSORS}, {_OPTIONS}, bool is_traced) -> Tensor[]")
 _library.define(f"block_backward(Tensor grad, {_TENSORS}, Tensor[] trace, {_OPTIONS}) -> Tensor[]")
 _library.define(
     "token_loss(Tensor hidden, Tensor norm, Tensor embedding, Tensor positions, Tensor targets, float weight, "
-    "bool with_gradients) -> Tensor[]"
+    "str precision, bool with_gradients) -> Tensor[]"
 )
 
 
@@ -79,6 +81,7 @@ def transformer_block(
     attention: str,
     causal: bool,
     dropout: float = 0.0,
+    precision: str = "f32",
 ) -> torch.Tensor:
     """The residual stream [N,C] after a block; differentiable once in hidden and in all weights but omega.
 
@@ -89,15 +92,17 @@ def transformer_block(
         attention: a feature map, or `exact`.
         dropout: probability; which numbers are dropped is drawn from torch's generator, so that a checkpointed block
             drops the same ones again.
+        precision: `bf16` rounds the operands of the matrix products, forward and backward, to bf16 and sums in float32;
+            norms, attention and the residual stream stay in float32. `f32` rounds nothing.
 
     Raises:
-        ShapeError, ConfigError: sizes that do not agree, a map that does not exist.
+        ShapeError, ConfigError: sizes that do not agree, a map or a precision that does not exist, bf16 in float64.
     """
     # A tensor, because a compiled graph would freeze a number.
     key = torch.randint(2**63 - 1, ()) if dropout > 0 else torch.zeros((), dtype=torch.int64)
     is_traced = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, *weights))
     found: list[torch.Tensor] = torch.ops.protperf.block(
-        hidden, *weights, *rotary, cu_seqlens, key, num_heads, attention, causal, dropout, is_traced
+        hidden, *weights, *rotary, cu_seqlens, key, num_heads, attention, causal, dropout, precision, is_traced
     )
     return found[0]
 
@@ -110,18 +115,19 @@ def token_loss(
     positions: torch.Tensor,
     targets: torch.Tensor,
     weight: float,
+    precision: str = "f32",
 ) -> torch.Tensor:
     """`weight` times the sum of `-log p(target)`, nats: final norm, tied logits and cross-entropy.
 
     Shapes: hidden [N,C], norm [C], embedding [V,C], positions and targets int64 [num_targets], positions increasing.
-    Differentiable once in hidden, norm and embedding.
+    Differentiable once in hidden, norm and embedding. `precision` is that of the products, as in `transformer_block`.
 
     Raises:
-        ShapeError, ConfigError: sizes that do not agree, a position or a target that does not exist.
+        ShapeError, ConfigError: sizes that do not agree, a position, a target or a precision that does not exist.
     """
     with_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, norm, embedding))
     found: list[torch.Tensor] = torch.ops.protperf.token_loss(
-        hidden, norm, embedding, positions, targets, weight, with_gradients
+        hidden, norm, embedding, positions, targets, weight, precision, with_gradients
     )
     return found[0]
 
@@ -138,7 +144,7 @@ def _block(
     *rest: Any,
 ) -> list[torch.Tensor]:
     """The operator `block`: the output, and the trace where it is asked for."""
-    *tensors, num_heads, attention, causal, dropout, is_traced = rest
+    *tensors, num_heads, attention, causal, dropout, precision, is_traced = rest
     *weights, cosines, sines, cu_seqlens, key = tensors
     output = hidden.detach().clone(memory_format=torch.contiguous_format)
     trace: list[torch.Tensor] = []
@@ -150,14 +156,14 @@ def _block(
         _weight_arrays(weights, hidden.dtype),
         _place_arrays(cosines, sines, cu_seqlens, hidden.dtype),
         tuple(x.numpy() for x in trace) if is_traced else None,
-        **_choice(num_heads, attention, causal, dropout, key),
+        **_choice(num_heads, attention, causal, dropout, precision, key),
     )
     return [output, *trace]
 
 
 def _block_backward(grad: torch.Tensor, hidden: torch.Tensor, *rest: Any) -> list[torch.Tensor]:
     """The operator `block_backward`: gradients of hidden and of the weights but omega, in their order."""
-    *tensors, trace, num_heads, attention, causal, dropout = rest
+    *tensors, trace, num_heads, attention, causal, dropout, precision = rest
     *weights, cosines, sines, cu_seqlens, key = tensors
     arriving = grad.detach().clone(memory_format=torch.contiguous_format)
     gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in _but_omega(weights)]
@@ -168,7 +174,7 @@ def _block_backward(grad: torch.Tensor, hidden: torch.Tensor, *rest: Any) -> lis
         tuple(x.numpy() for x in gradients),
         _place_arrays(cosines, sines, cu_seqlens, hidden.dtype),
         tuple(array(x) for x in trace),
-        **_choice(num_heads, attention, causal, dropout, key),
+        **_choice(num_heads, attention, causal, dropout, precision, key),
     )
     return [arriving, *gradients]
 
@@ -180,6 +186,7 @@ def _token_loss(
     positions: torch.Tensor,
     targets: torch.Tensor,
     weight: float,
+    precision: str,
     with_gradients: bool,
 ) -> list[torch.Tensor]:
     """The operator `token_loss`: the loss, and the gradients of its arguments where they are asked for."""
@@ -193,6 +200,7 @@ def _token_loss(
         contiguous_array(targets, torch.int64),
         weight,
         tuple(x.numpy() for x in gradients) if with_gradients else None,
+        precision=precision,
         isa=_arguments.isa(),
         num_threads=num_threads(torch.get_num_threads()),
     )
@@ -213,13 +221,16 @@ def _but_omega(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [x for i, x in enumerate(weights) if i != BlockWeights._fields.index("omega")]
 
 
-def _choice(num_heads: int, attention: str, causal: bool, dropout: float, key: torch.Tensor) -> dict[str, Any]:
+def _choice(
+    num_heads: int, attention: str, causal: bool, dropout: float, precision: str, key: torch.Tensor
+) -> dict[str, Any]:
     return {
         "num_heads": num_heads,
         "feature_map": None if attention == EXACT else attention,
         "causal": causal,
         "dropout": dropout,
         "key": int(key),
+        "precision": precision,
         "isa": _arguments.isa(),
         "num_threads": num_threads(torch.get_num_threads()),
     }
@@ -229,7 +240,7 @@ def _block_fake(hidden: torch.Tensor, *rest: Any) -> list[torch.Tensor]:
     output = hidden.new_empty(hidden.shape)
     if not rest[-1]:
         return [output]
-    sizes = _trace_sizes(hidden, rest[1], rest[7], rest[-5])
+    sizes = _trace_sizes(hidden, rest[1], rest[7], rest[-_NUM_OPTIONS])
     return [output, *(hidden.new_empty(hidden.shape[0] * size) for size in sizes)]
 
 
@@ -245,24 +256,24 @@ def _token_loss_fake(
 
 
 def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    *tensors, num_heads, attention, causal, dropout, _ = inputs
+    *tensors, num_heads, attention, causal, dropout, precision, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.num_tensors = len(tensors)
     ctx.save_for_backward(*tensors, *output[1:])
-    ctx.options = (num_heads, attention, causal, dropout)
+    ctx.options = (num_heads, attention, causal, dropout, precision)
 
 
 def _block_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     count = ctx.num_tensors
     if grad is None:
-        return (None,) * (count + 5)
+        return (None,) * (count + _NUM_OPTIONS)
     # Read once: a checkpoint computes what was saved again for that.
     saved = ctx.saved_tensors
     tensors, trace = saved[:count], saved[count:]
     found = torch.ops.protperf.block_backward(grad, *tensors, list(trace), *ctx.options)
     at = 1 + BlockWeights._fields.index("omega")
-    return (*found[:at], None, *found[at:], *(None,) * (count - 1 - _NUM_WEIGHTS + 5))
+    return (*found[:at], None, *found[at:], *(None,) * (count - 1 - _NUM_WEIGHTS + _NUM_OPTIONS))
 
 
 def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -273,8 +284,8 @@ def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, .
 
 def _loss_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 7
-    return (*(grad * x for x in ctx.saved_tensors), *(None,) * 4)
+        return (None,) * 8
+    return (*(grad * x for x in ctx.saved_tensors), *(None,) * 5)
 
 
 def _no_second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
