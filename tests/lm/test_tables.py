@@ -100,7 +100,7 @@ def test_a_resumed_table_of_other_columns_is_refused(runs: dict[str, Path], csv:
     assert in_process(*words, "--id-col", "mutant").returncode == 0
     facts = json.loads(out.with_name("scores.tsv.meta.json").read_text())
     assert (facts["seq_col"], facts["id_col"], facts["format"]) == ("seq", "mutant", "tsv")
-    added_at_the_end = ("command", "model", "input", "rejected", "rows", "bytes", "records_sha256")
+    added_at_the_end = ("command", "model", "input", "rejected", "records", "rows", "bytes", "records_sha256")
     started = {name: value for name, value in facts.items() if name not in added_at_the_end}
     FileSink(out, Encoder(Row, "tsv"), started, resume=False).interrupt()
     result = in_process(*words, "--resume")

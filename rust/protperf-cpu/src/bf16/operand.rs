@@ -104,19 +104,19 @@ unsafe fn pack<R: Rounding>(role: Role, depth: usize, from: &Matrix<'_>, to: &mu
     }
     for (outer, tiles) in to.chunks_exact_mut(depth).enumerate() {
         for (at, tile) in tiles.iter_mut().enumerate() {
-            let mut turned = Tile::ZERO;
+            let mut transposed = Tile::ZERO;
             // SAFETY: passed on from the caller.
             unsafe {
                 match role {
                     Role::Left => left_tile::<R>(from, outer * COLS, at * DEPTH, tile),
                     Role::Right => right_tile::<R>(from, at * DEPTH, outer * COLS, tile),
                     Role::LeftTransposed => {
-                        right_tile::<R>(from, at * DEPTH, outer * COLS, &mut turned);
-                        R::transpose(&turned, tile);
+                        right_tile::<R>(from, at * DEPTH, outer * COLS, &mut transposed);
+                        R::transpose(&transposed, tile);
                     }
                     Role::RightTransposed => {
-                        left_tile::<R>(from, outer * COLS, at * DEPTH, &mut turned);
-                        R::transpose(&turned, tile);
+                        left_tile::<R>(from, outer * COLS, at * DEPTH, &mut transposed);
+                        R::transpose(&transposed, tile);
                     }
                 }
             }

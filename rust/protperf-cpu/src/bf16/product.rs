@@ -293,12 +293,12 @@ mod tests {
     fn transposed_operands_are_those_of_the_transposed_matrices() {
         let [m, n, k] = [37, 45, 83];
         let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
-        let turned = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+        let transposed = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
             (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
         };
         let left = packed(Role::Left, &a, [m, k], k);
-        assert_eq!(left, packed(Role::LeftTransposed, &turned(&a, m, k), [k, m], m));
+        assert_eq!(left, packed(Role::LeftTransposed, &transposed(&a, m, k), [k, m], m));
         let right = packed(Role::Right, &b, [k, n], n);
-        assert_eq!(right, packed(Role::RightTransposed, &turned(&b, k, n), [n, k], k));
+        assert_eq!(right, packed(Role::RightTransposed, &transposed(&b, k, n), [n, k], k));
     }
 }
