@@ -72,13 +72,8 @@ def choose_engine(engine: str, device: str, dtype: str = "float32") -> str:
     return "torch"
 
 
-def torch_device(device: str) -> str:
-    """What torch calls a device that was checked; `auto` is the CPU, where every form of attention has a kernel."""
-    return "cpu" if device == "auto" else device
-
-
-def native_device(device: str) -> str:
-    """What the native engine calls a device that was checked."""
+def chosen_device(device: str) -> str:
+    """The device that a checked name means; `auto` is the CPU, where every form of attention has a kernel."""
     return "cpu" if device == "auto" else device
 
 

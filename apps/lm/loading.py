@@ -13,7 +13,7 @@ from protperf.errors import ConfigError
 from protperf.lm.baselines.files import read as read_baseline
 from protperf.lm.baselines.loading import baseline_engine
 from protperf.lm.baselines.manifest import is_baseline
-from protperf.lm.device import choose_engine, native_device
+from protperf.lm.device import choose_engine, chosen_device
 from protperf.lm.engine import Engine
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.esm_folder import is_esm_folder, read_folder
@@ -94,7 +94,7 @@ def _load_esm(path: Path, dtype: str, device: str, engine: str) -> LoadedModel:
 
 def _engine(step: checkpoint.Step, config: ModelConfig, dtype: str, device: str, engine: str) -> Engine:
     if engine == "native":
-        return NativeEngine(step.path, config, dtype, native_device(device))
+        return NativeEngine(step.path, config, dtype, chosen_device(device))
     from protperf.lm.model.torch_loading import torch_engine
 
     return torch_engine(step, config, dtype, device)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from protperf.errors import ConfigError
 from protperf.lm.cli.parameters import Groups, in_flags
-from protperf.lm.device import torch_device
+from protperf.lm.device import chosen_device
 from protperf.lm.options import check, option
 from protperf.message import Argument, Message
 
@@ -132,7 +132,7 @@ def environment(num_threads: int, dtype: str, device: str) -> str:
 
     info, torch = build_info(), sys.modules.get("torch")
     threads = f"{num_threads} thread{'s' if num_threads > 1 else ''}"
-    where = f"device {torch_device(device)}, {info['isa']}, {threads}, {dtype}"
+    where = f"device {chosen_device(device)}, {info['isa']}, {threads}, {dtype}"
     engine = f"torch {torch.__version__}" if torch else "native"
     return f"protperf {info['version']}, {engine}, {where}"
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from protperf.errors import ConfigError
 from protperf.lm.alphabet import MASK
-from protperf.lm.device import torch_device
+from protperf.lm.device import chosen_device
 from protperf.lm.engine import MASKED, Borders, Tokens
 from protperf.lm.model.esm_folder import EsmFolder
 from protperf.lm.model.network import places, rotate
@@ -154,5 +154,5 @@ def esm_engine(folder: EsmFolder, dtype: str, device: str) -> EsmEngine:
                 continue
             if not bool(tensor.isfinite().all()):
                 raise broken(file, f"tensor {name} holds a number that is not finite")
-            tensors[name] = tensor.to(device=torch_device(device), dtype=getattr(torch, dtype))
+            tensors[name] = tensor.to(device=chosen_device(device), dtype=getattr(torch, dtype))
     return EsmEngine(EsmNetwork(folder, tensors))

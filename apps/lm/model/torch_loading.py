@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from protperf.lm.device import torch_device
+from protperf.lm.device import chosen_device
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
 from protperf.lm.model.torch_engine import TorchEngine
@@ -23,7 +23,7 @@ def torch_engine(step: checkpoint.Step, config: ModelConfig, dtype: str, device:
     """
     network = Network(config, engine="torch")
     network.load_state_dict(verified_tensors(step, config))
-    return TorchEngine(network.to(device=torch_device(device), dtype=getattr(torch, dtype)).eval())
+    return TorchEngine(network.to(device=chosen_device(device), dtype=getattr(torch, dtype)).eval())
 
 
 def verified_bytes(step: checkpoint.Step, config: ModelConfig, metadata: Mapping[str, str]) -> bytes:

@@ -22,8 +22,8 @@ def report(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     target = Path(out)
     picture.check_target(target, ())
     # Before the model is looked at: whether this is a training at all.
-    read_history(Path(run))
-    page.save(run_page(Path(run), info(run)), target)
+    history = read_history(Path(run))
+    page.save(run_page(history, info(run)), target)
 
 
 def plot_curves(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:

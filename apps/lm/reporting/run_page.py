@@ -9,7 +9,7 @@ from typing import Any
 
 from protperf.lm.reporting import page
 from protperf.lm.reporting.chart import STYLE, Series, chart
-from protperf.lm.reporting.history import PERPLEXITIES, History, read_history
+from protperf.lm.reporting.history import PERPLEXITIES, History
 from protperf.lm.reporting.page import Html
 from protperf.lm.storage.directory import CONFIG
 from protperf.lm.training.verdict import verdict
@@ -18,16 +18,12 @@ _ORIGIN = ("command", "data", "init", "validation", "started")
 _DIGESTS = ("model_sha256", "data_sha256", "validation_sha256")
 
 
-def run_page(path: Path, facts: Mapping[str, Any]) -> str:
-    """The page of the run that a directory is, or whose step it is.
+def run_page(history: History, facts: Mapping[str, Any]) -> str:
+    """The page of a run.
 
     Args:
         facts: what `protperf info` prints about it.
-
-    Raises:
-        ConfigError: the directory is not that of a training; MissingFileError, FileError: it cannot be read.
     """
-    history = read_history(path)
     run = Path(facts["path"]).parent
     body = [
         page.paragraph(f"Step {facts['step']} of {run}", "soft"),

@@ -52,7 +52,7 @@ def score(request: dict[str, Any]) -> dict[str, Any]:
 def train(request: dict[str, Any]) -> dict[str, Any]:
     """Make steps of a training on sequences of a length."""
     from protperf.lm.data.store import TokenStore
-    from protperf.lm.device import torch_device
+    from protperf.lm.device import chosen_device
     from protperf.lm.model.config import ModelConfig
     from protperf.lm.training.options import TrainOptions
     from protperf.lm.training.trainer import Trainer
@@ -61,7 +61,7 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     tokens = max(TOKENS, length + 2)
     options = TrainOptions(steps=10**6, validate=0.0, batch_tokens=tokens, crop=max(1024, length + 2))
     nothing = TokenStore.packed(np.empty(0, np.uint8), np.zeros(1, np.int64))
-    device = torch_device(request["device"])
+    device = chosen_device(request["device"])
     store = _store(length, 4 * tokens)
     loop = Trainer(Path("unused"), config, options, store, nothing, device=device).loop
     # What a step reads, on average over a pass.

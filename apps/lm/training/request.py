@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protperf.lm.device import torch_device
+from protperf.lm.device import chosen_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import Option, pick
 from protperf.lm.training.options import DURATION_OPTIONS, RunOptions, TrainOptions
@@ -48,14 +48,14 @@ class TrainRequest:
         # torch comes with it, and those who only read models need none.
         from protperf.lm.training.run import train_run
 
-        how |= {**self._input(), "resume": self.run.resume, "force": self.run.force, "device": torch_device(device)}
+        how |= {**self._input(), "resume": self.run.resume, "force": self.run.force, "device": chosen_device(device)}
         return train_run(fasta, out, self.config, self.options, **how)
 
     def forecast(self, fasta: Paths, out: str | os.PathLike[str], device: str = "auto", **how: Any) -> Forecast:
         """What the training would take; other arguments and errors are those of `forecast`."""
         from protperf.lm.training.forecast import forecast
 
-        how |= {**self._input(), "device": torch_device(device)}
+        how |= {**self._input(), "device": chosen_device(device)}
         return forecast(fasta, out, self.config, self.options, **how)
 
     def _input(self) -> dict[str, Any]:
