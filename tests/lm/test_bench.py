@@ -50,5 +50,8 @@ def test_what_cannot_be_timed_is_refused_before_anything_runs(tmp_path: Path) ->
         result = in_process("bench", *words)
         assert result.returncode in (2, 3)
         assert text in error_line(result)
+    result = in_process("bench", "--task", "train", "--device", "wgpu")
+    assert result.returncode == 4
+    assert "wgpu reads models and does not train them" in error_line(result)
     with pytest.raises(errors.Error, match=r"timing score failed: .*no such run directory"):
         _ask({"task": "score", "run": str(tmp_path / "none"), "device": "cpu", "engine": "auto", "length": 5})

@@ -99,3 +99,8 @@ def test_the_command_says_why_there_is_no_gpu(runs: dict[str, Path], fasta: Path
     result = protperf("score", runs["both"], fasta, "--device", "wgpu", env=environment(PROTPERF_GPU="off"))
     assert result.returncode == 4
     assert "switched off by PROTPERF_GPU=off" in result.stderr.decode()
+
+
+def test_what_is_timed_on_a_gpu_is_reading(gpu_device: None, small_size: Path) -> None:
+    rows = lm.bench(size=str(small_size), device="wgpu", lengths="4094", own=True, repeats=1).rows
+    assert [(row.task, row.length) for row in rows] == [("score", 4094)]

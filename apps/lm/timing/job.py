@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError, Error
+from protperf.lm.device import DEVICES, check_device
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.options import from_keywords, instance, pick, takes
 from protperf.lm.shared_options import LoadOptions
@@ -44,14 +45,15 @@ def measure(options: BenchOptions, loading: LoadOptions, watch: Watch | None = N
     """The rows, as they are measured, each in a process of its own with the threads that this one would have.
 
     Raises:
-        ConfigError: a model that is not a run; CheckpointError: it cannot be read; Error: a measurement failed.
+        ConfigError: a model that is not a run; CheckpointError: it cannot be read; DeviceError: a device that does not
+        train; Error: a measurement failed.
     """
     watch = watch or Watch()
     config = ModelConfig.from_size(options.size)
     if options.model is not None:
         config = _config_of(options.model)
     others = [] if options.own or config.attention == "exact" else ["exact"]
-    tasks = [task for task in TASKS if task in (options.tasks or TASKS)]
+    tasks = _tasks(options, loading.device)
     lengths = read_lengths(options.lengths)
     shared = {"repeats": options.repeats, "device": loading.device, "engine": loading.engine}
     total = len(tasks) * len(lengths) * (1 + len(others))
@@ -67,6 +69,18 @@ def measure(options: BenchOptions, loading: LoadOptions, watch: Watch | None = N
                 for length in lengths:
                     yield _row(attention, {**request, "task": task, "length": length}, watch)
                     stage.update(1)
+
+
+def _tasks(options: BenchOptions, device: str) -> list[str]:
+    """What is timed: what was named, or all that the device does.
+
+    Raises:
+        DeviceError: training was named, and the device does not train.
+    """
+    if "train" in options.tasks:
+        check_device(device)
+    known = TASKS if device in DEVICES else ("score",)
+    return [task for task in TASKS if task in (options.tasks or known)]
 
 
 def _config_of(model: Path) -> ModelConfig:
