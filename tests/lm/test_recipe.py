@@ -80,7 +80,7 @@ def test_a_run_takes_the_recipe_of_its_data_and_keeps_it(tmp_path: Path) -> None
     words = ["train", "--fasta", path, "-o", tmp_path / "run", "--size", size, "--steps", 1, "--batch-tokens", 200]
     messages = in_process(*words, "--starts", "whole").stderr.decode()
     assert "note: recipe family, because 100% of its sequences have a relative" in messages
-    assert "--recipe plain changes nothing" in messages
+    assert "--recipe plain keeps the defaults" in messages
     facts = json.loads(in_process("info", tmp_path / "run", "--json").stdout)
     assert (facts["objective"], facts["directions"]) == ("causal", "both")
     again = in_process("train", "--fasta", path, "-o", tmp_path / "run", "--resume", "--steps", 2)

@@ -71,15 +71,19 @@ class TrainRequest:
             kind = kind_of(train)
             recipe = kind.name
             if recipe != "plain":
-                text = f"note: recipe {recipe}, because {kind.why}; {expectation(recipe)}"
-                warn(Message("{text}; {plain} changes nothing", text=text, plain=Argument("recipe", "plain")))
+                text = f"note: recipe {recipe}, because {kind.why} ({expectation(recipe)})"
+                warn(Message("{text}; {plain} keeps the defaults", text=text, plain=Argument("recipe", "plain")))
         given = with_recipe(recipe, given, train.num_residues)
         if not _says_how_long(given):
             steps = default_steps(recipe, train.num_residues / (options.batch_tokens * options.accumulate))
             given = {**given, "steps": steps}
             ends = {name: Argument(name) for name in ("steps", "epochs", "time")}
             warn(
-                Message("note: trains {count:,} steps; {time}, {epochs} or {steps} says otherwise", count=steps, **ends)
+                Message(
+                    "note: trains for {count:,} steps; set {time}, {epochs} or {steps} for another length",
+                    count=steps,
+                    **ends,
+                )
             )
         config, chosen = new_choices(given)
         return config, dataclasses.replace(chosen, validate=options.validate)
