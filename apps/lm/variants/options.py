@@ -35,7 +35,7 @@ class StrategyOptions:
     prior: Path | None = option(
         None,
         "Alignment of the family, or a site or pairwise baseline of it: its log-odds are mixed with the scores, with a "
-        "weight from family members that are left out of it.",
+        "weight, a half at the least, from family members that are left out of it.",
         unit="ALIGNMENT",
     )
     batch_tokens: int = batch_tokens_option()
