@@ -4,7 +4,6 @@ Run by `make demo` from the root of a checkout. It calls the installed command a
 """
 
 import csv
-import json
 import os
 import random
 import shlex
@@ -22,7 +21,6 @@ PROTEINS, SCORES, CURVE = (RUN.with_name(f"demo-{name}") for name in ("proteins.
 UNIFORM = 20.0  # perplexity of guessing among the twenty residues
 # At most this fraction of the other perplexities: a model that knows only the composition does not get there.
 LEARNT = 0.9
-MEAN_OF = 8  # lines of metrics, in the picture
 
 NEXT = f"""\
 What to type next (after `source .venv/bin/activate`):
@@ -30,24 +28,22 @@ What to type next (after `source .venv/bin/activate`):
   protperf --help                                        every command
   protperf info {RUN}                                what this model is and what it was trained on
   protperf score {RUN} your.fasta.gz > scores.tsv    score your own proteins; plain, gz, xz, zst or bz2
-  protperf score {RUN} {PROTEINS} --method pll
-                                                         score every residue given all the others
-  protperf train --fasta your.fasta.gz -o runs/mine --time 20m
-                                                         train on your own sequences"""
+  protperf scan {RUN} {DATA}/human_myoglobin.fasta --heatmap scan.png -o scan.tsv
+                                                         score every single change of a protein
+  protperf train --fasta your.fasta.gz -o runs/mine      train on your own sequences"""
 
 
 def main() -> int:
     """Train, score, draw; returns 1 if the model cannot tell a globin from noise."""
     os.chdir(ROOT)
     globins = DATA / "globins.fasta.gz"
-    how = ["--size", "nano", "--recipe", "plain", "--objective", "both", "--time", "150s", "--force"]
-    protperf("train", "--fasta", globins, "-o", RUN, *how)
+    protperf("train", "--fasta", globins, "-o", RUN, "--time", "150s", "--force")
     SeqIO.write(proteins(), PROTEINS, "fasta")
     protperf("score", RUN, PROTEINS, "-o", SCORES)
     with SCORES.open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table, delimiter="\t"))
     learnt = report(rows)
-    draw_loss(RUN / "metrics.jsonl", CURVE)
+    protperf("info", RUN, "--plot", CURVE)
     print(f"\nLoss curve: {CURVE}\n\n{NEXT}")
     return 0 if learnt else 1
 
@@ -93,33 +89,6 @@ def report(rows: list[dict[str, str]]) -> bool:
             file=sys.stderr,
         )
     return learnt
-
-
-def draw_loss(metrics: Path, picture: Path) -> None:
-    """Training loss and validation loss by step, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    step, loss = points(lines, "loss")
-    # Batches that are masked and batches read left to right take turns, and their losses differ.
-    mean = [sum(loss[max(0, i - MEAN_OF + 1) : i + 1]) / min(i + 1, MEAN_OF) for i in range(len(loss))]
-    axes.plot(step, loss, color="C0", alpha=0.3, linewidth=1, label="training, one step")
-    axes.plot(step, mean, color="C0", label=f"training, mean of {MEAN_OF} lines")
-    axes.plot(*points(lines, "val_loss"), "o-", color="C1", label="validation")
-    axes.set(xlabel="optimizer step", ylabel="loss, nats per target", title="A small model learns globins")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=150)
-
-
-def points(lines: list[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
-    """The steps whose lines have the figure, and the figures."""
-    having = [line for line in lines if line.get(key) is not None]
-    return [line["step"] for line in having], [line[key] for line in having]
 
 
 if __name__ == "__main__":
