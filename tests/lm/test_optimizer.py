@@ -87,6 +87,17 @@ def test_muon_changes_singular_values_alone_and_makes_them_about_one(shape: tupl
     assert not muon.orthogonalized(torch.zeros(shape)).any()
 
 
+def test_muon_rounded_to_bf16_reaches_the_same_range() -> None:
+    matrices = torch.randn((2, 40, 96), generator=torch.Generator().manual_seed(2))
+    exact, rounded = muon.orthogonalized(matrices), muon.orthogonalized(matrices, torch.bfloat16)
+    assert rounded.dtype == matrices.dtype
+    # Some thirty roundings of 2^-9 each, which add up like noise.
+    assert 0 < (rounded - exact).norm() < 0.03 * exact.norm()
+    values = torch.linalg.svdvals(rounded)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
 def test_muon_changes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     options = TrainOptions(steps=1, optimizer="muon", weight_decay=0.3)
     network, plain = Network(small_config()), Network(small_config())

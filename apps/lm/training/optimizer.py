@@ -37,6 +37,7 @@ class Optimizer:
 
     def __init__(self, network: Network, options: TrainOptions) -> None:
         self.learning_rate, self.weight_decay, self.clip_norm = options.lr, options.weight_decay, options.clip
+        self._muon_dtype = torch.bfloat16 if options.precision == "bf16" else None
         self._named = dict(network.named_parameters())
         self._parts = {name: muon_parts(name, options.optimizer) for name in self._named}
         self._keys = {name: optimizer_state(name, options.optimizer) for name in self._named}
@@ -64,7 +65,8 @@ class Optimizer:
         for name, parameter in self._named.items():
             if parameter.grad is not None and self._parts[name]:
                 momentum, rate = self.state[parameter]["momentum"], muon.RATE * learning_rate
-                muon.update(parameter, parameter.grad, momentum, self._parts[name], rate, self.weight_decay)
+                parts, dtype = self._parts[name], self._muon_dtype
+                muon.update(parameter, parameter.grad, momentum, parts, rate, self.weight_decay, dtype)
             elif parameter.grad is not None:
                 rest.append(parameter)
         matrices = [p for p in rest if p.dim() >= 2]

@@ -6,27 +6,19 @@ use super::exponential::exp_negative;
 use crate::layout::PAD;
 use crate::simd::{Real, Simd};
 
-/// The logistic function of PAD numbers.
+/// The logistic function.
 ///
 /// # Safety
 /// The processor must have the instruction set of S.
 #[inline(always)]
-unsafe fn logistic<S: Simd>(x: &[S::T]) -> [S::T; PAD] {
-    let mut sigma = [S::T::ZERO; PAD];
-    assert!(x.len() == PAD);
-    // e^-|x| cannot overflow. SAFETY: the caller guarantees the instruction set; LANES divides PAD.
+unsafe fn logistic<S: Simd>(x: S::Register) -> S::Register {
+    // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        for at in (0..PAD).step_by(S::LANES) {
-            let x = S::load(x.as_ptr().add(at));
-            let minus = S::sub(S::splat(S::T::ZERO), x);
-            S::store(sigma.as_mut_ptr().add(at), exp_negative::<S>(S::min(x, minus)));
-        }
+        let one = S::splat(S::T::ONE);
+        // e^-|x| cannot overflow.
+        let e = exp_negative::<S>(S::min(x, S::sub(S::splat(S::T::ZERO), x)));
+        S::div(S::select_positive(x, one, e), S::add(one, e))
     }
-    for (sigma, &x) in sigma.iter_mut().zip(x) {
-        let e = *sigma;
-        *sigma = if x > S::T::ZERO { S::T::ONE } else { e } / (S::T::ONE + e);
-    }
-    sigma
 }
 
 /// `to = gate * logistic(gate) * up`; lengths are equal multiples of [`PAD`].
@@ -35,12 +27,14 @@ unsafe fn logistic<S: Simd>(x: &[S::T]) -> [S::T; PAD] {
 /// The processor must have the instruction set of S.
 #[inline(always)]
 pub unsafe fn gate<S: Simd>(gate: &[S::T], up: &[S::T], to: &mut [S::T]) {
-    assert!(gate.len().is_multiple_of(PAD) && up.len() == gate.len() && to.len() == gate.len());
-    for ((gate, up), to) in gate.chunks_exact(PAD).zip(up.chunks_exact(PAD)).zip(to.chunks_exact_mut(PAD)) {
-        // SAFETY: the caller guarantees the instruction set.
-        let sigma = unsafe { logistic::<S>(gate) };
-        for i in 0..PAD {
-            to[i] = gate[i] * sigma[i] * up[i];
+    let width = gate.len();
+    assert!(width.is_multiple_of(PAD) && up.len() == width && to.len() == width);
+    for at in (0..width).step_by(S::LANES) {
+        // SAFETY: LANES divides PAD, so a register that starts below the width ends inside all three rows.
+        unsafe {
+            let x = S::load(gate.as_ptr().add(at));
+            let silu = S::mul(x, logistic::<S>(x));
+            S::store(to.as_mut_ptr().add(at), S::mul(silu, S::load(up.as_ptr().add(at))));
         }
     }
 }
@@ -60,14 +54,17 @@ pub unsafe fn gate_gradient<S: Simd>(
 ) {
     let width = gate.len();
     assert!(width.is_multiple_of(PAD) && [up.len(), grad.len(), dgate.len(), dup.len(), value.len()] == [width; 5]);
-    for at in (0..width).step_by(PAD) {
-        // SAFETY: the caller guarantees the instruction set.
-        let sigma = unsafe { logistic::<S>(&gate[at..at + PAD]) };
-        for (i, sigma) in (at..at + PAD).zip(sigma) {
-            let silu = gate[i] * sigma;
-            value[i] = silu * up[i];
-            dup[i] = grad[i] * silu;
-            dgate[i] = grad[i] * up[i] * (sigma + silu * (S::T::ONE - sigma));
+    for at in (0..width).step_by(S::LANES) {
+        // SAFETY: LANES divides PAD, so a register that starts below the width ends inside all six rows.
+        unsafe {
+            let x = S::load(gate.as_ptr().add(at));
+            let (up, grad) = (S::load(up.as_ptr().add(at)), S::load(grad.as_ptr().add(at)));
+            let sigma = logistic::<S>(x);
+            let silu = S::mul(x, sigma);
+            let slope = S::add(sigma, S::mul(silu, S::sub(S::splat(S::T::ONE), sigma)));
+            S::store(value.as_mut_ptr().add(at), S::mul(silu, up));
+            S::store(dup.as_mut_ptr().add(at), S::mul(grad, silu));
+            S::store(dgate.as_mut_ptr().add(at), S::mul(S::mul(grad, up), slope));
         }
     }
 }
