@@ -58,11 +58,10 @@ format: $(INSTALLED) ## reformat Rust and Python
 pin: setup ## hash what kernels and models compute; PIN='--write FILE' keeps it, PIN='--against FILE' compares
 	python tests/pin/run.py $(PIN)
 
-bench: setup ## time start-up, attention, training and scoring against bounds and peers, an hour; BENCH=--quick: 10 minutes
-	python benches/startup.py
-	python benches/attention.py $(BENCH)
-	python benches/training.py $(BENCH)
-	python benches/scoring.py $(BENCH)
+bench: setup ## time everything against bounds and peers into benches/RESULTS.md, two hours; BENCH=--quick: 15 minutes
+	uv pip install --quiet --require-hashes -r requirements/bench.txt
+	{ for part in attention training scoring reading startup; do printf '\n## %s\n\n' "$$part"; \
+		python "benches/$$part.py" $(if $(filter startup,$$part),,$(BENCH)); done; } | tee benches/RESULTS.md
 
 experiments: setup ## figures of the Performer article, corrected and extended, into runs/experiments
 	python experiments/approximation/run.py --out runs/experiments/approximation
@@ -88,6 +87,7 @@ lock: | $(VENV)/bin/python ## resolve requirements/*.txt anew, with hashes
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) --upgrade --constraint requirements/runtime.txt --extra h5 --extra parquet --extra plot --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --upgrade --group fuzz -o requirements/fuzz.txt
+	$(COMPILE) --upgrade --constraint requirements/dev.txt --group bench -o requirements/bench.txt
 
 clean: ## remove build outputs and caches
 	rm -rf target dist .mypy_cache .pytest_cache .ruff_cache .hypothesis python/protperf/_native*.so $(BUILT)

@@ -1,12 +1,54 @@
-"""What ours is compared with: the same estimator in plain torch and in f64, and rows of exact softmax in f64.
+"""What ours is compared with: exact attention, the same estimator in plain torch, and another package.
 
 Shapes: q, k, v [B,H,L,D], omega [M,D]. Written for this bench and from the formulas, not from our kernels.
 """
 
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable
+
 import torch
+from torch.nn import functional
+
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 CHUNK = 128
 NUM_SAMPLED_ROWS = 8
+EXACT = ("SDPA", "SDPA bf16")
+LINEAR = ("linear", "linear bf16", "linear compiled")
+COMPILED = ("linear compiled",)
+OTHER = "performer-pytorch"
+NAMES = (*EXACT, *LINEAR, OTHER)
+"""torch's own exact attention; FAVOR+ in plain torch; a package that estimates something else, as its error shows."""
+
+
+def is_installed(name: str) -> bool:
+    """Whether what a method needs can be imported."""
+    return name != OTHER or importlib.util.find_spec("performer_pytorch") is not None
+
+
+def method(name: str, omega: torch.Tensor, *, causal: bool) -> tuple[Attention, torch.dtype]:
+    """Attention of q, k and v by name, and the type of its tensors."""
+    dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
+    if name in EXACT:
+        return lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal), dtype
+    if name == OTHER:
+        return _performer_pytorch(omega, causal=causal), dtype
+    typed = omega.to(dtype)
+    attention = torch.compile(chunked_linear) if name in COMPILED else chunked_linear
+    return lambda q, k, v: attention(q, k, v, typed, causal=causal), dtype
+
+
+def _performer_pytorch(omega: torch.Tensor, *, causal: bool) -> Attention:
+    from performer_pytorch import FastAttention
+
+    features, width = omega.shape
+    # It says on standard output that it has no CUDA.
+    with contextlib.redirect_stdout(sys.stderr):
+        attention = FastAttention(dim_heads=width, nb_features=features, causal=causal)
+    attention.projection_matrix.copy_(omega)
+    return attention
 
 
 def chunked_linear(
@@ -37,9 +79,9 @@ def _causal(phi_q: torch.Tensor, phi_k: torch.Tensor, values: torch.Tensor) -> t
     return (within + queries @ before).flatten(2, 3)
 
 
-def favor_f64(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, omega: torch.Tensor, *, causal: bool) -> torch.Tensor:
+def estimate_f64(omega: torch.Tensor, *, causal: bool) -> Attention:
     """The same estimator in f64: at q, k ~ N(0,1) its range needs no stabilizer beyond a constant."""
-    return chunked_linear(q, k, v, omega.double(), causal=causal)
+    return lambda q, k, v: chunked_linear(q, k, v, omega.double(), causal=causal)
 
 
 def sampled_rows(q: torch.Tensor) -> torch.Tensor:
@@ -47,7 +89,7 @@ def sampled_rows(q: torch.Tensor) -> torch.Tensor:
     return torch.linspace(0, q.shape[2] - 1, NUM_SAMPLED_ROWS).long()
 
 
-def softmax_rows_f64(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool) -> torch.Tensor:
+def softmax_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool) -> torch.Tensor:
     """Exact attention of the sampled rows, [B,H,8,D]."""
     rows = sampled_rows(q)
     logits = q[:, :, rows] @ k.mT * q.shape[-1] ** -0.5

@@ -73,6 +73,20 @@ def ceilings(threads: int) -> dict[str, float]:
     return json.loads(answer.stdout)
 
 
+def describe(rates: Mapping[str, float]) -> str:
+    """What `ceilings` found, in words."""
+    one, together = ("flops_one", "exps_one"), ("flops_all", "exps_all")
+    figures = [
+        f"{rates[flops] / 1e9:.0f} GFLOP/s and {rates[exps] / 1e9:.1f} Gexp/s" for flops, exps in (one, together)
+    ]
+    return f"Ceilings: {figures[0]} on one thread, {figures[1]} on all."
+
+
+def allowed_cores() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def describe_machine() -> str:
     """Processor, cores allowed, load and commit in one line."""
     try:
@@ -80,14 +94,18 @@ def describe_machine() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     git = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
-    return f"{model}, {cores} cores, load {os.getloadavg()[0]:.1f}, commit {commit}"
+    return f"{model}, {len(allowed_cores())} cores, load {os.getloadavg()[0]:.1f}, commit {commit}"
+
+
+def row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns are also aligned in a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(row([c.rjust(w) for c, w in zip(line, widths, strict=True)]) for line in lines)

@@ -45,7 +45,7 @@ def test_every_crate_takes_its_version_from_the_workspace() -> None:
 
 
 def test_there_are_locks() -> None:
-    assert [lock.name for lock in LOCKS] == ["dev.txt", "fuzz.txt", "runtime.txt", "uv.txt"]
+    assert [lock.name for lock in LOCKS] == ["bench.txt", "dev.txt", "fuzz.txt", "runtime.txt", "uv.txt"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
@@ -66,7 +66,8 @@ def test_locks_hold_every_declared_dependency() -> None:
     wanted = [entry for name in ("test", "dev") for entry in groups[name] if isinstance(entry, str)]
     extras = [name for extra in PYPROJECT["project"]["optional-dependencies"].values() for name in extra]
     assert names(wanted) | names(extras) <= set(dev)
-    assert names(groups["fuzz"]) <= set(pins(ROOT / "requirements/fuzz.txt"))
+    for group in ("bench", "fuzz"):
+        assert names(groups[group]) <= set(pins(ROOT / f"requirements/{group}.txt"))
     assert {name: dev[name] for name in runtime} == runtime
 
 
