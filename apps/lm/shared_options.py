@@ -30,9 +30,8 @@ def residues_option() -> Any:
 
 def model_option() -> Any:
     """The model that is asked."""
-    return option(
-        REQUIRED, "Run directory, one step of it, an ESM-2 folder, or a baseline.", positional=True, unit="MODEL"
-    )
+    text = "Run directory, one step of it, builtin:nano, an ESM-2 folder, or a baseline."
+    return option(REQUIRED, text, positional=True, unit="MODEL")
 
 
 def seq_col_option() -> Any:

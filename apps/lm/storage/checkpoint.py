@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from protperf.errors import CheckpointError, MissingFileError
-from protperf.lm.storage import durable
+from protperf.lm.storage import builtin, durable
 from protperf.lm.storage.plain_file import broken, opened, read_sealed, seal, short, to_json
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def find(path: str | os.PathLike[str]) -> Step:
 
 
 def read(path: str | os.PathLike[str], use: Callable[[Step], T], hashed: Collection[str] = FILES) -> T:
-    """What `use` makes of the verified step that reading commands take.
+    """What `use` makes of the verified step that reading commands take; `builtin:nano` ships with the package.
 
     A training may prune or replace steps of the run at the same time. If the step disappears while it is verified or
     used, the run is looked at again, and `use` is called with the step that is the best by then.
@@ -205,7 +205,7 @@ def read(path: str | os.PathLike[str], use: Callable[[Step], T], hashed: Collect
     Raises:
         MissingFileError: no such directory; CheckpointError: a damaged file, named.
     """
-    place = Path(path)
+    place = builtin.resolved(path)
     if _is_step(place):
         return use(verify(place, hashed))
     for _ in range(_MAX_ATTEMPTS - 1):
