@@ -82,7 +82,7 @@ class OurStep:
 
     def __init__(self, config: ModelConfig, engine: str, batch: Batch, precision: str = "f32") -> None:
         self.network = Network(config, engine, precision).train()
-        self._optimizer = Optimizer(self.network, TrainOptions(steps=1))
+        self._optimizer = Optimizer(self.network.named_parameters(), TrainOptions(steps=1))
         count, length = batch.tokens.shape
         borders = torch.arange(0, count * length + 1, length)
         tokens = batch.tokens.flatten().to(torch.uint8)

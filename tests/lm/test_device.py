@@ -42,7 +42,7 @@ def test_a_step_leaves_the_device_of_the_network_nowhere(attention: str, mode: i
     assert (logits.device, logits.shape) == (META, (len(part.tokens), 29))
     loss = functional.cross_entropy(logits[part.positions], part.targets, reduction="sum")
     loss.backward()
-    optimizer = Optimizer(network, options)
+    optimizer = Optimizer(network.named_parameters(), options)
     optimizer.step(1e-3)
     kinds = {name.rsplit(".", 1)[1]: tensor.device for name, tensor in optimizer.tensors().items()}
     assert kinds == {"step": torch.device("cpu"), "exp_avg": META, "exp_avg_sq": META, "momentum": META}

@@ -42,7 +42,7 @@ def peer(network: Network, options: TrainOptions) -> torch.optim.AdamW:
 def test_steps_are_those_of_adamw_with_clipped_gradients(dtype: torch.dtype, clip: float) -> None:
     options = TrainOptions(steps=STEPS, clip=clip, weight_decay=0.3, optimizer="adamw")
     ours, theirs = (Network(small_config()).to(dtype) for _ in range(2))
-    optimizer, other = Optimizer(ours, options), peer(theirs, options)
+    optimizer, other = Optimizer(ours.named_parameters(), options), peer(theirs, options)
     generator = torch.Generator().manual_seed(3)
     for step in range(STEPS):
         for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -66,7 +66,7 @@ def test_steps_are_those_of_adamw_with_clipped_gradients(dtype: torch.dtype, cli
 
 def test_gradients_below_the_limit_keep_their_bits() -> None:
     network = Network(small_config())
-    optimizer = Optimizer(network, TrainOptions(steps=1, clip=1e3))
+    optimizer = Optimizer(network.named_parameters(), TrainOptions(steps=1, clip=1e3))
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 0.1)
     optimizer.clip()
@@ -102,8 +102,8 @@ def test_muon_changes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     options = TrainOptions(steps=1, optimizer="muon", weight_decay=0.3)
     network, plain = Network(small_config()), Network(small_config())
     optimizer, adamw = (
-        Optimizer(network, options),
-        Optimizer(plain, TrainOptions(steps=1, weight_decay=0.3, optimizer="adamw")),
+        Optimizer(network.named_parameters(), options),
+        Optimizer(plain.named_parameters(), TrainOptions(steps=1, weight_decay=0.3, optimizer="adamw")),
     )
     generator = torch.Generator().manual_seed(3)
     for one, two in zip(network.parameters(), plain.parameters(), strict=True):

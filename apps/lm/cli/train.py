@@ -41,7 +41,11 @@ GROUPS = {
     "data": [*_FILES, *pick(TrainOptions, "validate", "hold_out", "residues")],
     "run": [*pick(TrainCommand, "out"), *pick(RunOptions, "dry_run", "resume", "force"), *pick(TrainOptions, "seed")],
     "length of the training, one of": pick(TrainOptions, "time_s", "epochs", "steps"),
-    "model": [*pick(RunOptions, "recipe", "size"), *pick(ModelConfig, *MODEL_CHOICES), *pick(TrainOptions, "init")],
+    "model": [
+        *pick(RunOptions, "recipe", "size"),
+        *pick(ModelConfig, *MODEL_CHOICES),
+        *pick(TrainOptions, "init", "lora"),
+    ],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
     "bookkeeping": pick(TrainOptions, "checkpoint_every", "patience", "log_every"),
     "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine", "precision")],

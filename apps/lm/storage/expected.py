@@ -18,6 +18,9 @@ _MUON_PARTS = {"attention.qkv.weight": 3, "attention.out.weight": 1, "gate_up.we
 TRAINED = "trained"
 """The key of a parameter in the trainer's file where the network's file holds an average of it."""
 
+LOW_RANK_A, LOW_RANK_B, UNCHANGED = "lora_a", "lora_b", "unchanged"
+"""The keys of a weight in the trainer's file where the network's file holds the sum of `unchanged` and B A."""
+
 _KIND = "F32"
 """Parameters are trained and stored in float32."""
 
@@ -25,13 +28,19 @@ _KIND = "F32"
 class ExpectedTensors:
     """Type and shape by name of the tensors in the network's file and in the trainer's file."""
 
-    def __init__(self, config: ModelConfig, optimizer: str = "adamw", *, averages: bool = False) -> None:
+    def __init__(self, config: ModelConfig, optimizer: str = "adamw", *, averages: bool = False, lora: int = 0) -> None:
         parameters, buffers = _parameters(config), _buffers(config)
         self.network = {name: (_KIND, shape) for name, shape in {**parameters, **buffers}.items()}
         self.trainer: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for name, shape in parameters.items():
+        trained = _adapters(parameters, lora) if lora else parameters
+        for name, shape in trained.items():
             for key in optimizer_state(name, optimizer):
                 self.trainer[f"{name}.{key}"] = (_KIND, () if key == "step" else shape)
+            if lora:
+                self.trainer[name] = (_KIND, shape)
+        for name, shape in parameters.items():
+            if lora and low_rank_shapes(name, shape, lora):
+                self.trainer[f"{name}.{UNCHANGED}"] = (_KIND, shape)
             if averages:
                 self.trainer[f"{name}.{TRAINED}"] = (_KIND, shape)
 
@@ -40,7 +49,17 @@ def muon_parts(name: str, optimizer: str) -> int:
     """How many matrices of a parameter Muon changes; 0 where AdamW does: embeddings, vectors, or everything."""
     if optimizer != "muon" or not name.startswith("blocks."):
         return 0
-    return _MUON_PARTS.get(name.split(".", 2)[2], 0)
+    within = name.split(".", 2)[2]
+    if within.endswith(f".{LOW_RANK_A}"):
+        return 1
+    return _MUON_PARTS.get(within.removesuffix(f".{LOW_RANK_B}"), 0)
+
+
+def low_rank_shapes(name: str, shape: tuple[int, ...], rank: int) -> dict[str, tuple[int, int]] | None:
+    """The shapes of the adapter of a weight by key; None for a weight that has none: it is no matrix of a block."""
+    if not name.startswith("blocks.") or len(shape) != 2:
+        return None
+    return {LOW_RANK_A: (rank, shape[1]), LOW_RANK_B: (shape[0], rank)}
 
 
 def optimizer_state(name: str, optimizer: str) -> tuple[str, ...]:
@@ -73,6 +92,12 @@ def _parameters(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             f"blocks.{layer}.down.weight": (width, ffn),
         }
     return {**shapes, "norm.weight": (width,)}
+
+
+def _adapters(parameters: dict[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the adapters of a network."""
+    shapes = {name: low_rank_shapes(name, shape, rank) or {} for name, shape in parameters.items()}
+    return {f"{name}.{key}": shape for name, both in shapes.items() for key, shape in both.items()}
 
 
 def _buffers(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -62,7 +62,9 @@ def take_weights(trainer: Trainer, init: str) -> str:
 
     step, weights = checkpoint.read(init, read)
     trainer.loop.network.load_state_dict(weights)
+    trainer.loop.optimizer.restart()
     if trainer.loop.average is not None:
         trainer.loop.average.restart()
     digest = step.manifest["files"]["model.safetensors"]["sha256"]
-    return f"{init}, step {step.number}, model SHA-256 {digest}"
+    adapted = f", adapted with rank {trainer.options.lora}" if trainer.options.lora else ""
+    return f"{init}, step {step.number}, model SHA-256 {digest}{adapted}"

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch.optim.adamw import adamw
 
-from protperf.lm.model.network import Network
 from protperf.lm.storage.expected import OPTIMIZER_STATE, muon_parts, optimizer_state
 from protperf.lm.training import muon
 from protperf.lm.training.options import TrainOptions
@@ -26,7 +25,7 @@ _NORM_EPSILON = 1e-6
 
 
 class Optimizer:
-    """The optimizer of a network.
+    """The optimizer of named weights, such as all those of a network.
 
     Attributes:
         learning_rate: of the last step.
@@ -35,10 +34,10 @@ class Optimizer:
         state: of each parameter its number of steps and its moments, by the names of `optimizer_state`.
     """
 
-    def __init__(self, network: Network, options: TrainOptions) -> None:
+    def __init__(self, named: Iterable[tuple[str, torch.nn.Parameter]], options: TrainOptions) -> None:
         self.learning_rate, self.weight_decay, self.clip_norm = options.lr, options.weight_decay, options.clip
         self._muon_dtype = torch.bfloat16 if options.precision == "bf16" else None
-        self._named = dict(network.named_parameters())
+        self._named = dict(named)
         self._parts = {name: muon_parts(name, options.optimizer) for name in self._named}
         self._keys = {name: optimizer_state(name, options.optimizer) for name in self._named}
         self._parameters = list(self._named.values())
@@ -47,6 +46,9 @@ class Optimizer:
             # The state that the first step starts from, so that a run stopped before it can be saved as well.
             zeros = ((key, torch.tensor(0.0) if key == "step" else _zeros(parameter)) for key in self._keys[name])
             self.state[parameter] = dict(zeros)
+
+    def restart(self) -> None:
+        """Go on from other weights: no number of the state is of the present ones."""
 
     @torch.no_grad()
     def clip(self) -> float:

@@ -17,16 +17,18 @@ from protperf.message import Argument, Message
 DURATION_OPTIONS = ("steps", "epochs", "time_s")
 """Options of which exactly one says how long to train."""
 OPTIMIZATION_OPTIONS = (
-    "batch_tokens", "accumulate", "crop", "starts", "weights", "optimizer", "lr", "warmup", "clip", "weight_decay",
-    "ema", "redraw_interval",
+    "batch_tokens", "accumulate", "crop", "starts", "weights", "optimizer", "lr", "warmup", "schedule", "clip",
+    "weight_decay", "ema", "redraw_interval",
 )  # fmt: skip
 """Options of how the weights are changed."""
 OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "linear", "wsd", "constant")
 STARTS = ("whole", "varied")
 WEIGHTS = ("equal", "relatives")
 _BEFORE = {
     "engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random",
-    "ema": 0.0, "patience": 0, "init": None, "precision": "f32",
+    "ema": 0.0, "patience": 0, "init": None, "precision": "f32", "lora": 0,
+    "schedule": "cosine",
 }  # fmt: skip
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
@@ -90,11 +92,19 @@ class TrainOptions:
     )  # fmt: skip
     lr: float = option(1e-3, "Peak learning rate; that of Muon is 20 times as high.", least=1e-12, most=1e3)
     warmup: int = option(50, "Steps of linear warm-up.", least=0, most=2**40)
+    schedule: str = option(
+        "cosine", "Learning rate after the warm-up: cosine or linear, down to a tenth of the peak at the last step; "
+        "wsd: constant, and linear in the last fifth; constant.", choices=SCHEDULES,
+    )  # fmt: skip
     clip: float = option(1.0, "Largest norm of the gradient.", least=1e-12, most=1e12)
     weight_decay: float = option(0.1, "Weight decay of matrices.", least=0.0, most=1e3)
     init: str | None = option(
         None, "Run, or one step of it, whose weights to start with, and whose sizes and random features are kept.",
         unit="MODEL", judge=_check_name,
+    )  # fmt: skip
+    lora: int = option(
+        0, "Rank of low-rank adapters of the matrices: with --init, they alone learn, and are added to the weights "
+        "where these are saved. 0 trains all weights.", unit="RANK", least=0, most=2**14,
     )  # fmt: skip
     ema: float = option(
         0.0, "Share of a moving average of the weights that a step keeps, such as 0.99; the average is then what "
@@ -138,6 +148,9 @@ class TrainOptions:
             found = listed(given)[0] if given else "none of them"
             raise ConfigError(Message(f"give exactly one of {known}; given: {found}", **parts))
         check(self)
+        if self.lora and self.init is None:
+            text = "{lora} adapts a trained model; name it with {init}"
+            raise ConfigError(Message(text, lora=Argument("lora"), init=Argument("init")))
         if self.precision != "f32" and self.engine != "native":
             text = "{precision} is {value}, which the native engine computes alone; leave {engine} out"
             parts = {"precision": Argument("precision"), "engine": Argument("engine")}

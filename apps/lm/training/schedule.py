@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from protperf.lm.training.options import TrainOptions
 
@@ -11,9 +12,21 @@ _SHORTEST_STEP_S = 1e-6
 _USED_FRACTION = 0.97
 """Of the time given: the last step, validation and checkpoint must not exceed it by chance."""
 
+_LOWEST = 0.1
+"""Learning rate of the last step in that of the peak."""
+_COOLDOWN = 0.2
+"""Share of the steps in which `wsd` falls. Source: Hägele et al. 2024, arXiv:2405.18392, section 3."""
+_FALL: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "linear": lambda done: 1 - done,
+    "wsd": lambda done: min(1.0, (1 - done) / _COOLDOWN),
+    "constant": lambda done: 1.0,
+}
+"""How much of the way down is left, by the share of the steps after the warm-up that is done."""
+
 
 def learning_rate(options: TrainOptions, step: int, total_steps: int | None, steps_of_epochs: int | None) -> float:
-    """Linear warm-up, then a cosine down to a tenth of the peak once the number of steps is known.
+    """Linear warm-up, then `options.schedule`, down to a tenth of the peak once the number of steps is known.
 
     Args:
         step: optimizer steps made so far.
@@ -27,7 +40,7 @@ def learning_rate(options: TrainOptions, step: int, total_steps: int | None, ste
     if total is None:
         return options.lr
     done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return options.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+    return options.lr * (_LOWEST + (1 - _LOWEST) * _FALL[options.schedule](done))
 
 
 def checkpoint_interval(options: TrainOptions, total_steps: int) -> int:

@@ -20,4 +20,4 @@ def read_options(step: Step) -> TrainOptions:
 
 def expected_tensors(config: ModelConfig, options: TrainOptions) -> ExpectedTensors:
     """The tensors that a step of a run with these options holds."""
-    return ExpectedTensors(config, options.optimizer, averages=options.ema > 0)
+    return ExpectedTensors(config, options.optimizer, averages=options.ema > 0, lora=options.lora)

@@ -22,6 +22,7 @@ from protperf.lm.training import resume, signals
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.feed import Feed
 from protperf.lm.training.loop import Checkpoint, Line, Loop
+from protperf.lm.training.low_rank import LowRankOptimizer
 from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.progress import read_progress
@@ -67,7 +68,10 @@ class Trainer:
         )  # fmt: skip
         detail("validation averages both directions" if config.directions == "both" else "validation reads forward")
         feed = Feed(train, options, config.objective, self.device, config.directions, watch)
-        self.loop = Loop(network, Optimizer(network, options), feed, validation, options, clock or Clock(), warn)
+        optimizer = (
+            LowRankOptimizer(network, options) if options.lora else Optimizer(network.named_parameters(), options)
+        )
+        self.loop = Loop(network, optimizer, feed, validation, options, clock or Clock(), warn)
         # Of all the data, so computed once.
         self._digests = {"data_sha256": train.fingerprint, "validation_sha256": held.fingerprint}
         # Where the run comes from, as `origin` describes it; that of a resumed run is in its checkpoint.
