@@ -32,7 +32,7 @@ from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import residue_rows, score_batches, sequence_row
 from protperf.lm.scoring.options import ScoreOptions, choose_reading
 from protperf.lm.scoring.row import ResidueRow, Row
-from protperf.lm.shared_options import LoadOptions, ReadingOptions, is_taken
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions, is_taken
 from protperf.lm.source import Source
 from protperf.lm.tables.fill import JobSummary
 from protperf.lm.tables.options import TableOptions
@@ -53,13 +53,13 @@ if TYPE_CHECKING:
 __all__ = ["Model", "Table", "baseline", "load", "score", "train"]
 
 _SCORING = [*pick(ScoreOptions), *pick(ReadingOptions)]
-_TABLE = pick(TableOptions, "format", "resume", "force")
+_TABLE = [*pick(TableOptions, "format", "resume", "force"), *pick(RejectOptions)]
 _SCANNING = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(RegionOptions)]
 _VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
 _EMBEDDING = [*pick(EmbedOptions), *pick(ReadingOptions)]
-_EVALUATION = [*pick(EvalOptions), *pick(ReadingOptions)]
+_EVALUATION = [*pick(EvalOptions), *pick(ReadingOptions), *pick(RejectOptions)]
 _BASELINE = pick(BaselineOptions, "kind", "order", "theta", "residues", "force")
-_OUTPUT = pick(EmbedOutput, "format", "shard", "resume", "force")
+_OUTPUT = [*pick(EmbedOutput, "format", "shard", "resume", "force"), *pick(RejectOptions)]
 
 
 class Model:
@@ -143,7 +143,8 @@ class Model:
         self._check_fork()
         given = from_keywords(options, [*_SCORING, *_TABLE])
         table = instance(TableOptions, {**given, "out": None if out is None else Path(out)})
-        job = ScoreJob(_paths(fasta), instance(ScoreOptions, given), instance(ReadingOptions, given), table)
+        asked, reading = instance(ScoreOptions, given), instance(ReadingOptions, given)
+        job = ScoreJob(_paths(fasta), asked, reading, table, instance(RejectOptions, given))
         summary = job.write(job.prepare(self._loaded, self._options.dtype))
         for text in summary.warnings:
             warnings.warn(text, stacklevel=2)
@@ -162,7 +163,8 @@ class Model:
         """
         self._check_fork()
         given = from_keywords(options, _EVALUATION)
-        job = EvalJob(_paths(fasta), instance(EvalOptions, given), instance(ReadingOptions, given), TableOptions())
+        asked, reading = instance(EvalOptions, given), instance(ReadingOptions, given)
+        job = EvalJob(_paths(fasta), asked, reading, TableOptions(), instance(RejectOptions, given))
         summary = job.rows(self._loaded.engine)
         for text in (*summary.warnings, *summary.failed):
             warnings.warn(text, stacklevel=2)
@@ -285,7 +287,7 @@ class Model:
         given = from_keywords(options, [*_EMBEDDING, *_OUTPUT])
         output = instance(EmbedOutput, {**given, "out": Path(out)})
         asked, reading = instance(EmbedOptions, given), instance(ReadingOptions, given)
-        job = EmbedJob(_paths(fasta), asked, reading, output)
+        job = EmbedJob(_paths(fasta), asked, reading, output, instance(RejectOptions, given))
         summary = job.write(job.prepare(self._loaded))
         for text in summary.warnings:
             warnings.warn(text, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Pictures by matplotlib, which is imported when one is drawn: what is checked before the work, and how one is written.
+"""Pictures by matplotlib, which is imported when one is drawn: how one is written.
 
 The same figure makes the same file: it holds no date, and the ids of an SVG are not random.
 """
@@ -6,12 +6,11 @@ The same figure makes the same file: it holds no date, and the ids of an SVG are
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from protperf.errors import ConfigError, FileError, MissingPackageError
+from protperf.errors import MissingPackageError
 from protperf.lm.storage import durable
 
 _DPI = 150
@@ -31,20 +30,6 @@ def require(what: str) -> None:
     except ImportError as error:
         text = f"{what} needs matplotlib ({error}); install it with pip install matplotlib"
         raise MissingPackageError(text) from error
-
-
-def check_target(path: Path | None, taken: Iterable[str | Path]) -> None:
-    """Refuse a file that cannot be made, or that would overwrite another file of the same command.
-
-    Raises:
-        FileError: its directory does not exist; ConfigError: it is one of those that are taken.
-    """
-    if path is None:
-        return
-    if not path.resolve().parent.is_dir():
-        raise FileError(None, "there is no such directory; make it first", str(path.parent))
-    if any(Path(other).resolve() == path.resolve() for other in taken):
-        raise ConfigError(f"{path} would overwrite another file of this command; choose another name")
 
 
 def literal(text: str) -> str:

@@ -16,6 +16,8 @@ BATCH_TOKENS = 4096
 """Tokens of one pass unless others are asked for: more is no faster on a CPU."""
 PICTURES = (".png", ".svg")
 """Formats of a picture, by the suffix of its file."""
+LISTS = (".tsv", ".csv", ".jsonl")
+"""Formats of a list of rejected records."""
 PAGES = (".html", ".htm")
 """Formats of a report."""
 POLICIES = ("map", "strict", "skip")
@@ -77,6 +79,20 @@ class ReadingOptions:
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, as `protperf.io.read_tokens` takes them."""
         return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RejectOptions:
+    """What becomes of the records that are left out of files."""
+
+    rejects: Path | None = option(
+        None, "Table to write of the records that were left out, .tsv, .csv or .jsonl: file, line and column of the "
+        "fault, n, id, reason.", unit="FILE",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_suffix("rejects", self.rejects, LISTS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from protperf.lm.cli import common
 from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.cli.parameters import Groups
 from protperf.lm.options import REQUIRED, check, option, pick
-from protperf.lm.shared_options import LoadOptions, ReadingOptions, model_option
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions, model_option
 
 if TYPE_CHECKING:
     from protperf.lm.loading import LoadedModel
@@ -39,6 +39,7 @@ INPUT = [
     *pick(SequencesCommand, "model", "fasta"),
     *pick(ReadingOptions),
     *pick(SequencesCommand, "allow_rejects"),
+    *pick(RejectOptions),
 ]
 """Options of a command that asks a model about sequences."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from protperf.lm.cli import asking, common
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput
 from protperf.lm.options import instance, pick
-from protperf.lm.shared_options import LoadOptions, ReadingOptions
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
 
 GROUPS = {
     "input": asking.INPUT,
@@ -38,7 +38,7 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.embedding.job import EmbedJob
 
     asking.check_models([command.model])
-    job = EmbedJob(command.fasta, embedding, instance(ReadingOptions, given), output)
+    job = EmbedJob(command.fasta, embedding, instance(ReadingOptions, given), output, instance(RejectOptions, given))
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
 

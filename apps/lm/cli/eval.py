@@ -9,7 +9,7 @@ from protperf.lm.cli import asking, common
 from protperf.lm.cli.commands import EXIT_DATA, EXIT_REJECTED
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.options import instance, pick
-from protperf.lm.shared_options import LoadOptions, ReadingOptions
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
 from protperf.lm.tables.options import TableOptions
 
 GROUPS = {
@@ -41,7 +41,7 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.evaluation.job import EvalJob
 
     asking.check_models([command.model])
-    job = EvalJob(command.fasta, options, reading, instance(TableOptions, given))
+    job = EvalJob(command.fasta, options, reading, instance(TableOptions, given), instance(RejectOptions, given))
     # The mistakes that can be seen without a model have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
 

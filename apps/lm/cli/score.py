@@ -8,7 +8,7 @@ from typing import Any
 from protperf.lm.cli import asking, common
 from protperf.lm.options import instance, pick
 from protperf.lm.scoring.options import ScoreOptions
-from protperf.lm.shared_options import LoadOptions, ReadingOptions
+from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
 from protperf.lm.tables.options import TableOptions
 
 GROUPS = {
@@ -40,7 +40,7 @@ def run(given: dict[str, Any]) -> int:
 
     scoring, reading = instance(ScoreOptions, given), instance(ReadingOptions, given)
     asking.check_models([command.model])
-    job = ScoreJob(command.fasta, scoring, reading, instance(TableOptions, given))
+    job = ScoreJob(command.fasta, scoring, reading, instance(TableOptions, given), instance(RejectOptions, given))
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
 

@@ -14,6 +14,7 @@ from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.cli.common import MessageOptions, ThreadOptions, environment, say_all, set_threads, spent
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import REQUIRED, check, instance, option, pick
+from protperf.lm.shared_options import RejectOptions
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.options import OPTIMIZATION_OPTIONS, ComputeOptions, RunOptions, TrainOptions
 from protperf.message import Argument, Message
@@ -36,7 +37,7 @@ class TrainCommand:
             raise ConfigError(Message("no sequences to train on; name a file with {fasta}", fasta=Argument("fasta")))
 
 
-_FILES = [*pick(TrainCommand, "files", "fasta", "allow_rejects"), *pick(RunOptions, "seq_col")]
+_FILES = [*pick(TrainCommand, "files", "fasta", "allow_rejects"), *pick(RejectOptions), *pick(RunOptions, "seq_col")]
 GROUPS = {
     "data": [*_FILES, *pick(TrainOptions, "validate", "hold_out", "residues")],
     "run": [*pick(TrainCommand, "out"), *pick(RunOptions, "dry_run", "resume", "force"), *pick(TrainOptions, "seed")],

@@ -128,6 +128,7 @@ def read_store(
     *,
     seq_col: str | None = None,
     folder: Path | None = None,
+    listing: Callable[[io.Reader], io.Reader] = lambda reader: reader,
 ) -> TokenStore:
     """Read every non-empty record of sequence files, of tables with their sequences in the column `seq_col`, or a file
     that `write_tokens` wrote.
@@ -136,6 +137,7 @@ def read_store(
         warn: called with each remark of the reader: notes, warnings, and the number of records left out.
         folder: if the tokens are too many for memory, they go to a temporary file in this directory, or in the nearest
             one above it that exists; None keeps all in memory.
+        listing: looks at the batches of the reader as they pass, such as `RejectList.reading`.
 
     Raises:
         DataError: no residue at all, or a damaged token file; ConfigError: a token file and other files together;
@@ -151,7 +153,7 @@ def read_store(
         store = TokenStore.packed(mapped, mapped.offsets, mapped.header.rejected)
         store.fingerprint = mapped.header.fingerprint
         return store
-    reader = io.read_tokens(paths, residues=residues, seq_col=seq_col)
+    reader = listing(io.read_tokens(paths, residues=residues, seq_col=seq_col))
     source, offsets = _collect(reader, folder and _existing(folder))
     _report(reader, warn)
     if len(offsets) == 1:

@@ -16,9 +16,10 @@ from protperf.lm.embedding.formats import VectorEncoder, require
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
 from protperf.lm.embedding.part import Layout
 from protperf.lm.embedding.vectors import embed_batches
-from protperf.lm.shared_options import ReadingOptions
+from protperf.lm.shared_options import ReadingOptions, RejectOptions
 from protperf.lm.tables.destination import check_inputs
 from protperf.lm.tables.fill import JobSummary, counts, fill, fingerprint, input_digests, summarize
+from protperf.lm.tables.rejects import RejectList
 from protperf.lm.tables.sink import open_sink
 from protperf.lm.watch import Stage, Watch
 
@@ -49,13 +50,15 @@ class EmbedJob:
     """
 
     def __init__(
-        self, fasta: Sequence[str], embedding: EmbedOptions, reading: ReadingOptions, output: EmbedOutput
-    ) -> None:
+        self, fasta: Sequence[str], embedding: EmbedOptions, reading: ReadingOptions, output: EmbedOutput,
+        rejects: RejectOptions | None = None,
+    ) -> None:  # fmt: skip
         self._fasta, self._embedding, self._reading, self._output = list(fasta), embedding, reading, output
         self._format = output.chosen_format()
         require(self._format)
         check_inputs(output.out, self._fasta)
-        self._reader = io.read_tokens(self._fasta, **reading.to_mapping())
+        left_out = RejectList(rejects, [*self._fasta, output.out])
+        self._reader = left_out.reading(io.read_tokens(self._fasta, **reading.to_mapping()))
 
     def prepare(self, loaded: LoadedModel, watch: Watch | None = None) -> PreparedEmbedding:
         """Choose the mode, count the work if someone wants to know, and take the checksums of the input.

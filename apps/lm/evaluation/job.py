@@ -24,11 +24,12 @@ from protperf.lm.evaluation.clusters import Clusters
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.evaluation.predict import modes_of, predictions
 from protperf.lm.evaluation.tally import EvalRow, Tallies
-from protperf.lm.shared_options import ReadingOptions
-from protperf.lm.tables.destination import check_inputs
+from protperf.lm.shared_options import ReadingOptions, RejectOptions
+from protperf.lm.tables.destination import check_inputs, check_target
 from protperf.lm.tables.fill import fill, fingerprint, input_digests
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
+from protperf.lm.tables.rejects import RejectList
 from protperf.lm.tables.sink import open_sink
 from protperf.lm.watch import Stage, Watch
 
@@ -54,7 +55,10 @@ class EvalJob:
         table does not exist; MissingPackageError: the format needs a package.
     """
 
-    def __init__(self, sets: Sequence[str], options: EvalOptions, reading: ReadingOptions, table: TableOptions) -> None:
+    def __init__(
+        self, sets: Sequence[str], options: EvalOptions, reading: ReadingOptions, table: TableOptions,
+        rejects: RejectOptions | None = None,
+    ) -> None:  # fmt: skip
         self._sets, self._options, self._reading, self._table = list(sets), options, reading, table
         self._inputs = [*self._sets, *([] if options.train is None else [str(options.train)])]
         self._inputs += [str(path / TENSORS) for path in options.baseline]
@@ -63,10 +67,11 @@ class EvalJob:
         check_inputs(table.out, self._inputs)
         if options.plot is not None:
             picture.require("a plot")
-            picture.check_target(options.plot, [*self._inputs, *([] if table.out is None else [table.out])])
+            check_target(options.plot, [*self._inputs, *([] if table.out is None else [table.out])])
         # All rows, those for the plot alone among them.
         self._found: list[EvalRow] = []
-        self._readers = [io.read_tokens([path], **reading.to_mapping()) for path in self._sets]
+        left_out = RejectList(rejects, [*self._inputs, table.out, options.plot])
+        self._readers = [left_out.reading(io.read_tokens([path], **reading.to_mapping())) for path in self._sets]
 
     def write(self, loaded: LoadedModel, dtype: str = "float32", watch: Watch | None = None) -> EvalSummary:
         """Write the table.

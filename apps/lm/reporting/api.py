@@ -10,6 +10,7 @@ from protperf.lm.facts import info
 from protperf.lm.reporting import curve_plot, page
 from protperf.lm.reporting.history import read_history
 from protperf.lm.reporting.run_page import run_page
+from protperf.lm.tables.destination import check_target
 
 
 def report(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
@@ -20,7 +21,7 @@ def report(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
         cannot be read or written.
     """
     target = Path(out)
-    picture.check_target(target, ())
+    check_target(target, ())
     # Before the model is looked at: whether this is a training at all.
     history = read_history(Path(run))
     page.save(run_page(history, info(run)), target)
@@ -34,5 +35,5 @@ def plot_curves(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> Non
     """
     target = Path(out)
     picture.require("a plot")
-    picture.check_target(target, ())
+    check_target(target, ())
     picture.save(curve_plot.draw(read_history(Path(run)), str(run)), target)

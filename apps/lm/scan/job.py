@@ -20,7 +20,7 @@ from protperf.lm import inference, picture
 from protperf.lm.scan import heatmap, structure
 from protperf.lm.scan.options import PictureOptions, RegionOptions
 from protperf.lm.scan.scan import DELETION_PER_RESIDUE, Change, Plan, Row, Scan
-from protperf.lm.tables.destination import check_inputs
+from protperf.lm.tables.destination import check_inputs, check_target
 from protperf.lm.tables.fill import fill, input_digests
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
@@ -82,7 +82,7 @@ class ScanJob:
         if pictures.heatmap is not None or pictures.report is not None:
             heatmap.check_size(self.plan.end - self.plan.start)
         for path in (pictures.heatmap, pictures.report, pictures.structure_out):
-            picture.check_target(path, [*self._inputs, *([] if table.out is None else [table.out])])
+            check_target(path, [*self._inputs, *([] if table.out is None else [table.out])])
         self._match = None
         if pictures.structure is not None:
             self._match = structure.match(wild_type, str(pictures.structure), pictures.chain)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from protperf import io
 from protperf.lm.scoring.options import ScoreOptions, choose_reading
 from protperf.lm.scoring.row import ResidueRow, Row
-from protperf.lm.shared_options import ReadingOptions, is_taken
+from protperf.lm.shared_options import ReadingOptions, RejectOptions, is_taken
 from protperf.lm.tables.destination import check_inputs
 from protperf.lm.tables.fill import JobSummary, counts, fill, fingerprint, input_digests, summarize
 from protperf.lm.tables.formats import Encoder, choose_format
 from protperf.lm.tables.options import TableOptions
+from protperf.lm.tables.rejects import RejectList
 from protperf.lm.tables.resume import identify_record
 from protperf.lm.tables.sink import open_sink
 from protperf.lm.watch import Stage, Watch
@@ -54,12 +55,14 @@ class ScoreJob:
     """
 
     def __init__(
-        self, fasta: Sequence[str], scoring: ScoreOptions, reading: ReadingOptions, table: TableOptions
-    ) -> None:
+        self, fasta: Sequence[str], scoring: ScoreOptions, reading: ReadingOptions, table: TableOptions,
+        rejects: RejectOptions | None = None,
+    ) -> None:  # fmt: skip
         self._fasta, self._scoring, self._reading, self._table = list(fasta), scoring, reading, table
         self._encoder = Encoder(ResidueRow if scoring.per_residue else Row, choose_format(table.format, table.out))
         check_inputs(table.out, self._fasta)
-        self._reader = io.read_tokens(self._fasta, **reading.to_mapping())
+        left_out = RejectList(rejects, [*self._fasta, table.out])
+        self._reader = left_out.reading(io.read_tokens(self._fasta, **reading.to_mapping()))
 
     def prepare(self, loaded: LoadedModel, dtype: str = "float32", watch: Watch | None = None) -> PreparedJob:
         """Choose the method, count the work if someone wants to know, and take the checksums of the input.

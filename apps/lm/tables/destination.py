@@ -52,6 +52,20 @@ def check_inputs(out: Path | None, inputs: Iterable[str]) -> None:
                 raise ConfigError(Message(text, out=Argument("out", str(out)), path=path))
 
 
+def check_target(path: Path | None, taken: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse a file that cannot be made, or that would overwrite another file of the same command.
+
+    Raises:
+        FileError: its directory does not exist; ConfigError: it is one of those that are taken.
+    """
+    if path is None:
+        return
+    if not path.resolve().parent.is_dir():
+        raise FileError(None, "there is no such directory; make it first", str(path.parent))
+    if any(Path(other).resolve() == path.resolve() for other in taken):
+        raise ConfigError(f"{path} would overwrite another file of this command; choose another name")
+
+
 def open_stream(out: Path | None) -> Callable[[str], None]:
     """A function that writes text to standard output, or to the device or pipe of that name.
 

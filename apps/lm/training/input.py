@@ -11,6 +11,8 @@ from typing import Any
 from protperf.errors import ConfigError, DataError
 from protperf.lm.data.hold_out import HoldOut, hold_out
 from protperf.lm.data.store import Paths, listed, read_store
+from protperf.lm.shared_options import RejectOptions
+from protperf.lm.tables.rejects import RejectList
 from protperf.lm.training.leakage import look
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.origin import described, origin
@@ -22,17 +24,28 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Sequence files, the file to validate on if there is one, and the column of sequences where these are tables."""
+    """Sequence files, the file to validate on if there is one, and the column of sequences where these are tables.
+
+    `left_out` is where records go that the residue policy leaves out.
+    """
 
     paths: list[str | os.PathLike[str]]
     validate: str | os.PathLike[str] | None
     seq_col: str | None
+    left_out: RejectList
 
     @classmethod
-    def of(cls, fasta: Paths, validate: str | os.PathLike[str] | None, seq_col: str | None) -> Input:
-        """One file or several."""
+    def of(
+        cls, fasta: Paths, validate: str | os.PathLike[str] | None, seq_col: str | None,
+        rejects: RejectOptions | None = None,
+    ) -> Input:  # fmt: skip
+        """One file or several.
+
+        Raises:
+            ConfigError: the list of rejected records would overwrite one of them; FileError: it cannot be made.
+        """
         paths = [fasta] if isinstance(fasta, (str, os.PathLike)) else list(fasta)
-        return cls(paths, validate, seq_col)
+        return cls(paths, validate, seq_col, RejectList(rejects, [*paths, validate]))
 
     def read(self, folder: Path, options: TrainOptions, warn: Warn) -> tuple[HoldOut, int]:
         """The training part and the held-out part, and the number of records that the residue policy left out.
@@ -47,7 +60,8 @@ class Input:
         if options.validate is None and self.validate is None:
             text = "the sequences to validate on are in a file of their own; name it with {validate}"
             raise ConfigError(Message(text, validate=_VALIDATE))
-        store = read_store(self.paths, options.residues, warn, seq_col=self.seq_col, folder=folder)
+        how: dict[str, Any] = {"seq_col": self.seq_col, "folder": folder, "listing": self.left_out.reading}
+        store = read_store(self.paths, options.residues, warn, **how)
         rejected = store.rejected
         if self.validate is None:
             try:
@@ -55,7 +69,7 @@ class Input:
             except DataError as error:
                 raise DataError(Message("{paths}: {error}", paths=listed(self.paths), error=error.args[0])) from error
         else:
-            held = read_store(self.validate, options.residues, warn, seq_col=self.seq_col, folder=folder)
+            held = read_store(self.validate, options.residues, warn, **how)
             parts = HoldOut(store, held)
             rejected += held.rejected
         self._check(parts, trains_on_all=options.validate == 0)

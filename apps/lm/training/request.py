@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from protperf.lm.device import chosen_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
-from protperf.lm.options import Option, pick
+from protperf.lm.options import Option, instance, pick
+from protperf.lm.shared_options import RejectOptions
 from protperf.lm.training.options import DURATION_OPTIONS, RunOptions, TrainOptions
 from protperf.lm.training.recipe import default_steps, expectation, with_recipe
 from protperf.lm.training.resume import Choices, new_choices, stored_choices
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 _KEPT = [*pick(RunOptions, "size"), *pick(TrainOptions), *pick(ModelConfig, *MODEL_CHOICES)]
 """Options that a run keeps, so that it can be resumed without naming them again."""
-TRAINING_OPTIONS: list[Option] = [*_KEPT, *pick(RunOptions, "recipe", "seq_col", "resume", "force")]
+TRAINING_OPTIONS: list[Option] = [
+    *_KEPT,
+    *pick(RunOptions, "recipe", "seq_col", "resume", "force"),
+    *pick(RejectOptions),
+]
 """Every option of a training, as `protperf.lm.train` takes them."""
 
 
@@ -33,6 +38,7 @@ class TrainRequest:
     """The configuration and options of a run, the file to validate on if there is one, and how to start the run.
 
     Attributes:
+        rejects: where the records are listed that the residue policy leaves out.
         by_data: the options that were named, by field, for what is chosen once the data is known; None for a run that
             is resumed, where nothing is.
     """
@@ -42,6 +48,7 @@ class TrainRequest:
     validate: Path | None
     run: RunOptions
     by_data: Mapping[str, Any] | None = None
+    rejects: RejectOptions | None = None
 
     def train(self, fasta: Paths, out: str | os.PathLike[str], device: str = "auto", **how: Any) -> Outcome:
         """Train as requested, on the device of a name; other arguments and errors are those of `train_run`."""
@@ -49,6 +56,7 @@ class TrainRequest:
         from protperf.lm.training.run import train_run
 
         how |= {**self._input(), "resume": self.run.resume, "force": self.run.force, "device": chosen_device(device)}
+        how["rejects"] = self.rejects
         return train_run(fasta, out, self.config, self.options, **how)
 
     def forecast(self, fasta: Paths, out: str | os.PathLike[str], device: str = "auto", **how: Any) -> Forecast:
@@ -108,7 +116,8 @@ def read_request(out: str | os.PathLike[str], given: Mapping[str, Any]) -> Train
     provisional = kept if _says_how_long(kept) else {**kept, "steps": default_steps(run.recipe)}
     config, options = stored or new_choices(provisional)
     by_data = None if stored is not None else kept
-    return TrainRequest(config, options, file if isinstance(file, Path) else None, run, by_data)
+    validate = file if isinstance(file, Path) else None
+    return TrainRequest(config, options, validate, run, by_data, instance(RejectOptions, given))
 
 
 def _says_how_long(given: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ import torch
 from protperf.errors import ConfigError
 from protperf.lm.data.store import Paths, TokenStore
 from protperf.lm.model.config import ModelConfig
+from protperf.lm.shared_options import RejectOptions
 from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.storage.expected import check_tensors
 from protperf.lm.training import resume as resuming
@@ -81,6 +82,7 @@ def train_run(
     *,
     validate: str | os.PathLike[str] | None = None,
     seq_col: str | None = None,
+    rejects: RejectOptions | None = None,
     resume: bool = False,
     force: bool = False,
     device: torch.device | str = "cpu",
@@ -99,6 +101,7 @@ def train_run(
 
     Args:
         seq_col: the files, that of `validate` too, are tables with their sequences in this column.
+        rejects: where the records are listed that the residue policy leaves out.
         resume: go on with the run in the directory; start it if it has no checkpoint yet.
         force: replace the run in the directory; with `resume`, only where it has checkpoints and none can be used.
         clock: has run since the work began, if that was before this call.
@@ -117,7 +120,7 @@ def train_run(
     _check_directory(run, resume, force)
     if validate is not None:
         options = dataclasses.replace(options, validate=None)
-    files = Input.of(fasta, validate, seq_col)
+    files = Input.of(fasta, validate, seq_col, rejects)
     parts, rejected = files.read(run, options, warn)
     detail(parts.extent())
     if choose is not None:
