@@ -48,7 +48,7 @@ GROUPS = {
         *pick(TrainOptions, "init", "lora"),
     ],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
-    "bookkeeping": pick(TrainOptions, "checkpoint_every", "patience", "log_every"),
+    "bookkeeping": pick(TrainOptions, "checkpoint_every", "patience", "log_every", "logger"),
     "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine", "precision")],
     "messages": pick(MessageOptions),
 }

@@ -1,8 +1,8 @@
 """What belongs to a run directory, which process may write to it, and what is removed: never a file of the user.
 
-A run owns `config.toml` and `metrics.jsonl` if they look like those of a run, `.lock`, whole steps `step-<N>`, and
-three kinds of leftovers: `.tmp-*` was being written, `.del-<N>` was being removed, and `.old-<N>` was a whole step that
-a new `step-<N>` was about to replace.
+A run owns `config.toml`, `metrics.jsonl` and `tensorboard` if they look like those of a run, `.lock`, whole steps
+`step-<N>`, and three kinds of leftovers: `.tmp-*` was being written, `.del-<N>` was being removed, and `.old-<N>` was a
+whole step that a new `step-<N>` was about to replace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from protperf.errors import ConfigError, FileError
 from protperf.lm.storage import checkpoint, durable
 
-CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", ".lock"
+CONFIG, METRICS, LOCK, TENSORBOARD = "config.toml", "metrics.jsonl", ".lock", "tensorboard"
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,11})\Z")
 _LEFTOVER = re.compile(r"\.(?:tmp-(?:config\.toml|metrics\.jsonl)|(tmp|del|old)-(0|[1-9][0-9]{0,11}))\Z")
 
@@ -119,13 +119,14 @@ def clear(run: Path) -> None:
     """
     steps = [run / f"step-{number}" for number in checkpoint.steps(run)]
     foreign = [path for path in steps if not _is_ours(path)]
-    foreign += [run / name for name, ours in ((CONFIG, _is_config), (METRICS, _is_metrics)) if not ours(run / name)]
+    ours = ((CONFIG, _is_config), (METRICS, _is_metrics), (TENSORBOARD, _is_tensorboard))
+    foreign += [run / name for name, is_ours in ours if not is_ours(run / name)]
     if foreign:
         raise ConfigError(f"{foreign[0]}: holds more than a run writes and is not removed; choose another directory")
     # The newest goes last: if this is interrupted, the rest is a run that can be resumed.
     for path in reversed(steps):
         _drop(path)
-    for name in (METRICS, CONFIG):
+    for name in (TENSORBOARD, METRICS, CONFIG):
         durable.remove(run / name)
 
 
@@ -158,6 +159,14 @@ def _is_config(path: Path) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+def _is_tensorboard(path: Path) -> bool:
+    """Whether a directory holds TensorBoard's files and nothing else."""
+    if not os.path.lexists(path):
+        return True
+    names = os.listdir(path) if path.is_dir() and not path.is_symlink() else [""]
+    return all(name.startswith("events.out.tfevents.") for name in names)
 
 
 def _is_metrics(path: Path) -> bool:

@@ -22,13 +22,14 @@ OPTIMIZATION_OPTIONS = (
 )  # fmt: skip
 """Options of how the weights are changed."""
 OPTIMIZERS = ("adamw", "muon")
+LOGGERS = ("jsonl", "tensorboard")
 SCHEDULES = ("cosine", "linear", "wsd", "constant")
 STARTS = ("whole", "varied")
 WEIGHTS = ("equal", "relatives")
 _BEFORE = {
     "engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random",
     "ema": 0.0, "patience": 0, "init": None, "precision": "f32", "lora": 0,
-    "schedule": "cosine",
+    "schedule": "cosine", "logger": "jsonl",
 }  # fmt: skip
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
@@ -138,6 +139,10 @@ class TrainOptions:
         0, "Steps between checkpoints.", least=0, most=2**40, shown_default="a tenth of the run, at least 100"
     )  # fmt: skip
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", least=1, most=2**40)
+    logger: str = option(
+        "jsonl", "Who gets the metrics: jsonl, the file metrics.jsonl alone; or tensorboard, which then shows the run "
+        "directory, and needs the package tensorboard.", choices=LOGGERS,
+    )  # fmt: skip
     seed: int = option(42, "Seed of everything random.", least=0, most=2**63 - 1)
 
     def __post_init__(self) -> None:

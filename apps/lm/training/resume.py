@@ -21,7 +21,7 @@ from protperf.lm.training.progress import Progress
 from protperf.lm.training.state import read_options
 from protperf.message import Argument, Message
 
-LOGGING_OPTIONS = ("checkpoint_every", "log_every", "patience")
+LOGGING_OPTIONS = ("checkpoint_every", "log_every", "logger", "patience")
 """Options that change what is written and where a run ends, not what is computed."""
 _MODEL_OPTIONS = (*MODEL_CHOICES, "seed")
 

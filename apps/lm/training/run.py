@@ -21,6 +21,7 @@ from protperf.lm.shared_options import RejectOptions
 from protperf.lm.storage import checkpoint, directory, durable
 from protperf.lm.storage.expected import check_tensors
 from protperf.lm.training import resume as resuming
+from protperf.lm.training import tensorboard
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.fine_tune import take_weights
 from protperf.lm.training.input import Input
@@ -117,6 +118,8 @@ def train_run(
         DivergenceError: a loss, a gradient or a weight is not finite; the last healthy step is kept.
     """
     run, clock = Path(out), clock or Clock()
+    if options.logger == "tensorboard":
+        tensorboard.require()
     _check_directory(run, resume, force)
     if validate is not None:
         options = dataclasses.replace(options, validate=None)

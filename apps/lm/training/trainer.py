@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
 from protperf.lm.training.progress import read_progress
 from protperf.lm.training.state import expected_tensors, read_options
+from protperf.lm.training.tensorboard import TensorBoardLog
 from protperf.lm.training.validation import Validation
 from protperf.lm.watch import Watch
 from protperf.message import Argument, Message
@@ -77,6 +79,7 @@ class Trainer:
         # Where the run comes from, as `origin` describes it; that of a resumed run is in its checkpoint.
         self.origin: dict[str, Any] | None = None
         self.stop_signal: int | None = None
+        self._log: TensorBoardLog | None = None
 
     def _check_precision(self) -> None:
         """Refuse bf16 where nothing computes it; say where it brings nothing."""
@@ -100,7 +103,7 @@ class Trainer:
         figures: dict[str, float] = {}
         last: dict[str, float] = {}
         try:
-            with signals.noted(self._stop):
+            with self._logging(), signals.noted(self._stop):
                 for event in self.loop.run(lambda: self.stop_signal is not None):
                     if isinstance(event, Line):
                         self._write_metrics(event, report)
@@ -112,6 +115,15 @@ class Trainer:
             text = "{run}: {error}; {kept}"
             raise DivergenceError(Message(text, run=self.run, error=error.args[0], kept=self._last_kept())) from error
         return figures or last
+
+    @contextlib.contextmanager
+    def _logging(self) -> Iterator[None]:
+        if self.options.logger != "tensorboard":
+            yield
+            return
+        with contextlib.closing(TensorBoardLog(self.run, self.loop.progress.step)) as self._log:
+            yield
+        self._log = None
 
     def _stop(self, number: int) -> None:
         self.stop_signal = number
@@ -127,6 +139,8 @@ class Trainer:
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.values.items()}
         text = json.dumps(values, allow_nan=False) + "\n"
         durable.append(self.run / directory.METRICS, text.encode())
+        if self._log is not None:
+            self._log.add(values)
         report({**values, "total_steps": line.total_steps})
 
     def _save(self, event: Checkpoint) -> None:
