@@ -14,6 +14,7 @@ import protperf.lm as lm
 from protperf import io
 from protperf.errors import ConfigError, DataError
 from protperf.lm.data.records import read_records
+from protperf.lm.data.store import read_store
 
 
 @pytest.fixture
@@ -117,3 +118,25 @@ def test_stats_and_build_describe_what_is_there(families: Path, tmp_path: Path) 
     assert in_process("data", "build", families, "-o", out, "-q").returncode == 0
     assert out.read_bytes().startswith(b"protperf tokens\n")
     assert in_process("data", "build", families).returncode == 2
+
+
+def test_of_equal_sequences_the_first_is_kept(families: Path, tmp_path: Path) -> None:
+    """In a split with its name, and in a token file in its place."""
+    records = list(io.scan([families]))
+    by_residues: dict[bytes, io.Record] = {}
+    for record in records:
+        by_residues.setdefault(bytes(record.tokens), record)
+    firsts = list(by_residues.values())
+    assert len(firsts) == len(records) - 3
+    lm.data_split(families, tmp_path / "split", dedup=True, fractions=(0.5, 0.5))
+    parts = [record.id for name in ("train", "valid") for record in io.scan([tmp_path / "split" / f"{name}.fasta"])]
+    assert sorted(parts) == sorted(record.id for record in firsts)
+    messages: list[str] = []
+    assert lm.write_tokens(families, tmp_path / "x.tokens", dedup=True, warn=messages.append) == len(firsts)
+    assert messages == ["note: left out 3 sequences that were there before"]
+    store = read_store(tmp_path / "x.tokens")
+    assert [store.sequence(i).tobytes() for i in range(len(store))] == [bytes(one.tokens) for one in firsts]
+    # The set of a file that was written twice is the set of one.
+    result = in_process("data", "build", families, families, "-o", tmp_path / "y.tokens", "--dedup", "--json")
+    assert json.loads(result.stdout) == {"sequences": len(firsts)}
+    assert read_store(tmp_path / "y.tokens").fingerprint == store.fingerprint

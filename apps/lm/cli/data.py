@@ -35,7 +35,7 @@ class DataCommand:
 
 
 GROUPS = {
-    "input": [*pick(DataCommand), *pick(DataOptions, "residues")],
+    "input": [*pick(DataCommand), *pick(DataOptions, "residues", "dedup")],
     "split": pick(DataOptions, "by", "identity", "clusters", "fractions", "seed"),
     "check": pick(DataOptions, "fail_above"),
     "output": pick(DataOptions, "out", "force", "as_json"),
@@ -46,7 +46,7 @@ EXAMPLES = """
 protperf data stats proteins.fa.gz
 protperf data split family.fa --identity 0.7 --fraction 0.9 --fraction 0.1 -o split
 protperf data check train.fa test.fa --identity 0.5 --fail-above 0.01
-protperf data build uniref50.fasta.gz -o uniref50.tokens
+protperf data build uniref50.fasta.gz -o uniref50.tokens --dedup
 """
 
 

@@ -39,7 +39,7 @@ def act(action: str, files: Sequence[str], options: DataOptions, warn: Warn) -> 
 
 
 def _build(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
-    count = write_tokens(files, str(options.out), residues=options.residues, warn=warn)
+    count = write_tokens(files, str(options.out), residues=options.residues, dedup=options.dedup, warn=warn)
     return Outcome({"sequences": count}, remarks=(f"{options.out}: {count:,} sequences",))
 
 
@@ -49,7 +49,7 @@ def _stats(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
 
 
 def _split(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
-    names = ("residues", "by", "identity", "clusters", "fractions", "seed", "force")
+    names = ("residues", "dedup", "by", "identity", "clusters", "fractions", "seed", "force")
     chosen = {name: getattr(options, name) for name in names}
     found = api.data_split(files, str(options.out), warn=warn, **chosen)
     parts = ", ".join(f"{name} {part['sequences']:,}" for name, part in found["parts"].items())

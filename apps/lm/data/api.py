@@ -22,7 +22,7 @@ from protperf.message import Argument, Message
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Warn = Callable[[str], None]
 _IDENTITY = Argument("identity")
-_SPLIT = pick(DataOptions, "residues", "by", "identity", "clusters", "fractions", "seed", "force")
+_SPLIT = pick(DataOptions, "residues", "dedup", "by", "identity", "clusters", "fractions", "seed", "force")
 
 
 def _silent(text: str) -> None:
@@ -46,6 +46,8 @@ def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silen
     asked = instance(DataOptions, from_keywords(options, _SPLIT))
     paths = _listed(fasta)
     records = read_records(paths, asked.residues, warn)
+    if asked.dedup:
+        records = records.distinct()
     groups = groups_of(records, asked.by, asked.identity, asked.clusters)
     names = PARTS[: len(asked.shares)]
     parts = assign(groups, asked.shares, asked.seed)
@@ -56,7 +58,7 @@ def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silen
         raise DataError(
             Message("{text}; raise {identity} or name fewer parts", text=text + largest, identity=_IDENTITY)
         )
-    kept = {name: getattr(asked, name) for name in ("by", "identity", "seed", "residues")}
+    kept = {name: getattr(asked, name) for name in ("by", "identity", "seed", "residues", "dedup")}
     facts = {
         "input": [{"path": path, "sha256": file_digest(path)} for path in paths],
         **kept,

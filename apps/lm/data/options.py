@@ -23,6 +23,7 @@ class DataOptions:
     )
     force: bool = option(False, "Replace the files of an earlier split.")
     residues: str = residues_option()
+    dedup: bool = option(False, "Of equal sequences, keep the first alone.")
     as_json: bool = option(False, "Print JSON.", flag="--json")
     by: str = option(
         "cluster", "What stays together: relatives (cluster), or equal sequences alone (random).",

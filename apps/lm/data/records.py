@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
+from protperf.lm.data.distinct import Distinct
 from protperf.lm.data.store import TokenStore
 
 
@@ -29,6 +31,18 @@ class Records:
     def sequence(self, index: int) -> NDArray[np.uint8]:
         """Tokens of one record."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    def distinct(self) -> Records:
+        """The first of the records with the same residues each."""
+        lengths = np.diff(self.offsets)
+        kept = Distinct().is_new(self.tokens, lengths)
+        return dataclasses.replace(
+            self,
+            ids=[name for name, keep in zip(self.ids, kept, strict=True) if keep],
+            descriptions=[text for text, keep in zip(self.descriptions, kept, strict=True) if keep],
+            tokens=self.tokens[np.repeat(kept, lengths)],
+            offsets=np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64),
+        )
 
     @property
     def store(self) -> TokenStore:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from protperf import io
 from protperf.errors import ConfigError, DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
+from protperf.lm.data.distinct import Distinct
 from protperf.lm.data.token_file import (
     BLOCK_BYTES,
     TokenMap,
@@ -167,6 +168,7 @@ def write_tokens(
     *,
     residues: str = "map",
     seq_col: str | None = None,
+    dedup: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Write the residues of sequence files to one file, which `train` takes in their place; returns the number of
@@ -179,6 +181,7 @@ def write_tokens(
         out: replaced if it exists, once all is written.
         residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`.
         seq_col: the files are tables (CSV or TSV) with their sequences in this column.
+        dedup: of equal sequences, keep the first alone.
         warn: called with each remark of the reader: notes, warnings, and the number of records left out.
 
     Raises:
@@ -191,8 +194,11 @@ def write_tokens(
     if any(os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out) for path in paths):
         raise ConfigError(f"{os.fspath(out)}: is one of the inputs, which would be replaced; name another file")
     reader = io.read_tokens(paths, residues=residues, seq_col=seq_col)
-    header = write_token_file(reader, Path(out))
+    distinct = Distinct() if dedup else None
+    header = write_token_file(reader, Path(out), distinct)
     _report(reader, warn)
+    if distinct is not None and distinct.repeats:
+        warn(f"note: left out {distinct.repeats:,} sequences that were there before")
     return header.num_sequences
 
 

@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from protperf import io
 from protperf.errors import DataError
 from protperf.lm.alphabet import FIRST_RESIDUE, VOCAB_SIZE
+from protperf.lm.data.distinct import Distinct
 from protperf.lm.storage import durable
 
 MAGIC = b"protperf tokens\n"
@@ -210,8 +211,8 @@ class TokenWriter:
         return header
 
 
-def write_token_file(reader: io.Reader, out: Path) -> Header:
-    """Write what a reader reads to a token file.
+def write_token_file(reader: io.Reader, out: Path, distinct: Distinct | None = None) -> Header:
+    """Write what a reader reads to a token file; with `distinct`, the first of equal sequences alone.
 
     Raises:
         DataError: no residues; FastaError, FileError: from the reader; FileError: a full disk.
@@ -221,7 +222,11 @@ def write_token_file(reader: io.Reader, out: Path) -> Header:
     def write(stream: BinaryIO) -> None:
         with TokenWriter(stream, out.parent) as writer:
             for batch in reader:
-                writer.append(batch.tokens, batch.lengths)
+                if distinct is None:
+                    writer.append(batch.tokens, batch.lengths)
+                else:
+                    is_new = distinct.is_new(batch.tokens, batch.lengths)
+                    writer.append(batch.tokens[np.repeat(is_new, batch.lengths)], batch.lengths[is_new])
             header = writer.finish(reader.summary.rejected)
         if not header.num_sequences:
             raise DataError(f"{out}: not written, for there are no residues in the input")
