@@ -7,14 +7,14 @@ from typing import Any
 
 from protperf.lm.cli import asking, common
 from protperf.lm.options import instance, pick
-from protperf.lm.scoring.options import ScoreOptions
+from protperf.lm.scoring.options import PlotOptions, ScoreOptions
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
 from protperf.lm.tables.options import TableOptions
 
 GROUPS = {
     "input": asking.INPUT,
     "score": pick(ScoreOptions, "method", "direction"),
-    "output": [*pick(ScoreOptions, "shard", "per_residue"), *pick(TableOptions)],
+    "output": [*pick(ScoreOptions, "shard", "per_residue"), *pick(PlotOptions), *pick(TableOptions)],
     "computation": [
         *pick(ScoreOptions, "batch_tokens", "deterministic"),
         *pick(common.ThreadOptions),
@@ -25,7 +25,7 @@ GROUPS = {
 EXAMPLES = """
 protperf score runs/mine proteins.fa.gz > scores.tsv
 protperf score runs/mine a.fa b.fa -o scores.csv --method pll
-protperf score runs/mine titin.fa --method pll-fast --per-residue
+protperf score runs/mine titin.fa --per-residue --plot titin.png -o titin.tsv
 zcat proteins.fa.gz | protperf score runs/mine - | cut -f 2,6
 protperf score runs/mine dms.csv --seq-col sequence -o dms.parquet
 """
@@ -39,8 +39,9 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.scoring.job import ScoreJob
 
     scoring, reading = instance(ScoreOptions, given), instance(ReadingOptions, given)
+    table = instance(TableOptions, given)
     asking.check_models([command.model])
-    job = ScoreJob(command.fasta, scoring, reading, instance(TableOptions, given), instance(RejectOptions, given))
+    job = ScoreJob(command.fasta, scoring, reading, table, instance(RejectOptions, given), instance(PlotOptions, given))
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protperf import io
-from protperf.lm.scoring.options import ScoreOptions, choose_reading
+from protperf.lm.scoring.options import PlotOptions, ScoreOptions, choose_reading
+from protperf.lm.scoring.profile import ProfilePlot
 from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.shared_options import ReadingOptions, RejectOptions, is_taken
 from protperf.lm.tables.destination import check_inputs
@@ -56,11 +57,12 @@ class ScoreJob:
 
     def __init__(
         self, fasta: Sequence[str], scoring: ScoreOptions, reading: ReadingOptions, table: TableOptions,
-        rejects: RejectOptions | None = None,
+        rejects: RejectOptions | None = None, plot: PlotOptions | None = None,
     ) -> None:  # fmt: skip
         self._fasta, self._scoring, self._reading, self._table = list(fasta), scoring, reading, table
         self._encoder = Encoder(ResidueRow if scoring.per_residue else Row, choose_format(table.format, table.out))
         check_inputs(table.out, self._fasta)
+        self._plot = None if plot is None or plot.plot is None else ProfilePlot(plot.plot, scoring, self._fasta, table)
         left_out = RejectList(rejects, [*self._fasta, table.out])
         self._reader = left_out.reading(io.read_tokens(self._fasta, **reading.to_mapping()))
 
@@ -99,7 +101,8 @@ class ScoreJob:
 
         watch, scoring = watch or Watch(), self._scoring
         with watch.working("scoring", "tokens", job.total, "proteins") as stage:
-            records = (record for batch in self._reader for record in batch if is_taken(scoring.shard, record.n))
+            taken = (record for batch in self._reader for record in batch if is_taken(scoring.shard, record.n))
+            records = taken if self._plot is None else self._plot.noting(taken)
             scored = score_batches(
                 job.loaded.engine,
                 records,
@@ -116,15 +119,18 @@ class ScoreJob:
                 )
                 for batch in scored
             )
+            shown = batches if self._plot is None else self._plot.collecting(batches)
             table = self._table
             identify = _identify_residue if scoring.per_residue else identify_record
             sink = open_sink(
                 table.out, self._encoder, job.fingerprint, identify=identify, resume=table.resume, force=table.force
             )
             skipped = self._skipped(records, job.method, stage)
-            note = fill(sink, skipped, batches, stage, watch, lambda: self._provenance(job))
+            note = fill(sink, skipped, shown, stage, watch, lambda: self._provenance(job))
         if note is not None:
             watch.note(f"note: {note}")
+        if self._plot is not None:
+            self._plot.save(job.method, watch)
         return summarize(self._reader)
 
     def _announce(self, loaded: LoadedModel, method: str, work: Work | None, watch: Watch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protperf.errors import ConfigError
 from protperf.lm.direction import DIRECTIONS, choose_direction, refuse_direction
 from protperf.lm.options import check, option
 from protperf.lm.shared_options import BATCH_TOKENS as BATCH_TOKENS
-from protperf.lm.shared_options import batch_tokens_option, deterministic_option, shard_option
+from protperf.lm.shared_options import PICTURES, batch_tokens_option, check_suffix, deterministic_option, shard_option
 from protperf.message import Argument, Message
 
 if TYPE_CHECKING:
@@ -45,6 +46,20 @@ class ScoreOptions:
     def to_mapping(self) -> dict[str, Any]:
         """The values by name."""
         return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlotOptions:
+    """What is drawn of a table of residues."""
+
+    plot: Path | None = option(
+        None, "With --per-residue, picture to write of the scores along the first sequences, .png or .svg; needs "
+        "matplotlib.", unit="FILE",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_suffix("plot", self.plot, PICTURES)
 
 
 def choose_reading(config: ModelConfig, options: ScoreOptions) -> str:
