@@ -13,9 +13,9 @@ from commands import in_process
 
 PIN = Path(__file__).parents[1] / "pin" / "command_line.py"
 SPECIFIED = {
-    "train": "--fasta --recipe --size --dry-run --objective --attention --num-features --redraw-interval --steps --epochs "
-    "--time --batch-tokens --accumulate --lr --schedule --warmup --clip --weight-decay --ema --validate --patience "
-    "--checkpoint-every --resume --init --lora --logger",
+    "train": "--fasta --recipe --size --dry-run --objective --attention --num-features --redraw-interval --steps "
+    "--epochs --time --batch-tokens --accumulate --lr --schedule --warmup --clip --weight-decay --ema --validate "
+    "--patience --checkpoint-every --resume --init --lora --logger",
     "score": "--method --direction --per-residue --resume --deterministic",
     "variants": "--wt --col --seq-col --label-col --strategy --offset --prior",
     "scan": "--region --heatmap --dels",
