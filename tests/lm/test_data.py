@@ -12,7 +12,7 @@ from conftest import LETTERS
 
 import protperf.lm as lm
 from protperf import io
-from protperf.errors import ConfigError, DataError
+from protperf.errors import ConfigError, DataError, FastaError
 from protperf.lm.data.records import read_records
 from protperf.lm.data.store import read_store
 
@@ -85,6 +85,55 @@ def test_clusters_of_a_table_are_kept_whole(families: Path, tmp_path: Path) -> N
     table.write_text(table.read_text().split("\n", 1)[1])
     with pytest.raises(DataError, match="has no cluster of"):
         lm.data_split(families, tmp_path / "other", clusters=table)
+
+
+def test_groups_of_a_column_are_kept_whole_and_equal_sequences_join_them(families: Path, tmp_path: Path) -> None:
+    records = list(io.scan([families]))
+    table = tmp_path / "families.csv"
+    rows = [f"{one.id},{io.decode(one.tokens)},family {family_of(one.id)}" for one in records]
+    # Two groups have a sequence in common, and a record that is left out does not shift the names of the others.
+    rows.insert(3, "odd,AC-DE,family x")
+    rows.append(f"twin,{io.decode(records[0].tokens)},family f99")
+    table.write_text("\n".join(["id,seq,family", *rows]) + "\n")
+    words = [
+        "data",
+        "split",
+        table,
+        "--seq-col",
+        "seq",
+        "--by",
+        "column",
+        "--group-col",
+        "family",
+        "-o",
+        tmp_path / "s",
+    ]
+    assert in_process(*words, "--residues", "skip").returncode == 0
+    parts = [ids(tmp_path / f"s/{part}.fasta") for part in ("train", "valid", "test")]
+    found = [{family_of(name) for name in part if name != "twin"} for part in parts]
+    assert len(set.union(*found)) == sum(map(len, found)) == 20
+    assert sum(map(len, parts)) == len(records) + 1
+    (own,) = [part for part in parts if "twin" in part]
+    assert records[0].id in own
+    kept = lm.data_split(table, tmp_path / "d", seq_col="seq", by="column", group_col="family", dedup=True)
+    assert sum(part["sequences"] for part in kept["parts"].values()) == len(records) - 3 + 1
+    assert lm.data_stats(table, seq_col="seq")["sequences"] == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"by": "column"}, "name its columns with seq_col and group_col"),
+        ({"by": "column", "group_col": "family"}, "name its columns with seq_col and group_col"),
+        ({"group_col": "family"}, "names groups for by='column' alone"),
+        ({"by": "column", "seq_col": "seq", "group_col": "none"}, "none"),
+    ],
+)
+def test_a_column_that_is_not_there_is_an_error(given: dict[str, str], message: str, tmp_path: Path) -> None:
+    table = tmp_path / "x.csv"
+    table.write_text("id,seq,family\na,ACD,x\nb,ACE,y\n")
+    with pytest.raises((ConfigError, DataError, FastaError), match=message):
+        lm.data_split(table, tmp_path / "out", **given)
 
 
 def test_one_family_cannot_be_divided(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from protperf.errors import DataError
 from protperf.lm.data.options import PARTS, DataOptions
 from protperf.lm.data.overlap import IDENTITIES, OverlapRow, overlap
-from protperf.lm.data.partition import assign, groups_of, write_split
+from protperf.lm.data.partition import assign, groups_by_name, groups_of, write_split
 from protperf.lm.data.records import read_records
 from protperf.lm.data.stats import statistics
 from protperf.lm.options import from_keywords, instance, pick, takes
@@ -22,16 +22,18 @@ from protperf.message import Argument, Message
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Warn = Callable[[str], None]
 _IDENTITY = Argument("identity")
-_SPLIT = pick(DataOptions, "residues", "dedup", "by", "identity", "clusters", "fractions", "seed", "force")
+_SPLIT = pick(
+    DataOptions, "residues", "seq_col", "dedup", "by", "identity", "clusters", "group_col", "fractions", "seed", "force"
+)
 
 
 def _silent(text: str) -> None:
     """Remarks that nobody asked for."""
 
 
-def data_stats(fasta: Paths, residues: str = "map", warn: Warn = _silent) -> dict[str, Any]:
+def data_stats(fasta: Paths, residues: str = "map", warn: Warn = _silent, seq_col: str | None = None) -> dict[str, Any]:
     """Counts, lengths, composition, odd residues and duplicates of sequence files, by name."""
-    return statistics(read_records(_listed(fasta), residues, warn))
+    return statistics(read_records(_listed(fasta), residues, warn, seq_col=seq_col))
 
 
 @takes(_SPLIT)
@@ -45,10 +47,16 @@ def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silen
     """
     asked = instance(DataOptions, from_keywords(options, _SPLIT))
     paths = _listed(fasta)
-    records = read_records(paths, asked.residues, warn)
+    records = read_records(paths, asked.residues, warn, seq_col=asked.seq_col)
+    groups_named = _group_names(paths, asked) if asked.by == "column" else None
     if asked.dedup:
-        records = records.distinct()
-    groups = groups_of(records, asked.by, asked.identity, asked.clusters)
+        firsts = records.first_places()
+        records = records.select(firsts)
+        groups_named = groups_named and [groups_named[i] for i in firsts.tolist()]
+    if groups_named is not None:
+        groups = groups_by_name(records, groups_named)
+    else:
+        groups = groups_of(records, asked.by, asked.identity, asked.clusters)
     names = PARTS[: len(asked.shares)]
     parts = assign(groups, asked.shares, asked.seed)
     sizes = np.unique(groups, return_counts=True)[1]
@@ -58,7 +66,7 @@ def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silen
         raise DataError(
             Message("{text}; raise {identity} or name fewer parts", text=text + largest, identity=_IDENTITY)
         )
-    kept = {name: getattr(asked, name) for name in ("by", "identity", "seed", "residues", "dedup")}
+    kept = {name: getattr(asked, name) for name in ("by", "identity", "seed", "residues", "dedup", "group_col")}
     facts = {
         "input": [{"path": path, "sha256": file_digest(path)} for path in paths],
         **kept,
@@ -69,11 +77,18 @@ def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silen
     return write_split(records, parts, names, Path(out), facts, asked.force)
 
 
+def _group_names(paths: list[str], asked: DataOptions) -> list[str]:
+    """The groups of a table's rows: the same records with their groups as names, which are read like any header."""
+    named = read_records(paths, asked.residues, seq_col=asked.seq_col, id_col=asked.group_col)
+    return [f"{name} {more}" for name, more in zip(named.ids, named.descriptions, strict=True)]
+
+
 def data_check(
-    known: Paths, asked: Paths, residues: str = "map", identities: Sequence[float] = IDENTITIES, warn: Warn = _silent
-) -> list[OverlapRow]:
+    known: Paths, asked: Paths, residues: str = "map", identities: Sequence[float] = IDENTITIES, warn: Warn = _silent,
+    seq_col: str | None = None,
+) -> list[OverlapRow]:  # fmt: skip
     """How much of the set `asked` is known from the set `known`: equal sequences, and relatives at each identity."""
-    records = [read_records(_listed(paths), residues, warn) for paths in (known, asked)]
+    records = [read_records(_listed(paths), residues, warn, seq_col=seq_col) for paths in (known, asked)]
     return overlap(records[0], records[1], tuple(identities))
 
 

@@ -47,17 +47,26 @@ def _read_clusters(records: Records, path: Path) -> NDArray[np.int64]:
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise DataError(f"{path}: has no cluster of {missing[0]!r}{others}; make the table of all sequences")
-    named = np.array([cluster_of[name] for name in records.ids], np.int64)
-    # Equal sequences in two clusters join these.
-    first = records.first_equal()
+    return _joined(records, np.array([cluster_of[name] for name in records.ids], np.int64))
+
+
+def groups_by_name(records: Records, names: Sequence[str]) -> NDArray[np.int64]:
+    """What has to stay together [R]: records whose groups have the same name, and equal sequences."""
+    number: dict[str, int] = {}
+    return _joined(records, np.array([number.setdefault(name, len(number)) for name in names], np.int64))
+
+
+def _joined(records: Records, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Groups [R], of which those that have a sequence in common are one."""
+    first, count = records.first_equal(), int(groups.max(initial=-1)) + 1
     while True:
-        lowest = np.full(len(records), len(number), np.int64)
-        np.minimum.at(lowest, first, named)
-        merged = np.arange(len(number))
-        np.minimum.at(merged, named, lowest[first])
-        if (merged[named] == named).all():
-            return named
-        named = merged[named]
+        lowest = np.full(len(records), count, np.int64)
+        np.minimum.at(lowest, first, groups)
+        merged = np.arange(count)
+        np.minimum.at(merged, groups, lowest[first])
+        if (merged[groups] == groups).all():
+            return groups
+        groups = merged[groups]
 
 
 def assign(groups: NDArray[np.int64], fractions: Sequence[float], seed: int) -> NDArray[np.int64]:

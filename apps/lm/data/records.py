@@ -32,14 +32,18 @@ class Records:
         """Tokens of one record."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
-    def distinct(self) -> Records:
-        """The first of the records with the same residues each."""
+    def first_places(self) -> NDArray[np.int64]:
+        """Places of the records that are the first with their residues."""
+        return np.flatnonzero(Distinct().is_new(self.tokens, np.diff(self.offsets)))
+
+    def select(self, places: NDArray[np.int64]) -> Records:
+        """The records of some places, which ascend."""
         lengths = np.diff(self.offsets)
-        kept = Distinct().is_new(self.tokens, lengths)
+        kept = np.isin(np.arange(len(self)), places)
         return dataclasses.replace(
             self,
-            ids=[name for name, keep in zip(self.ids, kept, strict=True) if keep],
-            descriptions=[text for text, keep in zip(self.descriptions, kept, strict=True) if keep],
+            ids=[self.ids[i] for i in places],
+            descriptions=[self.descriptions[i] for i in places],
             tokens=self.tokens[np.repeat(kept, lengths)],
             offsets=np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64),
         )
@@ -56,14 +60,20 @@ class Records:
 
 
 def read_records(
-    paths: Sequence[str], residues: str = "map", warn: Callable[[str], None] = lambda text: None
+    paths: Sequence[str],
+    residues: str = "map",
+    warn: Callable[[str], None] = lambda text: None,
+    *,
+    seq_col: str | None = None,
+    id_col: str | None = None,
 ) -> Records:
     """Read files; errors are those of `protperf.io.read_tokens`.
 
     Args:
         warn: called with each remark of the reader.
+        seq_col: the files are tables with their sequences in this column, and their ids in `id_col`.
     """
-    reader = io.read_tokens(list(paths), residues=residues)
+    reader = io.read_tokens(list(paths), residues=residues, seq_col=seq_col, id_col=id_col)
     ids: list[str] = []
     descriptions: list[str] = []
     tokens, lengths = [np.empty(0, np.uint8)], [np.empty(0, np.int64)]
