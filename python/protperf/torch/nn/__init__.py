@@ -10,6 +10,7 @@ from protperf.torch.nn.multihead import MultiheadAttention, scaled_dot_product_a
 from protperf.torch.nn.performer_pytorch import from_performer_pytorch
 from protperf.torch.nn.positions import QKNorm, Rotary
 from protperf.torch.nn.replace import replace_attention, restore_attention
+from protperf.torch.nn.windowed import WindowedHeads, WindowedState
 
 __all__ = [
     "ExactAttention",
@@ -19,6 +20,8 @@ __all__ = [
     "MultiheadAttention",
     "QKNorm",
     "Rotary",
+    "WindowedHeads",
+    "WindowedState",
     "attention_core",
     "from_performer_pytorch",
     "replace_attention",
