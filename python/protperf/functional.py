@@ -1,4 +1,4 @@
-"""Attention on NumPy arrays. NumPy is imported when a function is first called."""
+"""Attention on NumPy arrays and on those of other libraries. NumPy is imported when a function is first called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from protperf import _arguments, _native
+from protperf._arrays import as_array
 from protperf._backends import check_backend, log_choice
 from protperf._feature_maps import FEATURE_MAPS, LogLinear, find_map
 from protperf.errors import ConfigError, DtypeError, OutOfMemory
@@ -63,7 +64,8 @@ def favor_attention(
     """Estimate softmax attention in time linear in sequence length.
 
     Shapes: q [B,H,L,D], k [B,Hk,S,D], v [B,Hk,S,E] with H a multiple of Hk, omega [M,D] or [H,M,D]; returns [B,H,L,E]
-    in q's type. q and k are each scaled by D^-1/4. 16-bit types are computed in float32.
+    in q's type. q and k are each scaled by D^-1/4. 16-bit types are computed in float32. Arrays may be those of any
+    library that speaks DLPack, such as JAX, while their memory is the CPU's; the result is NumPy's.
 
     Args:
         omega: random directions from `draw_projection`; None uses the inputs themselves (activation maps only).
@@ -84,7 +86,8 @@ def favor_attention(
         ShapeError: two arguments disagree on an axis; the message names both.
         DtypeError: an integer array, types that differ, or an argument of the wrong kind.
         ConfigError: an unknown feature map or backend, or options that contradict each other.
-        DeviceError: `backend="wgpu"` without a GPU, or with one that failed; the message says what would mend it.
+        DeviceError: an array on a GPU; or `backend="wgpu"` without a GPU, or with one that failed. The message says
+            what would mend it.
 
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """
@@ -228,20 +231,6 @@ def _stream(stream: Any) -> tuple[int, int, int]:
     return parts[0], parts[1], parts[2]
 
 
-def _array(name: str, value: Any) -> NDArray[Any]:
-    """The value as an array; an error that names the argument where NumPy cannot make one of it."""
-    import numpy as np
-
-    try:
-        return np.asarray(value)
-    except MemoryError:
-        raise
-    except Exception as error:
-        kind = type(value)
-        hint = "; use protperf.torch for tensors" if kind.__module__.split(".")[0] == "torch" else ""
-        raise DtypeError(f"{name} of type {kind.__name__} is not an array: {error}{hint}") from error
-
-
 def _map(
     feature_map: str | LogLinear, omega: ArrayLike | None, kernel_epsilon: float | None, q: NDArray[Any]
 ) -> tuple[NDArray[Any] | None, dict[str, Any]]:
@@ -256,7 +245,7 @@ def _map(
             raise ConfigError("kernel_epsilon belongs to activation maps; a LogLinear feature_map takes none")
         return None, {"parameters": tuple(map(_parameter, feature_map.as_tuple()))}
     find_map(feature_map)
-    directions = None if omega is None else _array("omega", omega)
+    directions = None if omega is None else as_array("omega", omega)
     shape = None if directions is None else directions.shape
     _arguments.check_omega(shape, "" if directions is None else directions.dtype.name, q.shape, feature_map)
     usable = None if directions is None else np.require(directions, np.float64, ["C", "A"])
@@ -268,7 +257,7 @@ def _parameter(value: Any) -> NDArray[Any] | None:
 
     if value is None:
         return None
-    array = _array("feature_map", value)
+    array = as_array("feature_map", value)
     if array.dtype.name not in _arguments.FLOATS:
         raise DtypeError(f"feature_map has a parameter of type {array.dtype.name}; convert it to float32 or float64")
     return np.require(array, np.float64, ["C", "A"])
@@ -276,7 +265,7 @@ def _parameter(value: Any) -> NDArray[Any] | None:
 
 def _tensors(q: ArrayLike, k: ArrayLike, v: ArrayLike, causal: bool) -> tuple[list[NDArray[Any]], np.dtype[Any]]:
     """q, k and v as the native module reads them, and the type of the result: q's, byte order included."""
-    arrays = {"q": _array("q", q), "k": _array("k", k), "v": _array("v", v)}
+    arrays = {"q": as_array("q", q), "k": as_array("k", k), "v": as_array("v", v)}
     shapes = {name: a.shape for name, a in arrays.items()}
     _arguments.check_tensors(shapes, {name: a.dtype.name for name, a in arrays.items()}, causal)
     _arguments.check_sizes(shapes)
@@ -329,8 +318,8 @@ def _visibility(
 ) -> dict[str, Any]:
     import numpy as np
 
-    mask = None if key_padding_mask is None else _array("key_padding_mask", key_padding_mask)
-    borders = None if cu_seqlens is None else _array("cu_seqlens", cu_seqlens)
+    mask = None if key_padding_mask is None else as_array("key_padding_mask", key_padding_mask)
+    borders = None if cu_seqlens is None else as_array("cu_seqlens", cu_seqlens)
     _arguments.check_visibility(
         q.shape, k.shape, borders is not None, None if mask is None else (mask.shape, mask.dtype.name)
     )

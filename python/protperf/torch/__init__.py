@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protperf.torch import fitting, nn, reference, regime
+from protperf.torch import fitting, nn, reference, regime, seeing
 from protperf.torch.block import BlockWeights, token_loss, transformer_block
 from protperf.torch.exact import softmax_attention
 from protperf.torch.functional import favor_attention, favor_attention_with_state, merge_states
@@ -16,6 +16,7 @@ __all__ = [
     "nn",
     "reference",
     "regime",
+    "seeing",
     "softmax_attention",
     "token_loss",
     "transformer_block",

@@ -71,7 +71,7 @@ class WindowedHeads(torch.nn.Module):
         """Shapes and masks as in `protperf.torch.favor_attention`; `causal` None is the module's own."""
         causal = self.causal if causal is None else causal
         masks: dict[str, Any] = {"causal": causal, "cu_seqlens": cu_seqlens, "key_padding_mask": key_padding_mask}
-        far, near = self._split(q, k, v)
+        far, near = self.split(q, k, v)
         return torch.cat([self.core(*far, **masks), softmax_attention(*near, window=self.window, **masks)], 1)
 
     def with_state(
@@ -93,7 +93,7 @@ class WindowedHeads(torch.nn.Module):
         """
         if not causal:
             raise ConfigError("heads with a window continue a sequence only with causal=True")
-        far, (q_near, k_near, v_near) = self._split(*autocast(q, k, v))
+        far, (q_near, k_near, v_near) = self.split(*autocast(q, k, v))
         out, favor = self.core.with_state(  # type: ignore[operator]
             *far, None if state is None else state.favor, causal=True, key_padding_mask=key_padding_mask
         )
@@ -110,17 +110,17 @@ class WindowedHeads(torch.nn.Module):
 
     def observe(self, q: torch.Tensor, k: torch.Tensor, **options: Any) -> None:
         """Pass the queries and keys of the other heads on to a `FittedAttention`."""
-        far, _ = self._split(q, k, k)
-        self.core.observe(*far[:2], **options)  # type: ignore[operator]
+        far, _ = self.split(q, k)
+        self.core.observe(*far, **options)  # type: ignore[operator]
 
     def extra_repr(self) -> str:
         """The arguments that `core` does not show."""
         return f"num_window_heads={self.num_window_heads} of {self.num_heads}, window={self.window}"
 
-    def _split(self, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def split(self, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The heads of each kind, of queries and of the keys and values that they may share."""
         far, near = [], []
-        for name, x in zip("qkv", tensors, strict=True):
+        for name, x in zip("qkv", tensors, strict=False):
             heads = x.shape[1]
             count, rest = divmod(self.num_window_heads * heads, self.num_heads)
             if rest or not 0 < count < heads:
