@@ -97,10 +97,8 @@ class FavorAttention(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Draw omega again; fills a module that was built on `meta` and given memory by `to_empty`."""
         if not self.omega.is_meta:
-            self.redraw(self.draw)
+            self._fill(self.draw)
 
-    @translate_out_of_memory
-    @torch.no_grad()
     def redraw(self, draw: int) -> None:
         """Replace omega by draw number `draw` of the seed, in place and in its type.
 
@@ -110,6 +108,13 @@ class FavorAttention(torch.nn.Module):
         draw = _arguments.check_integer("draw", draw)
         if not 0 <= draw <= _MAX_DRAW:
             raise ConfigError(f"draw is {draw}; it must be from 0 to 2^32 - 1")
+        # A key that was loaded, or copied from another module, is that of the seed to go on with.
+        self.check_omega()
+        self._fill(draw)
+
+    @translate_out_of_memory
+    @torch.no_grad()
+    def _fill(self, draw: int) -> None:
         heads = [
             draw_projection(
                 self.num_features,
@@ -195,7 +200,7 @@ class FavorAttention(torch.nn.Module):
             return
         found = _unpacked(key)
         if found is None:
-            self.redraw(self.draw)
+            self._fill(self.draw)
         else:
             # Buffers copied from another module bring their key along.
             self.seed, self.layer, self.draw = found
