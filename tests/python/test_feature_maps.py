@@ -56,13 +56,22 @@ def test_parts_with_a_state_are_the_whole(form, feature_map):
     assert worst(torch.cat([first, last], 2), whole) < 1e-10
 
 
-@pytest.mark.parametrize("feature_map", ["exp", "fourier", "gelu", "square"])
-def test_second_derivatives(feature_map):
+KINDS = {
+    "plain": {},
+    "causal": {"causal": True},
+    "packed": {"cu_seqlens": torch.tensor([0, 1, 3])},
+    "padded": {"key_padding_mask": torch.tensor([[False, True, False]])},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("feature_map", OTHERS)
+def test_first_and_second_derivatives(feature_map, kind):
     q, k, v, omega = tensors(1, 1, 3, d=2, e=1, m=3, scale=0.5, requires_grad=True)
-    options = {"feature_map": feature_map, "causal": True, "kernel_epsilon": EPSILON.get(feature_map)}
+    options = {"feature_map": feature_map, "kernel_epsilon": EPSILON.get(feature_map), **KINDS[kind]}
     leaves = (q, k, v, omega.requires_grad_())
-    # The first ones are compared with the oracle above.
-    assert torch.autograd.gradgradcheck(lambda *x: favor_attention(*x, **options), leaves, fast_mode=True)
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda *x: favor_attention(*x, **options), leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("feature_map", OTHERS)

@@ -8,7 +8,7 @@ from attention_inputs import same_bits, tensors
 
 import protperf
 from protperf.torch import favor_attention
-from protperf.torch.nn import FavorAttention
+from protperf.torch.nn import FavorAttention, FittedAttention, redraw_attention
 
 
 def test_forward_is_favor_attention_with_its_omega():
@@ -261,3 +261,29 @@ def test_a_draw_that_cannot_be_is_refused(draw):
     with pytest.raises(protperf.Error, match="draw"):
         module.redraw(draw)
     assert torch.equal(module.omega, start)
+
+
+def test_a_model_is_redrawn_by_the_step_alone():
+    def layers():
+        favor = FavorAttention(8, 16, num_heads=2, layer=1, seed=3)
+        fitted = FittedAttention(8, 16, num_heads=2, layer=2, seed=3)
+        return torch.nn.ModuleList([favor, fitted, torch.nn.Linear(2, 2)])
+
+    one, resumed = layers(), layers()
+    first = [x.clone() for x in one.buffers()]
+    for step in range(25):
+        assert redraw_attention(one, step, 10) == step // 10
+        if step < 10:
+            assert all(torch.equal(a, b) for a, b in zip(one.buffers(), first, strict=True))
+    assert not torch.equal(one[0].omega, first[0])
+    resumed.load_state_dict(one.state_dict())
+    versions = one[0].omega._version
+    for model in (one, resumed):
+        redraw_attention(model, 25, 10)
+    assert one[0].omega._version == versions
+    assert redraw_attention(resumed, 30, 10) == redraw_attention(one, 30, 10) == 3
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), resumed.buffers(), strict=True))
+    assert redraw_attention(one, 99, 0) == 0
+    assert torch.equal(one[0].omega, resumed[0].omega)
+    with pytest.raises(protperf.Error, match="step is -1"):
+        redraw_attention(one, -1, 10)

@@ -1,4 +1,4 @@
-"""Attention layers of lucidrains/performer-pytorch (1.1.4) as `MultiheadAttention`: the names of their weights."""
+"""Layers and whole encoders of lucidrains/performer-pytorch (1.1.4): the names of their weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from protperf.errors import ConfigError, ShapeError
 from protperf.torch.nn.favor import FavorAttention
 from protperf.torch.nn.multihead import MultiheadAttention
 
-__all__ = ["from_performer_pytorch"]
+__all__ = ["encoder_from_performer_pytorch", "from_performer_pytorch"]
+
+_PARTS = tuple(f"{part}.{x}" for part in ("0.norm", "1.norm", "1.fn.fn.w1", "1.fn.fn.w2") for x in ("weight", "bias"))
+"""Of a layer, next to those of its attention."""
 
 
 def from_performer_pytorch(
@@ -64,6 +67,80 @@ def from_performer_pytorch(
             made.in_proj_bias.copy_(torch.cat(biases))
             made.out_proj.bias.copy_(state.get(f"{prefix}to_out.bias", q.new_zeros(dim)))
     return made
+
+
+def encoder_from_performer_pytorch(
+    state: Mapping[str, torch.Tensor], prefix: str = "performer.", *, generalized: bool = False, **attention: Any
+) -> torch.nn.TransformerEncoder:
+    """The layers of a performer-pytorch `Performer`, or of the one inside of a `PerformerLM`, as an encoder of torch.
+
+    It takes x [B,L,C] of embeddings, and `src_key_padding_mask` where that library takes `mask`, with True and False
+    exchanged. The last norm is that of the `PerformerLM`, if there is one.
+
+    Args:
+        state: a state dictionary that has `net.layers.0.0.fn.to_q.weight` and so on under `prefix`.
+        prefix: `performer.` in a `PerformerLM`; empty for a `Performer`.
+        generalized, attention: as in `from_performer_pytorch`.
+
+    Raises:
+        ConfigError: no such layers, or layers of another kind: reversible ones, `use_rezero`, `use_scalenorm`, `ff_glu`
+            and `shift_tokens` have no form here.
+    """
+    layers: list[torch.nn.Module] = []
+    while any(name.startswith(f"{prefix}net.layers.{len(layers)}.") for name in state):
+        start = f"{prefix}net.layers.{len(layers)}."
+        layers.append(_encoder_layer(state, start, {"generalized": generalized, "layer": len(layers), **attention}))
+    if not layers:
+        raise ConfigError(f"state has no {prefix}net.layers.0; its attention layers are {_layers(state) or 'none'}")
+    width = state[f"{prefix}net.layers.0.0.norm.weight"]
+    last = prefix.removesuffix("performer.") + "norm."
+    norm = None
+    if prefix.endswith("performer.") and last + "weight" in state:
+        norm = torch.nn.LayerNorm(len(width), dtype=width.dtype)
+        _copy(state, last, norm)
+    template = torch.nn.TransformerEncoderLayer(1, 1, 1, device="meta")
+    made = torch.nn.TransformerEncoder(template, 0, norm, enable_nested_tensor=False)
+    made.layers = torch.nn.ModuleList(layers)
+    made.num_layers = len(layers)
+    return made
+
+
+def _encoder_layer(
+    state: Mapping[str, torch.Tensor], start: str, attention: Mapping[str, Any]
+) -> torch.nn.TransformerEncoderLayer:
+    missing = [name for name in _PARTS if start + name not in state]
+    if missing:
+        raise ConfigError(f"state has no {start}{missing[0]}; only layers that begin with a layer norm are known")
+    wide, narrow = state[start + "1.fn.fn.w1.weight"], state[start + "1.fn.fn.w2.weight"]
+    if wide.shape[0] != narrow.shape[1]:
+        raise ConfigError(f"{start}1 has a gated feed-forward layer (ff_glu), which has no form here")
+    attend = from_performer_pytorch(state, start + "0.fn.", **attention)
+    made = torch.nn.TransformerEncoderLayer(
+        attend.embed_dim,
+        attend.num_heads,
+        len(wide),
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+        dtype=wide.dtype,
+    )
+    made.self_attn = attend
+    parts = (
+        (made.norm1, "0.norm."),
+        (made.norm2, "1.norm."),
+        (made.linear1, "1.fn.fn.w1."),
+        (made.linear2, "1.fn.fn.w2."),
+    )
+    for module, name in parts:
+        _copy(state, start + name, module)
+    return made
+
+
+@torch.no_grad()
+def _copy(state: Mapping[str, torch.Tensor], prefix: str, to: torch.nn.Module) -> None:
+    for name, parameter in to.named_parameters():
+        parameter.copy_(state[prefix + name])
 
 
 def _layers(state: Mapping[str, torch.Tensor]) -> str:
