@@ -88,7 +88,7 @@ def test_trap_norms_of_smreg_shrink_with_the_number_of_features():
     for num_features in (64, 256, 1024):
         omega = protperf.draw_projection(num_features, 64, norm="sqrt_dim")
         assert np.abs(np.linalg.norm(omega, axis=1) - 8).max() < 1e-12
-    # The map makes the norms itself, whatever omega has.
+    # The map makes the norms itself, from any that omega has.
     rng = np.random.default_rng(0)
     q, k, v = 0.5 * rng.standard_normal((3, 1, 1, 20, 64))
     omega = protperf.draw_projection(64, 64)
