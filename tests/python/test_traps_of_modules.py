@@ -13,6 +13,7 @@ import protperf
 import protperf.torch
 from protperf.torch import favor_attention
 from protperf.torch.nn import FavorAttention, MultiheadAttention, attention_core, scaled_dot_product_attention
+from protperf.torch.seeing import attention_map
 
 
 def test_trap_padding_and_dropout_are_ignored():
@@ -113,3 +114,12 @@ def test_trap_a_copy_of_a_module_forgets_its_draw():
     other.redraw(4)
     core.redraw(4)
     assert torch.equal(other.omega, core.omega)
+
+
+@pytest.mark.parametrize(("name", "better"), [("trigonometric", "positive"), ("fourier", "gaussian")])
+def test_trap_weights_of_sines_and_cosines_are_negative_without_a_word(name, better):
+    q, k, _ = normal(0.5, length=20, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=f"{name}.*may be negative.*{better}"):
+        core = attention_core(D, 1, feature_map=name, num_features=32)
+    assert attention_map(core.double(), q, k).min() < 0
+    assert attention_map(attention_core(D, 1, feature_map=better, num_features=32).double(), q, k).min() > 0

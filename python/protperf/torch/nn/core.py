@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from protperf.torch.nn.learned import LearnedAttention
 from protperf.torch.nn.windowed import WindowedHeads
 
 __all__ = ["ExactAttention", "attention_core"]
+
+_OF_EITHER_SIGN = {"trigonometric": "positive", "fourier": "gaussian"}
+"""Maps whose weights may be negative, and those of the same kernel whose weights may not."""
 
 
 class ExactAttention(torch.nn.Module):
@@ -55,6 +59,8 @@ def attention_core(
 ) -> torch.nn.Module:
     """The module that computes attention for `num_heads` heads, each with an omega of its own.
 
+    Maps of sines and cosines come with a warning: their weights may be negative.
+
     Args:
         feature_map: `exact`, `learned`, a name from `protperf.feature_maps()`, or one of
             `protperf.torch.fitting.FITTED_MAPS`, which makes a `FittedAttention` that has to observe queries and keys.
@@ -66,6 +72,12 @@ def attention_core(
     Raises:
         ConfigError: an unknown name, or more heads with a window than there are.
     """
+    if feature_map in _OF_EITHER_SIGN:
+        warnings.warn(
+            f"weights of {feature_map!r} may be negative, and their sum near 0, where |x|^2 is above 1; "
+            f"those of {_OF_EITHER_SIGN[feature_map]!r}, an estimate of the same kernel, may not",
+            stacklevel=2,
+        )
     num_window_heads = _arguments.check_integer("num_window_heads", num_window_heads)
     if num_window_heads == 0:
         return _core_of_all(head_dim, num_heads, feature_map, num_features, causal, **options)
