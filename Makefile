@@ -16,6 +16,8 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 RUST := $(shell find rust -name '*.rs' -o -name '*.wgsl' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
+EXPERIMENTS := approximation variance regime length transfer
+
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export UV_PYTHON_DOWNLOADS := never
@@ -25,7 +27,7 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: help setup demo test test-rust test-python lint format pin bench experiments fuzz soak wheel wheel-check lock clean distclean
+.PHONY: help setup demo test test-rust test-python lint format pin bench experiments experiments-full fuzz soak wheel wheel-check lock clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,10 +65,11 @@ bench: setup ## time everything against bounds and peers into benches/RESULTS.md
 	{ for part in attention training scoring reading startup; do printf '\n## %s\n\n' "$$part"; \
 		python "benches/$$part.py" $(if $(filter startup,$$part),,$(BENCH)); done; } | tee benches/RESULTS.md
 
-experiments: setup ## figures of the Performer article, corrected and extended, into runs/experiments
-	python experiments/approximation/run.py --out runs/experiments/approximation
-	python experiments/variance/run.py --out runs/experiments/variance
-	python experiments/regime/run.py --out runs/experiments/regime
+experiments: setup ## figures of the Performer article, corrected and extended, into runs/experiments, half an hour
+	@for name in $(EXPERIMENTS); do echo "$$name"; python experiments/$$name/run.py $(FORM) --out runs/experiments/$$name; done
+
+experiments-full: ## the same with longer runs, hours, into runs/experiments
+	@$(MAKE) experiments FORM=--full
 
 fuzz: setup ## fuzz every reader, and the kernels, for 60 seconds each and print the executions reached
 	bash fuzz/run.sh 60

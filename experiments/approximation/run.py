@@ -14,7 +14,7 @@ import numpy as np
 import protperf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from results import arguments, write_table
+from results import arguments, choose, print_cost, write_table
 
 LENGTH, HEAD_DIM = 1024, 16
 SIGMAS = (0.5, 1.0)
@@ -74,12 +74,13 @@ def draw(path, found):
 def main():
     """Run, and write the table and the picture."""
     options = arguments(__doc__.splitlines()[0])
-    samples, length = (2, 64) if options.quick else (15, LENGTH)
+    samples, length = choose(options, quick=(2, 64), usual=(15, LENGTH), full=(15, 4 * LENGTH))
     found = {sigma: errors(sigma, samples, length) for sigma in SIGMAS}
     names = dict.fromkeys(name for name, _ in found[SIGMAS[0]])
     rows = [[f"{sigma}", name, *(found[sigma][name, m] for m in FEATURES)] for sigma in SIGMAS for name in names]
     write_table(options.out / "table.md", ["sigma", "estimate", *(f"M = {m}" for m in FEATURES)], rows)
     draw(options.out / "figure.png", found)
+    print_cost()
 
 
 if __name__ == "__main__":

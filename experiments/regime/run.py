@@ -15,7 +15,7 @@ from protperf.torch.nn import attention_core
 from protperf.torch.regime import measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from results import arguments, write_table
+from results import arguments, choose, print_cost, write_table
 
 HEAD_DIM, LENGTH, NUM_FEATURES = 64, 128, 256
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
@@ -100,10 +100,11 @@ def draw(path, rows):
 def main():
     """Run, and write the table and the picture."""
     options = arguments(__doc__.splitlines()[0])
-    rows = table(1 if options.quick else 6)
+    rows = table(choose(options, quick=1, usual=6, full=40))
     header = ["data", "temperature", "E\\|x+y\\|^2", "uniform average", "foretold for positive", *ESTIMATES]
     write_table(options.out / "table.md", header, rows)
     draw(options.out / "figure.png", rows)
+    print_cost()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import protperf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from results import arguments, write_table
+from results import arguments, choose, print_cost, write_table
 
 ANGLES = (0.0, 0.25, 0.5, 0.75, 1.0)  # times pi
 LENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -85,7 +85,7 @@ def draw(path, count):
 def main():
     """Run, and write the table and the picture."""
     options = arguments(__doc__.splitlines()[0])
-    draws = 2_000 if options.quick else 200_000
+    draws = choose(options, quick=2_000, usual=200_000, full=5_000_000)
     rows = []
     for length in LENGTHS:
         for share in ANGLES:
@@ -93,6 +93,7 @@ def main():
             rows.append([f"{length}", f"{share} pi", *(f"{exact[name]:.1e} ({found[name]:.1e})" for name in exact)])
     write_table(options.out / "table.md", ["length", "angle", "sines and cosines", "positive", "hyperbolic"], rows)
     draw(options.out / "figure.png", 20 if options.quick else 120)
+    print_cost()
 
 
 if __name__ == "__main__":
