@@ -73,7 +73,7 @@ def peak_of_process(context, *what):
 def measure(sizes, num_turns):
     """(size, L, backward) -> (seconds, MiB) by name."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["small_model"])
+    context.set_forkserver_preload(["protperf.torch.nn"])
     found = {}
     for label, (size, lengths) in sizes.items():
         for length in lengths:
