@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import error_line, in_process
@@ -17,6 +18,7 @@ from protperf.errors import ConfigError
 from protperf.lm.alphabet import VOCABULARY
 from protperf.lm.export import convert as export
 from protperf.lm.loading import load_run
+from protperf.lm.scoring.likelihood import log_likelihoods
 from protperf.lm.storage import checkpoint
 
 
@@ -32,6 +34,19 @@ def test_safetensors_hold_the_weights_and_the_configuration(runs: dict[str, Path
         metadata = file.metadata()
     assert json.loads(metadata["config"]) == load_run(run).engine.config.to_mapping()
     assert json.loads(metadata["vocabulary"]) == list(VOCABULARY)
+
+
+def test_a_model_to_share_is_half_as_large_and_scores_the_same(runs: dict[str, Path], tmp_path: Path) -> None:
+    out, step = tmp_path / "shared", checkpoint.find(runs["both"])
+    assert in_process("convert", runs["both"], "--to", "model", "-o", out).returncode == 0
+    sizes = [sum(path.stat().st_size for path in folder.iterdir()) for folder in (out, step.path)]
+    assert sizes[0] < 0.6 * sizes[1]
+    residues = [np.frombuffer(b"\4\5\6\7\10\11", np.uint8)]
+    scores = [log_likelihoods(load_run(folder).engine, residues)[0] for folder in (out, runs["both"])]
+    np.testing.assert_array_equal(*scores)
+    facts = [json.loads(in_process("info", folder, "--json").stdout) for folder in (out, runs["both"])]
+    assert all(facts[0][name] == facts[1][name] for name in facts[1] if name != "path")
+    assert "no run" in error_line(in_process("train", "--resume", "-o", out, "--fasta", out / "config.json"))
 
 
 def test_nothing_is_replaced_and_nothing_is_left(

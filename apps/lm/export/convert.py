@@ -1,4 +1,4 @@
-"""Write a trained model for other libraries: a Hugging Face folder, or one safetensors file.
+"""Write a trained model for others: a Hugging Face folder, one safetensors file, or a step whose training has ended.
 
 What is written holds weights and configuration alone, no state of the optimizer. It is put in its place as a whole.
 """
@@ -18,7 +18,7 @@ from protperf.lm.baselines.manifest import is_baseline
 from protperf.lm.export.options import ConvertOptions
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.storage import checkpoint, durable, manifest
-from protperf.lm.storage.plain_file import to_json
+from protperf.lm.storage.plain_file import seal, to_json
 
 _MODELING = "modeling_protperf"
 _SHAPES = ("num_layers", "model_dim", "num_heads", "head_dim", "ffn_dim", "num_features", "attention", "objective")
@@ -45,6 +45,9 @@ def convert(options: ConvertOptions) -> Path:
 
 def _write(step: checkpoint.Step, options: ConvertOptions) -> Path:
     config = manifest.read_config(step)
+    if options.to == "model":
+        durable.write_folder(options.out, _ended(step))
+        return step.path
     _check_known(config)
     if options.to == "safetensors":
         facts = {"config": json.dumps(config.to_mapping()), "vocabulary": json.dumps(VOCABULARY)}
@@ -52,6 +55,16 @@ def _write(step: checkpoint.Step, options: ConvertOptions) -> Path:
     else:
         durable.write_folder(options.out, _folder(step, config))
     return step.path
+
+
+def _ended(step: checkpoint.Step) -> dict[str, bytes]:
+    """The files of a step with an empty state of the training; all else stays to the letter."""
+    from safetensors.numpy import save
+
+    kept = ("config.json", checkpoint.MODEL)
+    contents = {**{name: (step.path / name).read_bytes() for name in kept}, "trainer.safetensors": save({})}
+    files = {name: checkpoint.entry_of(data) for name, data in contents.items()}
+    return {**contents, checkpoint.MANIFEST: seal({**step.manifest, "files": files})}
 
 
 def _check_known(config: ModelConfig) -> None:

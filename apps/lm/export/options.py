@@ -7,7 +7,7 @@ from pathlib import Path
 
 from protperf.lm.options import REQUIRED, check, option
 
-TARGETS = ("hf", "safetensors")
+TARGETS = ("hf", "safetensors", "model")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class ConvertOptions:
     to: str = option(
         REQUIRED,
         "hf: a folder that the library transformers loads; safetensors: one file of weights with the configuration in "
-        "its metadata.",
+        "its metadata; model: a model for protperf, without what only --resume needs: half the size.",
         choices=TARGETS,
     )
     out: Path = option(REQUIRED, "Folder or file to write; it must not exist.", short="-o", unit="PATH")
