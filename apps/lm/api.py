@@ -30,7 +30,7 @@ from protperf.lm.scan.options import RegionOptions
 from protperf.lm.scan.scan import Scan
 from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import residue_rows, score_batches, sequence_row
-from protperf.lm.scoring.options import PlotOptions, ScoreOptions, choose_reading
+from protperf.lm.scoring.options import ScoreOptions, ScoreOutput, choose_reading
 from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions, is_taken
 from protperf.lm.source import Source
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "Table", "baseline", "load", "score", "train"]
 
 _SCORING = [*pick(ScoreOptions), *pick(ReadingOptions)]
-_TABLE = [*pick(TableOptions, "format", "resume", "force"), *pick(RejectOptions), *pick(PlotOptions)]
+_TABLE = [*pick(TableOptions, "format", "resume", "force"), *pick(RejectOptions), *pick(ScoreOutput)]
 _SCANNING = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(RegionOptions)]
 _VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
 _EMBEDDING = [*pick(EmbedOptions), *pick(ReadingOptions)]
@@ -145,7 +145,7 @@ class Model:
         table = instance(TableOptions, {**given, "out": None if out is None else Path(out)})
         asked, reading = instance(ScoreOptions, given), instance(ReadingOptions, given)
         job = ScoreJob(
-            _paths(fasta), asked, reading, table, instance(RejectOptions, given), instance(PlotOptions, given)
+            _paths(fasta), asked, reading, table, instance(RejectOptions, given), instance(ScoreOutput, given)
         )
         summary = job.write(job.prepare(self._loaded, self._options.dtype))
         for text in summary.warnings:

@@ -7,14 +7,14 @@ from typing import Any
 
 from protperf.lm.cli import asking, common
 from protperf.lm.options import instance, pick
-from protperf.lm.scoring.options import PlotOptions, ScoreOptions
+from protperf.lm.scoring.options import ScoreOptions, ScoreOutput
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
 from protperf.lm.tables.options import TableOptions
 
 GROUPS = {
     "input": asking.INPUT,
     "score": pick(ScoreOptions, "method", "direction"),
-    "output": [*pick(ScoreOptions, "shard", "per_residue"), *pick(PlotOptions), *pick(TableOptions)],
+    "output": [*pick(ScoreOptions, "shard", "per_residue"), *pick(ScoreOutput, "plot", "carry"), *pick(TableOptions)],
     "computation": [
         *pick(ScoreOptions, "batch_tokens", "deterministic"),
         *pick(common.ThreadOptions),
@@ -27,7 +27,7 @@ protperf score runs/mine proteins.fa.gz > scores.tsv
 protperf score runs/mine a.fa b.fa -o scores.csv --method pll
 protperf score runs/mine titin.fa --per-residue --plot titin.png -o titin.tsv
 zcat proteins.fa.gz | protperf score runs/mine - | cut -f 2,6
-protperf score runs/mine dms.csv --seq-col sequence -o dms.parquet
+protperf score runs/mine dms.csv --seq-col sequence --carry DMS_score -o dms.tsv
 """
 
 
@@ -41,7 +41,7 @@ def run(given: dict[str, Any]) -> int:
     scoring, reading = instance(ScoreOptions, given), instance(ReadingOptions, given)
     table = instance(TableOptions, given)
     asking.check_models([command.model])
-    job = ScoreJob(command.fasta, scoring, reading, table, instance(RejectOptions, given), instance(PlotOptions, given))
+    job = ScoreJob(command.fasta, scoring, reading, table, instance(RejectOptions, given), instance(ScoreOutput, given))
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.cli.progress import CommandWatch
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protperf import io
-from protperf.lm.scoring.options import PlotOptions, ScoreOptions, choose_reading
+from protperf.lm.scoring.carried import CarriedColumns
+from protperf.lm.scoring.options import ScoreOptions, ScoreOutput, choose_reading
 from protperf.lm.scoring.profile import ProfilePlot
 from protperf.lm.scoring.row import ResidueRow, Row
 from protperf.lm.shared_options import ReadingOptions, RejectOptions, is_taken
 from protperf.lm.tables.destination import check_inputs
 from protperf.lm.tables.fill import JobSummary, counts, fill, fingerprint, input_digests, summarize
-from protperf.lm.tables.formats import Encoder, choose_format
+from protperf.lm.tables.formats import Encoder, choose_format, columns_of
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.rejects import RejectList
 from protperf.lm.tables.resume import identify_record
@@ -57,12 +58,16 @@ class ScoreJob:
 
     def __init__(
         self, fasta: Sequence[str], scoring: ScoreOptions, reading: ReadingOptions, table: TableOptions,
-        rejects: RejectOptions | None = None, plot: PlotOptions | None = None,
+        rejects: RejectOptions | None = None, output: ScoreOutput | None = None,
     ) -> None:  # fmt: skip
         self._fasta, self._scoring, self._reading, self._table = list(fasta), scoring, reading, table
-        self._encoder = Encoder(ResidueRow if scoring.per_residue else Row, choose_format(table.format, table.out))
+        output = output or ScoreOutput()
+        columns = columns_of(ResidueRow if scoring.per_residue else Row)
+        self._carried = CarriedColumns(output.carry, self._fasta, reading.seq_col, columns)
+        self._carry = output.carry
+        self._encoder = Encoder(self._carried.columns, choose_format(table.format, table.out))
         check_inputs(table.out, self._fasta)
-        self._plot = None if plot is None or plot.plot is None else ProfilePlot(plot.plot, scoring, self._fasta, table)
+        self._plot = None if output.plot is None else ProfilePlot(output.plot, scoring, self._fasta, table)
         left_out = RejectList(rejects, [*self._fasta, table.out])
         self._reader = left_out.reading(io.read_tokens(self._fasta, **reading.to_mapping()))
 
@@ -86,6 +91,8 @@ class ScoreJob:
             self._announce(loaded, method, work, watch)
         digests = input_digests(self._fasta, self._table.out, watch)
         options = {**self._reading.to_mapping(), **self._scoring.to_mapping(), "method": method, "dtype": dtype}
+        if self._carry:
+            options["carry"] = list(self._carry)
         total = None if work is None or self._scoring.shard is not None else work.tokens
         facts = fingerprint(loaded, digests, options, self._scoring.deterministic)
         return PreparedJob(loaded, method, total, facts)
@@ -115,7 +122,11 @@ class ScoreJob:
             batches = (
                 (
                     [item for record, _ in batch for item in self._items(record)],
-                    [row for record, values in batch for row in rows(record, values, job.method)],
+                    [
+                        self._carried.row(record, row)
+                        for record, values in batch
+                        for row in rows(record, values, job.method)
+                    ],
                 )
                 for batch in scored
             )

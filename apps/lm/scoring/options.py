@@ -49,8 +49,13 @@ class ScoreOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlotOptions:
-    """What is drawn of a table of residues."""
+class ScoreOutput:
+    """What a table of scores of files has besides these, and what is drawn of it."""
+
+    carry: tuple[str, ...] = option(
+        (), "Column of the input to carry on, next to the scores, as it is: one of a table, or description, the rest "
+        "of the header of FASTA; repeatable.", unit="NAME",
+    )  # fmt: skip
 
     plot: Path | None = option(
         None, "With --per-residue, picture to write of the scores along the first sequences, .png or .svg; needs "

@@ -11,7 +11,7 @@ from protperf.errors import ConfigError
 from protperf.lm import picture
 from protperf.lm.scoring.options import ScoreOptions
 from protperf.lm.tables.destination import check_target, is_file
-from protperf.lm.tables.formats import choose_format
+from protperf.lm.tables.formats import cell, choose_format
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.tables.read_back import read_numbers
 from protperf.lm.watch import Watch
@@ -57,7 +57,7 @@ class ProfilePlot:
         """The rows that this run computes."""
         for items, rows in batches:
             left = self._num_rows - len(self._values)
-            self._values += [row.ll for row in rows[: max(0, left)]]
+            self._values += [cell(row, "ll") for row in rows[: max(0, left)]]
             yield items, rows
 
     @property
