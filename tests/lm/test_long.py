@@ -14,6 +14,8 @@ import pytest
 from commands import COMMAND, environment, in_process, table, write_fasta
 from machine import HANG_S
 
+from protperf import io
+
 MAX_KB = 2 << 20
 MEASURE = """
 import resource, subprocess, sys
@@ -68,6 +70,16 @@ def test_the_longest_proteins_are_embedded_below_2_gb(fasta: Path, shared_data: 
         assert file["length"].max() == 34_350
         assert file["residues"].shape == (file["length"].sum(), 128)
         assert np.isfinite(file["residues"]).all()
+    print(f"\npeak {kilobytes / 2**20:.2f} GB, {seconds:.0f} s")
+    assert kilobytes < MAX_KB
+
+
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_CHILDREN") or os.name != "posix", reason="needs getrusage")
+def test_a_region_of_titin_is_scanned_below_2_gb(fasta: Path, shared_data: Path, tmp_path: Path) -> None:
+    titin = max(io.scan([shared_data / "long" / "long_proteins.fasta.gz"]), key=len)
+    path = write_fasta(tmp_path / "titin.fa", {"titin": titin.sequence})
+    out, kilobytes, seconds = peak("scan", "-q", nano(tmp_path, fasta, "relu"), path, "--region", "34349-34350")
+    assert [row["pos"] for row in table(out)] == ["34349"] * 19 + ["34350"] * 19
     print(f"\npeak {kilobytes / 2**20:.2f} GB, {seconds:.0f} s")
     assert kilobytes < MAX_KB
 

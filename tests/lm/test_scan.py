@@ -203,11 +203,13 @@ def test_a_killed_scan_is_continued_to_the_same_table_and_picture(
 
 def test_a_heat_map_is_drawn_as_png_and_svg(runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("x.png", "x.svg"):
-        words = ["scan", runs["both"], WILD * 7, "--strategy", "wt", "--heatmap", tmp_path / name, "-q"]
-        assert in_process(*words).returncode == 0
-        first = (tmp_path / name).read_bytes()
-        assert in_process(*words).returncode == 0
-        assert (tmp_path / name).read_bytes() == first
+        words = ["--strategy", "wt", "--heatmap", tmp_path / name, "-q"]
+        # The same scan makes the same file, of which a small one says as much as a large one.
+        files = []
+        for wild_type in (WILD, WILD, WILD * 7):
+            assert in_process("scan", runs["both"], wild_type, *words).returncode == 0
+            files.append((tmp_path / name).read_bytes())
+        assert files[0] == files[1] != files[2]
     with Image.open(tmp_path / "x.png") as image:
         width, height = image.size
     # 308 residues: four rows of 80 columns, wide enough for letters of which each is 19 pixels wide.
