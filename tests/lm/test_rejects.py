@@ -71,6 +71,18 @@ def test_a_training_lists_those_of_both_its_files(odd: Path, fasta: Path, small_
     assert len(found(tmp_path / "left.csv")) > len(listed)
 
 
+def test_what_looks_at_sets_lists_them_too(odd: Path, tmp_path: Path) -> None:
+    for action, more in (("stats", []), ("build", ["-o", tmp_path / "x.tokens"]), ("split", ["-o", tmp_path / "s"])):
+        words = ["data", action, odd, "--residues", "skip", "--rejects", tmp_path / "left.tsv", *more, "--by", "random"]
+        result = in_process(*words, "--fraction", ".5", "--fraction", ".5")
+        assert result.returncode == 0, result.stderr
+        assert found(tmp_path / "left.tsv") == expected(odd)
+        (tmp_path / "left.tsv").unlink()
+    words = ["data", "check", odd, odd, "--residues", "skip", "--rejects", tmp_path / "left.tsv"]
+    assert in_process(*words).returncode == 0
+    assert found(tmp_path / "left.tsv") == expected(odd) * 2
+
+
 def test_a_list_may_be_empty_or_lines_of_json(odd: Path, fasta: Path, runs: dict[str, Path], tmp_path: Path) -> None:
     clean = tmp_path / "clean.fa"
     clean.write_text(">a\nACD\n")

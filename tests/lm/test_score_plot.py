@@ -38,7 +38,7 @@ def check(profiles: list[Profile], table: list[float]) -> None:
     assert [profile.name for profile in profiles] == ["none", *(f"p{i}" for i in range(7))]
     assert [len(profile.values) for profile in profiles] == lengths
     found = [value for profile in profiles for value in profile.values]
-    # The row of the sequence without residues is not one of a residue.
+    # A sequence without residues has a row all the same, which is not drawn.
     np.testing.assert_array_equal(found, table[1 : len(found) + 1])
     assert any(map(math.isnan, found))
 

@@ -35,7 +35,7 @@ class DataCommand:
 
 
 GROUPS = {
-    "input": [*pick(DataCommand), *pick(DataOptions, "seq_col", "residues", "dedup")],
+    "input": [*pick(DataCommand), *pick(DataOptions, "seq_col", "residues", "rejects", "dedup")],
     "split": pick(DataOptions, "by", "identity", "clusters", "group_col", "fractions", "seed"),
     "check": pick(DataOptions, "fail_above"),
     "output": pick(DataOptions, "out", "force", "as_json"),

@@ -39,20 +39,18 @@ def act(action: str, files: Sequence[str], options: DataOptions, warn: Warn) -> 
 
 
 def _build(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
-    count = write_tokens(
-        files, str(options.out), residues=options.residues, seq_col=options.seq_col, dedup=options.dedup, warn=warn
-    )
+    how = {name: getattr(options, name) for name in ("residues", "seq_col", "dedup", "rejects")}
+    count = write_tokens(files, str(options.out), warn=warn, **how)
     return Outcome({"sequences": count}, remarks=(f"{options.out}: {count:,} sequences",))
 
 
 def _stats(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
-    found = api.data_stats(files, options.residues, warn, options.seq_col)
+    found = api.data_stats(files, options.residues, warn, options.seq_col, options.rejects)
     return Outcome(found, _table(found.items()))
 
 
 def _split(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
-    names = ("residues", "seq_col", "dedup", "by", "identity", "clusters", "group_col", "fractions", "seed", "force")
-    chosen = {name: getattr(options, name) for name in names}
+    chosen = {each.argument: getattr(options, each.name) for each in api.SPLIT_OPTIONS}
     found = api.data_split(files, str(options.out), warn=warn, **chosen)
     parts = ", ".join(f"{name} {part['sequences']:,}" for name, part in found["parts"].items())
     return Outcome(found, remarks=(f"{options.out}: {parts} sequences",))
@@ -61,7 +59,7 @@ def _split(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
 def _check(files: Sequence[str], options: DataOptions, warn: Warn) -> Outcome:
     first, second = files
     identities = sorted({*IDENTITIES, options.identity})
-    rows = api.data_check(first, second, options.residues, identities, warn, options.seq_col)
+    rows = api.data_check(first, second, options.residues, identities, warn, options.seq_col, options.rejects)
     found = [dataclasses.asdict(row) for row in rows]
     share = next(row.share for row in rows if row.relation == f"{options.identity:g}")
     fails = options.fail_above is not None and share > options.fail_above

@@ -16,27 +16,42 @@ from protperf.lm.data.partition import assign, groups_by_name, groups_of, write_
 from protperf.lm.data.records import read_records
 from protperf.lm.data.stats import statistics
 from protperf.lm.options import from_keywords, instance, pick, takes
+from protperf.lm.shared_options import RejectOptions
 from protperf.lm.tables.fill import file_digest
+from protperf.lm.tables.rejects import RejectList
 from protperf.message import Argument, Message
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Warn = Callable[[str], None]
 _IDENTITY = Argument("identity")
-_SPLIT = pick(
-    DataOptions, "residues", "seq_col", "dedup", "by", "identity", "clusters", "group_col", "fractions", "seed", "force"
-)
+SPLIT_OPTIONS = pick(
+    DataOptions, "residues", "seq_col", "rejects", "dedup", "by", "identity", "clusters", "group_col", "fractions",
+    "seed", "force",
+)  # fmt: skip
 
 
 def _silent(text: str) -> None:
     """Remarks that nobody asked for."""
 
 
-def data_stats(fasta: Paths, residues: str = "map", warn: Warn = _silent, seq_col: str | None = None) -> dict[str, Any]:
-    """Counts, lengths, composition, odd residues and duplicates of sequence files, by name."""
-    return statistics(read_records(_listed(fasta), residues, warn, seq_col=seq_col))
+def data_stats(
+    fasta: Paths,
+    residues: str = "map",
+    warn: Warn = _silent,
+    seq_col: str | None = None,
+    rejects: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Counts, lengths, composition, odd residues and duplicates of sequence files, by name.
+
+    Args:
+        rejects: a table to write of the records that the policy left out, .tsv, .csv or .jsonl.
+    """
+    paths = _listed(fasta)
+    left_out = _reject_list(rejects, paths)
+    return statistics(read_records(paths, residues, warn, seq_col=seq_col, listing=left_out.reading))
 
 
-@takes(_SPLIT)
+@takes(SPLIT_OPTIONS)
 def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silent, **options: Any) -> dict[str, Any]:
     """Divide sequence files into `train.fasta`, `valid.fasta` and `test.fasta` in a directory; returns the manifest.
 
@@ -45,9 +60,10 @@ def data_split(fasta: Paths, out: str | os.PathLike[str], *, warn: Warn = _silen
     Raises:
         DataError: a part would be empty; ConfigError, FastaError, FileError: as on the command line.
     """
-    asked = instance(DataOptions, from_keywords(options, _SPLIT))
+    asked = instance(DataOptions, from_keywords(options, SPLIT_OPTIONS))
     paths = _listed(fasta)
-    records = read_records(paths, asked.residues, warn, seq_col=asked.seq_col)
+    left_out = RejectList(asked, paths)
+    records = read_records(paths, asked.residues, warn, seq_col=asked.seq_col, listing=left_out.reading)
     groups_named = _group_names(paths, asked) if asked.by == "column" else None
     if asked.dedup:
         firsts = records.first_places()
@@ -84,12 +100,27 @@ def _group_names(paths: list[str], asked: DataOptions) -> list[str]:
 
 
 def data_check(
-    known: Paths, asked: Paths, residues: str = "map", identities: Sequence[float] = IDENTITIES, warn: Warn = _silent,
+    known: Paths,
+    asked: Paths,
+    residues: str = "map",
+    identities: Sequence[float] = IDENTITIES,
+    warn: Warn = _silent,
     seq_col: str | None = None,
-) -> list[OverlapRow]:  # fmt: skip
-    """How much of the set `asked` is known from the set `known`: equal sequences, and relatives at each identity."""
-    records = [read_records(_listed(paths), residues, warn, seq_col=seq_col) for paths in (known, asked)]
+    rejects: str | os.PathLike[str] | None = None,
+) -> list[OverlapRow]:
+    """How much of the set `asked` is known from the set `known`: equal sequences, and relatives at each identity.
+
+    Args:
+        rejects: a table to write of the records of both that the policy left out, .tsv, .csv or .jsonl.
+    """
+    sets = [_listed(known), _listed(asked)]
+    left_out = _reject_list(rejects, [path for paths in sets for path in paths])
+    records = [read_records(paths, residues, warn, seq_col=seq_col, listing=left_out.reading) for paths in sets]
     return overlap(records[0], records[1], tuple(identities))
+
+
+def _reject_list(path: str | os.PathLike[str] | None, taken: Sequence[str]) -> RejectList:
+    return RejectList(None if path is None else RejectOptions(rejects=Path(path)), taken)
 
 
 def _listed(paths: Paths) -> list[str]:

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from protperf.errors import ConfigError
-from protperf.lm.options import check, option
-from protperf.lm.shared_options import residues_option, seq_col_option
+from protperf.lm.options import option
+from protperf.lm.shared_options import RejectOptions, residues_option, seq_col_option
 from protperf.message import Argument, Message
 
 PARTS = ("train", "valid", "test")
@@ -15,7 +15,7 @@ PARTS = ("train", "valid", "test")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DataOptions:
+class DataOptions(RejectOptions):
     """Options of building, describing, dividing and comparing sets."""
 
     out: Path | None = option(
@@ -48,7 +48,7 @@ class DataOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        RejectOptions.__post_init__(self)
         if len(self.fractions) not in (0, 2, 3):
             text = "{fractions} is given {count} times; name 2 parts (train, valid) or 3 (train, valid, test)"
             raise ConfigError(Message(text, fractions=Argument("fractions"), count=len(self.fractions)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from protperf import io
 from protperf.lm.data.distinct import Distinct
-from protperf.lm.data.store import TokenStore
+from protperf.lm.data.store import Listing, TokenStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,16 @@ def read_records(
     *,
     seq_col: str | None = None,
     id_col: str | None = None,
+    listing: Listing = lambda reader: reader,
 ) -> Records:
     """Read files; errors are those of `protperf.io.read_tokens`.
 
     Args:
         warn: called with each remark of the reader.
         seq_col: the files are tables with their sequences in this column, and their ids in `id_col`.
+        listing: looks at the batches of the reader as they pass, such as `RejectList.reading`.
     """
-    reader = io.read_tokens(list(paths), residues=residues, seq_col=seq_col, id_col=id_col)
+    reader = listing(io.read_tokens(list(paths), residues=residues, seq_col=seq_col, id_col=id_col))
     ids: list[str] = []
     descriptions: list[str] = []
     tokens, lengths = [np.empty(0, np.uint8)], [np.empty(0, np.int64)]

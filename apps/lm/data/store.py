@@ -24,11 +24,15 @@ from protperf.lm.data.token_file import (
     open_tokens,
     write_token_file,
 )
+from protperf.lm.shared_options import RejectOptions
 from protperf.lm.storage import durable
+from protperf.lm.tables.rejects import RejectList
 from protperf.message import Argument, Message
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
+Listing = Callable[[io.Reader], io.Reader]
+"""Makes a reader of a reader, which looks at the batches as they pass."""
 MAX_MEMORY_BYTES = 1 << 26
 """Tokens of the input up to which they are kept in memory; more go to a file."""
 
@@ -129,7 +133,7 @@ def read_store(
     *,
     seq_col: str | None = None,
     folder: Path | None = None,
-    listing: Callable[[io.Reader], io.Reader] = lambda reader: reader,
+    listing: Listing = lambda reader: reader,
 ) -> TokenStore:
     """Read every non-empty record of sequence files, of tables with their sequences in the column `seq_col`, or a file
     that `write_tokens` wrote.
@@ -169,6 +173,7 @@ def write_tokens(
     residues: str = "map",
     seq_col: str | None = None,
     dedup: bool = False,
+    rejects: str | os.PathLike[str] | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Write the residues of sequence files to one file, which `train` takes in their place; returns the number of
@@ -182,6 +187,7 @@ def write_tokens(
         residues: `map`, `strict` or `skip`; see `protperf.io.read_tokens`.
         seq_col: the files are tables (CSV or TSV) with their sequences in this column.
         dedup: of equal sequences, keep the first alone.
+        rejects: a table to write of the records that were left out, .tsv, .csv or .jsonl.
         warn: called with each remark of the reader: notes, warnings, and the number of records left out.
 
     Raises:
@@ -193,7 +199,8 @@ def write_tokens(
         raise ConfigError(f"{os.fspath(out)}: is a directory; name a file")
     if any(os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out) for path in paths):
         raise ConfigError(f"{os.fspath(out)}: is one of the inputs, which would be replaced; name another file")
-    reader = io.read_tokens(paths, residues=residues, seq_col=seq_col)
+    left_out = RejectList(None if rejects is None else RejectOptions(rejects=Path(rejects)), [*paths, out])
+    reader = left_out.reading(io.read_tokens(paths, residues=residues, seq_col=seq_col))
     distinct = Distinct() if dedup else None
     header = write_token_file(reader, Path(out), distinct)
     _report(reader, warn)
