@@ -1,6 +1,7 @@
 """The examples of the documentation run as they stand, one page from top to bottom."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,10 @@ def test_every_test_of_a_trap_is_in_the_table():
     table = (DOCS / "traps.md").read_text(encoding="utf-8")
     code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/python/test_traps_*.py"))
     assert not [name for name in re.findall(r"def (test_trap_\w+)", code) if f"`{name}`" not in table]
+
+
+def test_the_reference_is_that_of_the_docstrings():
+    made = runpy.run_path(str(DOCS / "api.py"))["page"]()
+    assert made == (DOCS / "api.md").read_text(encoding="utf-8"), "run python docs/api.py"
+    for name in ("favor_attention", "WindowedHeads", "rollout", "measure", "fit"):
+        assert f"### {name}\n" in made

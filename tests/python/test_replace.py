@@ -221,7 +221,14 @@ def gpt():
     return GPT2LMHeadModel(GPT2Config(vocab_size=33, n_embd=16, n_layer=2, n_head=2, n_positions=64, use_cache=False))
 
 
-MODELS = [esm, bert, gpt]
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=33, num_key_value_heads=2, use_cache=False, **sizes))
+
+
+MODELS = [esm, bert, gpt, llama]
 
 
 def logits(model, padded=False):
@@ -233,7 +240,9 @@ def logits(model, padded=False):
         tokens[1, 15:] = 1
     with torch.no_grad():
         found = model(
-            input_ids=tokens, attention_mask=mask, **({"use_cache": False} if "GPT" in str(type(model)) else {})
+            input_ids=tokens,
+            attention_mask=mask,
+            **({"use_cache": False} if type(model).__name__.startswith(("GPT", "Llama")) else {}),
         )
     return found.logits[mask.bool()]
 
