@@ -73,6 +73,7 @@ def signature(name: str, thing: object) -> str:
         result = "" if given.return_annotation is given.empty else f" -> {given.return_annotation}"
         text = "\n".join([f"{name}(", *lines, f"){result}"])
     # Annotations are texts, which are shown without their quotes.
+    text = re.sub(r"ForwardRef\(('[^']*')[^)]*\)", r"\1", text)
     return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
 
 
