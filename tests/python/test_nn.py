@@ -91,6 +91,27 @@ def test_compiles_into_one_graph():
     assert same_bits(torch.compile(module, fullgraph=True, backend="aot_eager")(q, k, v), module(q, k, v))
 
 
+def test_a_graph_reads_the_directions_of_a_redraw_and_decodes():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    module = FavorAttention(8, 16, causal=True)
+    compiled = torch.compile(module.with_state, fullgraph=True, backend=backend, dynamic=True)
+    for draw in range(3):
+        module.redraw(draw)
+        state = found = None
+        for length in (5, 7):
+            q, k, v, _ = tensors(1, 2, length, dtype=torch.float32)
+            (needed, state), found = module.with_state(q, k, v, state), compiled(q, k, v, found and found[1])
+            assert same_bits(found[0], needed)
+            assert same_bits(found[1], state)
+    # One with a state and one without.
+    assert len(graphs) == 2
+
+
 def test_layers_of_one_seed_draw_different_directions():
     first, second = FavorAttention(8, 16, layer=0), FavorAttention(8, 16, layer=1)
     assert not torch.equal(first.omega, second.omega)

@@ -54,6 +54,18 @@ def test_the_error_of_fitted_maps_is_foretold_too(kind):
     assert 0.5 < float(measure(q, k, feature_map="saderf").error) / found_error("saderf", q, k, v) < 2
 
 
+def test_padding_is_left_out_of_the_figures():
+    q, k, _ = data("peaked", 2.0)
+    padding = torch.arange(L)[None] >= 100
+    hidden = padding[:, None, :, None]
+    needed = measure(q[:, :, :100], k[:, :, :100])
+    for content in (0.0, 1e3, torch.nan):
+        found = measure(q.masked_fill(hidden, content), k.masked_fill(hidden, content), key_padding_mask=padding)
+        assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(found[:3], needed[:3], strict=True))
+    longer = measure(q.repeat(1, 1, 4, 1), k, key_padding_mask=padding)
+    assert torch.isfinite(longer.error).all()
+
+
 def test_the_closed_form_holds_where_estimates_are_good():
     for size in (0.5, 1.0, 1.5):
         q, k, v = data("random", size)

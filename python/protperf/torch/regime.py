@@ -15,6 +15,7 @@ import torch
 
 from protperf.errors import ConfigError
 from protperf.functional import draw_projection
+from protperf.torch.exact import softmax_attention
 from protperf.torch.fitting import FITTED_MAPS, apply_rotation, fit, moments
 from protperf.torch.functional import favor_attention
 
@@ -64,6 +65,7 @@ def measure(
     max_rows: int = 256,
     num_draws: int = 2,
     seed: int = 0,
+    key_padding_mask: torch.Tensor | None = None,
 ) -> Regime:
     """Try a map on evenly spaced rows of some queries and keys.
 
@@ -73,6 +75,7 @@ def measure(
         feature_map: a name from `protperf.torch.fitting.FITTED_MAPS`, fitted to these inputs.
         shift: whether the means are subtracted; False is what `FavorAttention` does.
         num_draws: draws of omega that are averaged over.
+        key_padding_mask: bool [B,S], True where a key, and where L = S also the query of its place, is padding.
 
     Raises:
         ConfigError: an unknown map, or a number below 1.
@@ -82,21 +85,27 @@ def measure(
     for name, number in (("num_features", num_features), ("max_rows", max_rows), ("num_draws", num_draws)):
         if number < 1:
             raise ConfigError(f"{name} is {number}; it must be at least 1")
-    of_inputs = moments(q, k)
-    q, k = (_some(x, max_rows).double() for x in (q, k))
+    of_inputs = moments(q, k, key_padding_mask=key_padding_mask)
+    counts = torch.ones(q.shape[0], 1, q.shape[2], device=q.device, dtype=torch.bool)
+    if key_padding_mask is not None:
+        counts = ~key_padding_mask[:, None] if q.shape[2] == k.shape[2] else counts
+        key_padding_mask = _some(key_padding_mask, max_rows, 1)
+    q = q.double().masked_fill(~counts[..., None], 0.0)
+    q, k, counts = (_some(x, max_rows, 2) for x in (q, k.double(), counts))
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-    exact = (q @ k.mT * q.shape[3] ** -0.5).softmax(-1)
-    norm = exact.square().sum(-1)
+    # Values that are one-hot make the output the weights.
     one_hot = torch.eye(k.shape[2], dtype=k.dtype, device=k.device).expand(*k.shape[:2], -1, -1)
-    squares = torch.zeros_like(norm)
+    exact = softmax_attention(q, k, one_hot, key_padding_mask=key_padding_mask)
+    uniform = softmax_attention(0 * q, k, one_hot, key_padding_mask=key_padding_mask)
+    squares = torch.zeros_like(exact[..., 0])
     for draw in range(num_draws):
         omega = draw_projection(num_features, q.shape[3], seed=seed, stream=(0, 0, draw))
         fitted = fit(feature_map, torch.from_numpy(omega).to(q.device), of_inputs, shift=shift)
         x, y = apply_rotation(q, fitted.rotation), apply_rotation(k, fitted.rotation)
-        # Values that are one-hot make the output the weights.
-        weights = favor_attention(x, y, one_hot, None, feature_map=fitted.record)
+        weights = favor_attention(x, y, one_hot, None, feature_map=fitted.record, key_padding_mask=key_padding_mask)
         squares += (weights - exact).square().sum(-1) / num_draws
-    uniform = (exact - 1 / k.shape[2]).square().sum(-1)
+    norm, squares = exact.square().sum(-1) * counts, squares * counts
+    uniform = (uniform - exact).square().sum(-1) * counts
     size = (of_inputs.centred() if shift else of_inputs).size
     return Regime(size, _relative(squares, norm), _relative(uniform, norm), num_features)
 
@@ -106,10 +115,10 @@ def _relative(squares: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     return (squares.sum((0, 2)) / norm.sum((0, 2))).sqrt()
 
 
-def _some(x: torch.Tensor, count: int) -> torch.Tensor:
-    """At most `count` evenly spaced rows of [B,H,L,D]."""
-    length = x.shape[2]
-    return x if length <= count else x[:, :, torch.arange(count, device=x.device) * length // count]
+def _some(x: torch.Tensor, count: int, axis: int) -> torch.Tensor:
+    """At most `count` evenly spaced places of an axis."""
+    length = x.shape[axis]
+    return x if length <= count else x.index_select(axis, torch.arange(count, device=x.device) * length // count)
 
 
 def _advice(size: float, error: float, uniform: float, num_features: int) -> str:

@@ -57,7 +57,7 @@ class Seen(NamedTuple):
     def regime(self, **options: Any) -> Regime:
         """How well its heads can estimate softmax for these inputs; see `protperf.torch.regime.measure`.
 
-        Masks are not looked at: rows that are padding count as any other.
+        Padding is left out. It is the estimate for all keys, also where `causal` or borders of sequences hide some.
 
         Args:
             options: of `measure`, in place of what the module has.
@@ -71,7 +71,7 @@ class Seen(NamedTuple):
         favor = core.favor if isinstance(core, FittedAttention) else core
         shift = bool(getattr(core, "shift", False))
         given = {"feature_map": core.feature_map, "num_features": favor.num_features, "shift": shift}
-        return measure(q, k, **{**given, **options})
+        return measure(q, k, **{**given, "key_padding_mask": self.options.get("key_padding_mask"), **options})
 
     def _estimator(self) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """The module of the heads without a window, with their queries and keys."""
