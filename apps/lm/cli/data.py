@@ -45,7 +45,7 @@ GROUPS = {
 EXAMPLES = """
 protperf data stats proteins.fa.gz
 protperf data split family.fa --identity 0.7 --fraction 0.9 --fraction 0.1 -o split
-protperf data split table.csv --seq-col sequence --by column --group-col family -o split
+protperf data split set.csv --seq-col seq --by column --group-col family -o split
 protperf data check train.fa test.fa --identity 0.5 --fail-above 0.01
 protperf data build uniref50.fasta.gz -o uniref50.tokens --dedup
 """

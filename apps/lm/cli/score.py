@@ -25,9 +25,9 @@ GROUPS = {
 EXAMPLES = """
 protperf score runs/mine proteins.fa.gz > scores.tsv
 protperf score runs/mine a.fa b.fa -o scores.csv --method pll
-protperf score runs/mine titin.fa --per-residue --plot titin.png -o titin.tsv
+protperf score runs/mine x.fa --per-residue --plot x.png -o x.tsv
 zcat proteins.fa.gz | protperf score runs/mine - | cut -f 2,6
-protperf score runs/mine dms.csv --seq-col sequence --carry DMS_score -o dms.tsv
+protperf score runs/mine dms.csv --seq-col seq --carry DMS_score
 """
 
 
