@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 RUST := $(shell find rust -name '*.rs' -o -name '*.wgsl' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-EXPERIMENTS := approximation variance regime length transfer redraw families concatenated kernels similarity
+EXPERIMENTS := approximation variance regime length transfer redraw families concatenated images kernels similarity
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)

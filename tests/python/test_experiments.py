@@ -21,6 +21,12 @@ def test_runs_and_writes_a_table_and_a_picture(name, tmp_path):
     assert (EXPERIMENTS / name / "README.md").is_file()
 
 
+def test_make_runs_every_experiment():
+    makefile = (EXPERIMENTS.parent / "Makefile").read_text(encoding="utf-8")
+    listed = next(line for line in makefile.splitlines() if line.startswith("EXPERIMENTS := "))
+    assert sorted(listed.split()[2:]) == NAMES
+
+
 def test_closed_forms_of_variances_are_those_of_draws():
     spec = importlib.util.spec_from_file_location("variance", EXPERIMENTS / "variance" / "run.py")
     module = importlib.util.module_from_spec(spec)
