@@ -189,3 +189,37 @@ def check_epsilon(kernel_epsilon: Any) -> float | None:
 def isa() -> str | None:
     """The instruction set that `PROTPERF_ISA` names, or None for the best of this machine; read at every call."""
     return os.environ.get("PROTPERF_ISA") or None
+
+
+def check_draw(
+    num_features: Any, head_dim: Any, sampler: Any, norm: Any, seed: Any, stream: Any
+) -> tuple[int, int, str, str, int, tuple[int, int, int]]:
+    """What omega is drawn by, as the native module takes it. It knows the samplers and norms.
+
+    Raises:
+        ConfigError: a number out of range; DtypeError: an argument of the wrong kind.
+    """
+    num_features, head_dim = _size("num_features", num_features), _size("head_dim", head_dim)
+    seed = check_integer("seed", seed)
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed is {seed}; it must be from 0 to 2^64 - 1")
+    sampler, norm = check_name("sampler", sampler), check_name("norm", norm)
+    return num_features, head_dim, sampler, norm, seed, _stream(stream)
+
+
+def _size(name: str, value: Any) -> int:
+    size = check_integer(name, value)
+    if size < 1:
+        raise ConfigError(f"{name} is {size}; it must be at least 1")
+    return size
+
+
+def _stream(stream: Any) -> tuple[int, int, int]:
+    wrong = f"stream is {stream!r}; it must be three integers (layer, head, draw) from 0 to 2^32 - 1"
+    try:
+        parts = tuple(check_integer("stream", part) for part in stream)
+    except TypeError:
+        raise DtypeError(wrong) from None
+    if len(parts) != 3 or not all(0 <= part < 2**32 for part in parts):
+        raise ConfigError(wrong)
+    return parts[0], parts[1], parts[2]

@@ -20,10 +20,13 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     """The value as an array, its own memory where that can be.
 
     Raises:
-        DeviceError: an array on a GPU; DtypeError: what NumPy cannot make an array of. Both name the argument.
+        DeviceError: an array on a GPU; DtypeError: a tensor of `protperf.gpu`, or what NumPy cannot make an array of.
+            Both name the argument.
     """
     import numpy as np
 
+    if type(value).__module__ == "protperf.gpu":
+        raise DtypeError(f"{name} lies on a GPU; use protperf.gpu.favor_attention, or {name}.numpy()")
     try:
         kind, _ = value.__dlpack_device__() if hasattr(value, "__dlpack_device__") else (1, 0)
         if kind in _IN_MEMORY:

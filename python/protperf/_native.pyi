@@ -6,7 +6,7 @@ float32. omega, parameters and their gradients are float64; cu_seqlens int64, ke
 this file with the module.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any
 
@@ -202,6 +202,40 @@ class GpuAdapter:
 
 def gpu_adapters() -> tuple[tuple[GpuAdapter, ...], str | None]:
     """Every adapter, and why none of them would be used, if so."""
+
+def gpu_traffic() -> tuple[int, int, int, int]:
+    """Bytes carried to the open GPU, how often numbers were read back, how many bytes, and the bytes that it holds."""
+
+class GpuTensor:
+    """A tensor on the GPU; `elements` are their bytes, uint8, row by row."""
+
+    shape: tuple[int, ...]
+
+    def __init__(self, elements: Array, shape: Sequence[int], dtype: str) -> None: ...
+    def read(self, out: Array) -> None:
+        """Fill the bytes of the elements, uint8, row by row."""
+
+def gpu_draw_projection(
+    num_features: int, head_dim: int, sampler: str, norm: str, seed: int, stream: tuple[int, int, int]
+) -> GpuTensor:
+    """Omega [num_features, head_dim], float32, which stays on the GPU."""
+
+def gpu_favor(
+    q: GpuTensor,
+    k: GpuTensor,
+    v: GpuTensor,
+    omega: Array | None,
+    *,
+    feature_map: str = "positive",
+    kernel_epsilon: float | None = None,
+    parameters: Parameters | None = None,
+    causal: bool = False,
+    cu_seqlens: Array | None = None,
+    key_padding_mask: Array | None = None,
+    state: GpuTensor | None = None,
+    with_state: bool = False,
+) -> tuple[GpuTensor, GpuTensor | None]:
+    """Output and, where it is wanted, final state, which stay on the GPU."""
 
 def build_info() -> dict[str, Any]:
     """Version, profile, isa, isas, bf16, num_threads, target."""

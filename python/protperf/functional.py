@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from protperf import _arguments, _native
+from protperf._array_arguments import map_arguments, visibility_arguments
 from protperf._arrays import as_array
 from protperf._backends import check_backend, log_choice
-from protperf._feature_maps import FEATURE_MAPS, LogLinear, find_map
-from protperf.errors import ConfigError, DtypeError, OutOfMemory
+from protperf._feature_maps import FEATURE_MAPS, LogLinear
+from protperf.errors import OutOfMemory
 from protperf.threads import num_threads
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def favor_attention(
     log_choice(backend)
     causal = _arguments.check_flag("causal", causal)
     (q, k, v), result = _tensors(q, k, v, causal)
-    directions, of_map = _map(feature_map, omega, kernel_epsilon, q)
-    visibility = _visibility(q, k, cu_seqlens, key_padding_mask)
+    directions, of_map = map_arguments(feature_map, omega, kernel_epsilon, q.shape)
+    visibility = visibility_arguments(q.shape, k.shape, cu_seqlens, key_padding_mask)
     out, den = _empty((*q.shape[:3], v.shape[3]), q.dtype), _empty((*q.shape[:3], 2), _computed(q.dtype))
     _native.favor_forward(
         _buffer(q),
@@ -146,7 +147,7 @@ def softmax_attention(
         stored=_stored(q.dtype),
         isa=_arguments.isa(),
         num_threads=num_threads(),
-        **_visibility(q, k, cu_seqlens, key_padding_mask),
+        **visibility_arguments(q.shape, k.shape, cu_seqlens, key_padding_mask),
     )
     return out.astype(result, copy=False)
 
@@ -177,16 +178,11 @@ def draw_projection(
 
     Source: Choromanski et al. 2021, arXiv:2009.14794, section 2.4; Mezzadri 2007, arXiv:math-ph/0609050.
     """
-    num_features, head_dim = _size("num_features", num_features), _size("head_dim", head_dim)
-    seed = _arguments.check_integer("seed", seed)
-    if not 0 <= seed < 2**64:
-        raise ConfigError(f"seed is {seed}; it must be from 0 to 2^64 - 1")
-    sampler, norm = _arguments.check_name("sampler", sampler), _arguments.check_name("norm", norm)
-    layer, head, draw = _stream(stream)
+    draw = _arguments.check_draw(num_features, head_dim, sampler, norm, seed, stream)
     import numpy as np
 
-    omega = _empty((num_features, head_dim), np.dtype(np.float64))
-    _native.draw_projection(omega, num_features, head_dim, sampler, norm, seed, (layer, head, draw))
+    omega = _empty(draw[:2], np.dtype(np.float64))
+    _native.draw_projection(omega, *draw)
     return omega
 
 
@@ -211,56 +207,6 @@ def build_info() -> dict[str, Any]:
     `bf16` is what multiplies matrices that are rounded to bf16: `amx`, or `as float32`, which is no faster.
     """
     return {**_native.build_info(), "num_threads": num_threads()}
-
-
-def _size(name: str, value: Any) -> int:
-    size = _arguments.check_integer(name, value)
-    if size < 1:
-        raise ConfigError(f"{name} is {size}; it must be at least 1")
-    return size
-
-
-def _stream(stream: Any) -> tuple[int, int, int]:
-    wrong = f"stream is {stream!r}; it must be three integers (layer, head, draw) from 0 to 2^32 - 1"
-    try:
-        parts = tuple(_arguments.check_integer("stream", part) for part in stream)
-    except TypeError:
-        raise DtypeError(wrong) from None
-    if len(parts) != 3 or not all(0 <= part < 2**32 for part in parts):
-        raise ConfigError(wrong)
-    return parts[0], parts[1], parts[2]
-
-
-def _map(
-    feature_map: str | LogLinear, omega: ArrayLike | None, kernel_epsilon: float | None, q: NDArray[Any]
-) -> tuple[NDArray[Any] | None, dict[str, Any]]:
-    """Omega, and what the native module takes to know the feature map."""
-    import numpy as np
-
-    epsilon = _arguments.check_epsilon(kernel_epsilon)
-    if isinstance(feature_map, LogLinear):
-        if omega is not None:
-            raise ConfigError("omega cannot be given together with a LogLinear feature_map, which has directions")
-        if epsilon is not None:
-            raise ConfigError("kernel_epsilon belongs to activation maps; a LogLinear feature_map takes none")
-        return None, {"parameters": tuple(map(_parameter, feature_map.as_tuple()))}
-    find_map(feature_map)
-    directions = None if omega is None else as_array("omega", omega)
-    shape = None if directions is None else directions.shape
-    _arguments.check_omega(shape, "" if directions is None else directions.dtype.name, q.shape, feature_map)
-    usable = None if directions is None else np.require(directions, np.float64, ["C", "A"])
-    return usable, {"feature_map": feature_map, "kernel_epsilon": epsilon}
-
-
-def _parameter(value: Any) -> NDArray[Any] | None:
-    import numpy as np
-
-    if value is None:
-        return None
-    array = as_array("feature_map", value)
-    if array.dtype.name not in _arguments.FLOATS:
-        raise DtypeError(f"feature_map has a parameter of type {array.dtype.name}; convert it to float32 or float64")
-    return np.require(array, np.float64, ["C", "A"])
 
 
 def _tensors(q: ArrayLike, k: ArrayLike, v: ArrayLike, causal: bool) -> tuple[list[NDArray[Any]], np.dtype[Any]]:
@@ -311,24 +257,3 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.empty(shape, dtype)
     except (MemoryError, ValueError) as error:
         raise OutOfMemory(f"could not allocate an array of shape {list(shape)}: {error}") from error
-
-
-def _visibility(
-    q: NDArray[Any], k: NDArray[Any], cu_seqlens: ArrayLike | None, key_padding_mask: ArrayLike | None
-) -> dict[str, Any]:
-    import numpy as np
-
-    mask = None if key_padding_mask is None else as_array("key_padding_mask", key_padding_mask)
-    borders = None if cu_seqlens is None else as_array("cu_seqlens", cu_seqlens)
-    _arguments.check_visibility(
-        q.shape, k.shape, borders is not None, None if mask is None else (mask.shape, mask.dtype.name)
-    )
-    if borders is not None:
-        if borders.dtype.kind == "b":
-            raise DtypeError("cu_seqlens has type bool; convert it to int32 or int64")
-        _arguments.check_segments(borders.shape, borders.dtype.name, borders.tolist(), q.shape[2])
-        borders = np.require(borders, np.int64, ["C", "A"])
-    return {
-        "cu_seqlens": borders,
-        "key_padding_mask": None if mask is None else np.ascontiguousarray(mask).view(np.uint8),
-    }

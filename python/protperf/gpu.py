@@ -1,16 +1,44 @@
-"""The GPUs that `backend="wgpu"` may use, through Vulkan, Metal or DX12.
+"""The GPUs that `backend="wgpu"` may use, through Vulkan, Metal or DX12, and attention on tensors that stay there.
+
+    q, k, v = (gpu.upload(x) for x in (q, k, v))
+    out = gpu.favor_attention(q, k, v, omega)   # stays on the GPU
+    out.numpy()                                 # comes back
 
 `PROTPERF_GPU` chooses among several: an index, a part of a name, or `off`. Without it the first discrete GPU is used,
 else an integrated or virtual one. An adapter that computes on the processor (llvmpipe) is used only where it is named.
+`PROTPERF_GPU_MEMORY`, such as 4G, says how much of its memory may be used; what does not fit is computed in parts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from protperf import _native
+from protperf import _arguments, _native
+from protperf._array_arguments import as_array, map_arguments, visibility_arguments
+from protperf._backends import backends
+from protperf._feature_maps import LogLinear
+from protperf.errors import ConfigError, DeviceError, DtypeError
 
-__all__ = ["Adapter", "adapters", "fault"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Adapter",
+    "GpuTensor",
+    "Traffic",
+    "adapters",
+    "draw_projection",
+    "fault",
+    "favor_attention",
+    "favor_attention_with_state",
+    "traffic",
+    "upload",
+]
+
+_CPU = (1, 0)
+"""DLPack's number of a processor, and which of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,3 +69,232 @@ def fault() -> str | None:
     """Why `backend="wgpu"` cannot be used, and what would mend it; None where it can."""
     _, why = _native.gpu_adapters()
     return why
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traffic:
+    """What this process has carried to its GPU and back since it was opened, and the memory that it uses there."""
+
+    uploaded_bytes: int
+    read_backs: int
+    read_back_bytes: int
+    used_bytes: int
+
+
+def traffic() -> Traffic:
+    """What was carried so far; all zeros before the first call on a GPU. Waits while a call computes."""
+    return Traffic(*_native.gpu_traffic())
+
+
+class GpuTensor:
+    """A tensor on the GPU, made by `upload` and by the functions here. Its memory is free again when it is dropped.
+
+    `numpy()`, `numpy.asarray` and DLPack (`torch.from_dlpack`) copy it to the host, and wait for what computes it. In a
+    forked child, and after the GPU was lost, it is of no use and says so (DeviceError).
+    """
+
+    def __init__(self, handle: _native.GpuTensor, dtype: np.dtype[Any]) -> None:
+        self._handle, self._dtype = handle, dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._handle.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What its numbers are stored as; they are computed with in float32."""
+        return self._dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        size = self._dtype.itemsize
+        for n in self.shape:
+            size *= n
+        return size
+
+    def numpy(self) -> NDArray[Any]:
+        """A copy on the host.
+
+        Raises:
+            DeviceError: the GPU failed, was lost, or is that of the process before a fork.
+        """
+        import numpy as np
+
+        out = np.empty(self.shape, self._dtype)
+        self._handle.read(out.reshape(-1).view(np.uint8))
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a tensor on a GPU comes to the host as a copy alone")
+        return self.numpy().astype(dtype or self._dtype, copy=False)
+
+    def __dlpack__(self, *, stream: Any = None, dl_device: tuple[int, int] | None = None, **options: Any) -> Any:
+        if stream is not None or dl_device not in (None, _CPU) or options.get("copy") is False:
+            raise BufferError("a tensor on a GPU is exported as a copy on the host alone")
+        return self.numpy().__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _CPU
+
+    def __repr__(self) -> str:
+        return f"GpuTensor(shape={list(self.shape)}, dtype={self._dtype.name})"
+
+
+def upload(array: Any, *, dtype: str | None = None) -> GpuTensor:
+    """Carry an array to the GPU: of NumPy, anything that NumPy makes one of, or a tensor on the host through DLPack.
+
+    Args:
+        dtype: `float32`, or `float16`, which takes half the memory; None keeps the array's. Any adapter has both, for
+            numbers of 16 bits are unpacked in the shaders and computed with in float32.
+
+    Raises:
+        DtypeError: numbers that a GPU does not compute with; the message names the remedy.
+        DeviceError: there is no GPU, or it failed; OutOfMemory: it has no room.
+    """
+    import numpy as np
+
+    _check_built()
+    if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
+        try:
+            array = np.from_dlpack(array)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise DtypeError(f"array of type {type(array).__name__} cannot be read through DLPack: {error}") from error
+    array = as_array("array", array)
+    if dtype is not None:
+        if _arguments.check_name("dtype", dtype) not in ("float32", "float16"):
+            raise ConfigError(f"dtype is {dtype!r}; use float32 or float16")
+        array = array.astype(dtype)
+    if array.dtype.name not in ("float32", "float16", "bfloat16"):
+        raise DtypeError(
+            f"array has type {array.dtype.name}; a GPU computes on float32 and float16: say dtype='float32'"
+        )
+    usable = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    handle = _native.GpuTensor(usable.reshape(-1).view(np.uint8), usable.shape, usable.dtype.name)
+    return GpuTensor(handle, usable.dtype)
+
+
+def favor_attention(
+    q: GpuTensor,
+    k: GpuTensor,
+    v: GpuTensor,
+    omega: ArrayLike | None,
+    *,
+    feature_map: str | LogLinear = "positive",
+    causal: bool = False,
+    cu_seqlens: ArrayLike | None = None,
+    key_padding_mask: ArrayLike | None = None,
+    kernel_epsilon: float | None = None,
+) -> GpuTensor:
+    """As `protperf.favor_attention`, from tensors on the GPU to a tensor there; returns before it is computed.
+
+    q, k and v have one type, which the output has too. omega, borders and mask are arrays on the host: they are small.
+    The bits are those of `protperf.favor_attention(..., backend="wgpu")` on the same numbers.
+
+    Raises:
+        ShapeError, DtypeError, ConfigError, DeviceError: as `protperf.favor_attention`.
+        OutOfMemory: the GPU has no room.
+    """
+    return _attention(q, k, v, omega, feature_map, causal, cu_seqlens, key_padding_mask, kernel_epsilon)[0]
+
+
+def favor_attention_with_state(
+    q: GpuTensor,
+    k: GpuTensor,
+    v: GpuTensor,
+    omega: ArrayLike | None,
+    state: GpuTensor | None = None,
+    *,
+    feature_map: str | LogLinear = "positive",
+    causal: bool = True,
+    cu_seqlens: ArrayLike | None = None,
+    key_padding_mask: ArrayLike | None = None,
+    kernel_epsilon: float | None = None,
+) -> tuple[GpuTensor, GpuTensor]:
+    """Attention to the keys of a state and to more keys, and the state after them, float32, which stays on the GPU too.
+
+    Arguments as in `favor_attention`, states as in `protperf.torch.favor_attention_with_state`: [B,H,F,2+E], or one per
+    segment [num_segments,H,F,2+E]; None is the state before the first key. Queries alone may read a state: S = 0.
+
+    Raises:
+        ShapeError, DtypeError, ConfigError, DeviceError, OutOfMemory: as `favor_attention`.
+    """
+    if isinstance(k, GpuTensor) and k.ndim == 4 and k.shape[2] == 0:
+        causal = _arguments.check_flag("causal", causal) and False
+    options = (feature_map, causal, cu_seqlens, key_padding_mask, kernel_epsilon)
+    out, after = _attention(q, k, v, omega, *options, state=state, with_state=True)
+    assert after is not None
+    return out, after
+
+
+def draw_projection(
+    num_features: int,
+    head_dim: int,
+    *,
+    sampler: str = "orthogonal",
+    norm: str = "chi",
+    seed: int = 0,
+    stream: tuple[int, int, int] = (0, 0, 0),
+) -> GpuTensor:
+    """`protperf.draw_projection` on the GPU: [num_features, head_dim] of the same numbers, rounded to float32.
+
+    Args:
+        sampler: `orthogonal` alone; norm, seed, stream: as in `protperf.draw_projection`.
+
+    Raises:
+        ConfigError, DtypeError: as `protperf.draw_projection`, and another sampler.
+        DeviceError: there is no GPU, or it failed; OutOfMemory: it has no room.
+    """
+    import numpy as np
+
+    _check_built()
+    draw = _arguments.check_draw(num_features, head_dim, sampler, norm, seed, stream)
+    return GpuTensor(_native.gpu_draw_projection(*draw), np.dtype(np.float32))
+
+
+def _attention(
+    q: GpuTensor,
+    k: GpuTensor,
+    v: GpuTensor,
+    omega: ArrayLike | None,
+    feature_map: str | LogLinear,
+    causal: bool,
+    cu_seqlens: ArrayLike | None,
+    key_padding_mask: ArrayLike | None,
+    kernel_epsilon: float | None,
+    state: GpuTensor | None = None,
+    with_state: bool = False,
+) -> tuple[GpuTensor, GpuTensor | None]:
+    import numpy as np
+
+    tensors = {"q": q, "k": k, "v": v, **({} if state is None else {"state": state})}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, GpuTensor):
+            raise DtypeError(
+                f"{name} of type {type(tensor).__name__} is not on the GPU; carry it there with gpu.upload"
+            )
+    shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
+    causal = _arguments.check_flag("causal", causal)
+    _arguments.check_tensors(shapes, {name: tensors[name].dtype.name for name in shapes}, causal)
+    directions, of_map = map_arguments(feature_map, omega, kernel_epsilon, q.shape)
+    handle, after = _native.gpu_favor(
+        q._handle,
+        k._handle,
+        v._handle,
+        directions,
+        causal=causal,
+        state=None if state is None else state._handle,
+        with_state=with_state,
+        **of_map,
+        **visibility_arguments(q.shape, k.shape, cu_seqlens, key_padding_mask),
+    )
+    return GpuTensor(handle, q.dtype), None if after is None else GpuTensor(after, np.dtype(np.float32))
+
+
+def _check_built() -> None:
+    if "wgpu" not in backends():
+        raise DeviceError(fault() or "this build has no GPU backend")

@@ -14,7 +14,8 @@ from conftest import small_config
 from training import small_options, synthetic
 
 import protperf.lm as lm
-from protperf import backends
+from protperf import backends, gpu
+from protperf.errors import OutOfMemory
 from protperf.lm.training.run import train_run
 
 pytestmark = pytest.mark.skipif("wgpu" not in backends(), reason="built without the feature wgpu")
@@ -58,6 +59,33 @@ def test_vectors_and_new_sequences_are_those_of_the_processor(models: list[lm.Mo
         np.testing.assert_allclose(there, here, atol=1e-4)
     drawn = [[str(record.seq) for record in model.generate(n=3, seed=4, max_len=30)] for model in models]
     assert drawn[0] == drawn[1]
+
+
+def test_a_batch_that_the_gpu_has_no_room_for_is_read_in_smaller_ones(
+    gpu_device: None, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lm.load(run, device="wgpu")
+
+    def read() -> tuple[list[float], np.ndarray, int]:
+        before = gpu.traffic().read_backs
+        scores = [row.ll for row in model.score(PROTEINS * 4, method="ll").rows]
+        vectors = model.embed(PROTEINS * 4).vectors
+        return scores, vectors, gpu.traffic().read_backs - before
+
+    scores, vectors, trips = read()
+    held = gpu.traffic().used_bytes
+    for room in (1 << power for power in range(10, 30)):
+        monkeypatch.setenv("PROTPERF_GPU_MEMORY", str(held + room))
+        try:
+            found = read()
+        except OutOfMemory:
+            assert room < 1 << 28
+        else:
+            break
+    assert room > 1 << 10
+    assert found[0] == scores
+    np.testing.assert_array_equal(found[1], vectors)
+    assert found[2] > trips
 
 
 FORKED = """

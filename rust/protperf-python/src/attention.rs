@@ -54,7 +54,7 @@ macro_rules! for_stored {
 }
 
 /// Multiply-adds of a forward pass, roughly.
-fn work<T: Copy>(args: &FavorArgs<'_, T>) -> f64 {
+pub fn work<T: Copy>(args: &FavorArgs<'_, T>) -> f64 {
     let [b, h, l, d] = args.q.shape().map(|n| n as f64);
     let [_, _, s, e] = args.v.shape().map(|n| n as f64);
     let m = match args.map {

@@ -5,6 +5,7 @@ use pyo3::types::PyTuple;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<GpuAdapter>()?;
+    module.add_function(wrap_pyfunction!(gpu_traffic, module)?)?;
     module.add_function(wrap_pyfunction!(gpu_adapters, module)?)
 }
 
@@ -26,6 +27,24 @@ fn gpu_adapters(py: Python<'_>) -> PyResult<(Bound<'_, PyTuple>, Option<String>)
     let (found, fault) = py.detach(adapters);
     let found = found.into_iter().map(|adapter| Bound::new(py, adapter)).collect::<PyResult<Vec<_>>>()?;
     Ok((PyTuple::new(py, found)?, fault))
+}
+
+/// Bytes that were carried to the open GPU, how often numbers were read back and how many bytes, and the bytes that it
+/// holds; zeros where none is open.
+#[pyfunction]
+fn gpu_traffic(py: Python<'_>) -> (u64, u64, u64, u64) {
+    py.detach(traffic)
+}
+
+#[cfg(feature = "wgpu")]
+fn traffic() -> (u64, u64, u64, u64) {
+    let found = protperf::gpu::traffic();
+    (found.uploaded_bytes, found.read_backs, found.read_back_bytes, found.used_bytes)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn traffic() -> (u64, u64, u64, u64) {
+    (0, 0, 0, 0)
 }
 
 #[cfg(feature = "wgpu")]

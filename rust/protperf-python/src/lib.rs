@@ -12,6 +12,8 @@ mod cluster;
 mod data;
 mod errors;
 mod gpu;
+#[cfg(feature = "wgpu")]
+mod gpu_tensor;
 mod info;
 mod inputs;
 mod network;
@@ -30,6 +32,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     projection::register(module)?;
     info::register(module)?;
     gpu::register(module)?;
+    #[cfg(feature = "wgpu")]
+    gpu_tensor::register(module)?;
     alignment::register(module)?;
     cluster::register(module)?;
     #[cfg(feature = "rehearse-panic")]

@@ -35,7 +35,7 @@ pub fn run<T: Stored>(
         map: gradients.map.is_some().then(|| MapSums::new(&call)).transpose()?,
     };
     with_gpu(|gpu| {
-        for range in groups(gpu, &call) {
+        groups(gpu, &call, |range| {
             if run.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
@@ -46,8 +46,8 @@ pub fn run<T: Stored>(
             part.store_queries(gradients.dq);
             part.add_keys(&mut sums);
             part.store_states(&mut gradients);
-        }
-        Ok::<(), Error>(())
+            Ok(())
+        })
     })?;
     store(&sums.dk, gradients.dk);
     store(&sums.dv, gradients.dv);
@@ -98,7 +98,7 @@ fn stage<T: Stored>(
     let last = recorder.upload("gradients of states", &cotangents.final_states)?;
     let shifts = recorder.upload("shifts", &cotangents.shifts)?;
     let key_shifts = recorder.upload("shifts", &lines.key_shifts)?;
-    let sets = sets_of(&mut recorder, call, lines)?;
+    let sets = sets_of(&mut recorder, call, lines.range.clone())?;
     let mut stages = Stages::new(&mut recorder, &pass_of(call), lines.range.len(), &sets)?;
     let of_queries = stages.project(&queries, Some(&shifts))?;
     let of_keys = stages.project(&keys, Some(&key_shifts))?;

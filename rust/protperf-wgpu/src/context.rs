@@ -7,6 +7,7 @@
 use crate::adapters::chosen_adapter;
 use crate::error::GpuError;
 use crate::kernels::{Kernel, Kernels};
+use crate::memory::Account;
 use std::mem::forget;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +18,36 @@ pub struct Gpu {
     pub device: Device,
     pub queue: Queue,
     kernels: Kernels,
+    /// What of its memory is used.
+    pub(crate) memory: Account,
+    /// What was carried to it and back.
+    pub(crate) carried: Carried,
     faults: Arc<Mutex<Vec<GpuError>>>,
     /// Whether nothing was reported so far but a lack of memory.
     is_whole: AtomicBool,
     process: u32,
     opening: u64,
+}
+
+/// What the open device was asked to carry.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    pub uploaded_bytes: AtomicU64,
+    pub read_backs: AtomicU64,
+    pub read_back_bytes: AtomicU64,
+}
+
+/// What the open device of this process has carried and holds; all zeros where none is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes that were carried to the device.
+    pub uploaded_bytes: u64,
+    /// How often the host waited for numbers of the device.
+    pub read_backs: u64,
+    /// Bytes that were carried back.
+    pub read_back_bytes: u64,
+    /// Bytes of the device's memory that are used.
+    pub used_bytes: u64,
 }
 
 static OPENINGS: AtomicU64 = AtomicU64::new(0);
@@ -41,7 +67,7 @@ pub fn with_gpu<R, E: From<GpuError>>(body: impl FnOnce(&Gpu) -> Result<R, E>) -
         Some(gpu) => gpu,
         None => Gpu::open()?,
     };
-    let outcome = body(&gpu);
+    let outcome = gpu.memory.read_budget().map_err(E::from).and_then(|()| body(&gpu));
     let fault = gpu.take_faults().into_iter().next();
     // A shader that did not compile stays broken, and what is lost stays lost.
     if gpu.is_whole.load(Ordering::Relaxed) {
@@ -53,14 +79,31 @@ pub fn with_gpu<R, E: From<GpuError>>(body: impl FnOnce(&Gpu) -> Result<R, E>) -
     }
 }
 
+/// What the open device has carried and holds. Waits while a call computes.
+pub fn traffic() -> Traffic {
+    let open = locked(&OPEN);
+    let Some(gpu) = open.as_ref().filter(|gpu| gpu.process == std::process::id()) else { return Traffic::default() };
+    Traffic {
+        uploaded_bytes: gpu.carried.uploaded_bytes.load(Ordering::Relaxed),
+        read_backs: gpu.carried.read_backs.load(Ordering::Relaxed),
+        read_back_bytes: gpu.carried.read_back_bytes.load(Ordering::Relaxed),
+        used_bytes: gpu.memory.used(),
+    }
+}
+
 impl Gpu {
-    fn open() -> Result<Self, GpuError> {
+    pub(crate) fn open() -> Result<Self, GpuError> {
+        Self::open_binding(u64::MAX)
+    }
+
+    /// A device that binds buffers of at most so many bytes, as other adapters do.
+    pub(crate) fn open_binding(most: u64) -> Result<Self, GpuError> {
         let adapter = chosen_adapter()?;
         let limits = adapter.limits();
         // No more than is needed: the driver then enforces everywhere what the weakest adapter has.
         let required_limits = Limits {
             max_buffer_size: limits.max_buffer_size,
-            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size.min(most),
             ..Limits::default()
         };
         let descriptor = DeviceDescriptor {
@@ -86,8 +129,17 @@ impl Gpu {
             }
         });
         let opening = OPENINGS.fetch_add(1, Ordering::Relaxed);
-        let (kernels, is_whole, process) = (Kernels::default(), AtomicBool::new(true), std::process::id());
-        Ok(Gpu { kernels, device, queue, faults, is_whole, process, opening })
+        Ok(Gpu {
+            device,
+            queue,
+            kernels: Kernels::default(),
+            memory: Account::default(),
+            carried: Carried::default(),
+            faults,
+            is_whole: AtomicBool::new(true),
+            process: std::process::id(),
+            opening,
+        })
     }
 
     /// A compiled shader.
@@ -106,10 +158,27 @@ impl Gpu {
         self.opening
     }
 
+    /// Refuses a device that something does not lie on.
+    ///
+    /// # Errors
+    /// [`GpuError::Gone`].
+    pub fn check_opening(&self, opening: u64, what: &'static str, remedy: &'static str) -> Result<(), GpuError> {
+        if opening == self.opening { Ok(()) } else { Err(GpuError::Gone { what, remedy }) }
+    }
+
+    /// Waits until the device has nothing left to do, so that memory which was given back is free.
+    pub fn wait(&self) {
+        // What goes wrong meanwhile, the next call that reads back reports.
+        let _ = self.device.poll(wgpu::PollType::Wait { submission_index: None, timeout: None });
+    }
+
     /// What the driver has reported since the last look.
     pub fn take_faults(&self) -> Vec<GpuError> {
         let faults = std::mem::take(&mut *locked(&self.faults));
-        if faults.iter().any(|fault| !matches!(fault, GpuError::OutOfMemory { .. })) {
+        // What is refused after a lack of memory is what would have used that memory.
+        let is_excused = |fault: &GpuError| matches!(fault, GpuError::OutOfMemory { .. } | GpuError::Refused { .. });
+        let lacks_memory = matches!(faults.first(), Some(GpuError::OutOfMemory { .. }));
+        if !(faults.is_empty() || lacks_memory && faults.iter().all(is_excused)) {
             self.is_whole.store(false, Ordering::Relaxed);
         }
         faults

@@ -61,8 +61,18 @@ pub enum GpuError {
         /// What the driver said.
         detail: String,
     },
-    /// The network was on a device that is not there any more: it was lost, or is that of the process before a fork.
-    Gone,
+    /// Something was on a device that is not there any more: it was lost, or is that of the process before a fork.
+    Gone {
+        /// What it was, as the subject of a sentence.
+        what: &'static str,
+        /// What brings it back.
+        remedy: &'static str,
+    },
+    /// `PROTPERF_GPU_MEMORY` is not a number of bytes.
+    UnknownBudget {
+        /// What it is.
+        found: String,
+    },
     /// The caller's wish to stop.
     Interrupted,
     /// The device answered with other data than it was given: its driver loses writes.
@@ -99,11 +109,13 @@ impl fmt::Display for GpuError {
             GpuError::OutOfMemory { bytes } => write!(f, "the GPU has no room for {bytes} bytes"),
             GpuError::Refused { detail } => write!(f, "the GPU refused a call, please report it: {detail}"),
             GpuError::Lost { detail } => write!(f, "the GPU was lost: {detail}; the next call opens it anew"),
-            GpuError::Gone => write!(
+            GpuError::Gone { what, remedy } => write!(
                 f,
-                "the model lies on a GPU that was lost, or that the process opened before it was forked; load the model \
-                 again"
+                "{what} lies on a GPU that was lost, or that the process opened before it was forked; {remedy}"
             ),
+            GpuError::UnknownBudget { found } => {
+                write!(f, "PROTPERF_GPU_MEMORY is {found:?}; give bytes, or a number with K, M or G, such as 4G")
+            }
             GpuError::Interrupted => Error::Interrupted.fmt(f),
             GpuError::Unreliable => write!(f, "the GPU lost data that it was given: update its driver"),
         }

@@ -4,11 +4,12 @@
 
 use crate::context::{Gpu, with_gpu};
 use crate::error::GpuError;
+use crate::groups::in_groups;
 use crate::lines::{Call, Lines, narrowed, power_of_two};
 use crate::maps::Side;
 use crate::recorder::Recorder;
 use crate::stages::{Reader, Stages};
-use crate::tiles::CAUSAL_ROWS;
+use crate::tiles::Tiling;
 use crate::upload::{Uploaded, pass_of, sets_of};
 use protperf_core::backend::Outputs;
 use protperf_core::state::KV_STATE;
@@ -27,29 +28,34 @@ pub fn run<T: Stored>(args: &FavorArgs<'_, T>, mut outputs: Outputs<'_, T>, run:
     let state_in = outputs.state_in.map(narrowed).transpose()?;
     let call = Call::new(args, state_in.as_deref())?;
     with_gpu(|gpu| {
-        for range in groups(gpu, &call) {
+        groups(gpu, &call, |range| {
             if run.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             let lines = call.lines(range)?;
             let found = stage(gpu, &call, &lines, outputs.state_out.is_some(), run.cancel)?;
             found.store(&call, &lines, &mut outputs);
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
-/// Lines of a call in groups, each at least one line.
-pub fn groups<T>(gpu: &Gpu, call: &Call<'_, T>) -> impl Iterator<Item = Range<usize>> + use<T> {
-    let (shape, num_lines) = (&call.shape, call.shape.batch * call.shape.heads);
+/// Works on the lines of a call in groups, each at least one line.
+///
+/// # Errors
+/// What `work` returns, but for a lack of memory for a group of several lines.
+pub fn groups<T>(gpu: &Gpu, call: &Call<'_, T>, work: impl FnMut(Range<usize>) -> Result<()>) -> Result<()> {
+    let shape = &call.shape;
+    let num_lines = shape.batch * shape.heads;
+    let tiling = Tiling::new(&call.segments[1], call.args.causal);
     let of_features = shape.q_len.max(shape.kv_len).max(1) * shape.feature_dim * 8;
-    // Where the call is not causal its tiles are fewer, and there are no scores.
-    let tiles = shape.kv_len / CAUSAL_ROWS + call.segments[1].len();
-    let of_states = tiles * shape.feature_dim * (KV_STATE + shape.value_dim) * 4;
-    let of_scores = shape.kv_len * CAUSAL_ROWS * 8;
-    let most = GROUP_BYTES.min(usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX));
-    let step = (most / of_features.max(of_states).max(of_scores)).max(1);
-    (0..num_lines).step_by(step).map(move |first| first..num_lines.min(first + step))
+    let states = tiling.tiles.len().max(shape.num_segments);
+    let of_states = states * shape.feature_dim * (KV_STATE + shape.value_dim) * 4;
+    let of_scores = if call.args.causal { tiling.num_pairs() * 8 } else { 0 };
+    let bytes = GROUP_BYTES.min(usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX));
+    let step = (bytes / of_features.max(of_states).max(of_scores)).max(1);
+    let is_full = |error: &Error| matches!(error, Error::OutOfMemory { .. });
+    in_groups(gpu, num_lines, is_full, |first, most| first..num_lines.min(first + step.min(most)), work)
 }
 
 /// What a group of lines computed.
@@ -78,7 +84,7 @@ fn stage<T: Stored>(
     let values = recorder.upload("values", &lines.values)?;
     let first = recorder.upload("first states", &lines.first_states)?;
     let shifts = recorder.upload("shifts", &lines.key_shifts)?;
-    let sets = sets_of(&mut recorder, call, lines)?;
+    let sets = sets_of(&mut recorder, call, lines.range.clone())?;
     let mut stages = Stages::new(&mut recorder, &pass_of(call), lines.range.len(), &sets)?;
     let of_queries = stages.project(&queries, None)?;
     let of_keys = stages.project(&keys, Some(&shifts))?;

@@ -60,7 +60,7 @@ impl Uniform for Sizes {
 }
 
 macro_rules! kernels {
-    ($($(#[$doc:meta])* $kernel:ident = $file:literal after $prelude:literal, reads $reads:literal, writes $writes:literal;)*) => {
+    ($($(#[$doc:meta])* $kernel:ident = $file:literal after $($prelude:literal)+, reads $reads:literal, writes $writes:literal;)*) => {
         /// A shader. Its bindings are the sizes, then what it reads, then what it writes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kernel {
@@ -78,7 +78,7 @@ macro_rules! kernels {
                         name: $file,
                         source: concat!(
                             include_str!("shaders/numbers.wgsl"),
-                            include_str!(concat!("shaders/", $prelude, ".wgsl")),
+                            $(include_str!(concat!("shaders/", $prelude, ".wgsl")),)+
                             include_str!(concat!("shaders/", $file, ".wgsl")),
                         ),
                         reads: $reads,
@@ -135,6 +135,28 @@ kernels! {
     ExactWeights = "network/exact_weights" after "network/prelude", reads 1, writes 1;
     /// Means of values, weighted.
     ExactRead = "network/exact_read" after "network/prelude", reads 3, writes 1;
+    /// A tensor of queries to rows of lines.
+    TensorQueries = "tensor/queries" after "tensor/prelude", reads 1, writes 2;
+    /// A tensor of keys to rows of lines, and what is known of them.
+    TensorKeys = "tensor/keys" after "tensor/prelude" "tensor/packed", reads 4, writes 3;
+    /// A tensor of values to rows of lines.
+    TensorValues = "tensor/values" after "tensor/prelude" "tensor/packed", reads 4, writes 1;
+    /// What is known of states before the first keys.
+    StateFacts = "tensor/state_facts" after "tensor/prelude", reads 1, writes 1;
+    /// A tensor of states to states of lines.
+    FirstStates = "tensor/first_states" after "tensor/prelude", reads 2, writes 1;
+    /// What queries read to a tensor.
+    TensorOutputs = "tensor/outputs" after "tensor/prelude" "tensor/packed", reads 4, writes 1;
+    /// States of lines to a tensor.
+    LastStates = "tensor/last_states" after "tensor/prelude", reads 2, writes 1;
+    /// Normals of a projection.
+    Normals = "draw/normals" after "draw/prelude", reads 0, writes 1;
+    /// One reflection of a QR decomposition.
+    Reflect = "draw/reflect" after "draw/prelude", reads 0, writes 1;
+    /// One reflection of the rows of its rotation.
+    Rotate = "draw/rotate" after "draw/prelude", reads 1, writes 1;
+    /// Norms of the rows of a projection.
+    Scale = "draw/scale" after "draw/prelude", reads 0, writes 1;
 }
 
 struct Recipe {
@@ -151,8 +173,13 @@ pub struct Compiled {
 }
 
 /// Shaders, each compiled when it is first used.
-#[derive(Default)]
 pub struct Kernels([OnceLock<Compiled>; Kernel::COUNT]);
+
+impl Default for Kernels {
+    fn default() -> Self {
+        Kernels([const { OnceLock::new() }; Kernel::COUNT])
+    }
+}
 
 impl Kernels {
     /// A compiled shader. That it does not compile, the device reports.

@@ -3,13 +3,13 @@
 use crate::context::Gpu;
 use crate::error::GpuError;
 use crate::kernels::{Kernel, Uniform};
-use crate::memory::{OnDevice, Spare};
+use crate::memory::{Held, OnDevice, Spare};
 use bytemuck::{Pod, cast_slice};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use wgpu::{
     BindGroupDescriptor, BindGroupEntry, Buffer, BufferDescriptor, BufferUsages, CommandEncoder,
-    CommandEncoderDescriptor, MapMode, PollError, PollType,
+    CommandEncoderDescriptor, ErrorFilter, MapMode, PollError, PollType,
 };
 
 /// Invocations of a workgroup, as every shader has them.
@@ -40,19 +40,30 @@ impl<'a> Recorder<'a> {
     /// A copy of numbers on the device, there before anything that is recorded runs.
     ///
     /// # Errors
-    /// [`GpuError::TooLarge`].
+    /// [`GpuError::TooLarge`], [`GpuError::OutOfMemory`].
     pub fn upload<T: Pod>(&mut self, what: &'static str, numbers: &[T]) -> Result<OnDevice, GpuError> {
         let made = self.lasting(what, size_of_val(numbers) as u64)?;
-        if !numbers.is_empty() {
-            self.gpu.queue.write_buffer(made.buffer(), 0, cast_slice(numbers));
-        }
+        self.write(&made, 0, cast_slice(numbers));
         Ok(made)
+    }
+
+    /// Copies bytes, a multiple of four of them, to memory from a place on.
+    pub fn write(&self, memory: &OnDevice, at: u64, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.gpu.queue.write_buffer(memory.buffer(), at, bytes);
+            self.gpu.carried.uploaded_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// As [`Gpu::opening`].
+    pub fn opening(&self) -> u64 {
+        self.gpu.opening()
     }
 
     /// Memory on the device with any contents.
     ///
     /// # Errors
-    /// [`GpuError::TooLarge`].
+    /// [`GpuError::TooLarge`], [`GpuError::OutOfMemory`].
     pub fn scratch(&mut self, what: &'static str, bytes: u64) -> Result<OnDevice, GpuError> {
         match self.spare.take(bytes) {
             Some(found) => Ok(found),
@@ -63,7 +74,7 @@ impl<'a> Recorder<'a> {
     /// Memory on the device that may be kept for later calls, zeros at first.
     ///
     /// # Errors
-    /// [`GpuError::TooLarge`].
+    /// [`GpuError::TooLarge`], [`GpuError::OutOfMemory`].
     pub fn lasting(&mut self, what: &'static str, bytes: u64) -> Result<OnDevice, GpuError> {
         let limit = self.gpu.max_binding();
         if bytes > limit {
@@ -71,7 +82,25 @@ impl<'a> Recorder<'a> {
         }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         self.bytes += bytes;
-        Ok(OnDevice::new(self.buffer(what, bytes.max(LEAST_BYTES), usage), bytes))
+        Ok(OnDevice::new(self.held(what, bytes.max(LEAST_BYTES), usage)?, bytes))
+    }
+
+    /// A buffer that counts as used. Where there is no room, what was let go by earlier work is waited for once.
+    fn held(&self, what: &'static str, bytes: u64, usage: BufferUsages) -> Result<Held, GpuError> {
+        self.gpu.memory.check(bytes)?;
+        let made = self.try_buffer(what, bytes, usage).or_else(|| {
+            self.gpu.wait();
+            self.try_buffer(what, bytes, usage)
+        });
+        made.map(|buffer| self.gpu.memory.hold(buffer)).ok_or(GpuError::OutOfMemory { bytes: self.bytes })
+    }
+
+    /// A buffer, where the driver has room for it.
+    fn try_buffer(&self, what: &'static str, bytes: u64, usage: BufferUsages) -> Option<Buffer> {
+        let scope = self.gpu.device.push_error_scope(ErrorFilter::OutOfMemory);
+        let buffer = self.buffer(what, bytes, usage);
+        let fault = pollster::block_on(scope.pop());
+        fault.is_none().then_some(buffer)
     }
 
     /// Copies bytes `[from, from + bytes]` of one memory to another.
@@ -127,10 +156,11 @@ impl<'a> Recorder<'a> {
         let word = canary();
         let canary = self.upload("canary", &[word; 4])?;
         let total = wanted.iter().map(|from| from.bytes).sum::<u64>();
-        let staging = self.buffer("read back", total + 16, BufferUsages::COPY_DST | BufferUsages::MAP_READ);
+        let held = self.held("read back", total + 16, BufferUsages::COPY_DST | BufferUsages::MAP_READ)?;
+        let staging = held.buffer();
         let mut at = 0;
         for from in wanted.iter().filter(|from| from.bytes > 0).chain([&&canary]) {
-            self.encoder.copy_buffer_to_buffer(from.buffer(), 0, &staging, at, from.bytes);
+            self.encoder.copy_buffer_to_buffer(from.buffer(), 0, staging, at, from.bytes);
             at += from.bytes;
         }
         let Recorder { gpu, encoder, bytes, .. } = self;
@@ -160,6 +190,8 @@ impl<'a> Recorder<'a> {
             numbers.push(bytemuck::pod_collect_to_vec(own));
             rest = others;
         }
+        gpu.carried.read_backs.fetch_add(1, Ordering::Relaxed);
+        gpu.carried.read_back_bytes.fetch_add(total, Ordering::Relaxed);
         let is_whole = view[ends..].chunks_exact(4).all(|found| found == word.to_ne_bytes());
         if is_whole { Ok(numbers) } else { Err(GpuError::Unreliable) }
     }

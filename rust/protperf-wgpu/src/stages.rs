@@ -92,6 +92,11 @@ impl Cut {
             tiling,
         })
     }
+
+    /// How the rows are cut.
+    pub fn tiling(&self) -> &Tiling {
+        &self.tiling
+    }
 }
 
 impl<'r, 'a> Stages<'r, 'a> {
@@ -288,8 +293,7 @@ impl<'r, 'a> Stages<'r, 'a> {
 
     /// Memory for each pair of rows of a tile, where the call is causal.
     fn pairs(&mut self, rows: &Rows<'_>, what: &'static str, bytes: u64) -> Result<OnDevice> {
-        let pairs = rows.cut.tiling.tiles.len() * rows.cut.tiling.rows * rows.cut.tiling.rows;
-        self.scratch(what, if self.causal { pairs } else { 0 }, bytes)
+        self.scratch(what, if self.causal { rows.cut.tiling.num_pairs() } else { 0 }, bytes)
     }
 
     fn sizes(&self, rows: &Rows<'_>) -> Sizes {

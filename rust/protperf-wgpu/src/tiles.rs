@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
 /// The most rows of a causal tile, queries and keys alike. Scores of a tile take its square.
-pub const CAUSAL_ROWS: usize = 64;
+const CAUSAL_ROWS: usize = 64;
 /// The most rows of a tile where every query sees every key.
 const NONCAUSAL_ROWS: usize = 256;
 
@@ -47,6 +47,11 @@ impl Tiling {
             tiling.segments.push([before, tiling.tiles.len() as u32 - before]);
         }
         tiling
+    }
+
+    /// Pairs of rows of the same tile that there is memory for; tiles are all as large as the largest.
+    pub fn num_pairs(&self) -> usize {
+        self.tiles.len() * self.rows * self.rows
     }
 }
 

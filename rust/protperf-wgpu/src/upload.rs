@@ -7,6 +7,7 @@ use crate::memory::OnDevice;
 use crate::recorder::Recorder;
 use crate::stages::{Cut, Pass, Rows};
 use protperf_core::Stored;
+use std::ops::Range;
 
 /// One side of some lines on the device.
 pub struct Uploaded {
@@ -27,13 +28,28 @@ impl Uploaded {
         lines: &Lines,
         side: Side,
     ) -> Result<Self, GpuError> {
-        let (at, inputs) = match side {
-            Side::Queries => (0, &lines.queries),
-            Side::Keys => (1, &lines.keys),
+        let inputs = match side {
+            Side::Queries => &lines.queries,
+            Side::Keys => &lines.keys,
         };
+        let inputs = recorder.upload("rows of queries or keys", inputs)?;
+        Self::of_rows(recorder, call, inputs, side)
+    }
+
+    /// The same of rows that are on the device, `[lines,rows,D]`.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`], [`GpuError::TooMany`], [`GpuError::OutOfMemory`].
+    pub fn of_rows<T: Stored>(
+        recorder: &mut Recorder<'_>,
+        call: &Call<'_, T>,
+        inputs: OnDevice,
+        side: Side,
+    ) -> Result<Self, GpuError> {
+        let at = usize::from(side == Side::Keys);
         Ok(Uploaded {
             side,
-            inputs: recorder.upload("rows of queries or keys", inputs)?,
+            inputs,
             parameters: recorder.upload("feature map", &call.map.packed[at])?,
             cut: Cut::new(recorder, &call.segments[at], call.args.causal)?,
             norm_factor: call.map.norm_factor(side),
@@ -75,8 +91,8 @@ pub fn pass_of<T: Stored>(call: &Call<'_, T>) -> Pass {
 pub fn sets_of<T: Stored>(
     recorder: &mut Recorder<'_>,
     call: &Call<'_, T>,
-    lines: &Lines,
+    lines: Range<usize>,
 ) -> Result<OnDevice, GpuError> {
-    let sets: Vec<u32> = lines.range.clone().map(|line| call.set_of(line) as u32).collect();
+    let sets: Vec<u32> = lines.map(|line| call.set_of(line) as u32).collect();
     recorder.upload("sets of parameters", &sets)
 }

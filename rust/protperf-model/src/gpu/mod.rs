@@ -1,20 +1,20 @@
 //! A GPU as a device: weights are carried to it once, activations stay there from the tokens to what is wanted of them.
 //!
-//! A batch is one submission per block and one read-back. Where it is large it is cut between sequences; no bit of a
-//! sequence depends on what else is in the batch.
+//! A batch is one submission per block and one read-back. Where it is large, or the device has no room for it, it is cut
+//! between sequences; no bit of a sequence depends on what else is in the batch.
 
 mod network;
 
 use crate::config::Config;
 use crate::device::{Device, Reading, Wanted};
-use crate::fault::Result;
+use crate::fault::{Fault, Result};
 use crate::source::TensorSource;
 use network::{Answer, Layer, Tokens};
 pub use network::{GpuNetwork, GpuState};
 use protperf_core::alphabet::VOCABULARY_SIZE;
 use protperf_core::{Error, Execution, try_reserved};
 use protperf_wgpu::network::Forward;
-use protperf_wgpu::with_gpu;
+use protperf_wgpu::{in_groups, with_gpu};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -51,7 +51,10 @@ impl Device<f32> for GpuDevice {
         let mut out = Out::new(wanted, network.config.num_layers, network.config.shape.model_dim);
         with_gpu(|gpu| {
             network.check(gpu)?;
-            for sequences in parts(reading, network.tokens_at_once(gpu)) {
+            let at_once = network.tokens_at_once(gpu);
+            let is_full = |fault: &Fault| matches!(fault, Fault::Core(Error::OutOfMemory { .. }));
+            let group = |first, most| group(reading, first, at_once, most);
+            in_groups(gpu, reading.starts.len(), is_full, group, |sequences| {
                 if run.cancel.load(Ordering::Relaxed) {
                     return Err(Error::Interrupted.into());
                 }
@@ -59,8 +62,8 @@ impl Device<f32> for GpuDevice {
                 let answer = out.asked(&tokens.range)?;
                 let found = network.read(Forward::new(gpu), &tokens, None, &answer, run.cancel)?;
                 out.store(&tokens.range, &found);
-            }
-            Ok(())
+                Ok(())
+            })
         })
     }
 
@@ -84,18 +87,17 @@ impl Device<f32> for GpuDevice {
     }
 }
 
-/// Sequences in groups of at most so many tokens, or one that is longer.
-fn parts(reading: &Reading<'_>, most: usize) -> Vec<Range<usize>> {
-    let (mut parts, mut first, mut tokens) = (Vec::new(), 0, 0);
-    for (at, range) in reading.sequences().enumerate() {
-        if tokens > 0 && tokens + range.len() > most {
-            parts.push(first..at);
-            (first, tokens) = (at, 0);
-        }
-        tokens += range.len();
-    }
-    parts.push(first..reading.starts.len());
-    parts
+/// The sequences from the first on that are read together: at most so many tokens, or one sequence that is longer, and
+/// at most so many sequences.
+fn group(reading: &Reading<'_>, first: usize, most_tokens: usize, most: usize) -> Range<usize> {
+    let mut tokens = 0;
+    let lengths = reading.sequences().skip(first).map(|range| range.len()).take(most);
+    let fitting = lengths.take_while(|&len| {
+        let is_first = tokens == 0;
+        tokens += len;
+        is_first || tokens <= most_tokens
+    });
+    first..first + fitting.count().max(1)
 }
 
 /// What is wanted of a reading, and which of its tokens it is wanted of.
@@ -153,12 +155,18 @@ mod tests {
     fn a_batch_is_cut_between_sequences_where_it_is_large() {
         let borders = [0, 3, 3, 10, 12, 12, 40];
         let reading = Reading { tokens: &[0; 40], borders: &borders, starts: &[0; 6], causal: false };
-        let one = |range: Range<usize>| vec![range];
-        assert_eq!(parts(&reading, 100), one(0..6));
-        assert_eq!(parts(&reading, 10), [0..3, 3..5, 5..6]);
-        assert_eq!(parts(&reading, 1), [0..1, 1..3, 3..4, 4..6]);
-        let none = Reading { tokens: &[], borders: &[0], starts: &[], causal: true };
-        assert_eq!(parts(&none, 10), one(0..0));
+        let groups = |most_tokens, most| {
+            let (mut groups, mut next) = (Vec::new(), 0);
+            while next < 6 {
+                groups.push(group(&reading, next, most_tokens, most));
+                next = groups.last().unwrap().end;
+            }
+            groups
+        };
+        assert_eq!(group(&reading, 0, 100, 9), 0..6);
+        assert_eq!(groups(10, 9), [0..3, 3..5, 5..6]);
+        assert_eq!(groups(10, 2), [0..2, 2..4, 4..6]);
+        assert_eq!(groups(1, 9), [0..1, 1..3, 3..4, 4..6]);
     }
 
     #[test]

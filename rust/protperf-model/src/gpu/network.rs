@@ -140,7 +140,7 @@ impl GpuNetwork {
     /// # Errors
     /// [`GpuError::Gone`].
     pub fn check(&self, gpu: &Gpu) -> Result<(), GpuError> {
-        if gpu.opening() == self.opening { Ok(()) } else { Err(GpuError::Gone) }
+        gpu.check_opening(self.opening, "the model", "load the model again")
     }
 
     /// Tokens of several sequences that are read at once.

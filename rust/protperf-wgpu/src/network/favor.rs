@@ -11,7 +11,6 @@ use crate::kernels::Kernel;
 use crate::maps::{Map, Side};
 use crate::memory::OnDevice;
 use crate::stages::{Pass, Reader, Rows, Stages};
-use crate::tiles::CAUSAL_ROWS;
 use protperf_core::state::KV_STATE;
 use protperf_core::{MapArgs, Result as CoreResult};
 use std::ops::Range;
@@ -167,9 +166,59 @@ fn bytes_of(heads: &Heads<'_>, map: &Favor) -> u64 {
 }
 
 fn heads_at_once(forward: &Forward<'_>, sequences: &Sequences, map: &Favor) -> usize {
-    let (rows, features) = (sequences.rows().max(1) as u64, map.pass.features as u64);
-    let tiles = rows / CAUSAL_ROWS as u64 + sequences.ranges.len() as u64;
-    let of_scores = rows * CAUSAL_ROWS as u64 * 8;
-    let largest = (rows * features * 8).max(tiles * map.state_bytes()).max(of_scores);
+    let tiling = sequences.cut.tiling();
+    let of_features = sequences.rows().max(1) * map.pass.features * 8;
+    let of_states = tiling.tiles.len().max(sequences.ranges.len()) as u64 * map.state_bytes();
+    let of_scores = if sequences.causal { tiling.num_pairs() * 8 } else { 0 };
+    let largest = (of_features.max(of_scores) as u64).max(of_states);
     usize::try_from(GROUP_BYTES.min(forward.gpu.max_binding()) / largest).unwrap_or(usize::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Gpu;
+    use protperf_core::{FeatureMap, Omega};
+    use std::sync::atomic::AtomicBool;
+
+    /// What four heads read of sequences of some lengths, and how many of them are worked on at once.
+    fn read(gpu: &Gpu, lengths: &[usize], causal: bool) -> Result<(Vec<f32>, usize), GpuError> {
+        let (count, dim, features) = (4, 3, 8);
+        let ends: Vec<usize> =
+            lengths.iter().scan(0, |end, len| Some(std::mem::replace(end, *end + len) + len)).collect();
+        let ranges: Vec<Range<usize>> = ends.iter().zip(lengths).map(|(&end, len)| end - len..end).collect();
+        let rows = ends[ends.len() - 1];
+        let wave = |n: usize| (0..n).map(|at| (at as f32 * 0.7).sin()).collect::<Vec<f32>>();
+        let mut forward = Forward::new(gpu);
+        let qkv = forward.rows(&wave(rows * 3 * count * dim), 3 * count * dim)?;
+        let directions: Vec<f64> = wave(count * features * dim).into_iter().map(f64::from).collect();
+        let omega = Omega { data: &directions, num_heads: Some(count), num_features: features, head_dim: dim };
+        let args = MapArgs::Named { map: FeatureMap::Positive, omega: Some(omega), kernel_epsilon: 0.0 };
+        let map = favor_map(&mut forward, &args, dim, features).unwrap();
+        let positions = ranges.iter().flat_map(|range| 0..range.len() as u64).collect::<Vec<_>>();
+        let sequences = forward.sequences(ranges, positions.into_iter(), dim, causal)?;
+        let lengths = forward.numbers(&[1.0; 4])?;
+        let heads = Heads { count, dim, lengths: &lengths, sequences: &sequences };
+        let at_once = heads_at_once(&forward, &sequences, &map);
+        let found = favor(&mut forward, &qkv, &heads, &map, None)?;
+        Ok((forward.read_back(&found, &AtomicBool::new(false))?, at_once))
+    }
+
+    #[test]
+    fn heads_are_cut_into_groups_where_an_adapter_binds_little_and_read_the_same() {
+        if let Some(fault) = crate::adapters().1 {
+            assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
+            return println!("skipped: {fault}");
+        }
+        let (usual, small) = (Gpu::open().unwrap(), Gpu::open_binding(1 << 17).unwrap());
+        // Of many short sequences and a longer one the scores take the most memory.
+        for (lengths, causal) in [(vec![64, 3, 3], true), (vec![900], false), (vec![700, 100], false)] {
+            let (expected, all) = read(&usual, &lengths, causal).unwrap();
+            let (found, some) = read(&small, &lengths, causal).unwrap();
+            assert!(all >= 4 && some < 4, "{all} {some}");
+            assert!(found == expected && found.iter().any(|&x| x != 0.0));
+        }
+        let error = read(&small, &[4000], false).unwrap_err().to_string();
+        assert!(error.contains("this GPU binds at most 131072"), "{error}");
+    }
 }

@@ -39,6 +39,28 @@ fn exp_negative(x: f32) -> f32 {
     return exp2_fraction(rest * LOG2_E) * exp2_int(i32(whole));
 }
 
+// Cosine and sine of some quarter turns and an angle of at most pi/4, to about a unit in the last place.
+fn turned(x: f32, quarters: i32) -> vec2f {
+    let square = x * x;
+    let sine = x + x * square * (-0.16666654611 + square * (8.3321608736e-3 + square * -1.9515295891e-4));
+    let cosine = 1.0 - 0.5 * square
+        + square * square * (4.166664568298827e-2 + square * (-1.388731625493765e-3 + square * 2.443315711809948e-5));
+    switch quarters & 3 {
+        case 0: {
+            return vec2f(cosine, sine);
+        }
+        case 1: {
+            return vec2f(-sine, cosine);
+        }
+        case 2: {
+            return vec2f(-cosine, -sine);
+        }
+        default: {
+            return vec2f(sine, -cosine);
+        }
+    }
+}
+
 // The outer product of the entries of 4 rows and of 4 columns; a column of the result belongs to a row.
 fn outer(rows: vec4f, columns: vec4f) -> mat4x4f {
     return mat4x4f(rows.x * columns, rows.y * columns, rows.z * columns, rows.w * columns);

@@ -186,22 +186,5 @@ fn cos_and_sin(u: f32) -> vec2f {
     let quarters = round(u * 0.636619772367581343);
     let limited = clamp(quarters, -EXPONENT_LIMIT, EXPONENT_LIMIT);
     let x = clamp(((u - limited * 1.5703125) - limited * 4.837512969970703e-4) - limited * 7.549789954891882e-8, -1.0, 1.0);
-    let square = x * x;
-    let sine = x + x * square * (-0.16666654611 + square * (8.3321608736e-3 + square * -1.9515295891e-4));
-    let cosine = 1.0 - 0.5 * square
-        + square * square * (4.166664568298827e-2 + square * (-1.388731625493765e-3 + square * 2.443315711809948e-5));
-    switch i32(limited) & 3 {
-        case 0: {
-            return vec2f(cosine, sine);
-        }
-        case 1: {
-            return vec2f(-sine, cosine);
-        }
-        case 2: {
-            return vec2f(-cosine, -sine);
-        }
-        default: {
-            return vec2f(sine, -cosine);
-        }
-    }
+    return turned(x, i32(limited));
 }

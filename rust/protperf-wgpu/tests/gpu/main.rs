@@ -2,7 +2,9 @@
 
 mod available;
 mod causality;
+mod draw;
 #[path = "../../../protperf-cpu/tests/harness/mod.rs"]
 mod harness;
 mod limits;
 mod passes;
+mod resident;

@@ -1,0 +1,36 @@
+// Rows [1, v] of a tensor of values as lines, v over the power of two of its segment, and zeros where a row is left out.
+// An invocation carries a number.
+
+// [num_segments + 1]
+@group(0) @binding(1) var<storage, read> borders: array<u32>;
+// [B, Hk, S, E]
+@group(0) @binding(2) var<storage, read> words: array<u32>;
+// [lines, S]
+@group(0) @binding(3) var<storage, read> shifts: array<i32>;
+// [lines, segments, 2]
+@group(0) @binding(4) var<storage, read> facts: array<u32>;
+// [lines, S, 1 + E]
+@group(0) @binding(5) var<storage, read_write> values: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let at = invocation(group, local);
+    if at >= shape.invocations {
+        return;
+    }
+    let column = at % (shape.value_dim + 1u);
+    let place = at / (shape.value_dim + 1u);
+    if shifts[place] == LEFT_OUT {
+        values[at] = 0.0;
+        return;
+    }
+    if column == 0u {
+        values[at] = 1.0;
+        return;
+    }
+    let row = place % shape.rows;
+    let line = place / shape.rows;
+    let number = (key_line(line) * shape.rows + row) * shape.value_dim + column - 1u;
+    let power = power_of(facts[(line * shape.segments + segment_of(row)) * 2u + 1u]);
+    values[at] = over_power(bits_in(words[word_of(number)], number), power);
+}

@@ -1,0 +1,155 @@
+"""Tensors that stay on the GPU: the results of the host's, no hidden trips, memory given back, and what is refused."""
+
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from attention_inputs import arrays
+
+import protperf
+from protperf import LogLinear, errors, gpu
+
+pytestmark = [
+    pytest.mark.skipif("wgpu" not in protperf.backends(), reason="built without the feature wgpu"),
+    pytest.mark.usefixtures("gpu_device"),
+]
+
+
+def on_gpu(*tensors, dtype=None):
+    return [gpu.upload(x, dtype=dtype) for x in tensors]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_bits_are_those_of_arrays_on_the_host(dtype):
+    q, k, v, omega = arrays(2, 4, 70, kv_heads=2, scale=0.5, dtype=dtype)
+    padding = np.arange(140).reshape(2, 70) % 5 == 0
+    for options in ({}, {"causal": True, "key_padding_mask": padding}, {"feature_map": LogLinear(omega)}):
+        directions = None if "feature_map" in options else omega
+        found = gpu.favor_attention(*on_gpu(q, k, v), directions, **options)
+        assert (found.shape, found.dtype, found.nbytes) == (q.shape[:3] + v.shape[3:], dtype, found.numpy().nbytes)
+        expected = protperf.favor_attention(q, k, v, directions, backend="wgpu", **options)
+        np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_two_halves_through_a_state_and_queries_alone_are_the_whole():
+    q, k, v, omega = arrays(1, 2, 80, scale=0.5, dtype=np.float32)
+    halves = [on_gpu(*(x[:, :, rows] for x in (q, k, v))) for rows in (slice(33), slice(33, 80))]
+    first, state = gpu.favor_attention_with_state(*halves[0], omega)
+    second, last = gpu.favor_attention_with_state(*halves[1], omega, state)
+    whole = protperf.favor_attention(q, k, v, omega, causal=True)
+    assert np.abs(np.concatenate([first.numpy(), second.numpy()], 2) - whole).max() < 1e-5
+    nothing = on_gpu(k[:, :, :0], v[:, :, :0])
+    alone, after = gpu.favor_attention_with_state(gpu.upload(q), *nothing, omega, last)
+    assert np.abs(alone.numpy() - protperf.favor_attention(q, k, v, omega)).max() < 1e-5
+    np.testing.assert_array_equal(after.numpy(), last.numpy())
+
+
+def test_nothing_is_carried_there_or_back_between_calls():
+    x, _, _, omega = arrays(1, 2, 512, d=32, e=32, m=8, dtype=np.float32)
+    chain = gpu.upload(x)
+    before = gpu.traffic()
+    for _ in range(5):
+        chain = gpu.favor_attention(chain, chain, chain, omega, causal=True)
+    between = gpu.traffic()
+    assert between.read_backs == before.read_backs
+    # Directions, tiles and borders of segments: far less than one of the tensors.
+    assert between.uploaded_bytes - before.uploaded_bytes < 5 * x.nbytes / 10
+    assert chain.numpy().shape == x.shape
+    after = gpu.traffic()
+    assert after.read_backs == before.read_backs + 1
+    assert x.nbytes <= after.read_back_bytes - before.read_back_bytes < x.nbytes + 100
+
+
+def test_a_projection_is_that_of_the_processor_to_rounding():
+    options = {"norm": "sqrt_dim", "seed": 2**63 + 5, "stream": (1, 2, 3)}
+    found = gpu.draw_projection(30, 12, **options)
+    assert (found.shape, found.dtype) == ((30, 12), np.float32)
+    np.testing.assert_allclose(found.numpy(), protperf.draw_projection(30, 12, **options), atol=1e-5)
+    with pytest.raises(errors.ConfigError, match="sampler is iid, which is drawn on the CPU alone; on a GPU use orth"):
+        gpu.draw_projection(30, 12, sampler="iid")
+    with pytest.raises(errors.ConfigError, match="num_features is 0"):
+        gpu.draw_projection(0, 12)
+
+
+def test_memory_is_given_back_and_a_budget_is_kept(monkeypatch):
+    gc.collect()
+    before = gpu.traffic().used_bytes
+    x = gpu.upload(np.ones((1, 4, 1000, 8), np.float32))
+    assert gpu.traffic().used_bytes == before + x.nbytes
+    expected = gpu.favor_attention(x, x, x, None, feature_map="relu", causal=True)
+    needed = gpu.traffic().used_bytes - before
+    # What one head takes and more, but far from what four do.
+    monkeypatch.setenv("PROTPERF_GPU_MEMORY", str(before + needed + 2_000_000))
+    found = gpu.favor_attention(x, x, x, None, feature_map="relu", causal=True)
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    monkeypatch.setenv("PROTPERF_GPU_MEMORY", str(before + needed + 200_000))
+    with pytest.raises(errors.OutOfMemory):
+        gpu.favor_attention(x, x, x, None, feature_map="relu", causal=True)
+    monkeypatch.setenv("PROTPERF_GPU_MEMORY", "much")
+    with pytest.raises(errors.DeviceError, match='PROTPERF_GPU_MEMORY is "much"; give bytes'):
+        gpu.upload(np.ones(1, np.float32))
+    del x, expected, found
+    gc.collect()
+    assert gpu.traffic().used_bytes == before
+
+
+def test_arrays_and_dlpack_are_its_faces():
+    torch = pytest.importorskip("torch")
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    there = gpu.upload(x[::-1])
+    for back in (there.numpy(), np.asarray(there), np.from_dlpack(there), torch.from_dlpack(there).numpy()):
+        np.testing.assert_array_equal(back, x[::-1])
+    assert np.asarray(there, np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match="as a copy alone"):
+        np.asarray(there, copy=False)
+    np.testing.assert_array_equal(gpu.upload(torch.from_numpy(x)).numpy(), x)
+    np.testing.assert_array_equal(gpu.upload([[0.5, 2]], dtype="float16").numpy(), np.array([[0.5, 2]], np.float16))
+    assert repr(there) == "GpuTensor(shape=[2, 3], dtype=float32)"
+    assert gpu.upload(np.zeros((0, 3), np.float16)).numpy().shape == (0, 3)
+
+
+def test_what_does_not_fit_is_refused_and_the_message_names_the_remedy():
+    q, k, v, omega = arrays(1, 2, 5)
+    with pytest.raises(errors.DtypeError, match=r"array has type float64.*say dtype='float32'"):
+        gpu.upload(q)
+    with pytest.raises(errors.ConfigError, match="dtype is 'float64'; use float32 or float16"):
+        gpu.upload(q, dtype="float64")
+    there = on_gpu(q, k, v, dtype="float32")
+    with pytest.raises(errors.DtypeError, match=r"v of type ndarray is not on the GPU; carry it there with gpu.upload"):
+        gpu.favor_attention(*there[:2], v, omega)
+    with pytest.raises(errors.DtypeError, match=r"q lies on a GPU; use protperf.gpu.favor_attention, or q.numpy\(\)"):
+        protperf.favor_attention(*there, omega)
+    with pytest.raises(errors.DtypeError, match="must have one type, found q float32, k float32, v float16"):
+        gpu.favor_attention(*there[:2], gpu.upload(v, dtype="float16"), omega)
+    with pytest.raises(errors.ShapeError, match=r"state has .* is needed"):
+        gpu.favor_attention_with_state(*there, omega, there[0])
+
+
+FORKED = """
+import os, numpy, protperf
+from protperf import errors, gpu
+x = gpu.upload(numpy.ones((1, 1, 5, 4), numpy.float32))
+call = lambda x: gpu.favor_attention(x, x, x, None, feature_map="relu").numpy()
+expected = call(x)
+child = os.fork()
+if child == 0:
+    for use in (call, gpu.GpuTensor.numpy):
+        try:
+            use(x)
+        except errors.DeviceError as error:
+            assert "the tensor lies on a GPU that was lost, or that the process opened before it was" in str(error)
+        else:
+            os._exit(2)
+    del x
+    os._exit(0 if numpy.array_equal(call(gpu.upload(numpy.ones((1, 1, 5, 4), numpy.float32))), expected) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert numpy.array_equal(call(x), expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_in_a_forked_child_a_tensor_says_that_it_is_of_no_use():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
