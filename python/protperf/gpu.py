@@ -15,7 +15,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from protperf import _arguments, _native
-from protperf._array_arguments import as_array, map_arguments, visibility_arguments
+from protperf._array_arguments import map_arguments, visibility_arguments
+from protperf._arrays import as_array
 from protperf._backends import backends
 from protperf._feature_maps import LogLinear
 from protperf.errors import ConfigError, DeviceError, DtypeError
