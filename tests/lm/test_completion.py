@@ -25,7 +25,7 @@ ASKS = [
     ("protperf score --method ", set(METHODS)),
     ("protperf score run x.fa --format p", {"parquet"}),
     ("protperf train --size ", {"nano", "tiny", "small", "base"}),
-    ("protperf train --size nano --att", {"--attention"}),
+    ("protperf train --size nano --att", {"--attention", "--attention-backend"}),
     ("protperf doctor --", {"--json", "--model", "--help"}),
     ("protperf completion ", {"bash", "zsh", "fish"}),
 ]

@@ -49,7 +49,11 @@ GROUPS = {
     ],
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
     "bookkeeping": pick(TrainOptions, "checkpoint_every", "patience", "log_every", "logger"),
-    "computation": [*pick(ThreadOptions), *pick(ComputeOptions), *pick(TrainOptions, "engine", "precision")],
+    "computation": [
+        *pick(ThreadOptions),
+        *pick(ComputeOptions),
+        *pick(TrainOptions, "engine", "precision", "attention_backend"),
+    ],
     "messages": pick(MessageOptions),
 }
 EXAMPLES = """

@@ -76,9 +76,12 @@ class Network(nn.Module):
             composes them of torch's operations, which every device and every mode of differentiation has.
         precision: what the native engine multiplies matrices in while it trains: `f32`, or `bf16`. In evaluation mode,
             and composed of torch's operations, nothing is rounded.
+        attention_backend: what computes linear attention with the engine `torch`, a name from `protperf.backends()`.
     """
 
-    def __init__(self, config: ModelConfig, engine: str = "native", precision: str = "f32") -> None:
+    def __init__(
+        self, config: ModelConfig, engine: str = "native", precision: str = "f32", attention_backend: str = "auto"
+    ) -> None:
         super().__init__()
         self.config, self.engine, self.precision = config, engine, precision
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -86,7 +89,7 @@ class Network(nn.Module):
         with torch.random.fork_rng(devices=[]):
             self.embedding = nn.Embedding(VOCAB_SIZE, config.model_dim)
             self.mode = nn.Embedding(2, config.model_dim)
-            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+            self.blocks = nn.ModuleList(Block(config, layer, attention_backend) for layer in range(config.num_layers))
             self.norm = nn.RMSNorm(config.model_dim, _NORM_EPSILON)
         self._initialize()
 
@@ -211,9 +214,9 @@ class Network(nn.Module):
 class Block(nn.Module):
     """Attention, then a gated feed-forward layer, each on the normed residual stream."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, attention_backend: str = "auto") -> None:
         super().__init__()
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config, layer, attention_backend)
         self.attention_norm = nn.RMSNorm(config.model_dim, _NORM_EPSILON)
         self.ffn_norm = nn.RMSNorm(config.model_dim, _NORM_EPSILON)
         self.gate_up = nn.Linear(config.model_dim, 2 * config.ffn_dim, bias=False)
@@ -280,7 +283,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with rotary positions, unit queries and keys, and a temperature for each head."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         inner = config.num_heads * config.head_dim
@@ -288,7 +291,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, config.model_dim, bias=False)
         start = math.log(_TEMPERATURE[config.attention])
         self.log_temperature = nn.Parameter(torch.full((config.num_heads,), start))
-        self.favor = None if config.attention == "exact" else _random_features(config, layer)
+        self.favor = None if config.attention == "exact" else _random_features(config, layer, backend)
         # Checkpoints name omega as a tensor of this module.
         self.register_state_dict_post_hook(_lift_omega)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_lower_omega)  # type: ignore[no-untyped-call]
@@ -363,7 +366,7 @@ def _continued_exact(
     return torch.cat(outputs, 2), after
 
 
-def _random_features(config: ModelConfig, layer: int) -> FavorAttention:
+def _random_features(config: ModelConfig, layer: int, backend: str) -> FavorAttention:
     return FavorAttention(
         config.head_dim,
         config.num_features,
@@ -373,6 +376,7 @@ def _random_features(config: ModelConfig, layer: int) -> FavorAttention:
         layer=layer,
         sampler=config.sampler,
         norm=config.norm,
+        backend=backend,
         # The configuration and the step say which draw it is.
         saves_key=False,
         dtype=torch.float32,

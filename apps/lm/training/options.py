@@ -29,7 +29,7 @@ WEIGHTS = ("equal", "relatives")
 _BEFORE = {
     "engine": "torch", "optimizer": "adamw", "starts": "whole", "weights": "equal", "hold_out": "random",
     "ema": 0.0, "patience": 0, "init": None, "precision": "f32", "lora": 0,
-    "schedule": "cosine", "logger": "jsonl",
+    "schedule": "cosine", "logger": "jsonl", "attention_backend": "auto",
 }  # fmt: skip
 """What runs did from before there was a choice, which do not say it."""
 DTYPES = ("float32",)
@@ -62,7 +62,7 @@ class TrainOptions:
 
     Exactly one of `steps`, `epochs` and `time_s` ends the run. `validate` is the fraction of the sequences that is held
     out, 0 for none of them; None says that a file is given instead. `residues` is the policy for odd residues.
-    `redraw_interval` counts optimizer steps; 0 never redraws.
+    `redraw_interval` counts optimizer steps; 0 never redraws. An `engine` of auto becomes the one that it means.
     """
 
     steps: int | None = option(
@@ -124,13 +124,17 @@ class TrainOptions:
     )  # fmt: skip
     residues: str = residues_option()
     engine: str = option(
-        "native", "What computes a step on a CPU: native, fast, or torch, of torch's own operations.",
-        choices=("native", "torch"),
+        "auto", "What computes a step on a CPU: native, fast, or torch, of torch's own operations; auto is native, and "
+        "torch with an --attention-backend.", choices=("auto", "native", "torch"),
     )  # fmt: skip
     precision: str = option(
         "f32", "What the native engine multiplies matrices in: f32; or bf16 with sums in float32, faster on processors "
         "with AMX, and on AMD's with AVX-512 BF16. Weights, attention and scores stay in float32.",
         choices=("f32", "bf16"),
+    )  # fmt: skip
+    attention_backend: str = option(
+        "auto", "wgpu: linear attention, forward and backward, on a GPU with Vulkan, Metal or DX12, and the rest on "
+        "the CPU by torch; auto: all where --device says.", choices=("auto", "wgpu"),
     )  # fmt: skip
     redraw_interval: int = option(
         0, "Steps between redraws of the random features; 0 never redraws.", least=0, most=2**40
@@ -156,9 +160,19 @@ class TrainOptions:
         if self.lora and self.init is None:
             text = "{lora} adapts a trained model; name it with {init}"
             raise ConfigError(Message(text, lora=Argument("lora"), init=Argument("init")))
+        is_elsewhere = self.attention_backend != "auto"
+        if is_elsewhere and self.engine == "native":
+            text = "{engine} computes attention by itself; leave {engine_name} out with {attention_backend}"
+            names = {"engine_name": Argument("engine"), "attention_backend": Argument("attention_backend")}
+            raise ConfigError(Message(text, engine=Argument("engine", "native"), **names))
+        if self.engine == "auto":
+            object.__setattr__(self, "engine", "torch" if is_elsewhere else "native")
         if self.precision != "f32" and self.engine != "native":
             text = "{precision} is {value}, which the native engine computes alone; leave {engine} out"
-            parts = {"precision": Argument("precision"), "engine": Argument("engine")}
+            parts = {
+                "precision": Argument("precision"),
+                "engine": Argument("attention_backend" if is_elsewhere else "engine"),
+            }
             raise ConfigError(Message(text, value=self.precision, **parts))
 
     @classmethod

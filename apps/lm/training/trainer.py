@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from protperf import __version__, build_info
-from protperf.errors import ConfigError, DivergenceError
+from protperf import __version__, build_info, gpu
+from protperf.errors import ConfigError, DeviceError, DivergenceError
 from protperf.lm.data.store import TokenStore
 from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import Network
@@ -62,7 +62,8 @@ class Trainer:
         self.run, self.config, self.options = run, config, options
         self.warn, self.detail, self.device = warn, detail, torch.device(device)
         self._check_precision()
-        network = Network(config, options.engine, options.precision).to(self.device)
+        self._check_attention()
+        network = Network(config, options.engine, options.precision, options.attention_backend).to(self.device)
         detail(f"{sum(p.numel() for p in network.parameters()):,} parameters, attention {config.attention}")
         validation = Validation(
             held, train.unigram(), config.objective, options.crop, options.batch_tokens, self.device,
@@ -91,6 +92,20 @@ class Trainer:
         if build_info()["bf16"] == "as float32":
             text = "this processor multiplies bf16 no faster than float32, in which nothing is rounded"
             self.warn(f"warning: {text}")
+
+    def _check_attention(self) -> None:
+        """Refuse a GPU for exact attention, for tensors that lie on another device, or where there is none."""
+        if self.options.attention_backend == "auto":
+            return
+        backend = Argument("attention_backend", self.options.attention_backend)
+        if self.config.attention == "exact":
+            text = "{backend} computes linear attention alone; leave it out, or choose a feature map with {attention}"
+            raise ConfigError(Message(text, backend=backend, attention=Argument("attention")))
+        if self.device.type != "cpu":
+            text = "{backend} takes tensors from the CPU; leave {device} out"
+            raise ConfigError(Message(text, backend=backend, device=Argument("device", self.device.type)))
+        if (fault := gpu.fault()) is not None:
+            raise DeviceError(Message("{backend}: {fault}", backend=backend, fault=fault))
 
     def fit(self, report: Report) -> dict[str, float]:
         """Train to the end or to a signal; the last step is always saved.
