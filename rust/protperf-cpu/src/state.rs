@@ -21,6 +21,8 @@ pub struct State<T> {
     pub sums: Vec<T>,
     /// `kv_state`, `[feature_panels * PANEL][padded_value]`.
     pub values: Vec<T>,
+    /// Whether the sums may be other than 0. Where not, as in all of a short sequence, they are not read.
+    pub has_keys: bool,
 }
 
 impl<T: CpuElement> State<T> {
@@ -34,6 +36,7 @@ impl<T: CpuElement> State<T> {
             reference: try_filled(features, T::EMPTY_REFERENCE)?,
             sums: try_filled(features, T::ZERO)?,
             values: try_filled(features * layout.padded_value(), T::ZERO)?,
+            has_keys: false,
         })
     }
 
@@ -42,6 +45,7 @@ impl<T: CpuElement> State<T> {
         self.reference.fill(T::EMPTY_REFERENCE);
         self.sums.fill(T::ZERO);
         self.values.fill(T::ZERO);
+        self.has_keys = false;
     }
 
     /// A copy.
@@ -53,6 +57,7 @@ impl<T: CpuElement> State<T> {
             reference: try_copied(&self.reference)?,
             sums: try_copied(&self.sums)?,
             values: try_copied(&self.values)?,
+            has_keys: self.has_keys,
         })
     }
 
@@ -61,10 +66,12 @@ impl<T: CpuElement> State<T> {
         self.reference.copy_from_slice(&other.reference);
         self.sums.copy_from_slice(&other.sums);
         self.values.copy_from_slice(&other.values);
+        self.has_keys = other.has_keys;
     }
 
     /// Adds the keys of another state.
     pub fn merge(&mut self, other: &State<T>) {
+        self.has_keys |= other.has_keys;
         let width = if self.sums.is_empty() { 0 } else { self.values.len() / self.sums.len() };
         for m in 0..self.sums.len() {
             let (top, left, right) = joined(self.reference[m], other.reference[m]);
@@ -94,6 +101,7 @@ impl<T: CpuElement> State<T> {
     /// Reads a public state `[F,2+E]`.
     pub fn import(&mut self, layout: &Layout, state: &[T]) {
         self.clear();
+        self.has_keys = true;
         for (feature, row) in state.chunks_exact(KV_STATE + layout.value_dim).enumerate() {
             let at = layout.place(feature);
             self.reference[at] = row[0];
@@ -117,6 +125,7 @@ impl<T: CpuElement> State<T> {
     /// sums is the same, and that of `k_state` is in units of theirs.
     pub fn import_gradient(&mut self, layout: &Layout, final_state: &[T], gradient: &[T], value_scale: T) {
         self.clear();
+        self.has_keys = true;
         let width = KV_STATE + layout.value_dim;
         let rows = final_state.chunks_exact(width).zip(gradient.chunks_exact(width));
         for (feature, (last, row)) in rows.enumerate() {

@@ -72,6 +72,9 @@ pub fn feature_gradient<T: CpuElement>(
         }
         None => gradient[..queries.count * PANEL].fill(T::ZERO),
     }
+    if !state.has_keys {
+        return;
+    }
     transpose_state(head, panel, state, &mut scores.transposed);
     let carried = &queries.rows.values_and_one;
     let product = over_state(&head.layout, carried, &scores.transposed, queries.count, extent.width(), Mode::Add);

@@ -238,6 +238,7 @@ fn key_features<T: CpuElement>(
 
 /// `S = S + phi_k^T . [v, 1]`, the sum over the chunk starting from 0.
 fn add_keys<T: CpuElement>(head: &Head<'_, T>, keys: &Keys<'_, T>, state: &mut State<T>) {
+    state.has_keys = true;
     let (value_row, padded_value) = (head.layout.value_row(), head.layout.padded_value());
     for (panel, features) in keys.features.chunks_exact(CHUNK * PANEL).enumerate() {
         let extent = head.layout.extent(panel, keys.count);

@@ -91,6 +91,10 @@ pub fn add_panel<T: CpuElement>(
             Product { b: &scores.transposed, b_row: CHUNK, cols: padded, triangle: Triangle::LowerColumns, ..base };
         ops.product(&product, &mut scores.values, CHUNK);
     }
+    // Zeros would be added: in a sequence of one chunk these are a fifth of all products.
+    if !state.has_keys {
+        return;
+    }
     if padded_value > 0 {
         let values = &state.values[panel * PANEL * padded_value..];
         let product = Product { b: values, b_row: padded_value, cols: padded_value, ..base };

@@ -39,8 +39,9 @@ fn poison_rows<T: CpuElement>(rows: &mut ChunkRows<T>) {
 }
 
 fn poison_state<T: CpuElement>(state: &mut State<T>) {
-    let State { reference, sums, values } = state;
+    let State { reference, sums, values, has_keys } = state;
     fill([reference, sums, values]);
+    *has_keys = true;
 }
 
 fn fill<T: CpuElement, const N: usize>(buffers: [&mut Vec<T>; N]) {
