@@ -32,7 +32,7 @@ def attention_by_pair(model, sequences):
     """Mean attention from one amino acid to another relative to how often the second is there, [20,20].
 
     Weights come from values that are one-hot, layer by layer; all heads and layers are averaged, and residues within
-    four of the query are left out: they are neighbours in the chain, whatever they are.
+    four of the query are left out: they are close in the chain, and that says nothing of their kind.
     """
     model.eval()
     sums, counts = np.zeros((20, 20)), np.zeros((20, 20))
