@@ -22,7 +22,7 @@ fn assert_conforms(case: &Case, seed: u64) {
     Judge::new(case, &data).check::<f32>(&found).unwrap_or_else(|fault| panic!("{fault} {}", case.id()));
 }
 
-/// Every shape, each with one of the four variants in turn.
+/// Every shape with half of the maps and forms, each with one of the four variants in turn.
 #[test]
 fn the_gpu_conforms_at_every_shape() {
     if !has_gpu() {
@@ -30,9 +30,10 @@ fn the_gpu_conforms_at_every_shape() {
     }
     for (turn, map) in MAPS.into_iter().enumerate() {
         for causal in [false, true] {
-            for (seed, shape) in SHAPES.into_iter().enumerate() {
+            let half = |(seed, _): &(usize, _)| (seed + turn / 2 + usize::from(causal)) % 2 == 0;
+            for (seed, shape) in SHAPES.into_iter().enumerate().filter(half) {
                 let all = variants(map, causal, shape);
-                assert_conforms(&all[(seed + turn + usize::from(causal)) % all.len()], seed as u64 + 5);
+                assert_conforms(&all[(seed / 2 + turn + usize::from(causal)) % all.len()], seed as u64 + 5);
             }
         }
     }
@@ -101,7 +102,7 @@ fn the_gpu_conforms_at_extreme_inputs() {
     }
     for map in MAPS.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
         for causal in [false, true] {
-            let case = Case::new(map, causal, 90, 32, 40);
+            let case = Case::new(map, causal, 90, 16, 20);
             for (q, k) in [(50.0, 1.0), (1.0, 20.0), (20.0, 20.0), (1.8e-5, 1.8e3), (1.8e3, 1.8e-5), (1e-39, 1e-39)] {
                 let mut data = case.data(1);
                 data.q.iter_mut().for_each(|x| *x *= q);
