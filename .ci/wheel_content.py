@@ -4,7 +4,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-SUFFIXES = {".py", ".pyi", ".toml"}
+SUFFIXES = {".py", ".pyi", ".toml", ".json", ".safetensors"}
 
 
 def main(root: Path, wheel: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,18 @@ def test_what_is_named_takes_the_place_of_the_recipe(tmp_path: Path) -> None:
     assert (request.config.objective, request.config.directions) == ("both", "both")
     masked = read_request(tmp_path, {"recipe": "family", "steps": 3, "objective": "masked"})
     assert (masked.config.directions, masked.options.weights) == ("forward", "relatives")
+
+
+def test_a_family_starts_with_the_model_that_ships_unless_another_network_is_named(tmp_path: Path) -> None:
+    def start(**given: Any) -> tuple[str | None, str]:
+        request = read_request(tmp_path, {"recipe": "family", "steps": 3, **given})
+        return request.options.init, request.config.attention
+
+    assert start() == start(seed=3, weights="equal") == start(init="builtin:nano") == ("builtin:nano", "exact")
+    assert start(init="none") == start(size="tiny") == (None, "exact")
+    assert start(attention="relu") == (None, "relu")
+    assert start(num_features=32, attention="softmax") == (None, "softmax")
+    assert start(objective="masked")[0] is None
 
 
 def records(path: Path, count: int, members: int) -> Path:

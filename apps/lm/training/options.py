@@ -100,8 +100,9 @@ class TrainOptions:
     clip: float = option(1.0, "Largest norm of the gradient.", least=1e-12, most=1e12)
     weight_decay: float = option(0.1, "Weight decay of matrices.", least=0.0, most=1e3)
     init: str | None = option(
-        None, "Run, or one step of it, whose weights to start with, and whose sizes and random features are kept.",
-        unit="MODEL", judge=_check_name,
+        None, "Run, one step of it, or builtin:nano, whose weights to start with, and whose sizes and random features "
+        "are kept; none starts with random weights.", unit="MODEL", judge=_check_name,
+        shown_default="that of the recipe",
     )  # fmt: skip
     lora: int = option(
         0, "Rank of low-rank adapters of the matrices: with --init, they alone learn, and are added to the weights "
@@ -203,10 +204,10 @@ class RunOptions:
     )  # fmt: skip
     recipe: str = option(
         "auto", "Options that suit the data; any of them can be given as well. auto chooses by the data and says why. "
-        "family, for related sequences whose mutants are to be ranked: --attention exact --objective causal "
-        "--directions both --starts varied --weights relatives, and dropout of 0.3 below 500,000 residues. proteome: "
-        "--objective causal. corpus: --size tiny. "
-        "plain changes nothing.",
+        "family, for related sequences whose mutants are to be ranked: --init builtin:nano (whose attention is exact, "
+        "as that of a network of another size then is) --objective causal --directions both --starts varied "
+        "--weights relatives, and dropout of 0.3 below 500,000 residues. proteome: --objective causal. corpus: "
+        "--size tiny. plain changes nothing.",
         choices=RECIPES,
     )  # fmt: skip
     dry_run: bool = option(

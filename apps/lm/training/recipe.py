@@ -10,13 +10,18 @@ RECIPES = ("auto", "family", "proteome", "corpus", "plain")
 """`auto` is one of the next ones, by the data; `plain` changes no default; the others are files of `recipes/`."""
 _EXPECTS = "expects"
 """What a recipe came to where it was tried; not an option."""
-_DURATION = ("steps", "passes")
-"""How long to train where nothing else says so: at most so many steps, and passes over the sequences."""
+_DURATION = ("steps", "passes", "fewest")
+"""How long to train where nothing else says so: at most so many steps, and passes over the sequences; at least `fewest`
+steps."""
 _SMALL = "small"
 """A table of further options, for sets with fewer residues than its `residues`."""
 _PLAIN = {"steps": 500, "passes": 50}
 """How long to train without a recipe."""
 _FEWEST_STEPS = 100
+_SHAPES = ("size", "attention", "num_features", "sampler", "norm")
+"""Options of a network that a checkpoint to start with has chosen."""
+SCRATCH = "none"
+"""In place of a checkpoint to start with: random weights."""
 
 
 def with_recipe(recipe: str, given: Mapping[str, Any], num_residues: int | None = None) -> dict[str, Any]:
@@ -34,13 +39,20 @@ def with_recipe(recipe: str, given: Mapping[str, Any], num_residues: int | None 
     for name in (_EXPECTS, *_DURATION, _SMALL):
         values.pop(name, None)
     if given.get("objective") == "masked":
-        # With masks a model sees both sides of a residue at once.
+        # With masks a model sees both sides of a residue at once, and learns little from one that reads in order.
         values.pop("directions", None)
-    if given.get("init") is not None:
+        values.pop("init", None)
+    if any(name in given for name in _SHAPES):
+        values.pop("init", None)
+    chosen = {**values, **given}
+    if chosen.get("init") == SCRATCH:
+        chosen["init"] = None
+    elif chosen.get("init") is not None:
         # The network is that of the checkpoint.
-        for name in ("size", "attention"):
-            values.pop(name, None)
-    return {**values, **given}
+        for name in _SHAPES:
+            if name not in given:
+                chosen.pop(name, None)
+    return chosen
 
 
 def default_steps(recipe: str, steps_of_pass: float = math.inf) -> int:
@@ -50,7 +62,7 @@ def default_steps(recipe: str, steps_of_pass: float = math.inf) -> int:
         steps_of_pass: steps of one pass over the sequences; infinite while they are not known.
     """
     limits = _read(recipe) or _PLAIN
-    return int(max(_FEWEST_STEPS, min(limits["steps"], limits["passes"] * steps_of_pass)))
+    return int(max(limits.get("fewest", _FEWEST_STEPS), min(limits["steps"], limits["passes"] * steps_of_pass)))
 
 
 def expectation(recipe: str) -> str:

@@ -13,8 +13,9 @@ from protperf.lm.device import chosen_device
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import Option, instance, pick
 from protperf.lm.shared_options import RejectOptions
+from protperf.lm.storage import builtin
 from protperf.lm.training.options import DURATION_OPTIONS, RunOptions, TrainOptions
-from protperf.lm.training.recipe import default_steps, expectation, with_recipe
+from protperf.lm.training.recipe import SCRATCH, default_steps, expectation, with_recipe
 from protperf.lm.training.resume import Choices, new_choices, stored_choices
 from protperf.message import Argument, Message
 
@@ -94,6 +95,9 @@ class TrainRequest:
                 )
             )
         config, chosen = new_choices(given)
+        if chosen.init is not None and chosen.init.startswith(builtin.PREFIX):
+            text = "note: starts with the weights of {model}; {scratch} starts with random ones"
+            warn(Message(text, model=chosen.init, scratch=Argument("init", SCRATCH)))
         return config, dataclasses.replace(chosen, validate=options.validate)
 
 

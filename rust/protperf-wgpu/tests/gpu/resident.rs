@@ -1,4 +1,4 @@
-//! Tensors that stay on the device: the bits of a call on tensors of the host, whatever their type and what they hold.
+//! Tensors that stay on the device: the bits of a call on tensors of the host, of any type and with any contents.
 
 use crate::available::has_gpu;
 use crate::harness::{Case, Data, Map, Typed, args, bits, first_state, maps};
