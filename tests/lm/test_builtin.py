@@ -15,7 +15,7 @@ from protperf.lm.fasta import read_fasta
 from protperf.lm.storage import builtin, checkpoint
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "data"
-MOST_BYTES = 12_000_000
+MAX_BYTES = 12_000_000
 
 
 @pytest.mark.parametrize("name", builtin.names())
@@ -26,7 +26,7 @@ def test_a_model_that_ships_is_whole_small_and_says_where_it_comes_from(name: st
     assert facts["started"]
     # Where it was trained is nobody's business.
     assert "/" not in facts["command"] + facts["data"] + facts["validation"]
-    assert sum(file.stat().st_size for file in step.path.iterdir()) < MOST_BYTES
+    assert sum(file.stat().st_size for file in step.path.iterdir()) < MAX_BYTES
     card = (step.path / "README.md").read_text(encoding="utf-8")
     assert all(word in card for word in ("CC BY 4.0", facts["command"], f"{facts['trained_tokens'] / 1e6:.0f} million"))
 
