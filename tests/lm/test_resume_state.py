@@ -136,8 +136,8 @@ def test_every_option_that_decides_a_run_is_stored_and_tried() -> None:
     # These decide which sequences are read, so that a change is refused as other data.
     of_the_data = {"validate", "residues", "hold_out"}
     # No loss of a step depends on the average; test_average.py resumes it. The first weights are in a checkpoint.
-    # test_low_rank.py resumes adapters, which need a run to start with.
-    of_answers = {"ema", "init", "lora"}
+    # test_low_rank.py resumes adapters, which need a run to start with; test_training_on_gpu.py computes on a GPU.
+    of_answers = {"ema", "init", "lora", "attention_backend"}
     names = {field.name for field in dataclasses.fields(TrainOptions)}
     assert names == set(OTHER) | set(DURATION_OPTIONS) | set(LOGGING_OPTIONS) | of_the_data | of_answers
     assert set(TrainOptions(steps=1).to_mapping()) == names

@@ -68,9 +68,11 @@ def test_training_shows_loss_speed_and_time_left(end: list[str], fasta: Path, tm
     bars = [line for line in lines if "left" in line]
     assert all(len(line) <= COLUMNS for line in bars)
     pattern = r"\d+%\|.{6}\| step \d+(/\d+)?, \d\d:\d\d left, loss \d\.\d+, [\d.]+k? tokens/s"
-    assert any(re.search(pattern, line) for line in bars), lines
     if end[0] == "--time":
+        # On a busy machine these seconds may be over after the first step, which shows no speed.
         assert "first steps, 00:0" in bars[0]
+    else:
+        assert any(re.search(pattern, line) for line in bars), lines
     assert re.fullmatch(r"protperf: .*/run: \d+ steps; val_loss .*", lines[-1])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LETTERS, small_config
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from protperf import io
@@ -402,6 +402,8 @@ def test_a_variant_that_is_wrong_says_what_was_found(text: str, message: str) ->
 _EDITS = st.tuples(st.integers(0, 12), st.integers(0, 4), st.text("ACDGKL", max_size=4))
 
 
+# An insertion that moves to where another one is.
+@example([(5, 0, "G"), (6, 0, "A")])
 @given(st.lists(_EDITS, min_size=1, max_size=3))
 def test_the_normal_form_makes_the_same_mutant_and_reads_back(edits: list[tuple[int, int, str]]) -> None:
     """Edits of a repetitive wild type that do not touch each other, applied to its letters one after another."""

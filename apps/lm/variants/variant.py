@@ -76,9 +76,18 @@ def normalized(edits: Iterable[Edit], wild_type: WildType) -> Variant:
     found: list[Edit] = []
     # From the right, because how far an edit may move depends on the one after it.
     for edit in sorted(edits, reverse=True):
-        limit = found[0].start if found else len(tokens)
-        found[:0] = _normal(edit, tokens, limit)
+        pieces = _normal(edit, tokens, _limit(found, tokens))
+        # One that has moved to where another inserts is one insertion with it, which may move further.
+        while found and pieces and pieces[-1].end == found[0].start and not pieces[-1].removed + found[0].removed:
+            both = pieces[-1].inserted + found.pop(0).inserted
+            pieces = _normal(Edit(pieces[-1].start, 0, both), tokens, _limit(found, tokens))
+        found[:0] = pieces
     return Variant(tuple(found))
+
+
+def _limit(later: list[Edit], tokens: bytes) -> int:
+    """How far to the right an edit before those may move."""
+    return later[0].start if later else len(tokens)
 
 
 def difference(mutant: NDArray[np.uint8], wild_type: WildType) -> Variant:
