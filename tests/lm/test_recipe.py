@@ -118,9 +118,10 @@ def test_a_recipe_says_how_long_to_train_where_nothing_else_does(tmp_path: Path)
 
 
 def test_a_small_family_is_trained_with_dropout_unless_another_is_named(tmp_path: Path) -> None:
-    assert "dropout" not in with_recipe("family", {}, 500_000)
-    assert with_recipe("family", {}, 499_999)["dropout"] == 0.3
-    assert with_recipe("family", {"dropout": 0.0}, 499_999)["dropout"] == 0.0
+    assert "dropout" not in with_recipe("family", {}, 1_000_000)
+    assert with_recipe("family", {}, 999_999)["dropout"] == with_recipe("family", {}, 300_000)["dropout"] == 0.1
+    assert with_recipe("family", {}, 299_999)["dropout"] == 0.3
+    assert with_recipe("family", {"dropout": 0.0}, 299_999)["dropout"] == 0.0
     path, size = records(tmp_path / "in.fa", 120, 120), tmp_path / "size.toml"
     size.write_text("num_layers = 1\nmodel_dim = 8\nnum_heads = 1\nhead_dim = 8\nffn_dim = 8\nnum_features = 8\n")
     given = {"size": str(size), "batch_tokens": 200, "recipe": "family", "steps": 1}

@@ -206,8 +206,8 @@ class RunOptions:
         "auto", "Options that suit the data; any of them can be given as well. auto chooses by the data and says why. "
         "family, for related sequences whose mutants are to be ranked: --init builtin:nano (whose attention is exact, "
         "as that of a network of another size then is) --objective causal --directions both --starts varied "
-        "--weights relatives, and dropout of 0.3 below 500,000 residues. proteome: --objective causal. corpus: "
-        "--size tiny. plain changes nothing.",
+        "--weights relatives, and dropout of 0.3 below 300,000 residues, of 0.1 below a million. proteome: "
+        "--objective causal. corpus: --size tiny. plain changes nothing.",
         choices=RECIPES,
     )  # fmt: skip
     dry_run: bool = option(

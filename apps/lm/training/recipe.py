@@ -13,8 +13,8 @@ _EXPECTS = "expects"
 _DURATION = ("steps", "passes", "fewest")
 """How long to train where nothing else says so: at most so many steps, and passes over the sequences; at least `fewest`
 steps."""
-_SMALL = "small"
-"""A table of further options, for sets with fewer residues than its `residues`."""
+_BELOW = "below"
+"""Tables of further options, of which the first counts whose `residues` the set is below."""
 _PLAIN = {"steps": 500, "passes": 50}
 """How long to train without a recipe."""
 _FEWEST_STEPS = 100
@@ -33,10 +33,11 @@ def with_recipe(recipe: str, given: Mapping[str, Any], num_residues: int | None 
         num_residues: of what is trained on; None while it is not known.
     """
     values = _read(recipe)
-    small = values.get(_SMALL, {})
-    if num_residues is not None and num_residues < small.get("residues", 0):
-        values |= {name: value for name, value in small.items() if name != "residues"}
-    for name in (_EXPECTS, *_DURATION, _SMALL):
+    for table in values.get(_BELOW, []):
+        if num_residues is not None and num_residues < table["residues"]:
+            values |= {name: value for name, value in table.items() if name != "residues"}
+            break
+    for name in (_EXPECTS, *_DURATION, _BELOW):
         values.pop(name, None)
     if given.get("objective") == "masked":
         # With masks a model sees both sides of a residue at once, and learns little from one that reads in order.
