@@ -7,15 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from machine import HANG_S
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 NAMES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/run.py"))
+LONG = ("families", "length", "transfer")
+"""Their quick form takes a quarter of a minute and more; `test_experiment_parts.py` tests what they are made of."""
+RUNS = [pytest.param(name, marks=pytest.mark.soak) if name in LONG else name for name in NAMES]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_runs_and_writes_a_table_and_a_picture(name, tmp_path):
     command = [sys.executable, str(EXPERIMENTS / name / "run.py"), "--quick", "--out", str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=HANG_S)
     assert (tmp_path / "table.md").read_text().startswith("| ")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (EXPERIMENTS / name / "README.md").is_file()
