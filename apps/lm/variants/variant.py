@@ -78,7 +78,7 @@ def normalized(edits: Iterable[Edit], wild_type: WildType) -> Variant:
     for edit in sorted(edits, reverse=True):
         pieces = _normal(edit, tokens, _limit(found, tokens))
         # One that has moved to where another inserts is one insertion with it, which may move further.
-        while found and pieces and pieces[-1].end == found[0].start and not pieces[-1].removed + found[0].removed:
+        while found and pieces and pieces[-1].end == found[0].start and pieces[-1].removed == found[0].removed == 0:
             both = pieces[-1].inserted + found.pop(0).inserted
             pieces = _normal(Edit(pieces[-1].start, 0, both), tokens, _limit(found, tokens))
         found[:0] = pieces
