@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
-from protperf.lm.data.distinct import Distinct
 from protperf.lm.data.store import Listing, TokenStore
 
 
@@ -34,7 +33,7 @@ class Records:
 
     def first_places(self) -> NDArray[np.int64]:
         """Places of the records that are the first with their residues."""
-        return np.flatnonzero(Distinct().is_new(self.tokens, np.diff(self.offsets)))
+        return np.flatnonzero(self.first_equal() == np.arange(len(self)))
 
     def select(self, places: NDArray[np.int64]) -> Records:
         """The records of some places, which ascend."""
