@@ -70,7 +70,7 @@ class Model:
 
     def __repr__(self) -> str:
         c = self.config
-        return f"Model({str(self._loaded.step.path)!r}, attention={c.attention!r}, objective={c.objective!r})"
+        return f"Model({self._loaded.step.name!r}, attention={c.attention!r}, objective={c.objective!r})"
 
     @property
     def config(self) -> ModelConfig:

@@ -34,7 +34,7 @@ def _of_step(step: Step) -> dict[str, Any]:
     header = tensor_file.read_layout(step.path / "model.safetensors")
     parameters = sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(".omega"))
     return {
-        "path": str(step.path),
+        "path": step.name,
         "step": step.number,
         "parameters": parameters,
         **config.to_mapping(),

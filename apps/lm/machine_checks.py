@@ -44,7 +44,7 @@ def checks(model: Path | None, has_torch: bool) -> Iterator[dict[str, Any]]:
 
     loaded, is_run = load_run(model), not (is_esm_folder(model) or is_baseline(model))
     found = "every tensor is there and finite" if is_esm_folder(model) else "every file is as its manifest says"
-    yield {"name": str(loaded.step.path), "found": found, "ok": True}
+    yield {"name": loaded.step.name, "found": found, "ok": True}
     yield from engine_checks(loaded.engine, load_run(loaded.step.path, "float64").engine)
     if has_torch and is_run:
         from protperf.lm.model.torch_checks import step_checks

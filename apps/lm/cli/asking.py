@@ -62,9 +62,14 @@ def load_models(
 ) -> list[LoadedModel]:
     """Load models, which may need torch: to be called once the mistakes that can be seen without it are reported."""
     from protperf.lm.loading import load_run
+    from protperf.lm.storage import builtin
 
     num_threads = common.set_threads(threads)
     loaded = [load_run(path, load.dtype, load.device, load.engine) for path in paths]
+    shipped = [each.step.name for each in loaded if each.step.name.startswith(builtin.PREFIX)]
+    text = "note: {name} is what a training starts with, and has learnt too little to be trusted by itself"
+    notes = [text.format(name=name) for name in shipped]
+    common.say_all(groups, [] if messages.quiet else notes)
     common.say_all(groups, [common.environment(num_threads, load.dtype, load.device)] if messages.verbose else [])
     return loaded
 

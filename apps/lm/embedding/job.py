@@ -74,7 +74,7 @@ class EmbedJob:
         if watch.shows_progress and self._output.shard is None:
             with watch.waiting("reading", " residues") as stage:
                 work = count_work(self._fasta, "ll", stage.update, **self._reading.to_mapping())
-        watch.note(f"{loaded.step.path}, read {'left to right' if mode == 'causal' else 'as a whole'}")
+        watch.note(f"{loaded.step.name}, read {'left to right' if mode == 'causal' else 'as a whole'}")
         digests = input_digests(self._fasta, self._output.out, watch)
         asked = {**self._reading.to_mapping(), **self._embedding.to_mapping(), "shard": self._output.shard}
         # A pool that was left to the default is the default.
@@ -91,7 +91,7 @@ class EmbedJob:
         """
         watch, output, engine = watch or Watch(), self._output, job.loaded.engine
         layout = Layout(self._embedding.arrays, engine.config.model_dim, self._embedding.stored_type)
-        names = {"model": str(job.loaded.step.path), "input": self._fasta}
+        names = {"model": job.loaded.step.name, "input": self._fasta}
         encoder = VectorEncoder(self._format, layout, {**job.fingerprint, **names})
         with watch.working("embedding", "tokens", job.total, "proteins") as stage:
             records = (record for batch in self._reader for record in batch if output.takes(record.n))

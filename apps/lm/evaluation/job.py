@@ -80,7 +80,7 @@ class EvalJob:
             DataError, FastaError: the input is at fault; OSError: the table cannot be written.
         """
         watch, table = watch or Watch(), self._table
-        watch.note(f"{loaded.step.path}")
+        watch.note(loaded.step.name)
         options = {**self._reading.to_mapping(), **self._options.to_mapping(), "dtype": dtype}
         digests = input_digests(self._inputs, table.out, watch)
         facts = fingerprint(loaded, digests, options, self._options.deterministic)
@@ -88,7 +88,7 @@ class EvalJob:
         with watch.working("evaluating", "residues", None, "sets") as stage:
             sink = open_sink(table.out, self._encoder, facts, identify=_identify, force=table.force)
             written = self._batches(loaded.engine, stage, rows)
-            provenance = {"command": sys.argv, "model": str(loaded.step.path), "input": self._inputs}
+            provenance = {"command": sys.argv, "model": loaded.step.name, "input": self._inputs}
             note = fill(sink, iter(()), written, stage, watch, lambda: provenance)
         if note is not None:
             watch.note(f"note: {note}")

@@ -41,7 +41,7 @@ class GenerateJob:
         """
         watch, plan, engine = watch or Watch(), self._plan, loaded.engine
         check_trained(engine.config, self._options)
-        watch.note(str(loaded.step.path))
+        watch.note(loaded.step.name)
         facts = self._fingerprint(loaded, watch)
         output = self._output
         with watch.working("generating", "residues", None, "sequences") as stage:
@@ -54,7 +54,7 @@ class GenerateJob:
                 resume=output.resume,
                 force=output.force,
             )
-            provenance = {"command": sys.argv, "model": str(loaded.step.path), "input": self._inputs}
+            provenance = {"command": sys.argv, "model": loaded.step.name, "input": self._inputs}
             note = fill(sink, items, _batches(generate(engine, plan, items), stage), stage, watch, lambda: provenance)
         if note is not None:
             watch.note(f"note: {note}")

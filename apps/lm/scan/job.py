@@ -98,7 +98,7 @@ class ScanJob:
         watch = watch or Watch()
         ensemble = make_ensemble(self.plan, [model.engine for model in models], self._strategy, self._prior)
         for model, scorer in zip(models, ensemble.scorers, strict=True):
-            watch.note(f"{model.step.path}, strategy {scorer.name}")
+            watch.note(f"{model.step.name}, strategy {scorer.name}")
         for text in ensemble.notes():
             watch.note(text)
         digests = input_digests(self._inputs, self._table.out, watch)
@@ -108,7 +108,7 @@ class ScanJob:
         options["wild_type"] = self.plan.wild_type.id
         options["wild_type_sha256"] = hashlib.sha256(self.plan.wild_type.tokens.tobytes()).hexdigest()
         facts = fingerprint_of(models, digests, options)
-        return PreparedScan(ensemble, tuple(str(model.step.path) for model in models), facts)
+        return PreparedScan(ensemble, tuple(model.step.name for model in models), facts)
 
     def write(self, prepared: PreparedScan, watch: Watch | None = None) -> tuple[Scan, Coloured | None]:
         """Write the table and the pictures.

@@ -86,7 +86,7 @@ class ScoreJob:
         if announces or (watch.shows_progress and self._scoring.shard is None):
             with watch.waiting("reading", " residues") as stage:
                 work = count_work(self._fasta, method, stage.update, **self._reading.to_mapping())
-        watch.note(f"{loaded.step.path}, method {method}")
+        watch.note(f"{loaded.step.name}, method {method}")
         if announces:
             self._announce(loaded, method, work, watch)
         digests = input_digests(self._fasta, self._table.out, watch)
@@ -173,7 +173,7 @@ class ScoreJob:
             yield from self._items(record)
 
     def _provenance(self, job: PreparedJob) -> dict[str, Any]:
-        model = str(job.loaded.step.path)
+        model = job.loaded.step.name
         return {"command": sys.argv, "model": model, "input": self._fasta, **counts(self._reader)}
 
 

@@ -29,3 +29,8 @@ def resolved(path: str | os.PathLike[str]) -> Path:
     if text not in names():
         raise MissingFileError(errno.ENOENT, f"no such model ships with protperf; there is {', '.join(names())}", text)
     return _FOLDER / text.removeprefix(PREFIX)
+
+
+def named(path: Path) -> str:
+    """The name of a model that ships, or the path of another one."""
+    return PREFIX + path.name if path.parent == _FOLDER else str(path)

@@ -44,6 +44,11 @@ class Step:
     number: int
     manifest: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """Its directory, or `builtin:nano`."""
+        return builtin.named(self.path)
+
 
 def save(
     run: Path,

@@ -133,7 +133,7 @@ class VariantsJob:
         if self._work is not None and self._work.indel is not None and self._options.invalid == "error":
             _check(ensemble, self._work.indel)
         for model, scorer in zip(models, ensemble.scorers, strict=True):
-            watch.note(f"{model.step.path}, strategy {scorer.name}")
+            watch.note(f"{model.step.name}, strategy {scorer.name}")
             self._announce(watch, model, scorer.name)
         for text in ensemble.notes():
             watch.note(text)
@@ -146,7 +146,7 @@ class VariantsJob:
         # They decide the figures that are printed, and no row.
         del options["resamples"], options["seed"]
         facts = fingerprint_of(models, digests, options)
-        return PreparedVariants(ensemble, tuple(str(model.step.path) for model in models), facts)
+        return PreparedVariants(ensemble, tuple(model.step.name for model in models), facts)
 
     def write(self, prepared: PreparedVariants, watch: Watch | None = None) -> VariantsSummary:
         """Write the table.
