@@ -12,6 +12,7 @@ else an integrated or virtual one. An adapter that computes on the processor (ll
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 from protperf import _arguments, _native
@@ -112,10 +113,7 @@ class GpuTensor:
 
     @property
     def nbytes(self) -> int:
-        size = self._dtype.itemsize
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape) * self._dtype.itemsize
 
     def numpy(self) -> NDArray[Any]:
         """A copy on the host.
