@@ -25,20 +25,28 @@ pub use protperf_wgpu as gpu;
 pub const BACKENDS: &[&str] = &[
     "auto",
     "cpu",
+    "cpu-bf16",
     "reference",
     #[cfg(feature = "wgpu")]
     "wgpu",
 ];
 
-/// The backend of a name for tensors stored as `T`; `auto` is the fastest that takes every call on the processor, never a
-/// GPU. Which one that is, its own name says. `isa` is the instruction set that `cpu` uses; `None`: what `PROTPERF_ISA` names, else the fastest.
+/// The backend of a name for tensors stored as `T`; `auto` is the fastest on the processor, never a GPU: `cpu-bf16` for those of
+/// bf16 where AMX multiplies them, else `cpu`. Which one that is, its own name says. `isa` is the instruction set that `cpu`
+/// uses; `None`: what `PROTPERF_ISA` names, else the fastest.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] that lists the names there are; [`Error::UnsupportedIsa`] where an instruction set is named
 /// that this processor lacks.
 pub fn backend_by_name<T: CpuStored>(name: &str, isa: Option<&str>) -> Result<Box<dyn Backend<T>>> {
     match name {
-        "auto" | "cpu" => Ok(Box::new(Cpu { isa: isa.map_or_else(Isa::from_env, Isa::from_name)? })),
+        "auto" if T::NAME == bf16::NAME => Ok(Box::new(Cpu::with_fast_bf16(isa_by_name(isa)?))),
+        "auto" | "cpu" => Ok(Box::new(Cpu::new(isa_by_name(isa)?))),
+        "cpu-bf16" if T::NAME == f64::NAME => {
+            let taken = "float32, bfloat16 and float16";
+            Err(Error::UnsupportedType { backend: "cpu-bf16", found: T::NAME, taken })
+        }
+        "cpu-bf16" => Ok(Box::new(Cpu::with_bf16(isa_by_name(isa)?))),
         "reference" => Ok(Box::new(reference::Reference)),
         #[cfg(feature = "wgpu")]
         "wgpu" => Ok(Box::new(gpu::Wgpu)),
@@ -46,6 +54,10 @@ pub fn backend_by_name<T: CpuStored>(name: &str, isa: Option<&str>) -> Result<Bo
         "wgpu" => Err(Error::Device { detail: "this build has no GPU backend; build it with the feature wgpu".into() }),
         _ => Err(Error::unknown_name("backend", name, BACKENDS)),
     }
+}
+
+fn isa_by_name(isa: Option<&str>) -> Result<Isa> {
+    isa.map_or_else(Isa::from_env, Isa::from_name)
 }
 
 #[cfg(test)]

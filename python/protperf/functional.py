@@ -65,8 +65,8 @@ def favor_attention(
     """Estimate softmax attention in time linear in sequence length.
 
     Shapes: q [B,H,L,D], k [B,Hk,S,D], v [B,Hk,S,E] with H a multiple of Hk, omega [M,D] or [H,M,D]; returns [B,H,L,E]
-    in q's type. q and k are each scaled by D^-1/4. 16-bit types are computed in float32. Arrays may be those of any
-    library that speaks DLPack, such as JAX, while their memory is the CPU's; the result is NumPy's.
+    in q's type. q and k are each scaled by D^-1/4. 16-bit types are computed in float32, but see `backend`. Arrays may
+    be those of any library that speaks DLPack, such as JAX, while their memory is the CPU's; the result is NumPy's.
 
     Args:
         omega: random directions from `draw_projection`; None uses the inputs themselves (activation maps only).
@@ -75,8 +75,10 @@ def favor_attention(
         cu_seqlens: borders [num_segments+1] of packed sequences, int32 or int64, from 0 to L; needs B = 1.
         key_padding_mask: bool [B,S], True where a key is padding and ignored.
         kernel_epsilon: added to every feature of an activation map; None takes the map's own (1e-3 for `relu`).
-        backend: what computes, a name from `backends()`: `auto` is the fastest that this machine has, `reference` the
-            plain float64 form that the others are tested against, `wgpu` a GPU (`protperf.gpu` lists them; not for
+        backend: what computes, a name from `backends()`: `auto` is the fastest for such arrays that is not a GPU,
+            `cpu` computes in float32 or float64, `cpu-bf16` rounds the factors of products to bf16 and sums in float32
+            (off by some 0.3 %; not for float64; `auto` takes it for bfloat16 on a processor with AMX), `reference` is
+            the plain float64 form that the others are tested against, `wgpu` a GPU (`protperf.gpu` lists them; not for
             float64; arrays are copied to it and back).
 
     A row that sees no key gives 0. A row of q, k or v with a number that is not finite makes NaN of the outputs that

@@ -43,7 +43,7 @@ pub fn favor_forward<T: CpuElement>(
     ctx: &Context<'_>,
 ) -> Result<()> {
     let run = Execution { num_threads: ctx.num_threads, cancel: ctx.cancel };
-    Cpu { isa: ctx.isa }.forward(args, Outputs { state_in, out, den, state_out }, &run)
+    Cpu::new(ctx.isa).forward(args, Outputs { state_in, out, den, state_out }, &run)
 }
 
 /// [`Backend::backward`] of [`Cpu`].
@@ -58,5 +58,5 @@ pub fn favor_backward<T: CpuElement>(
         backend::Saved { out: *saved.out, den: saved.den, grad: *saved.grad, state_in: None, final_state: None };
     let Gradients { dq, dk, dv, domega } = gradients;
     let gradients = backend::Gradients { dq, dk, dv, map: domega.map(MapGradients::Omega), state_in: None };
-    Cpu { isa: ctx.isa }.backward(args, &saved, gradients, &run)
+    Cpu::new(ctx.isa).backward(args, &saved, gradients, &run)
 }

@@ -26,5 +26,5 @@ pub fn kernel<T: CpuElement>(case: &Case, data: &Data, how: How) -> Answer
 where
     Cpu: Backend<T>,
 {
-    answer::<T>(&Cpu { isa: how.isa }, case, data, how.num_threads)
+    answer::<T>(&Cpu::new(how.isa), case, data, how.num_threads)
 }

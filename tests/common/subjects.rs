@@ -21,7 +21,7 @@ impl Subject {
 
 /// The reference, then the CPU backend on every instruction set of this machine, the slowest first.
 pub fn subjects() -> Vec<Subject> {
-    let cpu = Isa::available().into_iter().map(|isa| Subject::new(format!("cpu {}", isa.name()), Cpu { isa }));
+    let cpu = Isa::available().into_iter().map(|isa| Subject::new(format!("cpu {}", isa.name()), Cpu::new(isa)));
     std::iter::once(Subject::new("reference".into(), Reference)).chain(cpu).collect()
 }
 

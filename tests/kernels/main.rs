@@ -18,5 +18,6 @@ mod invariance;
 mod memory;
 mod parameters;
 mod properties;
+mod rounded;
 mod states;
 mod statistics;

@@ -75,13 +75,13 @@ def test_sixteen_bits_are_widened_once_and_rounded_once(dtype):
     _native.favor_forward(*wide, omega, out, den, causal=True)
     rounded, den16 = np.empty_like(narrow[0]), np.empty_like(den)
     stored = str(dtype).removeprefix("torch.")
-    _native.favor_forward(*narrow, omega, rounded, den16, causal=True, stored=stored)
+    _native.favor_forward(*narrow, omega, rounded, den16, causal=True, stored=stored, backend="cpu")
     assert np.array_equal(rounded, torch.from_numpy(out).to(dtype).view(torch.uint16).numpy())
     assert np.array_equal(den, den16)
     gradients = [np.empty_like(x) for x in narrow]
     grad = torch.ones(1, 2, 70, 8, dtype=dtype).view(torch.uint16).numpy()
     _native.favor_backward(
-        *narrow, omega, rounded, den16, grad, *gradients, None, causal=True, stored=stored
+        *narrow, omega, rounded, den16, grad, *gradients, None, causal=True, stored=stored, backend="cpu"
     )  # fmt: skip
     needed = [np.empty_like(x) for x in wide]
     _native.favor_backward(*wide, omega, out, den, np.ones_like(out), *needed, None, causal=True)

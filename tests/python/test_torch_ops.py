@@ -212,9 +212,12 @@ def test_segments_are_checked_in_a_compiled_graph_too():
 def test_half_types_are_computed_in_float32(dtype):
     inputs = tensors(1, 2, 40, dtype=dtype)
     wide = [x.float() for x in inputs[:3]] + [inputs[3]]
-    ours = favor_attention(*inputs, causal=True)
+    ours, exact = favor_attention(*inputs, causal=True, backend="cpu"), favor_attention(*wide, causal=True)
     assert ours.dtype == dtype
-    assert same_bits(ours.float(), favor_attention(*wide, causal=True).to(dtype).float())
+    assert same_bits(ours.float(), exact.to(dtype).float())
+    # By itself a processor with AMX rounds the factors of products of bfloat16 too, and sums them in float32.
+    chosen = favor_attention(*inputs, causal=True)
+    assert chosen.dtype == dtype and (chosen.float() - exact).norm() < 0.008 * exact.norm()
     leaves = [x.detach().clone().requires_grad_() for x in inputs[:3]]
     favor_attention(*leaves, inputs[3]).sum().backward()
     assert all(x.grad.dtype == dtype for x in leaves)

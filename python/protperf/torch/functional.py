@@ -52,13 +52,14 @@ def favor_attention(
     With `feature_map=LogLinear(..)`, whose fields are tensors, also in those: a map whose parameters are learnt.
 
     Shapes: q [B,H,L,D], k [B,Hk,S,D], v [B,Hk,S,E] with H a multiple of Hk, omega [M,D] or [H,M,D]; returns [B,H,L,E]
-    in q's type, for any strides. bfloat16 and float16 are computed in float32. Under autocast q, k and v are cast
-    to its type first. Arguments and special values as in `protperf.favor_attention`.
+    in q's type, for any strides. bfloat16 and float16 are computed in float32, but see `backend`. Under autocast q, k
+    and v are cast to its type first. Arguments and special values as in `protperf.favor_attention`.
 
     Args:
-        backend: what computes. `auto` is the native kernel on a CPU; on another device it is the chunked form in plain
-            torch (`protperf.torch.chunked`), which needs the same memory, O(L (D+E) + M E), and so it is inside a
-            transform of `torch.func` and in forward mode. Another name from `protperf.backends()` computes output and
+        backend: what computes. `auto` is the native kernel on a CPU: `cpu-bf16`, which rounds the factors of products,
+            for bfloat16 on a processor with AMX, else `cpu`. On another device it is the chunked form in plain torch
+            (`protperf.torch.chunked`), which needs the same memory, O(L (D+E) + M E), and so it is inside a transform
+            of `torch.func` and in forward mode. Another name from `protperf.backends()` computes output and
             gradients of tensors on a CPU, and nothing else does. Gradients of gradients are those of the chunked form
             in any case: right, with memory O(L F).
 

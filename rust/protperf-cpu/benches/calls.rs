@@ -2,7 +2,7 @@
 //!
 //!     cargo bench -p protperf-cpu --bench calls
 //!
-//! One thread, f32, causal. Prints the least of several times of each call in milliseconds. Results are judged by the
+//! One thread, tensors of f32, causal; products in f32, and of bf16 where this processor has a unit for them. Prints the least of several times of each call in milliseconds. Results are judged by the
 //! tests; here each is looked at once, so that nothing that failed is timed.
 
 use protperf_core::attention::exact::SoftmaxArgs;
@@ -136,7 +136,7 @@ fn step(cpu: Cpu, heads: usize, head_dim: usize, num_features: usize, map: Featu
 }
 
 fn main() {
-    let cpu = Cpu { isa: Isa::from_env().unwrap() };
+    let cpu = Cpu::new(Isa::from_env().unwrap());
     let wanted = std::env::args().nth(1).filter(|word| !word.starts_with('-')).unwrap_or_default();
     println!("{:24} {:>10} {:>10}", cpu.isa.name(), "forward", "backward");
     for (segments, len, heads, head_dim, num_features) in [
@@ -151,14 +151,21 @@ fn main() {
     ] {
         let name = format!("B{segments} L{len} H{heads} D{head_dim} M{num_features}");
         let problem = LazyCell::new(|| Problem::new(segments, len, heads, head_dim, num_features));
-        let ways: [(&str, &dyn Fn() -> [f64; 2]); 3] = [
-            ("exact", &|| exact(cpu, &problem)),
-            ("relu", &|| favor(cpu, &problem, FeatureMap::Relu)),
-            ("positive", &|| favor(cpu, &problem, FeatureMap::Positive)),
+        type Times<'a> = &'a dyn Fn(Cpu) -> [f64; 2];
+        let ways: [(&str, Times<'_>); 3] = [
+            ("exact", &|cpu| exact(cpu, &problem)),
+            ("relu", &|cpu| favor(cpu, &problem, FeatureMap::Relu)),
+            ("positive", &|cpu| favor(cpu, &problem, FeatureMap::Positive)),
         ];
-        for (way, times) in ways.into_iter().filter(|(way, _)| format!("{name} {way}").contains(&wanted)) {
-            let [forward, backward] = times();
-            println!("{name:24} {forward:10.2} {backward:10.2} {way}");
+        let rounded = Some(Cpu::with_bf16(cpu.isa)).filter(|cpu| cpu.bf16.is_some());
+        for (way, times) in ways {
+            for cpu in [Some(cpu), rounded].into_iter().flatten() {
+                let products = cpu.bf16.map_or("f32", |_| "bf16");
+                if format!("{name} {way} {products}").contains(&wanted) {
+                    let [forward, backward] = times(cpu);
+                    println!("{name:24} {forward:10.2} {backward:10.2} {way} {products}");
+                }
+            }
         }
     }
     for (heads, head_dim, num_features) in [(4, 32, 64), (8, 64, 256)] {

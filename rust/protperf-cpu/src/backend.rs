@@ -1,7 +1,7 @@
 //! The CPU as a backend.
 
+use crate::cpu::Cpu;
 use crate::decoding::DecodingState;
-use crate::dispatch::Isa;
 use crate::exact::ExactSaved;
 use crate::ops::CpuElement;
 use crate::out_rows::OutRows;
@@ -16,13 +16,6 @@ use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
 use protperf_core::state::merge_states;
 use protperf_core::{Execution, FavorArgs, MapArgs, Result};
 
-/// The processor's cores, with one instruction set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cpu {
-    /// The instruction set.
-    pub isa: Isa,
-}
-
 /// What a network needs that calls the kernels layer after layer: parameters that are packed once, and outputs whose rows
 /// lie where the next product reads them. The numbers are those of [`Backend`], bit for bit.
 impl Cpu {
@@ -31,7 +24,7 @@ impl Cpu {
     /// # Errors
     /// As [`MapArgs::validate`]; `OutOfMemory`.
     pub fn prepare<T: CpuElement>(&self, map: &MapArgs<'_>, heads: usize, head_dim: usize) -> Result<PreparedMap<T>> {
-        PreparedMap::new(self.isa, map, heads, head_dim, || Ok(()))
+        PreparedMap::new(*self, map, heads, head_dim, || Ok(()))
     }
 
     /// [`Backend::forward`] with the rows of the output anywhere. `prepared` is what [`Cpu::prepare`] made of `args.map`;
@@ -46,7 +39,7 @@ impl Cpu {
         outputs: RowOutputs<'_, S>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        forward::run(self.isa, args, prepared, outputs, run)
+        forward::run(*self, args, prepared, outputs, run)
     }
 
     /// Decodes one token per sequence: adds its key to the state, in place, and answers its query into `out`
@@ -80,7 +73,7 @@ impl Cpu {
         gradients: RowGradients<'_, S>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        backward::run(self.isa, args, prepared, saved, gradients, run)
+        backward::run(*self, args, prepared, saved, gradients, run)
     }
 }
 
@@ -101,7 +94,7 @@ impl Cpu {
         den: Option<&mut [S::Compute]>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        exact::forward(self.isa, args, out, den, run)
+        exact::forward(*self, args, out, den, run)
     }
 
     /// Gradients of [`Cpu::exact_forward`]: rows of dq `[B,H,L,D]`, dk `[B,Hk,S,D]` and dv `[B,Hk,S,E]`.
@@ -117,13 +110,13 @@ impl Cpu {
         gradients: [OutRows<'_, S>; 3],
         run: &Execution<'_>,
     ) -> Result<()> {
-        exact::backward(self.isa, args, saved, gradients, run)
+        exact::backward(*self, args, saved, gradients, run)
     }
 }
 
 impl<S: CpuStored> Backend<S> for Cpu {
     fn name(&self) -> &'static str {
-        "cpu"
+        if self.bf16.is_some() { "cpu-bf16" } else { "cpu" }
     }
 
     fn forward(&self, args: &FavorArgs<'_, S>, outputs: Outputs<'_, S>, run: &Execution<'_>) -> Result<()> {

@@ -1,7 +1,8 @@
 //! One checked call: its plan, its tensors, its packed parameters and its threads.
 
+use crate::bf16::Unit;
 use crate::chunk::Chunk;
-use crate::dispatch::Isa;
+use crate::cpu::Cpu;
 use crate::kept_maps;
 use crate::layout::Layout;
 use crate::load::{KeyView, Loader, RowView};
@@ -10,11 +11,13 @@ use crate::packed_omega::{Head, PackedOmega};
 use crate::parallel::Workers;
 use crate::plan::{HeadSegment, Plan};
 use crate::prepared::PreparedMap;
+use crate::products::with_products;
 use crate::scan::KeyScan;
 use crate::state::State;
 use crate::stored::CpuStored;
 use crate::workspace::{Workspace, with_scratch};
-use protperf_core::{Execution, FavorArgs, Result, TensorRef, try_filled};
+use half::bf16;
+use protperf_core::{Execution, FavorArgs, Result, Stored, TensorRef, try_filled};
 
 /// A checked call.
 pub struct Call<'a, S: CpuStored> {
@@ -23,6 +26,7 @@ pub struct Call<'a, S: CpuStored> {
     pub layout: Layout,
     pub loader: Loader<'a, S>,
     pub workers: Workers<'a>,
+    bf16: Option<Unit>,
     /// The initial states, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`; `None`: empty ones.
     state_in: Option<&'a [S::Compute]>,
     map: PreparedMap<S::Compute>,
@@ -37,26 +41,26 @@ impl<'a, S: CpuStored> Call<'a, S> {
         args: &'a FavorArgs<'a, S>,
         prepared: Option<&PreparedMap<S::Compute>>,
         state_in: Option<&'a [S::Compute]>,
-        isa: Isa,
+        cpu: Cpu,
         run: &Execution<'a>,
     ) -> Result<Self> {
         let shape = args.validate()?;
         let workers = Workers::new(run);
         let map = match prepared {
             Some(prepared) => {
-                prepared.check(isa, &args.map, shape.heads, shape.head_dim)?;
+                prepared.check(cpu, &args.map, shape.heads, shape.head_dim)?;
                 prepared.clone()
             }
             None => {
                 workers.check()?;
-                let prepare = || PreparedMap::new(isa, &args.map, shape.heads, shape.head_dim, || workers.check());
-                kept_maps::prepared(isa, &args.map, shape.heads, prepare)?
+                let prepare = || PreparedMap::new(cpu, &args.map, shape.heads, shape.head_dim, || workers.check());
+                kept_maps::prepared(cpu, &args.map, shape.heads, prepare)?
             }
         };
         let layout = map.layout(shape.value_dim);
         let plan = Plan::new(shape, args.causal, args.cu_seqlens)?;
-        let loader = Loader { args, ops: Ops::of(isa), layout, family: map.family().clone() };
-        Ok(Call { args, plan, layout, loader, workers, state_in, map })
+        let loader = Loader { args, ops: Ops::of(cpu.isa), layout, family: map.family().clone() };
+        Ok(Call { args, plan, layout, loader, workers, bf16: cpu.bf16, state_in, map })
     }
 
     /// The packed parameters of a head.
@@ -96,18 +100,24 @@ impl<'a, S: CpuStored> Call<'a, S> {
         head: usize,
         body: impl FnOnce(&mut Workspace<'_, S::Compute>) -> Result<R>,
     ) -> Result<R> {
-        let head = Head { ops: self.loader.ops, omega: self.omega(head), layout: self.layout };
         with_scratch(self.layout, |scratch| {
-            scratch.state.clear();
-            let family = &**self.map.family();
-            let chunk = Chunk { head, family, state: &mut scratch.state, buffers: &mut scratch.buffers };
-            body(&mut Workspace {
-                chunk,
-                keys: &mut scratch.keys,
-                queries: &mut scratch.queries,
-                features: &mut scratch.features,
-                other: &mut scratch.other,
-            })
+            let mut memory = std::mem::take(&mut scratch.tiles);
+            let (ops, widths) = (self.loader.ops, [self.layout.head_dim, self.layout.value_dim]);
+            let result = with_products(ops, self.bf16, widths, S::NAME == bf16::NAME, &mut memory, |products| {
+                scratch.state.clear();
+                let head = Head { ops, products, omega: self.omega(head), layout: self.layout };
+                let family = &**self.map.family();
+                let chunk = Chunk { head, family, state: &mut scratch.state, buffers: &mut scratch.buffers };
+                body(&mut Workspace {
+                    chunk,
+                    keys: &mut scratch.keys,
+                    queries: &mut scratch.queries,
+                    features: &mut scratch.features,
+                    other: &mut scratch.other,
+                })
+            });
+            scratch.tiles = memory;
+            result
         })
     }
 

@@ -9,23 +9,19 @@
 //! The public form `[F,2+E]` has the same numbers, but its rows begin anywhere in a cache line, and the two numbers in
 //! front of each have to be gathered before they can be computed with.
 
-use crate::layout::{Layout, PAD, PANEL};
+use crate::aligned::Aligned;
+use crate::layout::{Layout, PANEL};
 use crate::ops::CpuElement;
 use crate::prepared::PreparedMap;
 use protperf_core::state::KV_STATE;
 use protperf_core::{Error, Result, check_len, try_filled};
-
-/// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
 
 /// The states of all heads of some sequences.
 #[derive(Clone, Debug)]
 pub struct DecodingState<T> {
     layout: Layout,
     num_lines: usize,
-    memory: Vec<T>,
-    /// Where the first line begins: at a cache line, except in a clone.
-    start: usize,
+    memory: Aligned<T>,
 }
 
 /// The parts of one line.
@@ -98,7 +94,7 @@ impl<T: CpuElement> DecodingState<T> {
     pub fn select(&self, num_sequences: usize, indices: &[usize]) -> Result<Self> {
         let heads = self.num_lines / num_sequences.max(1);
         let (mut selected, size) = (Self::empty(self.layout, heads * indices.len())?, heads * self.line_len());
-        let lines = &self.memory[self.start..];
+        let lines = &*self.memory;
         for (&index, to) in indices.iter().zip(selected.lines_mut().chunks_exact_mut(size.max(1))) {
             to.copy_from_slice(&lines[index * size..][..size]);
         }
@@ -127,15 +123,13 @@ impl<T: CpuElement> DecodingState<T> {
 
     /// All lines.
     pub(crate) fn lines_mut(&mut self) -> &mut [T] {
-        let len = self.num_lines * self.line_len();
-        &mut self.memory[self.start..][..len]
+        &mut self.memory
     }
 
     /// Lines of zeros.
     fn empty(layout: Layout, num_lines: usize) -> Result<Self> {
-        let memory = try_filled(num_lines * line_len(&layout) + PAD, T::ZERO)?;
-        let start = memory.as_ptr().align_offset(CACHE_LINE).min(PAD);
-        Ok(DecodingState { layout, num_lines, memory, start })
+        let memory = Aligned::filled(num_lines * line_len(&layout), T::ZERO)?;
+        Ok(DecodingState { layout, num_lines, memory })
     }
 }
 

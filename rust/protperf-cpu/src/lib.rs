@@ -8,8 +8,8 @@
 //! Imports follow this order, each file importing files to its left alone:
 //!
 //! ```text
-//! dispatch, layout < simd < bf16
-//! dispatch, layout < simd < ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
+//! aligned, dispatch, layout < simd < ops < bf16 < {cpu, products} < {packed_omega, exact}
+//! ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
 //! {features, packed_omega} < prepared < kept_maps < call,    stored < out_rows < outputs < {forward, backward} < exact
 //! prepared < decoding,    {decoding, workspace, load} < step
 //! blocks < plan < load < scan < call < cotangent < {forward, backward} < backend
@@ -20,6 +20,7 @@
 // Coefficients are written as they were computed, for f64 and f32 alike.
 #![allow(clippy::excessive_precision)]
 
+pub mod aligned;
 mod backend;
 mod backward;
 pub mod bf16;
@@ -27,6 +28,7 @@ mod blocks;
 mod call;
 mod chunk;
 mod cotangent;
+mod cpu;
 mod decoding;
 mod dispatch;
 mod exact;
@@ -42,6 +44,7 @@ mod packed_omega;
 mod parallel;
 mod plan;
 mod prepared;
+mod products;
 mod rows;
 mod scan;
 mod shared_out;
@@ -51,7 +54,7 @@ mod step;
 mod stored;
 mod workspace;
 
-pub use backend::Cpu;
+pub use cpu::Cpu;
 pub use decoding::DecodingState;
 pub use dispatch::Isa;
 pub use exact::ExactSaved;

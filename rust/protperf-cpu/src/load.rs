@@ -49,7 +49,7 @@ impl<'a, S: CpuStored> RowView<'a, S> {
         self.slice(i).and_then(S::as_computed).unwrap_or_else(|| {
             let [_, _, _, width] = self.tensor.shape();
             match self.slice(i) {
-                Some(row) => gathered.iter_mut().zip(row).for_each(|(to, x)| *to = x.widen()),
+                Some(row) => S::widen_row(row, gathered),
                 None => gathered.iter_mut().zip(self.elements(i)).for_each(|(to, x)| *to = x.widen()),
             }
             &gathered[..width]
@@ -112,8 +112,12 @@ impl<'a, S: CpuStored> RowView<'a, S> {
 
     /// The largest magnitude in the i-th row, and whether all of it is finite.
     pub fn largest(&self, ops: &Ops<S::Compute>, i: usize) -> (S::Compute, bool) {
-        match self.slice(i).and_then(S::as_computed) {
-            Some(row) => ops.largest(row),
+        let slice = self.slice(i);
+        if let Some(row) = slice.and_then(S::as_computed) {
+            return ops.largest(row);
+        }
+        match slice.and_then(S::largest_finite) {
+            Some(largest) => (largest, true),
             None => self.elements(i).map(S::widen).fold((S::Compute::ZERO, true), |(largest, finite), x| {
                 (if x.abs() > largest { x.abs() } else { largest }, finite && x.is_finite())
             }),

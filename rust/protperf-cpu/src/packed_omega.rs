@@ -3,17 +3,21 @@
 //! An exponential map is a log-linear record: directions, a quadratic on the key side and a constant per feature and
 //! side (`docs/algorithm.md`, section 2). The maps of the other families are directions alone.
 
+use crate::aligned::Aligned;
 use crate::layout::{Layout, PANEL};
 use crate::ops::{CpuElement, Ops};
+use crate::products::{PackedDirections, Products};
 use crate::rows::Side;
 use protperf_core::{Parameters, Result, try_filled};
 
 /// Packed directions of one side.
 pub struct Directions<T> {
     /// What a projection multiplies with, as [`Ops::pack_directions`] lays it out.
-    pub columns: Vec<T>,
+    pub columns: Aligned<T>,
     /// `[panel][PANEL][padded D]`: directions times D^-1/4, for gradients of inputs.
-    pub rows: Vec<T>,
+    pub rows: Aligned<T>,
+    /// The columns as products that are rounded read them.
+    pub tiles: PackedDirections,
 }
 
 /// Packed parameters of one head.
@@ -28,13 +32,20 @@ pub struct PackedOmega<T> {
 }
 
 impl<T: CpuElement> PackedOmega<T> {
-    /// Packs the parameters of a head; projections come out in units of `unit` (log2 e: in bits).
+    /// Packs the parameters of a head; projections come out in units of `unit` (log2 e: in bits), and are made of rounded factors
+    /// where products are.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn pack(ops: &Ops<T>, parameters: &Parameters<Vec<f64>>, layout: &Layout, unit: f64) -> Result<Self> {
+    pub fn pack(
+        ops: &Ops<T>,
+        parameters: &Parameters<Vec<f64>>,
+        layout: &Layout,
+        unit: f64,
+        is_rounded: bool,
+    ) -> Result<Self> {
         let Parameters { query_directions, key_directions, key_quadratic, query_constants, key_constants } = parameters;
-        let directions = |from: &Vec<f64>| Directions::pack(ops, from, layout, unit);
+        let directions = |from: &Vec<f64>| Directions::pack(ops, from, layout, unit, is_rounded);
         let constants = |from: &Vec<f64>| padded(from, unit, layout.projection_panels() * PANEL);
         Ok(PackedOmega {
             query_directions: directions(query_directions)?,
@@ -65,7 +76,7 @@ impl<T: CpuElement> PackedOmega<T> {
     pub fn is_finite(&self, ops: &Ops<T>) -> bool {
         let directions = [Some(&self.query_directions), self.key_directions.as_ref()].into_iter().flatten();
         let others = [&self.query_constants, &self.key_constants, &self.key_quadratic].into_iter().flatten();
-        directions.flat_map(|side| [&side.columns, &side.rows]).chain(others).all(|field| ops.largest(field).1)
+        directions.flat_map(Directions::slices).chain(others.map(Vec::as_slice)).all(|field| ops.largest(field).1)
     }
 
     /// Whether both sides have the same directions and no constants: what most maps are.
@@ -77,7 +88,7 @@ impl<T: CpuElement> PackedOmega<T> {
     pub fn num_elements(&self) -> usize {
         let directions = [Some(&self.query_directions), self.key_directions.as_ref()].into_iter().flatten();
         let others = [&self.query_constants, &self.key_constants, &self.key_quadratic].into_iter().flatten();
-        directions.flat_map(|side| [&side.columns, &side.rows]).chain(others).map(Vec::len).sum()
+        directions.flat_map(Directions::slices).chain(others.map(Vec::as_slice)).map(<[T]>::len).sum()
     }
 
     /// Whether gradients of other parameters have the sizes of these.
@@ -109,15 +120,20 @@ impl<T: CpuElement> PackedOmega<T> {
 }
 
 impl<T: CpuElement> Directions<T> {
-    fn pack(ops: &Ops<T>, directions: &[f64], layout: &Layout, unit: f64) -> Result<Self> {
+    fn slices(&self) -> [&[T]; 2] {
+        [&self.columns, &self.rows]
+    }
+
+    fn pack(ops: &Ops<T>, directions: &[f64], layout: &Layout, unit: f64, is_rounded: bool) -> Result<Self> {
         let (d, panels) = (layout.head_dim, layout.projection_panels());
-        let mut columns = try_filled(panels * (1 + d) * PANEL, T::ZERO)?;
+        let mut columns = Aligned::filled(panels * (1 + d) * PANEL, T::ZERO)?;
         ops.pack_directions(directions, d, layout.input_scale() * unit, &mut columns);
-        let mut rows = try_filled(panels * PANEL * layout.padded_head(), T::ZERO)?;
+        let mut rows = Aligned::filled(panels * PANEL * layout.padded_head(), T::ZERO)?;
         for (row, direction) in rows.chunks_exact_mut(layout.padded_head()).zip(directions.chunks_exact(d)) {
             row.iter_mut().zip(direction).for_each(|(to, &w)| *to = T::from_f64(w * layout.input_scale()));
         }
-        Ok(Directions { columns, rows })
+        let tiles = PackedDirections::pack(&columns, layout, is_rounded)?;
+        Ok(Directions { columns, rows, tiles })
     }
 }
 
@@ -152,6 +168,8 @@ pub fn constants_of<T>(gradient: &mut ParameterGradient<T>, side: Side) -> Optio
 pub struct Head<'a, T: CpuElement> {
     /// The ops of the chosen instruction set.
     pub ops: &'static Ops<T>,
+    /// How its products are computed.
+    pub products: Products<'a, T>,
     /// Its parameters.
     pub omega: &'a PackedOmega<T>,
     /// The widths of the call.

@@ -1,5 +1,6 @@
 //! The parameters of a map, packed for the products once and for all calls that follow.
 
+use crate::cpu::Cpu;
 use crate::dispatch::Isa;
 use crate::features::{self, Family};
 use crate::layout::Layout;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 pub struct PreparedMap<T: CpuElement>(Arc<Prepared<T>>);
 
 struct Prepared<T: CpuElement> {
-    isa: Isa,
+    cpu: Cpu,
     family: Arc<dyn Family<T>>,
     key: Key,
     /// One for all heads, or one per head, and whether all numbers that it was made from are finite.
@@ -59,35 +60,38 @@ impl<T: CpuElement> PreparedMap<T> {
     /// # Errors
     /// As [`MapArgs::validate`]; `OutOfMemory`; what `check` returns.
     pub(crate) fn new(
-        isa: Isa,
+        cpu: Cpu,
         map: &MapArgs<'_>,
         heads: usize,
         head_dim: usize,
         check: impl Fn() -> Result<()>,
     ) -> Result<Self> {
-        let (key, ops, family) = (Key::of(map, heads, head_dim)?, Ops::of(isa), features::of(map));
+        let (key, ops, family) = (Key::of(map, heads, head_dim)?, Ops::of(cpu.isa), features::of::<T>(map));
+        if cpu.bf16.is_some() && T::as_f32(&[]).is_none() {
+            return Err(Error::option("precision", "is bf16, which rounds float32; tensors of float64 need f32"));
+        }
         let mut sets = try_reserved(key.num_sets)?;
         for set in 0..key.num_sets {
             check()?;
             let parameters = map.parameters(set, head_dim)?;
-            let packed = PackedOmega::pack(ops, &parameters, &layout_of(&key, 0), family.unit())?;
+            let packed = PackedOmega::pack(ops, &parameters, &layout_of(&key, 0), family.unit(), cpu.bf16.is_some())?;
             // A number may be finite as it was given and infinite in the type that is computed in.
             let is_finite = map.is_finite(set) && packed.is_finite(ops);
             sets.push((packed, is_finite));
         }
-        Ok(PreparedMap(Arc::new(Prepared { isa, family, key, sets })))
+        Ok(PreparedMap(Arc::new(Prepared { cpu, family, key, sets })))
     }
 
     /// Refuses a map of another kind or size than this was made of. That its numbers are the same is the caller's to see to.
     ///
     /// # Errors
     /// [`Error::InvalidOption`], or as [`MapArgs::validate`].
-    pub(crate) fn check(&self, isa: Isa, map: &MapArgs<'_>, heads: usize, head_dim: usize) -> Result<()> {
+    pub(crate) fn check(&self, cpu: Cpu, map: &MapArgs<'_>, heads: usize, head_dim: usize) -> Result<()> {
         let found = Key::of(map, heads, head_dim)?;
-        if found == self.0.key && isa == self.0.isa {
+        if found == self.0.key && cpu == self.0.cpu {
             return Ok(());
         }
-        let detail = format!("was made for {:?} of {} but the call has {found:?}", self.0.key, self.0.isa.name());
+        let detail = format!("was made for {:?} of {:?} but the call has {found:?} of {cpu:?}", self.0.key, self.0.cpu);
         Err(Error::InvalidOption { argument: "prepared", detail })
     }
 
@@ -110,7 +114,7 @@ impl<T: CpuElement> PreparedMap<T> {
 
     /// The instruction set that reads it.
     pub fn isa(&self) -> Isa {
-        self.0.isa
+        self.0.cpu.isa
     }
 
     /// D.

@@ -8,19 +8,20 @@
 //! One chunk hands it to the next, one block to the next, and one call to a later one. References are integers, so
 //! that raising one scales its sums by an exact power of two.
 
+use crate::aligned::Aligned;
 use crate::layout::{Layout, PANEL};
 use crate::ops::{CpuElement, Ops};
+use protperf_core::Result;
 use protperf_core::state::KV_STATE;
-use protperf_core::{Result, try_copied, try_filled};
 
 /// Sums over the keys seen so far, relative to `2^reference` of each feature.
 pub struct State<T> {
     /// `[feature_panels * PANEL]`; [`protperf_core::Element::EMPTY_REFERENCE`] where a feature has seen no key.
-    pub reference: Vec<T>,
+    pub reference: Aligned<T>,
     /// `k_state`, `[feature_panels * PANEL]`.
-    pub sums: Vec<T>,
+    pub sums: Aligned<T>,
     /// `kv_state`, `[feature_panels * PANEL][padded_value]`.
-    pub values: Vec<T>,
+    pub values: Aligned<T>,
     /// Whether the sums may be other than 0. Where not, as in all of a short sequence, they are not read.
     pub has_keys: bool,
 }
@@ -33,9 +34,9 @@ impl<T: CpuElement> State<T> {
     pub fn new(layout: &Layout) -> Result<Self> {
         let features = layout.feature_panels() * PANEL;
         Ok(State {
-            reference: try_filled(features, T::EMPTY_REFERENCE)?,
-            sums: try_filled(features, T::ZERO)?,
-            values: try_filled(features * layout.padded_value(), T::ZERO)?,
+            reference: Aligned::filled(features, T::EMPTY_REFERENCE)?,
+            sums: Aligned::filled(features, T::ZERO)?,
+            values: Aligned::filled(features * layout.padded_value(), T::ZERO)?,
             has_keys: false,
         })
     }
@@ -54,9 +55,9 @@ impl<T: CpuElement> State<T> {
     /// `OutOfMemory`.
     pub fn try_clone(&self) -> Result<Self> {
         Ok(State {
-            reference: try_copied(&self.reference)?,
-            sums: try_copied(&self.sums)?,
-            values: try_copied(&self.values)?,
+            reference: copied(&self.reference)?,
+            sums: copied(&self.sums)?,
+            values: copied(&self.values)?,
             has_keys: self.has_keys,
         })
     }
@@ -172,6 +173,12 @@ impl<T: CpuElement> State<T> {
     fn values_mut(&mut self, layout: &Layout, at: usize) -> &mut [T] {
         &mut self.values[at * layout.padded_value()..][..layout.value_dim]
     }
+}
+
+fn copied<T: CpuElement>(from: &[T]) -> Result<Aligned<T>> {
+    let mut to = Aligned::filled(from.len(), T::ZERO)?;
+    to.copy_from_slice(from);
+    Ok(to)
 }
 
 /// Whether a reference is that of a feature that has seen no key.

@@ -18,6 +18,7 @@ use crate::ops::{CpuElement, Ops, Token, sum_of};
 use crate::packed_omega::{Head, PackedOmega};
 use crate::parallel::Workers;
 use crate::prepared::PreparedMap;
+use crate::products::Products;
 use crate::rows::Side;
 use crate::shared_out::SharedOut;
 use crate::workspace::{Scratch, with_scratch};
@@ -208,7 +209,7 @@ impl<T: CpuElement> Step<'_, T> {
     }
 
     fn head(&self) -> Head<'_, T> {
-        Head { ops: self.ops, omega: self.omega, layout: self.layout }
+        Head { ops: self.ops, products: Products::new(self.ops), omega: self.omega, layout: self.layout }
     }
 
     /// Answers a query whose numerators are not finite: where the state is, they overflowed, and are summed again at a

@@ -1,6 +1,7 @@
 //! The types that tensors are stored in, as the CPU loads and stores them.
 
 use crate::ops::CpuElement;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use protperf_core::Stored;
 
@@ -10,6 +11,10 @@ pub trait CpuStored: Stored<Compute: CpuElement> {
     const IS_COMPUTED: bool;
     /// A row as the type that is computed in; `None` where it has to be widened first.
     fn as_computed(row: &[Self]) -> Option<&[Self::Compute]>;
+    /// A row in the type that is computed in.
+    fn widen_row(row: &[Self], to: &mut [Self::Compute]);
+    /// The largest magnitude in a row; `None` where it holds a number that is not finite.
+    fn largest_finite(row: &[Self]) -> Option<Self::Compute>;
 }
 
 impl<T: CpuElement> CpuStored for T {
@@ -17,21 +22,37 @@ impl<T: CpuElement> CpuStored for T {
     fn as_computed(row: &[T]) -> Option<&[T]> {
         Some(row)
     }
-}
-
-impl CpuStored for bf16 {
-    const IS_COMPUTED: bool = false;
-    fn as_computed(_row: &[bf16]) -> Option<&[f32]> {
-        None
+    fn widen_row(row: &[T], to: &mut [T]) {
+        to[..row.len()].copy_from_slice(row);
+    }
+    fn largest_finite(row: &[T]) -> Option<T> {
+        row.iter().try_fold(T::ZERO, |top, x| x.is_finite().then(|| if x.abs() > top { x.abs() } else { top }))
     }
 }
 
-impl CpuStored for f16 {
-    const IS_COMPUTED: bool = false;
-    fn as_computed(_row: &[f16]) -> Option<&[f32]> {
-        None
-    }
+macro_rules! stored_in_16_bits {
+    ($t:ty, $infinity:literal, $widen_row:expr) => {
+        impl CpuStored for $t {
+            const IS_COMPUTED: bool = false;
+            fn as_computed(_row: &[$t]) -> Option<&[f32]> {
+                None
+            }
+            fn widen_row(row: &[$t], to: &mut [f32]) {
+                $widen_row(row, &mut to[..row.len()]);
+            }
+            fn largest_finite(row: &[$t]) -> Option<f32> {
+                // Without their sign, bits have the order of the magnitudes; written so that the compiler takes many at a time.
+                let top = row.iter().fold(0, |top, x| (x.to_bits() & 0x7fff).max(top));
+                (top < $infinity).then(|| <$t>::from_bits(top).widen())
+            }
+        }
+    };
 }
+// The first 16 bits of an f32 are a bf16.
+stored_in_16_bits!(bf16, 0x7f80, |row: &[bf16], to: &mut [f32]| {
+    to.iter_mut().zip(row).for_each(|(to, x)| *to = f32::from_bits(u32::from(x.to_bits()) << 16));
+});
+stored_in_16_bits!(f16, 0x7c00, |row: &[f16], to: &mut [f32]| row.convert_to_f32_slice(to));
 
 /// NaN of a stored type.
 pub fn nan<S: CpuStored>() -> S {

@@ -1,11 +1,13 @@
 //! The memory of one task, kept by each thread for the next task.
 
+use crate::aligned::Aligned;
 use crate::chunk::{Buffers, Chunk};
 use crate::layout::{CHUNK, Layout, PANEL};
 use crate::ops::CpuElement;
+use crate::products::TileMemory;
 use crate::rows::ChunkRows;
 use crate::state::State;
-use protperf_core::{Result, try_filled};
+use protperf_core::Result;
 use std::any::Any;
 use std::cell::RefCell;
 
@@ -28,10 +30,12 @@ pub struct Scratch<T> {
     layout: Layout,
     pub keys: ChunkRows<T>,
     pub queries: ChunkRows<T>,
-    pub features: Vec<T>,
+    pub features: Aligned<T>,
     pub state: State<T>,
     pub other: State<T>,
     pub buffers: Buffers<T>,
+    /// Operands that are rounded to bf16.
+    pub tiles: TileMemory,
 }
 
 impl<T: CpuElement> Scratch<T> {
@@ -40,10 +44,11 @@ impl<T: CpuElement> Scratch<T> {
             layout,
             keys: ChunkRows::new(&layout)?,
             queries: ChunkRows::new(&layout)?,
-            features: try_filled(layout.feature_panels() * CHUNK * PANEL, T::ZERO)?,
+            features: Aligned::filled(layout.feature_panels() * CHUNK * PANEL, T::ZERO)?,
             state: State::new(&layout)?,
             other: State::new(&layout)?,
             buffers: Buffers::new(&layout)?,
+            tiles: TileMemory::default(),
         })
     }
 
@@ -54,9 +59,9 @@ impl<T: CpuElement> Scratch<T> {
         let states = [&self.state, &self.other, &references.before].into_iter().map(|state| &state.values);
         let own = [&self.features, &scores.transposed, &scores.transposed_values, &sums.numerator];
         let parameters = gradients.parameters.iter().flat_map(|all| all.named()).filter_map(|(_, field)| field);
-        let gradients = parameters.chain([&gradients.recomputed]);
-        let all = rows.chain(states).chain(own).chain(gradients);
-        all.map(|buffer| buffer.len() * size_of::<T>()).sum()
+        let all = rows.chain(states).chain(own).chain([&gradients.recomputed]).map(|buffer| buffer.len());
+        let numbers = all.chain(parameters.map(Vec::len)).sum::<usize>();
+        numbers * size_of::<T>() + self.tiles.bytes()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Large temporary buffers, kept for the next call: touching fresh pages costs as much as the arithmetic on them.
 
-use protperf_core::{Result, try_filled};
+use protperf_core::Result;
 use protperf_cpu::CpuElement;
+use protperf_cpu::aligned::Aligned;
 use protperf_cpu::bf16::Tile;
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
@@ -31,7 +32,7 @@ impl<T: Copy + Send + 'static> Plain for T {}
 #[derive(Debug)]
 pub struct Buffer<T: Plain> {
     /// All that was ever allocated, so that no part of it has to be filled again.
-    memory: Vec<T>,
+    memory: Aligned<T>,
     len: usize,
 }
 
@@ -75,7 +76,7 @@ impl<T: Plain> Buffer<T> {
     fn filled(len: usize, value: T) -> Result<Self> {
         let memory = match take(len) {
             Some(found) => found,
-            None => try_filled(len, value)?,
+            None => Aligned::filled(len, value)?,
         };
         Ok(Buffer { memory, len })
     }
@@ -95,16 +96,17 @@ fn kept() -> Option<MutexGuard<'static, Kept>> {
 }
 
 /// The smallest kept buffer that has room for `len` elements and is not wastefully large.
-fn take<T: Plain>(len: usize) -> Option<Vec<T>> {
+fn take<T: Plain>(len: usize) -> Option<Aligned<T>> {
     let mut kept = kept()?;
     let needed = len * size_of::<T>();
-    let fits =
-        |&(bytes, ref any): &(usize, Box<dyn Any + Send>)| bytes >= needed && bytes / 4 <= needed && any.is::<Vec<T>>();
+    let fits = |&(bytes, ref any): &(usize, Box<dyn Any + Send>)| {
+        bytes >= needed && bytes / 4 <= needed && any.is::<Aligned<T>>()
+    };
     let (at, _) =
         kept.buffers.iter().enumerate().filter(|(_, kept)| fits(kept)).min_by_key(|(_, (bytes, _))| *bytes)?;
     let (bytes, found) = kept.buffers.swap_remove(at);
     kept.bytes -= bytes;
-    found.downcast::<Vec<T>>().ok().map(|memory| *memory)
+    found.downcast::<Aligned<T>>().ok().map(|memory| *memory)
 }
 
 impl<T: Plain> Drop for Buffer<T> {

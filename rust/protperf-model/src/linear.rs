@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::products::{Form, Products};
 use protperf_core::Result;
 use protperf_cpu::CpuElement;
-use protperf_cpu::bf16::{Matrix, Role, Tile, TileProduct, round_all};
+use protperf_cpu::bf16::{Matrix, Role, Split, Tile, TileProduct, round_all};
 use protperf_cpu::layout::PAD;
 use protperf_cpu::ops::{Mode, Ops, Product, Triangle};
 
@@ -132,7 +132,21 @@ impl<T: CpuElement> Panels<T> {
         match (data, products.form) {
             (Data::Tiles(right), Form::Tiles(unit)) => {
                 let left = tiles(Role::Left, &Matrix { data: singles(x), row: x_row, rows, cols: depth })?;
-                unit.multiply(&TileProduct { left: &left, right, rows, cols, depth }, singles_mut(out), out_row);
+                unit.multiply(
+                    &TileProduct {
+                        left: &left,
+                        right,
+                        rows,
+                        cols,
+                        depth,
+                        mode: Mode::Store,
+                        triangle: Triangle::Whole,
+                        split: Split::None,
+                        tail: 0,
+                    },
+                    singles_mut(out),
+                    out_row,
+                );
             }
             (Data::Columns(panels), Form::Rounded) => {
                 self.multiply_panels(products.ops, panels, (&rounded(x)?, x_row), rows, (out, out_row));
@@ -189,7 +203,17 @@ pub fn outer<T: CpuElement>(
         Form::Tiles(unit) => {
             let left = tiles(Role::LeftTransposed, &Matrix { data: singles(y), row: y_row, rows, cols: m })?;
             let right = tiles(Role::Right, &Matrix { data: singles(x), row: x_row, rows, cols: k })?;
-            let product = TileProduct { left: &left, right: &right, rows: m, cols, depth: rows };
+            let product = TileProduct {
+                left: &left,
+                right: &right,
+                rows: m,
+                cols,
+                depth: rows,
+                mode: Mode::Store,
+                triangle: Triangle::Whole,
+                split: Split::None,
+                tail: 0,
+            };
             unit.multiply(&product, singles_mut(out), cols);
         }
         Form::Rounded => {

@@ -1,13 +1,13 @@
 //! In which arithmetic matrices are multiplied: that of the numbers, or with both operands rounded to bf16.
 //!
-//! Only products are rounded: weights, sums, the residual stream, norms and attention stay in f32. Where the processor
-//! has tiles they multiply; elsewhere the operands are rounded and the products are those of f32, so that a run that was
-//! started on one machine goes on upon another, no faster than in f32 there.
+//! Only products are rounded, those of attention only where the processor has AMX: weights, sums, the residual stream, norms
+//! and exponents stay in f32. Where the processor has tiles they multiply; elsewhere the operands are rounded and the products
+//! are those of f32, so that a run that was started on one machine goes on upon another, no faster than in f32 there.
 
 use protperf_core::{Error, Result};
 use protperf_cpu::bf16::Unit;
 use protperf_cpu::ops::Ops;
-use protperf_cpu::{CpuElement, Isa};
+use protperf_cpu::{Cpu, CpuElement, Isa};
 
 /// What operands of products are rounded to; sums are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,16 @@ pub struct Arithmetic {
     pub isa: Isa,
     /// What operands of products are rounded to.
     pub precision: Precision,
+}
+
+impl Arithmetic {
+    /// The processor as attention is to be computed.
+    pub fn cpu(self) -> Cpu {
+        match self.precision {
+            Precision::F32 => Cpu::new(self.isa),
+            Precision::Bf16 => Cpu::with_fast_bf16(self.isa),
+        }
+    }
 }
 
 impl From<Isa> for Arithmetic {

@@ -295,7 +295,7 @@ fn exact_as<T: Number + CpuStored>(
     let ([b, h, l, d], [_, _, s, e]) = (q.shape(), v.shape());
     let work = [b, h, l, s, d + e].iter().map(|&n| n as f64).product();
     let isa = choice.isa.map_or_else(Isa::from_env, Isa::from_name).map_err(|error| to_python(py, &error))?;
-    let (cpu, shape) = (Cpu { isa }, [b, h, l, e]);
+    let (cpu, shape) = (Cpu::new(isa), [b, h, l, e]);
     run(py, work, choice.num_threads(), |cancel, num_threads| {
         let rows = OutRows::head_major("out", out.take()?, shape)?;
         cpu.exact_forward(&args, rows, None, &Execution { num_threads, cancel })

@@ -19,5 +19,5 @@ mod product;
 
 pub use crate::simd::plain_tiles::{round, round_all};
 pub use crate::simd::tile::{COLS, Tile};
-pub use operand::{Matrix, Role};
-pub use product::{TileProduct, Unit};
+pub use operand::{Matrix, Part, Role};
+pub use product::{Session, Split, TileProduct, Unit};

@@ -4,7 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx512bf16;
-use crate::simd::plain_tiles::Plain;
+use crate::simd::plain_tiles::{Low, Plain};
 use crate::simd::tile::{COLS, DEPTH, Rounding, Tile};
 
 /// A matrix of f32 in memory.
@@ -21,18 +21,22 @@ pub struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
-    /// W numbers of a row, with zeros where the matrix has ended.
+    /// R rows of C numbers where they lie, the rows as far apart as those of the matrix; `None` where it has fewer.
     #[inline(always)]
-    fn part<const W: usize>(&self, row: usize, col: usize) -> [f32; W] {
-        let mut part = [0.0; W];
-        if row < self.rows {
-            let from = &self.data[row * self.row + col..];
-            match from.first_chunk::<W>() {
-                Some(whole) if col + W <= self.cols => part = *whole,
-                _ => part[..self.cols - col].copy_from_slice(&from[..self.cols - col]),
-            }
+    fn whole<const R: usize, const C: usize>(&self, [row, col]: [usize; 2]) -> Option<&[f32]> {
+        let lies_inside = row + R <= self.rows && col + C <= self.cols;
+        lies_inside.then(|| &self.data[row * self.row + col..][..(R - 1) * self.row + C])
+    }
+
+    /// A copy of up to R rows of C numbers, with zeros where the matrix has ended.
+    #[cold]
+    fn padded<const R: usize, const C: usize>(&self, [row, col]: [usize; 2]) -> [[f32; C]; R] {
+        let mut padded = [[0.0; C]; R];
+        let width = C.min(self.cols.saturating_sub(col));
+        for (at, to) in padded.iter_mut().enumerate().take(self.rows.saturating_sub(row)) {
+            to[..width].copy_from_slice(&self.data[(row + at) * self.row + col..][..width]);
         }
-        part
+        padded
     }
 }
 
@@ -47,6 +51,15 @@ pub enum Role {
     Right,
     /// Transposed, the right operand.
     RightTransposed,
+}
+
+/// A part of each number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The number rounded to bf16.
+    High,
+    /// What rounding left, rounded to bf16.
+    Low,
 }
 
 impl Role {
@@ -68,16 +81,32 @@ impl Role {
     /// # Panics
     /// Where the matrix is larger than its memory, or `to` has another length than [`Role::num_tiles`].
     pub fn pack(self, from: &Matrix<'_>, to: &mut [Tile]) {
+        self.pack_parts(from, &[Part::High], to);
+    }
+
+    /// The same for parts of the numbers, where the tiles of each 16 rows or columns are those of the first part, of the next, and
+    /// then some that are left as they are.
+    ///
+    /// # Panics
+    /// Where the matrix is larger than its memory, or `to` is not so many tiles for each 16 rows or columns.
+    pub fn pack_parts(self, from: &Matrix<'_>, parts: &[Part], to: &mut [Tile]) {
         assert!(from.rows == 0 || (from.rows - 1) * from.row + from.cols <= from.data.len());
         let [outer, depth] = self.grid(from.rows, from.cols);
-        assert_eq!(to.len(), outer * depth);
+        if outer == 0 {
+            return assert!(to.is_empty());
+        }
+        let step = to.len() / outer;
+        assert!(to.len() == outer * step && step >= depth * parts.len());
+        if depth == 0 || step == 0 {
+            return;
+        }
         // SAFETY: each has the instruction set that it needs, as was just asked where it is more than the baseline.
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if avx512bf16::is_available() {
-                return pack_avx512(self, depth, from, to);
+                return pack_avx512(self, [depth, step], from, parts, to);
             }
-            pack::<Plain>(self, depth, from, to);
+            pack_all::<Plain>(self, [depth, step], from, parts, to);
         }
     }
 }
@@ -88,37 +117,52 @@ impl Role {
 /// The processor must have them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx2,fma")]
-unsafe fn pack_avx512(role: Role, depth: usize, from: &Matrix<'_>, to: &mut [Tile]) {
+unsafe fn pack_avx512(role: Role, sizes: [usize; 2], from: &Matrix<'_>, parts: &[Part], to: &mut [Tile]) {
     // SAFETY: passed on from the caller.
-    unsafe { pack::<avx512bf16::Rounded>(role, depth, from, to) };
+    unsafe { pack_all::<avx512bf16::Rounded>(role, sizes, from, parts, to) };
 }
 
-/// [`Role::pack`] once its arguments are checked; `depth` tiles belong to the same 16 rows or columns.
+/// [`Role::pack_parts`] once its arguments are checked: tiles along the depth, and from 16 rows or columns to the next.
 ///
 /// # Safety
 /// The processor must have the instruction set of R.
 #[inline(always)]
-unsafe fn pack<R: Rounding>(role: Role, depth: usize, from: &Matrix<'_>, to: &mut [Tile]) {
-    if depth == 0 {
-        return;
-    }
-    for (outer, tiles) in to.chunks_exact_mut(depth).enumerate() {
-        for (at, tile) in tiles.iter_mut().enumerate() {
-            let mut transposed = Tile::ZERO;
+unsafe fn pack_all<R: Rounding>(
+    role: Role,
+    [depth, step]: [usize; 2],
+    from: &Matrix<'_>,
+    parts: &[Part],
+    to: &mut [Tile],
+) {
+    for (outer, tiles) in to.chunks_exact_mut(step).enumerate() {
+        for (part, tiles) in parts.iter().zip(tiles.chunks_exact_mut(depth)) {
             // SAFETY: passed on from the caller.
             unsafe {
-                match role {
-                    Role::Left => left_tile::<R>(from, outer * COLS, at * DEPTH, tile),
-                    Role::Right => right_tile::<R>(from, at * DEPTH, outer * COLS, tile),
-                    Role::LeftTransposed => {
-                        right_tile::<R>(from, at * DEPTH, outer * COLS, &mut transposed);
-                        R::transpose(&transposed, tile);
-                    }
-                    Role::RightTransposed => {
-                        left_tile::<R>(from, outer * COLS, at * DEPTH, &mut transposed);
-                        R::transpose(&transposed, tile);
-                    }
+                match part {
+                    Part::High => pack::<R>(role, outer, from, tiles),
+                    Part::Low => pack::<Low<R>>(role, outer, from, tiles),
                 }
+            }
+        }
+    }
+}
+
+/// The tiles of the `outer`-th 16 rows or columns.
+///
+/// # Safety
+/// The processor must have the instruction set of R.
+#[inline(always)]
+unsafe fn pack<R: Rounding>(role: Role, outer: usize, from: &Matrix<'_>, to: &mut [Tile]) {
+    for (at, tile) in to.iter_mut().enumerate() {
+        let (outer, depth) = (outer * COLS, at * DEPTH);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match role {
+                Role::Left | Role::RightTransposed => left_tile::<R>(from, [outer, depth], tile),
+                Role::Right | Role::LeftTransposed => right_tile::<R>(from, [depth, outer], tile),
+            }
+            if matches!(role, Role::LeftTransposed | Role::RightTransposed) {
+                R::transpose(tile);
             }
         }
     }
@@ -129,10 +173,13 @@ unsafe fn pack<R: Rounding>(role: Role, depth: usize, from: &Matrix<'_>, to: &mu
 /// # Safety
 /// The processor must have the instruction set of R.
 #[inline(always)]
-unsafe fn left_tile<R: Rounding>(from: &Matrix<'_>, row: usize, col: usize, to: &mut Tile) {
-    for (at, words) in to.0.iter_mut().enumerate() {
-        // SAFETY: passed on from the caller.
-        *words = unsafe { R::along(&from.part(row + at, col)) };
+unsafe fn left_tile<R: Rounding>(from: &Matrix<'_>, place: [usize; 2], to: &mut Tile) {
+    // SAFETY: passed on from the caller; `whole` and `padded` have so many rows.
+    unsafe {
+        match from.whole::<COLS, DEPTH>(place) {
+            Some(part) => R::along_rows(part.as_ptr(), from.row, to),
+            None => R::along_rows(from.padded::<COLS, DEPTH>(place).as_flattened().as_ptr(), DEPTH, to),
+        }
     }
 }
 
@@ -141,11 +188,13 @@ unsafe fn left_tile<R: Rounding>(from: &Matrix<'_>, row: usize, col: usize, to: 
 /// # Safety
 /// The processor must have the instruction set of R.
 #[inline(always)]
-unsafe fn right_tile<R: Rounding>(from: &Matrix<'_>, row: usize, col: usize, to: &mut Tile) {
-    for (at, words) in to.0.iter_mut().enumerate() {
-        let (first, second) = (from.part(row + 2 * at, col), from.part(row + 2 * at + 1, col));
-        // SAFETY: passed on from the caller.
-        *words = unsafe { R::across(&first, &second) };
+unsafe fn right_tile<R: Rounding>(from: &Matrix<'_>, place: [usize; 2], to: &mut Tile) {
+    // SAFETY: passed on from the caller; `whole` and `padded` have so many rows.
+    unsafe {
+        match from.whole::<DEPTH, COLS>(place) {
+            Some(part) => R::across_rows(part.as_ptr(), from.row, to),
+            None => R::across_rows(from.padded::<DEPTH, COLS>(place).as_flattened().as_ptr(), COLS, to),
+        }
     }
 }
 
@@ -179,7 +228,7 @@ mod tests {
                 role.pack(&from, &mut tiles);
                 let mut plain = vec![Tile([[u32::MAX; COLS]; COLS]); tiles.len()];
                 // SAFETY: every processor has plain Rust.
-                unsafe { pack::<Plain>(role, depth, &from, &mut plain) };
+                unsafe { pack_all::<Plain>(role, [depth.max(1); 2], &from, &[Part::High], &mut plain) };
                 assert_eq!(tiles, plain);
                 assert_eq!(tiles.len(), outer * depth);
                 for (at, tile) in tiles.iter().enumerate() {
@@ -214,7 +263,7 @@ mod tests {
             let (mut tiles, mut plain) = (vec![Tile::ZERO; 8], vec![Tile::ZERO; 8]);
             role.pack(&from, &mut tiles);
             // SAFETY: every processor has plain Rust.
-            unsafe { pack::<Plain>(role, 2, &from, &mut plain) };
+            unsafe { pack_all::<Plain>(role, [2; 2], &from, &[Part::High], &mut plain) };
             assert_eq!(tiles, plain);
         }
     }

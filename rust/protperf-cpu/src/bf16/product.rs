@@ -1,12 +1,14 @@
 //! The product of two packed operands, in blocks of two by two tiles of sums: each tile that is loaded is used twice.
 
 use crate::dispatch::Isa;
+use crate::ops::{Mode, Triangle};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use crate::simd::amx;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx512bf16;
 use crate::simd::plain_tiles::Emulated;
 use crate::simd::tile::{COLS, DEPTH, Tile, Tiles};
+use std::cell::RefCell;
 
 /// What multiplies tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +50,54 @@ impl Unit {
     /// Computes `p` into c, whose rows are `c_row` apart.
     ///
     /// # Panics
-    /// Where a slice is too short for the sizes, or this processor lacks the unit.
+    /// Where a slice is too short for the sizes, this processor lacks the unit, or this thread has a [`Session`].
     pub fn multiply(self, p: &TileProduct<'_>, c: &mut [f32], c_row: usize) {
+        self.start().multiply(p, c, c_row);
+    }
+
+    /// Takes the unit into use on this thread.
+    ///
+    /// # Panics
+    /// Where this processor lacks the unit, or this thread has it in use.
+    pub fn start(self) -> Session {
+        match self {
+            Unit::Emulated => Session::Emulated,
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            // SAFETY: this processor has AMX. A thread that has it in use is refused there.
+            Unit::Amx if has_amx() => Session::Amx(RefCell::new(unsafe { amx::Amx::start() })),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Dot if has_dot() => Session::Dot,
+            Unit::Amx | Unit::Dot => panic!("this processor has no {}", self.name()),
+        }
+    }
+}
+
+/// A unit that this thread has in use.
+#[derive(Debug)]
+pub enum Session {
+    /// The tile registers.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx(RefCell<amx::Amx>),
+    /// Ordinary registers.
+    #[cfg(target_arch = "x86_64")]
+    Dot,
+    /// Registers in memory, made for each product.
+    Emulated,
+}
+
+impl Session {
+    /// As [`Unit::multiply`].
+    ///
+    /// # Panics
+    /// Where a slice is too short for the sizes.
+    pub fn multiply(&self, p: &TileProduct<'_>, c: &mut [f32], c_row: usize) {
         p.check(c.len(), c_row);
         match self {
-            Unit::Emulated => p.run(&mut Emulated::zeroed(), c, c_row),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Unit::Amx if has_amx() => {
-                // SAFETY: this processor has AMX. Nothing that `run` calls starts another one.
-                p.run(&mut unsafe { amx::Amx::start() }, c, c_row);
-            }
+            Session::Amx(unit) => p.run(&mut *unit.borrow_mut(), c, c_row),
             #[cfg(target_arch = "x86_64")]
-            Unit::Dot if has_dot() => p.run_dot(c, c_row),
-            Unit::Amx | Unit::Dot => panic!("this processor has no {}", self.name()),
+            Session::Dot => p.run_dot(c, c_row),
+            Session::Emulated => p.run(&mut Emulated::zeroed(), c, c_row),
         }
     }
 }
@@ -79,7 +116,7 @@ fn has_dot() -> bool {
     false
 }
 
-/// `C [rows, cols] = A B` of packed operands.
+/// `C [rows, cols] (op)= A B` of packed operands.
 #[derive(Clone, Copy, Debug)]
 pub struct TileProduct<'a> {
     /// A as a left operand.
@@ -92,27 +129,79 @@ pub struct TileProduct<'a> {
     pub cols: usize,
     /// Columns of A and rows of B.
     pub depth: usize,
+    /// Whether the sums start from 0, or from C; to add a sum that started from 0 is not among the forms of tiles.
+    pub mode: Mode,
+    /// Which triangle is computed, up to the end of a block of 32 rows.
+    pub triangle: Triangle,
+    /// Which operands are split.
+    pub split: Split,
+    /// Tiles behind those along the depth, on both sides, whose product is added.
+    pub tail: usize,
+}
+
+/// Which operands are two numbers of bf16, the second of which is what rounding left of the first: their tiles follow those of
+/// the first. The product of both second parts is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// None.
+    None,
+    /// The right one; numbers on the left are bf16 already.
+    Right,
+    /// Both.
+    Both,
+}
+
+impl Split {
+    /// Parts of the left and of the right operand.
+    pub fn parts(self) -> [usize; 2] {
+        match self {
+            Split::None => [1, 1],
+            Split::Right => [1, 2],
+            Split::Both => [2, 2],
+        }
+    }
 }
 
 impl TileProduct<'_> {
     /// Panics unless every element that will be touched lies inside its slice.
     fn check(&self, c_len: usize, c_row: usize) {
-        let depth = self.depth.div_ceil(DEPTH);
+        let [left, right] = self.steps();
         assert!(self.cols.is_multiple_of(COLS) && self.cols <= c_row);
-        assert!(self.left.len() >= self.rows.div_ceil(COLS) * depth, "A is too small");
-        assert!(self.right.len() >= self.cols / COLS * depth, "B is too small");
+        assert!(self.left.len() >= self.rows.div_ceil(COLS) * left, "A is too small");
+        assert!(self.right.len() >= self.cols / COLS * right, "B is too small");
         assert!(self.rows == 0 || (self.rows - 1) * c_row + self.cols <= c_len, "C is too small");
     }
 
+    /// Tiles of the left operand from 16 rows to the next, and of the right one from 16 columns to the next.
+    fn steps(&self) -> [usize; 2] {
+        self.split.parts().map(|parts| parts * self.depth.div_ceil(DEPTH) + self.tail)
+    }
+
+    /// Whether a block of 32 rows from `row` on has a column `col`.
+    fn has(&self, row: usize, col: usize) -> bool {
+        self.triangle != Triangle::LowerColumns || col < row + 2 * COLS
+    }
+
+    /// Tiles along the depth that a block of 32 rows from `row` on reads: where A is lower triangular, the rest are zeros.
+    fn depth_of(&self, row: usize) -> usize {
+        let depth = if self.triangle == Triangle::LowerDepth { self.depth.min(row + 2 * COLS) } else { self.depth };
+        depth.div_ceil(DEPTH)
+    }
+
     fn run<U: Tiles>(&self, unit: &mut U, c: &mut [f32], c_row: usize) {
-        let depth = self.depth.div_ceil(DEPTH);
+        let [left_step, right_step] = self.steps();
         for col in (0..self.cols).step_by(2 * COLS) {
-            let right = &self.right[col / COLS * depth..];
-            for row in (0..self.rows).step_by(2 * COLS) {
+            let right = &self.right[col / COLS * right_step..];
+            for row in (0..self.rows).step_by(2 * COLS).filter(|&row| self.has(row, col)) {
                 let block = Block {
-                    left: &self.left[row / COLS * depth..],
+                    left: &self.left[row / COLS * left_step..],
                     right,
-                    depth,
+                    steps: [left_step, right_step],
+                    depth: self.depth_of(row),
+                    low: self.depth.div_ceil(DEPTH),
+                    split: self.split,
+                    tail: self.tail,
+                    mode: self.mode,
                     c: &mut c[row * c_row + col..],
                     c_row,
                     rows: self.rows - row,
@@ -132,7 +221,7 @@ impl TileProduct<'_> {
 impl TileProduct<'_> {
     fn run_dot(&self, c: &mut [f32], c_row: usize) {
         for col in (0..self.cols).step_by(2 * COLS) {
-            for row in (0..self.rows).step_by(COLS) {
+            for row in (0..self.rows).step_by(COLS).filter(|row| self.has(row & !COLS, col)) {
                 let c = &mut c[row * c_row + col..];
                 if self.cols - col > COLS {
                     self.dot::<2>([row, col], c, c_row);
@@ -145,11 +234,28 @@ impl TileProduct<'_> {
 
     /// Up to 16 rows and N tiles of columns of C, of which `c` begins with the first.
     fn dot<const N: usize>(&self, [row, col]: [usize; 2], c: &mut [f32], c_row: usize) {
-        let depth = self.depth.div_ceil(DEPTH);
-        let right = std::array::from_fn(|n| &self.right[(col / COLS + n) * depth..][..depth]);
+        let ([left_step, right_step], low, depth) =
+            (self.steps(), self.depth.div_ceil(DEPTH), self.depth_of(row & !COLS));
+        let left = &self.left[row / COLS * left_step..][..left_step];
+        let right: [_; N] = std::array::from_fn(|n| &self.right[(col / COLS + n) * right_step..][..right_step]);
         let mut sums = [[[0.0; COLS]; N]; COLS];
-        // SAFETY: `multiply` has asked for the instructions.
-        unsafe { avx512bf16::product::<N>(&self.left[row / COLS * depth..][..depth], right, &mut sums) };
+        if self.mode != Mode::Store {
+            for (sums, from) in sums.iter_mut().zip(c.chunks(c_row)).take(self.rows - row) {
+                sums.as_flattened_mut().copy_from_slice(&from[..N * COLS]);
+            }
+        }
+        let mut add = |left: &[Tile], right: [&[Tile]; N]| {
+            // SAFETY: `Unit::start` has asked for the instructions.
+            unsafe { avx512bf16::product::<N>(left, right, &mut sums) };
+        };
+        add(&left[..depth], right.map(|tiles| &tiles[..depth]));
+        if self.split != Split::None {
+            add(&left[..depth], right.map(|tiles| &tiles[low..][..depth]));
+        }
+        if self.split == Split::Both {
+            add(&left[low..][..depth], right.map(|tiles| &tiles[..depth]));
+        }
+        add(&left[left_step - self.tail..], right.map(|tiles| &tiles[right_step - self.tail..]));
         for (sums, to) in sums.iter().zip(c.chunks_mut(c_row)).take(self.rows - row) {
             to[..N * COLS].copy_from_slice(sums.as_flattened());
         }
@@ -160,7 +266,16 @@ impl TileProduct<'_> {
 struct Block<'a> {
     left: &'a [Tile],
     right: &'a [Tile],
+    /// Tiles from those of 16 rows, and of 16 columns, to those of the next.
+    steps: [usize; 2],
+    /// How many of them along the depth are multiplied.
     depth: usize,
+    /// Where the second parts begin, and which operands have them.
+    low: usize,
+    split: Split,
+    /// Tiles at the end.
+    tail: usize,
+    mode: Mode,
     c: &'a mut [f32],
     c_row: usize,
     rows: usize,
@@ -170,27 +285,28 @@ impl Block<'_> {
     /// The sums of one tile of rows or two (`TALL`), and one tile of columns or two (`WIDE`).
     #[inline(always)]
     fn run<U: Tiles, const TALL: bool, const WIDE: bool>(mut self, unit: &mut U) {
-        let (left, below) = self.left.split_at(self.depth);
-        let (right, beyond) = self.right.split_at(self.depth);
-        unit.zero::<0>();
-        unit.zero::<1>();
-        unit.zero::<2>();
-        unit.zero::<3>();
-        for k in 0..self.depth {
-            unit.load::<6>(&right[k]);
-            unit.load::<4>(&left[k]);
-            unit.multiply::<0, 4, 6>();
+        self.start::<U, 0>(unit, 0, 0);
+        if WIDE {
+            self.start::<U, 1>(unit, 0, COLS);
+        }
+        if TALL {
+            self.start::<U, 2>(unit, COLS, 0);
             if WIDE {
-                unit.load::<7>(&beyond[k]);
-                unit.multiply::<1, 4, 7>();
+                self.start::<U, 3>(unit, COLS, COLS);
             }
-            if TALL {
-                unit.load::<5>(&below[k]);
-                unit.multiply::<2, 5, 6>();
-                if WIDE {
-                    unit.multiply::<3, 5, 7>();
-                }
+        }
+        let [left, right] = self.steps;
+        for k in 0..self.depth {
+            self.add::<U, TALL, WIDE, true>(unit, [k, k]);
+            if self.split != Split::None {
+                self.add::<U, TALL, WIDE, false>(unit, [k, self.low + k]);
             }
+            if self.split == Split::Both {
+                self.add::<U, TALL, WIDE, true>(unit, [self.low + k, k]);
+            }
+        }
+        for back in (1..=self.tail).rev() {
+            self.add::<U, TALL, WIDE, true>(unit, [left - back, right - back]);
         }
         self.store::<U, 0>(unit, 0, 0);
         if WIDE {
@@ -202,6 +318,48 @@ impl Block<'_> {
                 self.store::<U, 3>(unit, COLS, COLS);
             }
         }
+    }
+
+    /// Adds the products of tiles of the left and of the right operand; `LOADS`: those of the left one are not in their registers
+    /// yet.
+    #[inline(always)]
+    fn add<U: Tiles, const TALL: bool, const WIDE: bool, const LOADS: bool>(&self, unit: &mut U, [l, r]: [usize; 2]) {
+        let ([left_step, right_step], left, right) = (self.steps, self.left, self.right);
+        unit.load::<6>(&right[r]);
+        if LOADS {
+            unit.load::<4>(&left[l]);
+        }
+        unit.multiply::<0, 4, 6>();
+        if WIDE {
+            unit.load::<7>(&right[right_step + r]);
+            unit.multiply::<1, 4, 7>();
+        }
+        if TALL {
+            if LOADS {
+                unit.load::<5>(&left[left_step + l]);
+            }
+            unit.multiply::<2, 5, 6>();
+            if WIDE {
+                unit.multiply::<3, 5, 7>();
+            }
+        }
+    }
+
+    /// Makes a tile of sums 0, or what C has.
+    #[inline(always)]
+    fn start<U: Tiles, const REGISTER: usize>(&self, unit: &mut U, row: usize, col: usize) {
+        if self.mode == Mode::Store {
+            return unit.zero::<REGISTER>();
+        }
+        let (rows, from) = (self.rows - row, &self.c[row * self.c_row + col..]);
+        if rows >= COLS {
+            return unit.load_sums::<REGISTER>(from, self.c_row);
+        }
+        let mut sums = [0.0; COLS * COLS];
+        for (sums, from) in sums.chunks_exact_mut(COLS).zip(from.chunks(self.c_row)).take(rows) {
+            sums.copy_from_slice(&from[..COLS]);
+        }
+        unit.load_sums::<REGISTER>(&sums, COLS);
     }
 
     /// Stores the rows of a tile of sums that C has.
@@ -220,85 +378,4 @@ impl Block<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Matrix, Role, round};
-    use super::*;
-
-    /// Numbers around 1 of both signs that are a function of a seed.
-    fn numbers(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618).sin() * 2.0).collect()
-    }
-
-    fn packed(role: Role, data: &[f32], [rows, cols]: [usize; 2], row: usize) -> Vec<Tile> {
-        let mut tiles = vec![Tile::ZERO; role.num_tiles(rows, cols)];
-        role.pack(&Matrix { data, row, rows, cols }, &mut tiles);
-        tiles
-    }
-
-    #[test]
-    fn products_are_those_of_the_rounded_matrices_at_every_odd_size() {
-        let rounded = |x: f32| f64::from(f32::from_bits(u32::from(round(x)) << 16));
-        let sizes = [0usize, 1, 15, 16, 17, 31, 32, 33, 49];
-        for unit in Unit::available() {
-            for (rows, cols, depth) in sizes.iter().flat_map(|&r| sizes.map(|c| (r, c, (r * 7 + c * 5) % 100))) {
-                // Views: rows of A, B and C are farther apart than they are wide.
-                let (a_row, b_row, padded) = (depth + 3, cols + 5, cols.next_multiple_of(COLS));
-                let (a, b, c_row) = (numbers(rows * a_row, 1), numbers(depth * b_row, 2), padded + 1);
-                let left = packed(Role::Left, &a, [rows, depth], a_row);
-                let right = packed(Role::Right, &b, [depth, cols], b_row);
-                let mut c = vec![f32::NAN; rows * c_row];
-                let p = TileProduct { left: &left, right: &right, rows, cols: padded, depth };
-                unit.multiply(&p, &mut c, c_row);
-                for (i, j) in (0..rows).flat_map(|i| (0..padded).map(move |j| (i, j))) {
-                    let terms = (0..if j < cols { depth } else { 0 })
-                        .map(|k| rounded(a[i * a_row + k]) * rounded(b[k * b_row + j]));
-                    let (needed, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
-                    let off = (f64::from(c[i * c_row + j]) - needed).abs();
-                    // A sum of n terms in f32 is off by n half units of the sum of magnitudes, at the most.
-                    assert!(off <= (depth as f64 + 2.0) * size * f64::from(f32::EPSILON) / 2.0, "{unit:?} {i} {j}");
-                }
-                assert!(c.chunks(c_row).all(|row| row[padded..].iter().all(|x| x.is_nan())));
-            }
-        }
-    }
-
-    #[test]
-    fn instructions_and_emulation_give_the_same_bits() {
-        // Exponents that overflow, cancel and vanish.
-        let wild = |len: usize, seed: u32| -> Vec<f32> {
-            let bits =
-                (0..len as u32).map(|i| i.wrapping_mul(0x9e37_79b1).wrapping_add(seed).wrapping_mul(0x85eb_ca6b));
-            bits.map(f32::from_bits).map(|x| if x.is_finite() { x } else { 1.0 }).collect()
-        };
-        let tame = |len: usize, seed: u32| numbers(len, seed as usize);
-        for make in [&tame as &dyn Fn(usize, u32) -> Vec<f32>, &wild] {
-            let (a, b) = (make(50 * 70, 1), make(70 * 48, 2));
-            let left = packed(Role::Left, &a, [50, 70], 70);
-            let right = packed(Role::Right, &b, [70, 48], 48);
-            let p = TileProduct { left: &left, right: &right, rows: 50, cols: 48, depth: 70 };
-            let same = Unit::available().into_iter().filter(|&unit| unit != Unit::Dot);
-            let found = same.map(|unit| {
-                let mut c = vec![0.0; 50 * 48];
-                unit.multiply(&p, &mut c, 48);
-                c.into_iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect::<Vec<_>>()
-            });
-            let found: Vec<_> = found.collect();
-            for pair in found.windows(2) {
-                assert_eq!(pair[0], pair[1]);
-            }
-        }
-    }
-
-    #[test]
-    fn transposed_operands_are_those_of_the_transposed_matrices() {
-        let [m, n, k] = [37, 45, 83];
-        let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
-        let transposed = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
-            (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
-        };
-        let left = packed(Role::Left, &a, [m, k], k);
-        assert_eq!(left, packed(Role::LeftTransposed, &transposed(&a, m, k), [k, m], m));
-        let right = packed(Role::Right, &b, [k, n], n);
-        assert_eq!(right, packed(Role::RightTransposed, &transposed(&b, k, n), [n, k], k));
-    }
-}
+mod tests;

@@ -10,12 +10,13 @@
 //! The roles of keys and queries are those of the attention in the forward pass: keys add to the state, queries read
 //! it. The backward pass exchanges them: what arrived at the queries adds to a state that the keys read.
 
+use crate::aligned::Aligned;
 use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::CpuElement;
 use crate::packed_omega::ParameterGradient;
 use crate::rows::{ChunkRows, Side};
 use crate::state::State;
-use protperf_core::{Result, try_filled};
+use protperf_core::Result;
 
 /// What the queries of a chunk ask for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,52 +74,52 @@ pub struct References<T> {
     /// Whether the chunk raised a reference so far that the state's own sums may have been flushed to zero.
     pub is_far: bool,
     /// References of the chunk, or of one row that is computed again.
-    pub reference: Vec<T>,
+    pub reference: Aligned<T>,
     /// Differences between two references, or powers of two of such differences.
-    pub power: Vec<T>,
+    pub power: Aligned<T>,
 }
 
 /// Scores of a chunk: queries against keys of the same chunk.
 pub struct Scores<T> {
     /// `[CHUNK][CHUNK]`.
-    pub values: Vec<T>,
+    pub values: Aligned<T>,
     /// Their cotangents `[CHUNK][CHUNK]`.
-    pub gradient: Vec<T>,
+    pub gradient: Aligned<T>,
     /// A transposed panel of keys, or of the state.
-    pub transposed: Vec<T>,
+    pub transposed: Aligned<T>,
     /// Values and ones of the keys, transposed, `[value_row][CHUNK]`.
-    pub transposed_values: Vec<T>,
+    pub transposed_values: Aligned<T>,
     /// Features of keys of one panel, for a row that is computed again.
-    pub own_keys: Vec<T>,
+    pub own_keys: Aligned<T>,
 }
 
 /// What queries sum up.
 pub struct Sums<T> {
     /// Features of the queries, one panel `[CHUNK][PANEL]`.
-    pub features: Vec<T>,
+    pub features: Aligned<T>,
     /// `[CHUNK][value_row]`.
-    pub numerator: Vec<T>,
+    pub numerator: Aligned<T>,
     /// `[CHUNK]`.
-    pub denominator: Vec<T>,
+    pub denominator: Aligned<T>,
     /// Exponents of the rows `[CHUNK]`.
-    pub exponent: Vec<T>,
+    pub exponent: Aligned<T>,
     /// Largest exponents of the rows' terms `[CHUNK]`.
-    pub tops: Vec<T>,
+    pub tops: Aligned<T>,
     /// Lanes of running sums or maxima of the rows `[CHUNK][PAD]`.
-    pub lanes: Vec<T>,
+    pub lanes: Aligned<T>,
 }
 
 /// Gradients of a chunk.
 pub struct GradientBuffers<T> {
     /// Of features, then of projections: one panel, or two where a projection has two features.
-    pub features: Vec<T>,
+    pub features: Aligned<T>,
     /// Of inputs `[CHUNK][padded_head]`.
-    pub inputs: Vec<T>,
+    pub inputs: Aligned<T>,
     /// Lanes of the gradient of each row's norm `[CHUNK][PAD]`.
-    pub norms: Vec<T>,
+    pub norms: Aligned<T>,
     /// Gradients of the projections of rows that are computed again, `[panel][CHUNK][PANEL]`, and their norms.
-    pub recomputed: Vec<T>,
-    pub recomputed_norms: Vec<T>,
+    pub recomputed: Aligned<T>,
+    pub recomputed_norms: Aligned<T>,
     /// Gradients of the map's parameters; `None` until they are wanted.
     pub parameters: Option<ParameterGradient<T>>,
 }
@@ -139,7 +140,7 @@ impl<T: CpuElement> Buffers<T> {
     pub fn new(layout: &Layout) -> Result<Self> {
         let features = layout.feature_panels() * PANEL;
         let value_row = layout.value_row();
-        let zeros = |len| try_filled(len, T::ZERO);
+        let zeros = |len| Aligned::filled(len, T::ZERO);
         Ok(Buffers {
             references: References {
                 before: State::new(layout)?,

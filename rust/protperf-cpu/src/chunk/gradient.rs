@@ -13,34 +13,77 @@ use crate::features::Family;
 use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::packed_omega::{Head, constants_of, directions_of};
+use crate::products::{Packed, Place};
 use crate::rows::{ChunkRows, Side};
 use crate::state::State;
 
-/// Cotangents of the chunk's scores: what queries carry against what keys carry, lower triangle.
-pub fn score_gradient<T: CpuElement>(
-    head: &Head<'_, T>,
-    keys: &Keys<'_, T>,
+/// Left operands of the products of every panel.
+pub struct Operands<'m> {
+    /// What the queries carry.
+    carried: Packed<'m>,
+    /// Cotangents of the chunk's scores, where there are any.
+    scores: Option<Packed<'m>>,
+}
+
+/// Prepares the gradients of a chunk's queries; with keys, computes the cotangents of its scores first: what queries carry
+/// against what keys carry, lower triangle.
+pub fn prepare<'m, T: CpuElement>(
+    head: &Head<'m, T>,
+    keys: Option<&Keys<'_, T>>,
     queries: &Queries<'_, T>,
     scores: &mut Scores<T>,
-) {
-    let value_row = head.layout.value_row();
-    let padded = queries.count.next_multiple_of(PAD);
-    let carried = &keys.rows.values_and_one;
-    head.ops.transpose(carried, value_row, padded, value_row, &mut scores.transposed_values, CHUNK);
+) -> Operands<'m> {
+    let (value_row, padded_value) = (head.layout.value_row(), head.layout.padded_value());
+    let product = carried_product(head, &queries.rows.values_and_one, queries.count);
+    let carried = head.products.left(Place::Carried, &product);
+    let Some(keys) = keys else { return Operands { carried, scores: None } };
+    let mut ones = [T::ZERO; CHUNK];
+    let of_rows = keys.rows.values_and_one.chunks_exact(value_row).map(|row| row[padded_value]);
+    ones.iter_mut().zip(of_rows).for_each(|(to, one)| *to = one);
     let product = Product {
-        a: &queries.rows.values_and_one,
-        a_row: value_row,
-        a_depth: 1,
-        b: &scores.transposed_values,
-        b_row: CHUNK,
-        rows: queries.count,
-        cols: padded,
-        depth: head.layout.padded_value() + 1,
-        mode: Mode::Store,
+        b: &keys.rows.values_and_one,
+        b_row: value_row,
+        cols: queries.count.next_multiple_of(PAD),
         triangle: Triangle::LowerColumns,
+        ..product
     };
-    head.ops.product(&product, &mut scores.gradient, CHUNK);
-    keep_lower(&mut scores.gradient, queries.count);
+    let Scores { gradient, transposed_values, .. } = scores;
+    head.products.product_with_last(&carried, &product, &ones, transposed_values, CHUNK, gradient, CHUNK);
+    keep_lower(gradient, queries.count);
+    let of_scores = head.products.left(Place::Shared, &scores_product(gradient, queries.count));
+    Operands { carried, scores: Some(of_scores) }
+}
+
+/// A product of what some rows carry, the last column left out; its right operand is to be filled in.
+fn carried_product<'a, T: CpuElement>(head: &Head<'_, T>, carried: &'a [T], rows: usize) -> Product<'a, T> {
+    Product {
+        a: carried,
+        a_row: head.layout.value_row(),
+        a_depth: 1,
+        b: &[],
+        b_row: 0,
+        rows,
+        cols: 0,
+        depth: head.layout.padded_value(),
+        mode: Mode::Store,
+        triangle: Triangle::Whole,
+    }
+}
+
+/// A product of the cotangents of a chunk's scores; its right operand is to be filled in.
+fn scores_product<T: CpuElement>(gradient: &[T], rows: usize) -> Product<'_, T> {
+    Product {
+        a: gradient,
+        a_row: CHUNK,
+        a_depth: 1,
+        b: &[],
+        b_row: 0,
+        rows,
+        cols: 0,
+        depth: rows,
+        mode: Mode::Store,
+        triangle: Triangle::LowerDepth,
+    }
 }
 
 /// Gradients of the features of one panel, before the features' own factor.
@@ -48,69 +91,61 @@ pub fn feature_gradient<T: CpuElement>(
     head: &Head<'_, T>,
     panel: usize,
     state: &State<T>,
-    keys: Option<&Keys<'_, T>>,
-    queries: &Queries<'_, T>,
+    operands: &Operands<'_>,
+    (keys, queries): (Option<&Keys<'_, T>>, &Queries<'_, T>),
     scores: &mut Scores<T>,
     gradient: &mut [T],
 ) {
     let extent = head.layout.extent(panel, queries.count);
-    match keys {
-        Some(keys) => {
-            let product = Product {
-                a: &scores.gradient,
-                a_row: CHUNK,
-                a_depth: 1,
-                b: &keys.features[panel * CHUNK * PANEL..][..CHUNK * PANEL],
-                b_row: PANEL,
-                rows: queries.count,
-                cols: extent.width(),
-                depth: queries.count,
-                mode: Mode::Store,
-                triangle: Triangle::LowerDepth,
-            };
-            head.ops.product(&product, gradient, PANEL);
+    match (keys, &operands.scores) {
+        (Some(keys), Some(packed)) => {
+            let features = &keys.features[panel * CHUNK * PANEL..][..CHUNK * PANEL];
+            let product = scores_product(&scores.gradient, queries.count);
+            let product = Product { b: features, b_row: PANEL, cols: extent.width(), ..product };
+            head.products.product_of(packed, &product, gradient, PANEL);
         }
-        None => gradient[..queries.count * PANEL].fill(T::ZERO),
+        _ => gradient[..queries.count * PANEL].fill(T::ZERO),
     }
-    if !state.has_keys {
-        return;
+    if state.has_keys {
+        let carried = (&operands.carried, &*queries.rows.values_and_one, queries.count);
+        over_state(head, panel, state, carried, Mode::Add, &mut scores.transposed, gradient);
     }
-    transpose_state(head, panel, state, &mut scores.transposed);
-    let carried = &queries.rows.values_and_one;
-    let product = over_state(&head.layout, carried, &scores.transposed, queries.count, extent.width(), Mode::Add);
-    head.ops.product(&product, gradient, PANEL);
 }
 
-/// One panel of the state as `[padded_value + 1][PANEL]`: `kv_state` transposed, then `k_state`.
-pub fn transpose_state<T: CpuElement>(head: &Head<'_, T>, panel: usize, state: &State<T>, to: &mut [T]) {
-    let padded_value = head.layout.padded_value();
-    let width = head.layout.extent(panel, 0).width();
-    let values = &state.values[panel * PANEL * padded_value..];
-    head.ops.transpose(values, padded_value, width, padded_value, to, PANEL);
-    to[padded_value * PANEL..][..PANEL].copy_from_slice(&state.sums[panel * PANEL..][..PANEL]);
-}
-
-/// `g . S^T` of one panel.
-pub fn over_state<'a, T>(
-    layout: &Layout,
-    carried: &'a [T],
-    transposed_state: &'a [T],
-    rows: usize,
-    cols: usize,
+/// `g . S^T` of one panel, of what some rows carry.
+fn over_state<T: CpuElement>(
+    head: &Head<'_, T>,
+    panel: usize,
+    state: &State<T>,
+    (packed, carried, rows): (&Packed<'_>, &[T], usize),
     mode: Mode,
-) -> Product<'a, T> {
-    Product {
-        a: carried,
-        a_row: layout.value_row(),
-        a_depth: 1,
-        b: transposed_state,
-        b_row: PANEL,
-        rows,
-        cols,
-        depth: layout.padded_value() + 1,
+    transposed: &mut [T],
+    to: &mut [T],
+) {
+    let padded_value = head.layout.padded_value();
+    let product = Product {
+        b: &state.values[panel * PANEL * padded_value..],
+        b_row: padded_value,
+        cols: head.layout.extent(panel, 0).width(),
         mode,
-        triangle: Triangle::Whole,
-    }
+        ..carried_product(head, carried, rows)
+    };
+    let sums = &state.sums[panel * PANEL..][..PANEL];
+    head.products.product_with_last(packed, &product, sums, transposed, PANEL, to, PANEL);
+}
+
+/// `g . S^T` of one panel and one row.
+pub fn row_over_state<T: CpuElement>(
+    head: &Head<'_, T>,
+    panel: usize,
+    state: &State<T>,
+    carried: &[T],
+    transposed: &mut [T],
+) -> [T; PANEL] {
+    let mut to = [T::ZERO; PANEL];
+    let packed = head.products.left(Place::Left, &carried_product(head, carried, 1));
+    over_state(head, panel, state, (&packed, carried, 1), Mode::Store, transposed, &mut to);
+    to
 }
 
 /// Carries the gradients of one panel of projections on to inputs and to directions and constants.
@@ -142,7 +177,7 @@ pub fn add_to_inputs<T: CpuElement>(
         mode: Mode::Continue,
         triangle: Triangle::Whole,
     };
-    head.ops.product(&product, &mut gradients.inputs, padded_head);
+    head.products.product(&product, &mut gradients.inputs, padded_head);
 }
 
 /// Adds the gradients of the directions and constants of one panel.
@@ -168,7 +203,7 @@ pub fn add_to_parameters<T: CpuElement>(
         triangle: Triangle::Whole,
     };
     let directions = directions_of(parameters, queries.side);
-    head.ops.product(&product, &mut directions[panel * PANEL * padded_head..], padded_head);
+    head.products.product(&product, &mut directions[panel * PANEL * padded_head..], padded_head);
     if let Some(constants) = constants_of(parameters, queries.side) {
         // One factor for all rows: a step of 0.
         head.ops.add_rows(&gradients.features, extent, &[T::ONE], 0, &mut constants[panel * PANEL..][..PANEL]);

@@ -79,9 +79,7 @@ impl<T: CpuElement> Chunk<'_, T> {
         let Buffers { references, scores, sums, .. } = &mut *self.buffers;
         references.reference.copy_from_slice(&self.state.reference);
         let mut again = read::choose_exponents(&head, family, references, keys, queries, options.normalize, sums);
-        if let Some(keys) = keys.filter(|_| options.gradient) {
-            gradient::score_gradient(&head, keys, queries, scores);
-        }
+        let operands = options.gradient.then(|| gradient::prepare(&head, keys, queries, scores));
         self.clear_results(queries.count);
         if let Some(keys) = keys.filter(|_| options.gradient && !again.is_empty()) {
             let (mut recompute, gradients) = self.recompute(keys, queries, options);
@@ -91,7 +89,7 @@ impl<T: CpuElement> Chunk<'_, T> {
             read::hide_rows(&again, &mut buffers.sums);
         }
         for panel in 0..head.layout.projection_panels() {
-            self.read_panel(panel, keys, queries, &again, options);
+            self.read_panel(panel, (keys, queries), operands.as_ref(), &again, options);
         }
         let Buffers { scores, sums, gradients, .. } = &mut *self.buffers;
         if options.sums {
@@ -124,8 +122,8 @@ impl<T: CpuElement> Chunk<'_, T> {
     fn read_panel(
         &mut self,
         panel: usize,
-        keys: Option<&Keys<'_, T>>,
-        queries: &Queries<'_, T>,
+        (keys, queries): (Option<&Keys<'_, T>>, &Queries<'_, T>),
+        operands: Option<&gradient::Operands<'_>>,
         again: &[usize],
         options: ReadOptions,
     ) {
@@ -140,9 +138,9 @@ impl<T: CpuElement> Chunk<'_, T> {
             if options.sums {
                 read::add_panel(&head, panel, self.state, keys, queries.count, scores, sums);
             }
-            if options.gradient {
+            if let Some(operands) = operands {
                 let gradient = &mut gradients.features[half * CHUNK * PANEL..][..CHUNK * PANEL];
-                gradient::feature_gradient(&head, panel, self.state, keys, queries, scores, gradient);
+                gradient::feature_gradient(&head, panel, self.state, operands, (keys, queries), scores, gradient);
             }
         }
         if options.gradient {
@@ -240,6 +238,7 @@ fn key_features<T: CpuElement>(
 fn add_keys<T: CpuElement>(head: &Head<'_, T>, keys: &Keys<'_, T>, state: &mut State<T>) {
     state.has_keys = true;
     let (value_row, padded_value) = (head.layout.value_row(), head.layout.padded_value());
+    let mut right = None;
     for (panel, features) in keys.features.chunks_exact(CHUNK * PANEL).enumerate() {
         let extent = head.layout.extent(panel, keys.count);
         let product = Product {
@@ -255,7 +254,9 @@ fn add_keys<T: CpuElement>(head: &Head<'_, T>, keys: &Keys<'_, T>, state: &mut S
             triangle: Triangle::Whole,
         };
         if padded_value > 0 {
-            head.ops.product(&product, &mut state.values[panel * PANEL * padded_value..], padded_value);
+            let values = right.get_or_insert_with(|| head.products.right(&product));
+            let to = &mut state.values[panel * PANEL * padded_value..];
+            head.products.product_with(values, &product, to, padded_value);
         }
         let ones = &keys.rows.values_and_one[padded_value..];
         head.ops.add_rows(features, extent, ones, value_row, &mut state.sums[panel * PANEL..]);

@@ -12,6 +12,7 @@ use crate::features::Family;
 use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::packed_omega::Head;
+use crate::products::Place;
 use crate::state::State;
 
 /// Chooses the exponent of each row; returns the rows whose references lie too far above what they see, and which
@@ -69,7 +70,7 @@ pub fn add_panel<T: CpuElement>(
     scores: &mut Scores<T>,
     sums: &mut Sums<T>,
 ) {
-    let (layout, ops) = (&head.layout, head.ops);
+    let layout = &head.layout;
     let (extent, padded_value) = (layout.extent(panel, count), layout.padded_value());
     let base = Product {
         a: &sums.features,
@@ -83,13 +84,12 @@ pub fn add_panel<T: CpuElement>(
         mode: Mode::Continue,
         triangle: Triangle::Whole,
     };
+    let left = head.products.left(Place::Left, &base);
     if let Some(keys) = keys {
         let padded = count.next_multiple_of(PAD);
         let features = &keys.features[panel * CHUNK * PANEL..][..CHUNK * PANEL];
-        ops.transpose(features, PANEL, padded, extent.width(), &mut scores.transposed, CHUNK);
-        let product =
-            Product { b: &scores.transposed, b_row: CHUNK, cols: padded, triangle: Triangle::LowerColumns, ..base };
-        ops.product(&product, &mut scores.values, CHUNK);
+        let product = Product { b: features, b_row: PANEL, cols: padded, triangle: Triangle::LowerColumns, ..base };
+        head.products.product_of_transposed(&left, &product, &mut scores.transposed, CHUNK, &mut scores.values, CHUNK);
     }
     // Zeros would be added: in a sequence of one chunk these are a fifth of all products.
     if !state.has_keys {
@@ -98,9 +98,9 @@ pub fn add_panel<T: CpuElement>(
     if padded_value > 0 {
         let values = &state.values[panel * PANEL * padded_value..];
         let product = Product { b: values, b_row: padded_value, cols: padded_value, ..base };
-        ops.product(&product, &mut sums.numerator, layout.value_row());
+        head.products.product_of(&left, &product, &mut sums.numerator, layout.value_row());
     }
-    ops.dot_rows(&sums.features, extent, &state.sums[panel * PANEL..], &mut sums.lanes);
+    head.ops.dot_rows(&sums.features, extent, &state.sums[panel * PANEL..], &mut sums.lanes);
 }
 
 /// Adds the chunk's own keys to the sums over the state.
@@ -119,7 +119,7 @@ pub fn finish<T: CpuElement>(
         // Masked, not multiplied by 0: what is not finite in a later row must not reach an earlier one.
         keep_lower(&mut scores.values, count);
         let product = own_sums(&scores.values, &keys.rows.values_and_one, &head.layout, count);
-        head.ops.product(&product, &mut sums.numerator, value_row);
+        head.products.product(&product, &mut sums.numerator, value_row);
     }
     for row in 0..count {
         let own = keys.map_or(T::ZERO, |keys| {

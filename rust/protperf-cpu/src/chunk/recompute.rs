@@ -5,12 +5,13 @@
 //! hold: the result of a row does not depend on whether later keys sent it here.
 
 use super::buffers::{GradientBuffers, Keys, Queries, References, Scores, Sums};
-use super::gradient::{over_state, transpose_state};
+use super::gradient::row_over_state;
 use super::read::weighted_ones;
 use crate::features::{Family, KeyPanel, QueryPanel};
 use crate::layout::{CHUNK, PAD, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::packed_omega::Head;
+use crate::products::Place;
 use crate::state::State;
 
 /// What a row is computed again from.
@@ -75,11 +76,6 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
         gradients.recomputed_norms[row * PAD..][..PAD].copy_from_slice(norms);
     }
 
-    /// The sums over the state that the row reads: those from before the chunk where later keys may have flushed them.
-    fn seen(&self) -> &State<T> {
-        if self.references.is_far { &self.references.before } else { self.state }
-    }
-
     /// References over the state from before the chunk and the keys up to the row; the row's exponent; the powers of
     /// two from the references of the state that is read to these.
     fn choose_references(&mut self, row: usize) {
@@ -133,20 +129,23 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
         let (layout, ops) = (&self.head.layout, self.head.ops);
         let (extent, padded_value) = (layout.extent(panel, 1), layout.padded_value());
         let padded = (row + 1).next_multiple_of(PAD);
-        ops.transpose(&self.scores.own_keys, PANEL, padded, extent.width(), &mut self.scores.transposed, CHUNK);
+        let Scores { own_keys, transposed, values: scores, .. } = &mut *self.scores;
         let alone = Product {
             a: &self.sums.features[row * PANEL..][..PANEL],
             a_row: PANEL,
             a_depth: 1,
-            b: &self.scores.transposed,
-            b_row: CHUNK,
+            b: own_keys,
+            b_row: PANEL,
             rows: 1,
             cols: padded,
             depth: extent.features,
             mode: Mode::Continue,
             triangle: Triangle::Whole,
         };
-        ops.product(&alone, &mut self.scores.values[row * CHUNK..], CHUNK);
+        let products = self.head.products;
+        let left = products.left(Place::Left, &alone);
+        products.product_of_transposed(&left, &alone, transposed, CHUNK, &mut scores[row * CHUNK..], CHUNK);
+        drop(left);
         let mut features = [T::ZERO; PANEL];
         features.copy_from_slice(alone.a);
         for (feature, &power) in features.iter_mut().zip(&self.references.power[panel * PANEL..]) {
@@ -156,13 +155,13 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
         if padded_value > 0 {
             let values = &state.values[panel * PANEL * padded_value..];
             let product = Product { a: &features, b: values, b_row: padded_value, cols: padded_value, ..alone };
-            ops.product(&product, &mut self.sums.numerator[row * layout.value_row()..], layout.value_row());
+            products.product(&product, &mut self.sums.numerator[row * layout.value_row()..], layout.value_row());
         }
         ops.dot_rows(&features, extent, &state.sums[panel * PANEL..], &mut self.sums.lanes[row * PAD..]);
     }
 
     fn feature_gradient(&mut self, panel: usize, row: usize, gradient: &mut [T]) {
-        let (layout, ops) = (&self.head.layout, self.head.ops);
+        let layout = &self.head.layout;
         let extent = layout.extent(panel, 1);
         let product = Product {
             a: &self.scores.gradient[row * CHUNK..],
@@ -176,13 +175,10 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
             mode: Mode::Store,
             triangle: Triangle::Whole,
         };
-        ops.product(&product, gradient, PANEL);
-        let mut transposed = std::mem::take(&mut self.scores.transposed);
-        transpose_state(self.head, panel, self.seen(), &mut transposed);
+        self.head.products.product(&product, gradient, PANEL);
         let carried = &self.queries.rows.values_and_one[row * layout.value_row()..];
-        let mut from_state = [T::ZERO; PANEL];
-        ops.product(&over_state(layout, carried, &transposed, 1, extent.width(), Mode::Store), &mut from_state, PANEL);
-        self.scores.transposed = transposed;
+        let state = if self.references.is_far { &self.references.before } else { self.state };
+        let from_state = row_over_state(self.head, panel, state, carried, &mut self.scores.transposed);
         let powers = &self.references.power[panel * PANEL..];
         for ((g, &from_state), &power) in gradient.iter_mut().zip(&from_state).zip(powers) {
             *g += from_state * power;
@@ -205,7 +201,7 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
             mode: Mode::Add,
             triangle: Triangle::Whole,
         };
-        self.head.ops.product(&product, &mut self.sums.numerator[row * value_row..], value_row);
+        self.head.products.product(&product, &mut self.sums.numerator[row * value_row..], value_row);
         let own = weighted_ones(own, &carried[padded_value..], value_row);
         self.sums.denominator[row] = sum_of(&self.sums.lanes[row * PAD..][..PAD]) + own;
     }

@@ -10,14 +10,15 @@
 //! ```
 
 use super::call::{Call, ExactSaved, Square, limits};
-use super::forward::{load_chunk, padded, score};
-use super::scratch::{Scratch, with_scratch};
+use super::forward::{load_chunk, pack_keys, padded, score};
+use super::scratch::Scratch;
 use crate::backward::Accumulator;
 use crate::layout::{CHUNK, Extent, PAD};
 use crate::load::KeyView;
 use crate::ops::{Mode, Product, Triangle};
 use crate::out_rows::{OutRows, RowsMut};
 use crate::plan::HeadSegment;
+use crate::products::{Packed, Place, Products};
 use crate::scan::KeyScan;
 use crate::simd::Real;
 use crate::stored::{CpuStored, nan};
@@ -49,8 +50,8 @@ pub fn run<S: CpuStored>(
         for part in parts {
             // SAFETY: a task has the query rows of each of its head segments.
             let dq = unsafe { dq.rows(batch, part.head, call.plan.query_range(part)) };
-            with_scratch(|scratch| {
-                let segment = Segment { call, saved, part, keys, scan: &scan };
+            call.with_scratch(|scratch, products| {
+                let segment = Segment { call, products, saved, part, keys, scan: &scan };
                 segment.run(scratch, dq, &mut dk, &mut dv)
             })?;
         }
@@ -63,6 +64,7 @@ pub fn run<S: CpuStored>(
 /// One query head over its keys.
 struct Segment<'a, S: CpuStored> {
     call: &'a Call<'a, S>,
+    products: Products<'a, S::Compute>,
     saved: &'a ExactSaved<'a, S>,
     part: &'a HeadSegment,
     keys: KeyView<'a, S>,
@@ -87,7 +89,7 @@ impl<S: CpuStored> Segment<'_, S> {
         for low in (0..usable).step_by(CHUNK) {
             call.workers.check()?;
             let count = CHUNK.min(usable - low);
-            load_chunk(call, &self.keys, low, count, self.scan.value_scales().0, scratch);
+            load_chunk(call, &self.products, &self.keys, low, count, self.scan.value_scales().0, scratch);
             self.chunk(low, count, rows, scratch)?;
             self.store_chunk(low, count, scratch, dk, dv);
         }
@@ -140,25 +142,29 @@ impl<S: CpuStored> Segment<'_, S> {
     fn chunk(&self, low: usize, count: usize, rows: usize, scratch: &mut Scratch<S::Compute>) -> Result<()> {
         let (call, zero) = (self.call, S::Compute::ZERO);
         let (d, e) = (padded(call.plan.shape.head_dim), padded(call.plan.shape.value_dim));
-        call.ops.transpose(&scratch.values, e + PAD, padded(count), e + PAD, &mut scratch.transposed_values, CHUNK);
+        let packed_keys = pack_keys(call, &self.products, &scratch.keys, count);
+        if !self.products.is_packed() {
+            call.ops.transpose(&scratch.values, e + PAD, padded(count), e + PAD, &mut scratch.transposed_values, CHUNK);
+        }
         scratch.of_keys[..count * d].fill(zero);
         scratch.of_values[..count * e].fill(zero);
         for row in (0..rows).step_by(CHUNK) {
             let square = Square { row, rows: CHUNK.min(rows - row), key: low, keys: count };
             if call.seen(self.part, row + square.rows - 1) > low {
                 call.workers.check()?;
-                self.square(&square, scratch);
+                self.square(&square, &packed_keys, scratch);
             }
         }
         Ok(())
     }
 
-    fn square(&self, square: &Square, scratch: &mut Scratch<S::Compute>) {
-        let (call, ops, Square { row, rows, keys, .. }) = (self.call, self.call.ops, *square);
+    fn square(&self, square: &Square, packed_keys: &Packed<'_>, scratch: &mut Scratch<S::Compute>) {
+        let (call, ops, products, Square { row, rows, keys, .. }) = (self.call, self.call.ops, &self.products, *square);
         let (d, e) = (padded(call.plan.shape.head_dim), padded(call.plan.shape.value_dim));
         let Scratch { queries, cotangents, scores, gradients, of_queries, of_keys, of_values, .. } = scratch;
+        let transposed_values = &mut scratch.transposed_values;
         let (queries, cotangents) = (&queries[row * d..], &cotangents[row * (e + PAD)..]);
-        score(call, square, queries, &scratch.transposed_keys, scores);
+        score(call, products, square, queries, (packed_keys, &scratch.transposed_keys), scores);
         square.hide(call, self.part, &self.keys, scores);
         let extent = Extent { rows, features: keys };
         ops.weights(scores, extent, &scratch.maxima[row..]);
@@ -178,20 +184,28 @@ impl<S: CpuStored> Segment<'_, S> {
             mode: Mode::Add,
             triangle: whole,
         };
-        ops.product(&by_key, of_values, e);
+        products.product(&by_key, of_values, e);
         let of_scores = Product {
             a: cotangents,
             a_row: e + PAD,
             a_depth: 1,
-            b: &scratch.transposed_values,
-            b_row: CHUNK,
+            b: &scratch.values,
+            b_row: e + PAD,
             rows,
             cols: padded(keys),
-            depth: e + 1,
+            depth: e,
             mode: Mode::Store,
             triangle: columns,
         };
-        ops.product(&of_scores, gradients, CHUNK);
+        if products.is_packed() {
+            let mut ones = [S::Compute::ZERO; CHUNK];
+            ones.iter_mut().zip(scratch.values.chunks_exact(e + PAD)).for_each(|(to, row)| *to = row[e]);
+            let carried = products.left(Place::Carried, &of_scores);
+            products.product_with_last(&carried, &of_scores, &ones, transposed_values, CHUNK, gradients, CHUNK);
+        } else {
+            let product = Product { b: transposed_values, b_row: CHUNK, depth: e + 1, ..of_scores };
+            ops.product(&product, gradients, CHUNK);
+        }
         if columns == Triangle::LowerColumns {
             // Beyond the last tile stands what an earlier square left.
             crate::chunk::keep_lower(gradients, rows);
@@ -209,9 +223,9 @@ impl<S: CpuStored> Segment<'_, S> {
             mode: Mode::Add,
             triangle: depth,
         };
-        ops.product(&of_rows, &mut of_queries[row * d..], d);
+        products.product(&of_rows, &mut of_queries[row * d..], d);
         let of_columns = Product { a: gradients, b: queries, b_row: d, cols: d, ..by_key };
-        ops.product(&of_columns, of_keys, d);
+        products.product(&of_columns, of_keys, d);
     }
 
     fn store_chunk(

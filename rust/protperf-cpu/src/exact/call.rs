@@ -1,11 +1,14 @@
 //! One checked call of exact attention, and the squares of scores that it is made of.
 
-use crate::dispatch::Isa;
+use super::scratch::{Scratch, with_scratch};
+use crate::bf16::Unit;
+use crate::cpu::Cpu;
 use crate::layout::{CHUNK, PAD};
 use crate::load::{KeyView, RowView};
-use crate::ops::Ops;
+use crate::ops::{CpuElement, Ops};
 use crate::parallel::Workers;
 use crate::plan::{HeadSegment, Plan};
+use crate::products::{Products, with_products};
 use crate::scan::KeyScan;
 use crate::simd::Real;
 use crate::stored::CpuStored;
@@ -31,6 +34,7 @@ pub struct Call<'a, S: CpuStored> {
     /// Keys that the first query of a causal call sees besides its own: S - L.
     pub offset: usize,
     pub ops: &'static Ops<S::Compute>,
+    bf16: Option<Unit>,
     pub workers: Workers<'a>,
 }
 
@@ -39,7 +43,7 @@ impl<'a, S: CpuStored> Call<'a, S> {
     ///
     /// # Errors
     /// `ShapeMismatch`, `InvalidOption`, `OutOfMemory`.
-    pub fn new(isa: Isa, args: &'a SoftmaxArgs<'a, S>, run: &Execution<'a>) -> Result<Self> {
+    pub fn new(cpu: Cpu, args: &'a SoftmaxArgs<'a, S>, run: &Execution<'a>) -> Result<Self> {
         let shape = check_qkv(&args.q, &args.k, &args.v, false)?;
         check_visibility(&shape, args.cu_seqlens, args.key_padding_mask)?;
         if args.causal && shape.kv_len < shape.q_len {
@@ -48,7 +52,28 @@ impl<'a, S: CpuStored> Call<'a, S> {
         }
         let offset = shape.kv_len - shape.q_len.min(shape.kv_len);
         let plan = Plan::new(shape, args.causal, args.cu_seqlens)?;
-        Ok(Call { args, plan, offset, ops: Ops::of(isa), workers: Workers::new(run) })
+        if cpu.bf16.is_some() && S::Compute::as_f32(&[]).is_none() {
+            return Err(Error::option("precision", "is bf16, which rounds float32; tensors of float64 need f32"));
+        }
+        Ok(Call { args, plan, offset, ops: Ops::of(cpu.isa), bf16: cpu.bf16, workers: Workers::new(run) })
+    }
+
+    /// Runs `body` with the products of a task, and with its memory.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or what `body` returns.
+    pub fn with_scratch<R>(
+        &self,
+        body: impl FnOnce(&mut Scratch<S::Compute>, Products<'_, S::Compute>) -> Result<R>,
+    ) -> Result<R> {
+        with_scratch(|scratch| {
+            let mut memory = std::mem::take(&mut scratch.tiles);
+            let widths = [self.plan.shape.head_dim, self.plan.shape.value_dim];
+            let result =
+                with_products(self.ops, self.bf16, widths, false, &mut memory, |products| body(scratch, products));
+            scratch.tiles = memory;
+            result
+        })
     }
 
     /// What queries are multiplied with, so that their products with keys are scores in bits.

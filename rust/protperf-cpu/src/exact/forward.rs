@@ -1,12 +1,13 @@
 //! Outputs of exact attention, a block of queries at a time.
 
 use super::call::{Call, Square, limits};
-use super::scratch::{Scratch, with_scratch};
+use super::scratch::Scratch;
 use crate::layout::{CHUNK, Extent, PAD};
 use crate::load::KeyView;
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::out_rows::{OutRows, RowsMut};
 use crate::plan::HeadSegment;
+use crate::products::{Packed, Place, Products};
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
 use crate::simd::Real;
@@ -39,13 +40,14 @@ pub fn run<S: CpuStored>(call: &Call<'_, S>, out: OutRows<'_, S>, den: Option<&m
         let out = unsafe { out.rows(part.batch, part.head, first + range.start..first + range.end) };
         // SAFETY: the same.
         let den = den.as_ref().map(|den| unsafe { den.range(row * 2, range.len() * 2) });
-        with_scratch(|scratch| Block { call, part, range, out, den }.run(scratch))
+        call.with_scratch(|scratch, products| Block { call, products, part, range, out, den }.run(scratch))
     })
 }
 
 /// The queries of one task.
 struct Block<'a, S: CpuStored> {
     call: &'a Call<'a, S>,
+    products: Products<'a, S::Compute>,
     part: &'a HeadSegment,
     /// Rows of the segment.
     range: Range<usize>,
@@ -68,7 +70,7 @@ impl<S: CpuStored> Block<'_, S> {
             for low in (0..seen).step_by(CHUNK) {
                 call.workers.check()?;
                 let count = CHUNK.min(seen - low);
-                load_chunk(call, &keys, low, count, scan.value_scales().0, scratch);
+                load_chunk(call, &self.products, &keys, low, count, scan.value_scales().0, scratch);
                 self.attend(&keys, low, count, usable, scratch);
             }
         }
@@ -97,6 +99,8 @@ impl<S: CpuStored> Block<'_, S> {
         scratch: &mut Scratch<S::Compute>,
     ) {
         let e = padded(self.call.plan.shape.value_dim);
+        let packed_keys = pack_keys(self.call, &self.products, &scratch.keys, count);
+        let mut packed_values = None;
         for first in (0..usable).step_by(CHUNK) {
             let rows = CHUNK.min(usable - first);
             let square = Square { row: self.range.start + first, rows, key: low, keys: count };
@@ -105,7 +109,8 @@ impl<S: CpuStored> Block<'_, S> {
             }
             let d = padded(self.call.plan.shape.head_dim);
             let queries = &scratch.queries[first * d..];
-            score(self.call, &square, queries, &scratch.transposed_keys, &mut scratch.scores);
+            let keys_of = (&packed_keys, &*scratch.transposed_keys);
+            score(self.call, &self.products, &square, queries, keys_of, &mut scratch.scores);
             square.hide(self.call, self.part, keys, &mut scratch.scores);
             let (ops, extent) = (self.call.ops, Extent { rows, features: count });
             let power = &mut scratch.power[first..];
@@ -126,7 +131,8 @@ impl<S: CpuStored> Block<'_, S> {
                 mode: Mode::Add,
                 triangle: if is_diagonal { Triangle::LowerDepth } else { Triangle::Whole },
             };
-            ops.product(&weighted, numerators, e);
+            let values = packed_values.get_or_insert_with(|| self.products.right(&weighted));
+            self.products.product_with(values, &weighted, numerators, e);
         }
     }
 
@@ -165,6 +171,7 @@ pub fn padded(width: usize) -> usize {
 /// Loads keys, and values times `scale` each followed by a one; those that are padding are zeros.
 pub fn load_chunk<S: CpuStored>(
     call: &Call<'_, S>,
+    products: &Products<'_, S::Compute>,
     keys: &KeyView<'_, S>,
     low: usize,
     count: usize,
@@ -190,15 +197,41 @@ pub fn load_chunk<S: CpuStored>(
     let rows = padded(count);
     scratch.keys[count * d..rows * d].fill(zero);
     scratch.values[count * (e + PAD)..rows * (e + PAD)].fill(zero);
-    ops.transpose(&scratch.keys, d, rows, d, &mut scratch.transposed_keys, CHUNK);
+    if !products.is_packed() {
+        ops.transpose(&scratch.keys, d, rows, d, &mut scratch.transposed_keys, CHUNK);
+    }
+}
+
+/// Keys of a chunk as the right operand of scores.
+pub fn pack_keys<'m, S: CpuStored>(
+    call: &Call<'_, S>,
+    products: &Products<'m, S::Compute>,
+    keys: &[S::Compute],
+    count: usize,
+) -> Packed<'m> {
+    let shape = &call.plan.shape;
+    let product = Product {
+        a: &[],
+        a_row: 0,
+        a_depth: 1,
+        b: keys,
+        b_row: padded(shape.head_dim),
+        rows: 0,
+        cols: padded(count),
+        depth: shape.head_dim,
+        mode: Mode::Store,
+        triangle: Triangle::Whole,
+    };
+    products.split_right(Place::Keys, &product)
 }
 
 /// Scores `[rows][CHUNK]` of a square, in bits.
 pub fn score<S: CpuStored>(
     call: &Call<'_, S>,
+    products: &Products<'_, S::Compute>,
     square: &Square,
     queries: &[S::Compute],
-    transposed_keys: &[S::Compute],
+    (packed_keys, transposed_keys): (&Packed<'_>, &[S::Compute]),
     to: &mut [S::Compute],
 ) {
     let product = Product {
@@ -213,7 +246,8 @@ pub fn score<S: CpuStored>(
         mode: Mode::Store,
         triangle: if square.is_diagonal(call) { Triangle::LowerColumns } else { Triangle::Whole },
     };
-    call.ops.product(&product, to, CHUNK);
+    let left = products.split_left(Place::Left, &product);
+    products.split_product(&left, packed_keys, &product, to, CHUNK);
 }
 
 /// The nearest finite value: rounding may carry a mean of the largest values past them.

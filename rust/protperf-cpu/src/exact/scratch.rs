@@ -1,8 +1,10 @@
 //! The memory of one task, kept by each thread for the next.
 
+use crate::aligned::Aligned;
 use crate::layout::{CHUNK, PAD};
 use crate::ops::CpuElement;
-use protperf_core::{Result, try_reserved};
+use crate::products::TileMemory;
+use protperf_core::Result;
 use std::any::Any;
 use std::cell::RefCell;
 
@@ -10,30 +12,32 @@ use std::cell::RefCell;
 #[derive(Default)]
 pub struct Scratch<T> {
     /// Queries times the scale, `[rows][padded D]`.
-    pub queries: Vec<T>,
+    pub queries: Aligned<T>,
     /// Keys of a chunk `[CHUNK][padded D]`, and transposed `[padded D][CHUNK]`.
-    pub keys: Vec<T>,
-    pub transposed_keys: Vec<T>,
+    pub keys: Aligned<T>,
+    pub transposed_keys: Aligned<T>,
     /// Values of a chunk, each followed by a one, `[CHUNK][padded E + PAD]`, and transposed.
-    pub values: Vec<T>,
-    pub transposed_values: Vec<T>,
+    pub values: Aligned<T>,
+    pub transposed_values: Aligned<T>,
     /// Scores of a square, then its weights, and their gradients: `[CHUNK][CHUNK]`.
-    pub scores: Vec<T>,
-    pub gradients: Vec<T>,
+    pub scores: Aligned<T>,
+    pub gradients: Aligned<T>,
     /// Numerators of queries `[rows][padded E]`, or gradients of theirs `[rows][padded D]`.
-    pub of_queries: Vec<T>,
+    pub of_queries: Aligned<T>,
     /// Cotangents of queries `[rows][padded E + PAD]`.
-    pub cotangents: Vec<T>,
+    pub cotangents: Aligned<T>,
     /// Gradients of the keys of a chunk, and of their values.
-    pub of_keys: Vec<T>,
-    pub of_values: Vec<T>,
+    pub of_keys: Aligned<T>,
+    pub of_values: Aligned<T>,
     /// Exponents of queries, and by how much they rose.
-    pub maxima: Vec<T>,
-    pub power: Vec<T>,
+    pub maxima: Aligned<T>,
+    pub power: Aligned<T>,
     /// Lanes of the sums of their weights `[rows][PAD]`.
-    pub sums: Vec<T>,
+    pub sums: Aligned<T>,
     /// One row, or two of the width of the output, gathered or widened.
-    pub gathered: Vec<T>,
+    pub gathered: Aligned<T>,
+    /// Operands that are rounded to bf16.
+    pub tiles: TileMemory,
 }
 
 impl<T: CpuElement> Scratch<T> {
@@ -63,8 +67,7 @@ impl<T: CpuElement> Scratch<T> {
             (&mut self.gathered, d.max(2 * e)),
         ] {
             if buffer.len() < len {
-                *buffer = try_reserved(len)?;
-                buffer.resize(len, T::ZERO);
+                *buffer = Aligned::filled(len, T::ZERO)?;
             }
         }
         Ok(())

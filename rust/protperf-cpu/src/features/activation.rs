@@ -33,7 +33,7 @@ impl<T: CpuElement> Family<T> for ActivationFeatures<T> {
     }
 
     fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
-        project_panels(head, side, &rows.x, &mut rows.y, count, head.layout.head_dim);
+        project_panels(head, side, &rows.x, &mut rows.y, count, false);
         let [power, below] = self.activation.growth();
         if power == 0 {
             return;

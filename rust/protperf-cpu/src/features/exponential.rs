@@ -31,8 +31,7 @@ impl<T: CpuElement> Family<T> for Exponential {
 
     fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
         // The column of the norm is part of the product for keys alone.
-        let depth = head.layout.head_dim + usize::from(side == Side::Key);
-        project_panels(head, side, &rows.x, &mut rows.y, count, depth);
+        project_panels(head, side, &rows.x, &mut rows.y, count, side == Side::Key);
     }
 
     fn raise_reference(&self, head: &Head<'_, T>, keys: &ChunkRows<T>, count: usize, reference: &mut [T]) {

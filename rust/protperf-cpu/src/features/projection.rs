@@ -5,9 +5,10 @@ use crate::ops::{CpuElement, Mode, Product, Triangle};
 use crate::packed_omega::Head;
 use crate::rows::Side;
 
-/// `y = x . w^T + c` in panels, over the first `depth` columns of the inputs `[CHUNK][input_row]`.
-pub fn project_panels<T: CpuElement>(head: &Head<'_, T>, side: Side, x: &[T], y: &mut [T], count: usize, depth: usize) {
-    let (layout, columns) = (&head.layout, &head.omega.directions(side).columns);
+/// `y = x . w^T + c` in panels, of inputs `[CHUNK][input_row]`; with `norms`, plus their column D.
+pub fn project_panels<T: CpuElement>(head: &Head<'_, T>, side: Side, x: &[T], y: &mut [T], count: usize, norms: bool) {
+    let (layout, directions) = (&head.layout, head.omega.directions(side));
+    let mut inputs = None;
     for panel in 0..layout.projection_panels() {
         let to = &mut y[panel * CHUNK * PANEL..][..CHUNK * PANEL];
         let constants = head.omega.constants(side).map(|constants| &constants[panel * PANEL..][..PANEL]);
@@ -18,14 +19,16 @@ pub fn project_panels<T: CpuElement>(head: &Head<'_, T>, side: Side, x: &[T], y:
             a: x,
             a_row: layout.input_row(),
             a_depth: 1,
-            b: &columns[panel * (layout.head_dim + 1) * PANEL..],
+            b: &directions.columns[panel * (layout.head_dim + 1) * PANEL..],
             b_row: PANEL,
             rows: count,
             cols: layout.extent(panel, count).width(),
-            depth,
+            depth: layout.head_dim,
             mode: if constants.is_some() { Mode::Continue } else { Mode::Store },
             triangle: Triangle::Whole,
         };
-        head.ops.product(&product, to, PANEL);
+        let tiles = &directions.tiles;
+        let inputs = inputs.get_or_insert_with(|| head.products.inputs(&product, norms));
+        head.products.projection(inputs, tiles.of_panel(panel, norms), norms, &product, to, PANEL);
     }
 }

@@ -25,7 +25,7 @@ impl<T: CpuElement> Family<T> for Trigonometric {
     }
 
     fn project(&self, head: &Head<'_, T>, rows: &mut ChunkRows<T>, count: usize, side: Side) {
-        project_panels(head, side, &rows.x, &mut rows.y, count, head.layout.head_dim);
+        project_panels(head, side, &rows.x, &mut rows.y, count, false);
         let panels = head.layout.projection_panels();
         let (cosines, sines) = rows.y.split_at_mut(panels * CHUNK * PANEL);
         for panel in 0..panels {

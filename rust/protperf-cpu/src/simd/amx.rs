@@ -8,6 +8,7 @@ use super::plain_tiles::Emulated;
 use super::tile::{COLS, Tile, Tiles};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
@@ -85,16 +86,24 @@ struct Configuration {
     rows: [u8; 16],
 }
 
+thread_local! {
+    static IS_IN_USE: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The tile registers of this thread, in use until it is dropped; not sent to another thread.
+#[derive(Debug)]
 pub struct Amx(PhantomData<*const ()>);
 
 impl Amx {
     /// Takes the registers of this thread into use.
     ///
+    /// # Panics
+    /// Where another `Amx` is alive on this thread: the first that is dropped would take the registers from both.
+    ///
     /// # Safety
-    /// The processor must have the instructions and the process the permission, and no other `Amx` may be alive on this
-    /// thread.
+    /// The processor must have the instructions and the process the permission.
     pub unsafe fn start() -> Self {
+        assert!(!IS_IN_USE.replace(true), "the tile registers of this thread are in use");
         let mut configuration =
             Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         configuration.row_bytes[..8].fill(TILE_ROW as u16);
@@ -109,6 +118,7 @@ impl Drop for Amx {
     fn drop(&mut self) {
         // SAFETY: the instruction is there, since `start` was called. The system need not save the registers from here on.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+        IS_IN_USE.set(false);
     }
 }
 
@@ -124,6 +134,16 @@ impl Tiles for Amx {
         // SAFETY: as in `zero`; 16 rows of 64 bytes without gaps are the tile.
         unsafe {
             asm!("tileloadd tmm{}, [{} + {} * 1]", const REGISTER, in(reg) from, in(reg) TILE_ROW,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    fn load_sums<const REGISTER: usize>(&mut self, from: &[f32], row: usize) {
+        assert!((COLS - 1) * row + COLS <= from.len());
+        // SAFETY: as in `zero`; the rows lie in the slice, as was just checked.
+        unsafe {
+            asm!("tileloadd tmm{}, [{} + {} * 1]", const REGISTER, in(reg) from.as_ptr(), in(reg) 4 * row,
                 options(nostack, readonly, preserves_flags));
         }
     }

@@ -2,7 +2,8 @@
 
 use super::Simd;
 use super::avx512::F32;
-use super::tile::{COLS, DEPTH, Rounding, Tile};
+use super::tile::{COLS, Rounding, Tile};
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
@@ -20,14 +21,16 @@ pub fn is_fast() -> bool {
     is_available() && [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
-/// 16 rows of `left right`, where the tiles of each operand follow one another along the depth; N tiles of columns.
+/// Adds 16 rows of `left right` to sums, where the tiles of each operand follow one another along the depth; N tiles of columns.
 ///
 /// # Safety
 /// [`is_available`] must hold.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx2,fma")]
 pub unsafe fn product<const N: usize>(left: &[Tile], right: [&[Tile]; N], to: &mut [[[f32; COLS]; N]; COLS]) {
     for first in (0..COLS).step_by(ROWS) {
-        let mut sums = [[_mm512_setzero_ps(); N]; ROWS];
+        // SAFETY: a row of sums is one register.
+        let mut sums: [_; ROWS] =
+            std::array::from_fn(|row| to[first + row].each_ref().map(|sums| unsafe { _mm512_loadu_ps(sums.as_ptr()) }));
         for (k, left) in left.iter().enumerate() {
             for pair in 0..COLS {
                 // SAFETY: a row of a tile is one register.
@@ -51,38 +54,94 @@ pub unsafe fn product<const N: usize>(left: &[Tile], right: [&[Tile]; N], to: &m
     }
 }
 
+/// Places of the halves of a register of 32 words, one of each by turns.
+const BY_TURNS: [u16; 2 * COLS] = {
+    let mut places = [0; 2 * COLS];
+    let mut at = 0;
+    while at < 2 * COLS {
+        places[at] = (at / 2 + at % 2 * COLS) as u16;
+        at += 1;
+    }
+    places
+};
+
+/// 16 rows of 32 numbers as words.
+///
+/// # Safety
+/// [`is_available`] must hold, and the rows must be readable.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx2,fma")]
+#[inline(never)]
+unsafe fn along_rows(mut from: *const f32, step: usize, to: &mut Tile) {
+    for words in &mut to.0 {
+        // SAFETY: the caller guarantees the rows; 16 words are one register.
+        unsafe {
+            let rounded = rounded(_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(COLS)));
+            _mm512_storeu_si512(words.as_mut_ptr().cast(), rounded);
+            from = from.wrapping_add(step);
+        }
+    }
+}
+
+/// 32 rows of 16 numbers as words.
+///
+/// # Safety
+/// As [`along_rows`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx2,fma")]
+#[inline(never)]
+unsafe fn across_rows(mut from: *const f32, step: usize, to: &mut Tile) {
+    // SAFETY: as many places as a register has halves of words.
+    let by_turns = unsafe { _mm512_loadu_si512(BY_TURNS.as_ptr().cast()) };
+    for words in &mut to.0 {
+        // SAFETY: the caller guarantees the rows; 16 words are one register.
+        unsafe {
+            // All of the first row, then all of the second; then one of each by turns.
+            let rounded = rounded(_mm512_loadu_ps(from), _mm512_loadu_ps(from.wrapping_add(step)));
+            _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_permutexvar_epi16(by_turns, rounded));
+            from = from.wrapping_add(2 * step);
+        }
+    }
+}
+
+/// 32 numbers in one register. Not by an intrinsic: where a shuffle follows, the compiler makes two conversions of it, each as slow
+/// as this one.
+///
+/// # Safety
+/// [`is_available`] must hold.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx2,fma")]
+#[inline]
+unsafe fn rounded(first: __m512, second: __m512) -> __m512i {
+    let both: __m512i;
+    // SAFETY: the caller guarantees the instruction.
+    unsafe {
+        asm!("vcvtne2ps2bf16 {}, {}, {}", lateout(zmm_reg) both, in(zmm_reg) second, in(zmm_reg) first,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    both
+}
+
 /// Rounding by `vcvtne2ps2bf16`, with the bits of [`super::plain_tiles::Plain`].
 pub struct Rounded;
 
-// SAFETY: every method is a few intrinsics, and accesses memory only through the references it is given.
+// SAFETY: every method accesses memory only through the references and the rows it is given.
 unsafe impl Rounding for Rounded {
     #[inline(always)]
-    unsafe fn along(row: &[f32; DEPTH]) -> [u32; COLS] {
-        // SAFETY: the caller guarantees the instruction set; the row has two registers; 64 bytes are 16 words.
-        unsafe {
-            let (low, high) = (_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(COLS)));
-            transmute(_mm512_cvtne2ps_pbh(high, low))
-        }
+    unsafe fn along_rows(from: *const f32, step: usize, to: &mut Tile) {
+        // SAFETY: passed on from the caller.
+        unsafe { along_rows(from, step, to) };
     }
 
     #[inline(always)]
-    unsafe fn across(first: &[f32; COLS], second: &[f32; COLS]) -> [u32; COLS] {
-        // SAFETY: the caller guarantees the instruction set; each row is one register; 64 bytes are 16 words.
-        unsafe {
-            let widened = |row: &[f32; COLS]| {
-                let rounded: __m256i = transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(row.as_ptr())));
-                _mm512_cvtepu16_epi32(rounded)
-            };
-            transmute(_mm512_or_si512(widened(first), _mm512_slli_epi32::<16>(widened(second))))
-        }
+    unsafe fn across_rows(from: *const f32, step: usize, to: &mut Tile) {
+        // SAFETY: passed on from the caller.
+        unsafe { across_rows(from, step, to) };
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: &Tile, to: &mut Tile) {
+    unsafe fn transpose(tile: &mut Tile) {
         // SAFETY: the caller guarantees the instruction set; each row is one register.
         unsafe {
             let mut words = [F32::splat(0.0); COLS];
-            for (words, from) in words.iter_mut().zip(&from.0) {
+            for (words, from) in words.iter_mut().zip(&tile.0) {
                 *words = F32::load(from.as_ptr().cast());
             }
             // A perfect shuffle of all registers, four times, is a transposition; no bit of a word is looked at.
@@ -93,7 +152,7 @@ unsafe impl Rounding for Rounded {
                 }
                 words = next;
             }
-            for (words, to) in words.iter().zip(&mut to.0) {
+            for (words, to) in words.iter().zip(&mut tile.0) {
                 F32::store(to.as_mut_ptr().cast(), *words);
             }
         }

@@ -1,6 +1,7 @@
 //! Tiles in plain Rust: the oracle of the instructions, and their place where a processor has none.
 
 use super::tile::{COLS, DEPTH, Rounding, Tile, Tiles};
+use std::marker::PhantomData;
 
 /// The bits of the bf16 that is nearest to `x`, ties to even; denormals become zero, and a NaN stays a NaN.
 #[inline(always)]
@@ -29,18 +30,66 @@ pub struct Plain;
 // SAFETY: no method needs more than the baseline.
 unsafe impl Rounding for Plain {
     #[inline(always)]
-    unsafe fn along(row: &[f32; DEPTH]) -> [u32; COLS] {
-        std::array::from_fn(|at| pair(row[2 * at], row[2 * at + 1]))
+    unsafe fn along_rows(from: *const f32, step: usize, to: &mut Tile) {
+        for (at, words) in to.0.iter_mut().enumerate() {
+            // SAFETY: the caller guarantees the rows.
+            let row = unsafe { &*from.add(at * step).cast::<[f32; DEPTH]>() };
+            *words = std::array::from_fn(|at| pair(row[2 * at], row[2 * at + 1]));
+        }
     }
 
     #[inline(always)]
-    unsafe fn across(first: &[f32; COLS], second: &[f32; COLS]) -> [u32; COLS] {
-        std::array::from_fn(|at| pair(first[at], second[at]))
+    unsafe fn across_rows(from: *const f32, step: usize, to: &mut Tile) {
+        for (at, words) in to.0.iter_mut().enumerate() {
+            // SAFETY: the caller guarantees the rows.
+            let [first, second] = [0, 1].map(|row| unsafe { &*from.add((2 * at + row) * step).cast::<[f32; COLS]>() });
+            *words = std::array::from_fn(|at| pair(first[at], second[at]));
+        }
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: &Tile, to: &mut Tile) {
-        *to = Tile(std::array::from_fn(|row| std::array::from_fn(|col| from.0[col][row])));
+    unsafe fn transpose(tile: &mut Tile) {
+        *tile = Tile(std::array::from_fn(|row| std::array::from_fn(|col| tile.0[col][row])));
+    }
+}
+
+/// Rounding of what [`Rounding`] by R leaves of each number.
+pub struct Low<R>(PhantomData<R>);
+
+/// What rounding to bf16 leaves of each number; 0 where that is not a number.
+///
+/// # Safety
+/// The rows must be readable.
+#[inline(always)]
+unsafe fn low<const R: usize, const C: usize>(from: *const f32, step: usize) -> [[f32; C]; R] {
+    std::array::from_fn(|row| {
+        // SAFETY: passed on from the caller.
+        let row = unsafe { &*from.add(row * step).cast::<[f32; C]>() };
+        row.map(|x| {
+            let left = x - f32::from_bits(u32::from(round(x)) << 16);
+            if left.is_nan() { 0.0 } else { left }
+        })
+    })
+}
+
+// SAFETY: passed on to R.
+unsafe impl<R: Rounding> Rounding for Low<R> {
+    #[inline(always)]
+    unsafe fn along_rows(from: *const f32, step: usize, to: &mut Tile) {
+        // SAFETY: passed on from the caller.
+        unsafe { R::along_rows(low::<COLS, DEPTH>(from, step).as_flattened().as_ptr(), DEPTH, to) };
+    }
+
+    #[inline(always)]
+    unsafe fn across_rows(from: *const f32, step: usize, to: &mut Tile) {
+        // SAFETY: passed on from the caller.
+        unsafe { R::across_rows(low::<DEPTH, COLS>(from, step).as_flattened().as_ptr(), COLS, to) };
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(tile: &mut Tile) {
+        // SAFETY: passed on from the caller.
+        unsafe { R::transpose(tile) };
     }
 }
 
@@ -79,6 +128,12 @@ impl Tiles for Emulated {
 
     fn load<const REGISTER: usize>(&mut self, from: &Tile) {
         self.0[REGISTER] = *from;
+    }
+
+    fn load_sums<const REGISTER: usize>(&mut self, from: &[f32], row: usize) {
+        for (sums, from) in self.0[REGISTER].0.iter_mut().zip(from.chunks(row)) {
+            sums.iter_mut().zip(&from[..COLS]).for_each(|(sum, from)| *sum = from.to_bits());
+        }
     }
 
     fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {

@@ -29,6 +29,11 @@ pub trait Tiles {
     fn zero<const REGISTER: usize>(&mut self);
     /// Loads a register.
     fn load<const REGISTER: usize>(&mut self, from: &Tile);
+    /// Makes a register the sums that lie in memory as 16 rows of 16, `row` elements apart.
+    ///
+    /// # Panics
+    /// Where `from` is too short.
+    fn load_sums<const REGISTER: usize>(&mut self, from: &[f32], row: usize);
     /// Adds the product of two registers to the sums in a third.
     fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
     /// Stores the sums of a register as 16 rows of 16, `row` elements apart.
@@ -41,14 +46,14 @@ pub trait Tiles {
 /// How numbers become the words of a tile.
 ///
 /// # Safety
-/// An implementation may assume in every method that the processor has its instruction set; whoever calls a method
-/// guarantees it.
+/// An implementation may assume in every method that the processor has its instruction set and that the rows can be read;
+/// whoever calls a method guarantees both.
 #[allow(clippy::missing_safety_doc)]
 pub unsafe trait Rounding {
-    /// 32 numbers of a row as 16 words.
-    unsafe fn along(row: &[f32; DEPTH]) -> [u32; COLS];
-    /// 16 numbers of each of two rows as 16 words.
-    unsafe fn across(first: &[f32; COLS], second: &[f32; COLS]) -> [u32; COLS];
-    /// The words transposed.
-    unsafe fn transpose(from: &Tile, to: &mut Tile);
+    /// 16 rows of 32 numbers, `step` apart: a left tile.
+    unsafe fn along_rows(from: *const f32, step: usize, to: &mut Tile);
+    /// 32 rows of 16 numbers, `step` apart: a right tile.
+    unsafe fn across_rows(from: *const f32, step: usize, to: &mut Tile);
+    /// Transposes the words of a tile.
+    unsafe fn transpose(tile: &mut Tile);
 }

@@ -2,6 +2,7 @@
 //! a call over fresh scratch.
 
 use super::{KEPT, Scratch};
+use crate::bf16::Unit;
 use crate::chunk::{Buffers, GradientBuffers, References, Scores, Sums};
 use crate::ops::CpuElement;
 use crate::rows::ChunkRows;
@@ -17,7 +18,8 @@ use std::sync::atomic::AtomicBool;
 /// Fills with NaN everything that a task may leave behind. Every field is named here, so that a new one cannot be
 /// forgotten.
 fn poison<T: CpuElement>(scratch: &mut Scratch<T>) {
-    let Scratch { layout: _, keys, queries, features, state, other, buffers } = scratch;
+    let Scratch { layout: _, keys, queries, features, state, other, buffers, tiles } = scratch;
+    tiles.poison();
     let Buffers { references, scores, sums, gradients } = buffers;
     [keys, queries].into_iter().for_each(poison_rows);
     let References { before, is_far, reference, power } = references;
@@ -44,7 +46,7 @@ fn poison_state<T: CpuElement>(state: &mut State<T>) {
     *has_keys = true;
 }
 
-fn fill<T: CpuElement, const N: usize>(buffers: [&mut Vec<T>; N]) {
+fn fill<T: CpuElement, const N: usize>(buffers: [&mut [T]; N]) {
     buffers.into_iter().for_each(|buffer| buffer.fill(T::from_f64(f64::NAN)));
 }
 
@@ -69,7 +71,7 @@ struct Case {
     map: Map,
     causal: bool,
     masked: bool,
-    isa: Isa,
+    cpu: Cpu,
     len: usize,
     head_dim: usize,
     value_dim: usize,
@@ -140,7 +142,7 @@ fn answer<T: CpuElement>(case: &Case) -> Vec<u64> {
         key_padding_mask: case.masked.then_some(&mask),
     };
     let cancel = AtomicBool::new(false);
-    let (cpu, run) = (Cpu { isa: case.isa }, Execution { num_threads: 1, cancel: &cancel });
+    let (cpu, run) = (case.cpu, Execution { num_threads: 1, cancel: &cancel });
     let nan = T::from_f64(f64::NAN);
     let (mut out, mut den) = (vec![nan; l * e], vec![nan; l * 2]);
     let mut before: Vec<T> = state::empty_state(&args.validate().unwrap()).unwrap();
@@ -199,10 +201,15 @@ fn scratch_full_of_nan_changes_no_bit() {
                 let (causal, masked, rise) = (at & 1 == 1, at & 2 == 2, f64::from(at & 4) * 2.0);
                 let rise = if map == Map::Named(FeatureMap::Trigonometric) { 0.0 } else { rise };
                 for isa in Isa::available() {
-                    let case = Case { map, causal, masked, isa, len, head_dim, value_dim, num_features, rise };
+                    let cpu = Cpu::new(isa);
+                    let case = Case { map, causal, masked, cpu, len, head_dim, value_dim, num_features, rise };
                     assert_poison_changes_no_bit::<f32>(&case);
                     assert_poison_changes_no_bit::<f64>(&case);
                 }
+                let unit = Unit::available().into_iter().next_back();
+                let cpu = Cpu { isa: *Isa::available().last().unwrap(), bf16: unit };
+                let case = Case { map, causal, masked, cpu, len, head_dim, value_dim, num_features, rise };
+                assert_poison_changes_no_bit::<f32>(&case);
             }
         }
     }

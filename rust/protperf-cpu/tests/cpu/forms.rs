@@ -171,7 +171,7 @@ fn fused<E: CpuElement>(case: &Case, x: &Inputs, isa: Isa, num_threads: usize) -
         key_padding_mask: case.masked.then_some(&x.mask),
     };
     let cancel = AtomicBool::new(false);
-    let (cpu, run) = (Cpu { isa }, Execution { num_threads, cancel: &cancel });
+    let (cpu, run) = (Cpu::new(isa), Execution { num_threads, cancel: &cancel });
     let rows = batch * h * l;
     let (mut out, mut den) = (vec![E::ONE; rows * e], vec![E::ONE; rows * 2]);
     cpu.forward(&args, Outputs { state_in: None, out: &mut out, den: &mut den, state_out: None }, &run).unwrap();

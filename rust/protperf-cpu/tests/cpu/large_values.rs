@@ -23,7 +23,7 @@ fn scaled(case: &Case, isa: Isa, of_values: i32, of_gradients: i32) -> Answer {
     for row in first.chunks_exact_mut(width) {
         row[KV_STATE..].iter_mut().for_each(|x| *x *= values as f32);
     }
-    run::<f32>(&Cpu { isa }, case, &data, case.states.then_some(&first[..]), None, 2)
+    run::<f32>(&Cpu::new(isa), case, &data, case.states.then_some(&first[..]), None, 2)
 }
 
 /// The answer to ordinary inputs, each number multiplied as that to scaled ones should be.

@@ -11,7 +11,7 @@ fn assert_reaches(case: &Case, data: &Data, first: &[f32], what: &str) {
     let truth = run::<f32>(&Reference, case, data, Some(first), None, 1);
     for isa in Isa::available() {
         for num_threads in [1, 3] {
-            let found = run::<f32>(&Cpu { isa }, case, data, Some(first), None, num_threads);
+            let found = run::<f32>(&Cpu::new(isa), case, data, Some(first), None, num_threads);
             for (part, name) in PARTS.iter().enumerate() {
                 let is_nan = |x: &[f64]| x.iter().map(|x| x.is_nan()).collect::<Vec<_>>();
                 let (found, truth) = (is_nan(&found.parts[part]), is_nan(&truth.parts[part]));
@@ -40,7 +40,7 @@ fn a_bad_number_among_the_parameters_reaches_its_heads_and_no_others() {
                 for (at, bad) in [0, data.fields[field].len() - 1].into_iter().zip(BAD) {
                     let mut data = data.clone();
                     data.fields[field][at] = bad;
-                    let found = run::<f32>(&Cpu { isa: Isa::Scalar }, &case, &data, Some(&first), None, 1);
+                    let found = run::<f32>(&Cpu::new(Isa::Scalar), &case, &data, Some(&first), None, 1);
                     assert!(found.parts[0].iter().any(|x| x.is_nan()), "field {field} {bad} {case:?}");
                     assert_reaches(&case, &data, &first, &format!("{bad} in field {field}"));
                 }
@@ -56,7 +56,7 @@ fn parameters_of_nothing_but_nan_give_nothing_but_nan() {
         let mut data = case.data(1);
         data.fields.iter_mut().for_each(|field| field.fill(f64::NAN));
         for isa in Isa::available() {
-            let found = run::<f32>(&Cpu { isa }, &case, &data, None, None, 1);
+            let found = run::<f32>(&Cpu::new(isa), &case, &data, None, None, 1);
             for part in [0, 2, 3, 4, 5] {
                 assert!(found.parts[part].iter().all(|x| x.is_nan()), "{} {isa:?} {case:?}", PARTS[part]);
             }
@@ -76,7 +76,7 @@ fn a_parameter_beyond_the_range_of_the_computation_is_not_swallowed() {
             continue;
         }
         for isa in Isa::available() {
-            let found = run::<f32>(&Cpu { isa }, &case, &data, None, None, 1);
+            let found = run::<f32>(&Cpu::new(isa), &case, &data, None, None, 1);
             assert!(found.parts[0].iter().all(|x| x.is_nan()), "{isa:?} {case:?}");
         }
     }
@@ -128,8 +128,8 @@ fn other_heads_keep_every_bit() {
             let mut poisoned = data.clone();
             poisoned.fields[0][6 * 4 + 2] = f64::NAN;
             for isa in Isa::available() {
-                let expected = run::<f32>(&Cpu { isa }, &case, &data, Some(&first), None, 1);
-                let found = run::<f32>(&Cpu { isa }, &case, &poisoned, Some(&first), None, 1);
+                let expected = run::<f32>(&Cpu::new(isa), &case, &data, Some(&first), None, 1);
+                let found = run::<f32>(&Cpu::new(isa), &case, &poisoned, Some(&first), None, 1);
                 for (part, name) in PARTS.iter().enumerate() {
                     let kept = found.parts[part].iter().zip(&expected.parts[part]);
                     let kept = kept.filter(|(found, _)| !found.is_nan());

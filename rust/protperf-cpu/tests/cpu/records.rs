@@ -21,8 +21,8 @@ fn every_field_and_its_gradient_match_the_reference() {
                 let (wide, narrow) = (first_state::<f64>(&case, 3), first_state::<f32>(&case, 3));
                 let truth = run::<f64>(&Reference, &case, &data, Some(&wide), None, 1);
                 for isa in Isa::available() {
-                    let found = run::<f64>(&Cpu { isa }, &case, &data, Some(&wide), Some(&truth.references), 2);
-                    let found32 = run::<f32>(&Cpu { isa }, &case, &data, Some(&narrow), Some(&truth.references), 1);
+                    let found = run::<f64>(&Cpu::new(isa), &case, &data, Some(&wide), Some(&truth.references), 2);
+                    let found32 = run::<f32>(&Cpu::new(isa), &case, &data, Some(&narrow), Some(&truth.references), 1);
                     for (part, name) in PARTS.iter().enumerate() {
                         let off = error(&found.parts[part], &truth.parts[part]);
                         assert!(off < 1e-11, "{name} f64 {off:.1e} {isa:?} {case:?}");
@@ -49,8 +49,8 @@ fn a_record_of_directions_alone_has_the_bits_of_the_positive_map() {
                 let data = named.data(4);
                 let first = first_state::<f32>(&named, 5);
                 for isa in Isa::available() {
-                    let expected = run::<f32>(&Cpu { isa }, &named, &data, Some(&first), None, 1);
-                    let found = run::<f32>(&Cpu { isa }, &record, &data, Some(&first), None, 1);
+                    let expected = run::<f32>(&Cpu::new(isa), &named, &data, Some(&first), None, 1);
+                    let found = run::<f32>(&Cpu::new(isa), &record, &data, Some(&first), None, 1);
                     for (part, name) in PARTS.iter().enumerate() {
                         assert!(bits(&found.parts[part]) == bits(&expected.parts[part]), "{name} {isa:?} {named:?}");
                     }
@@ -70,8 +70,8 @@ fn constants_of_any_size_cancel() {
     shifted.fields[4].iter_mut().for_each(|c| *c -= 3000.0);
     for isa in Isa::available() {
         let (expected, found) = (
-            run::<f64>(&Cpu { isa }, &case, &data, None, None, 1),
-            run::<f64>(&Cpu { isa }, &case, &shifted, None, None, 1),
+            run::<f64>(&Cpu::new(isa), &case, &data, None, None, 1),
+            run::<f64>(&Cpu::new(isa), &case, &shifted, None, None, 1),
         );
         for (part, name) in PARTS.iter().enumerate() {
             let off = error(&found.parts[part], &expected.parts[part]);

@@ -115,7 +115,7 @@ fn check<S: CpuStored>(case: &Case, data: &Data) {
     let typed = Typed::<S>::new(data);
     let (args, first) = (args(case, data, &typed), first_state::<S>(case, 2));
     for isa in Isa::available() {
-        let cpu = Cpu { isa };
+        let cpu = Cpu::new(isa);
         let prepared = cpu.prepare::<S::Compute>(&args.map, case.heads.0, case.head_dim).unwrap();
         let expected = contiguous(cpu, &args, &typed.grad, &first);
         for _ in 0..2 {
@@ -149,7 +149,7 @@ fn a_call_without_denominators_has_the_same_output() {
     let data = case.data(1);
     let typed = Typed::<f32>::new(&data);
     let args = args(&case, &data, &typed);
-    let cpu = Cpu { isa: *Isa::available().last().unwrap() };
+    let cpu = Cpu::new(*Isa::available().last().unwrap());
     let (mut out, mut den, mut alone) = (nan::<f32>(70 * 3), nan::<f32>(70 * 2), nan::<f32>(70 * 3));
     let outputs = Outputs { state_in: None, out: &mut out, den: &mut den, state_out: None };
     cpu.forward(&args, outputs, &RUN).unwrap();
@@ -165,11 +165,11 @@ fn parameters_that_were_prepared_for_another_call_are_refused() {
     let data = case.data(1);
     let typed = Typed::<f32>::new(&data);
     let args = args(&case, &data, &typed);
-    let cpu = Cpu { isa: Isa::Scalar };
+    let cpu = Cpu::new(Isa::Scalar);
     let MapArgs::Named { omega, .. } = args.map else { unreachable!() };
     let other_map = MapArgs::Named { map: FeatureMap::Elu1, omega, kernel_epsilon: 0.0 };
     let other_epsilon = MapArgs::Named { map: FeatureMap::Relu, omega, kernel_epsilon: 0.5 };
-    let of_other_isa = Isa::available().into_iter().filter(|&isa| isa != cpu.isa).map(|isa| (Cpu { isa }, args.map));
+    let of_other_isa = Isa::available().into_iter().filter(|&isa| isa != cpu.isa).map(|isa| (Cpu::new(isa), args.map));
     for (maker, map) in of_other_isa.chain([(cpu, other_map), (cpu, other_epsilon)]) {
         let prepared = maker.prepare::<f32>(&map, 2, 4).unwrap();
         let mut out = nan::<f32>(2 * 9 * 3);

@@ -20,12 +20,12 @@ fn assert_matches<S: CpuStored>(case: &Case, bound: f64) {
     let truth = truth::<S>(case, &data, first.as_deref());
     let references = case.states.then_some(&truth.references[..]);
     for isa in Isa::available() {
-        let one = run::<S>(&Cpu { isa }, case, &data, first.as_deref(), references, 1);
+        let one = run::<S>(&Cpu::new(isa), case, &data, first.as_deref(), references, 1);
         for (part, name) in PARTS.iter().enumerate() {
             let off = error(&one.parts[part], &truth.parts[part]);
             assert!(off < bound, "{name} {} {off:.1e} {isa:?} {case:?}", S::NAME);
         }
-        let many = run::<S>(&Cpu { isa }, case, &data, first.as_deref(), references, 3);
+        let many = run::<S>(&Cpu::new(isa), case, &data, first.as_deref(), references, 3);
         let same = one.parts.iter().zip(&many.parts).all(|(one, many)| bits(one) == bits(many));
         assert!(same, "threads {} {isa:?} {case:?}", S::NAME);
     }
@@ -123,7 +123,7 @@ fn gradients_flow_from_piece_to_piece() {
         let case = Case { states: false, masked: true, ..Case::new(Map::Named(map), true, 150, [5, 3, 12]) };
         let data = case.data(9);
         for isa in Isa::available() {
-            let cpu = Cpu { isa };
+            let cpu = Cpu::new(isa);
             let whole = run::<f64>(&cpu, &case, &data, None, None, 1);
             let pieces = [(0, 1), (1, 70), (70, 133), (133, 150)].map(|(from, to)| piece(&data, &case, from, to));
             let mut states = vec![no_keys::<f64>(&case, &data)];
@@ -183,7 +183,7 @@ fn the_gradient_of_an_empty_state_is_what_arrives_where_no_key_is_seen_and_else_
                 let empty = no_keys::<f64>(&case, &data);
                 let truth = truth::<f64>(&case, &data, Some(&empty));
                 for isa in Isa::available() {
-                    let found = run::<f64>(&Cpu { isa }, &case, &data, Some(&empty), Some(&truth.references), 2);
+                    let found = run::<f64>(&Cpu::new(isa), &case, &data, Some(&empty), Some(&truth.references), 2);
                     for part in [1, 3, 4, 6] {
                         let off = error(&found.parts[part], &truth.parts[part]);
                         assert!(off < 1e-11, "{} {off:.1e} {isa:?} {case:?}", PARTS[part]);

@@ -78,7 +78,7 @@ where
     let typed = Typed::<T>::new(&data);
     for isa in Isa::available() {
         let (truth, found) =
-            (whole(Cpu { isa }, case, &typed, &data), token_by_token(Cpu { isa }, case, &typed, &data));
+            (whole(Cpu::new(isa), case, &typed, &data), token_by_token(Cpu::new(isa), case, &typed, &data));
         assert_near(&found.unwrap(), &truth, 2 + case.value_dim, bound, &format!("{isa:?} {case:?}"));
     }
 }
@@ -106,9 +106,9 @@ fn values_near_the_largest_number_do_not_overflow() {
         let case = Case::new(map, true, 9, [4, 19, 70]);
         let mut data = case.data(3);
         for isa in Isa::available() {
-            let ordinary = token_by_token(Cpu { isa }, &case, &Typed::<f32>::new(&data), &data).unwrap();
+            let ordinary = token_by_token(Cpu::new(isa), &case, &Typed::<f32>::new(&data), &data).unwrap();
             data.v.iter_mut().for_each(|x| *x *= 2f64.powi(115));
-            let found = token_by_token(Cpu { isa }, &case, &Typed::<f32>::new(&data), &data).unwrap();
+            let found = token_by_token(Cpu::new(isa), &case, &Typed::<f32>::new(&data), &data).unwrap();
             data.v.iter_mut().for_each(|x| *x *= 2f64.powi(-115));
             for (found, ordinary) in found[0].iter().zip(&ordinary[0]) {
                 let expected = ordinary * 2f32.powi(115);
@@ -127,7 +127,7 @@ fn a_number_that_is_not_finite_reaches_what_sees_it() {
         let typed = Typed::<f32>::new(&data);
         let args = args(&case, &data, &typed);
         for isa in Isa::available() {
-            let prepared = Cpu { isa }.prepare::<f32>(&args.map, 4, 4).unwrap();
+            let prepared = Cpu::new(isa).prepare::<f32>(&args.map, 4, 4).unwrap();
             let run = |tensors: [&[f32]; 3], before: &[f32]| {
                 let (mut state, mut out) = (DecodingState::import(&prepared, 3, before).unwrap(), vec![7.0; 8 * 3]);
                 Cpu::step(&prepared, &step_args(&case, tensors), &mut state, &mut out, &RUN).unwrap();
@@ -169,7 +169,7 @@ fn buffers_of_another_length_are_refused_by_name() {
     let case = Case::new(Map::Named(FeatureMap::Relu), true, 1, [4, 3, 6]);
     let data = case.data(3);
     let typed = Typed::<f32>::new(&data);
-    let prepared = Cpu { isa: Isa::available()[0] }.prepare::<f32>(&args(&case, &data, &typed).map, 1, 4).unwrap();
+    let prepared = Cpu::new(Isa::available()[0]).prepare::<f32>(&args(&case, &data, &typed).map, 1, 4).unwrap();
     let good = step_args(&case, [&typed.q[..], &typed.k, &typed.v]);
     let of = |value_dim, len| DecodingState::import(&prepared, value_dim, &vec![0.0; len]);
     let refuse = |args: StepArgs<'_, f32>, state: Result<DecodingState<f32>>, out: usize| {
@@ -191,7 +191,7 @@ fn selected_states_are_those_of_the_sequences_in_any_order() {
     let case = Case { heads: (2, 2), batch: 3, ..Case::new(Map::Named(FeatureMap::Positive), true, 1, [4, 3, 70]) };
     let (data, states) = (case.data(3), crate::harness::first_state::<f32>(&case, 4));
     let typed = Typed::<f32>::new(&data);
-    let prepared = Cpu { isa: Isa::available()[0] }.prepare::<f32>(&args(&case, &data, &typed).map, 2, 4).unwrap();
+    let prepared = Cpu::new(Isa::available()[0]).prepare::<f32>(&args(&case, &data, &typed).map, 2, 4).unwrap();
     let decoding = DecodingState::import(&prepared, 3, &states).unwrap();
     let size = states.len() / 3;
     for indices in [vec![], vec![2, 0, 2]] {

@@ -36,7 +36,7 @@ struct Parts<S: Stored> {
 /// Forward, then backward with a given saved output or its own.
 fn parts<S: CpuStored>(isa: Isa, case: &Case, args: &FavorArgs<'_, S>, grad: &[S], kept: Option<&[S]>) -> Parts<S> {
     let cancel = AtomicBool::new(false);
-    let (cpu, run) = (Cpu { isa }, Execution { num_threads: 2, cancel: &cancel });
+    let (cpu, run) = (Cpu::new(isa), Execution { num_threads: 2, cancel: &cancel });
     let shape = args.validate().unwrap();
     let nan = S::Compute::from_f64(f64::NAN);
     let (mut out, mut den) = (vec![S::round(nan); grad.len()], vec![nan; shape.batch * shape.heads * shape.q_len * 2]);
@@ -102,7 +102,7 @@ fn calls_on_16_bits_match_the_reference_with_states_in_f32() {
             let first = first_state::<bf16>(&case, 6);
             let truth = run::<bf16>(&Reference, &case, &data, Some(&first), None, 1);
             for isa in Isa::available() {
-                let found = run::<bf16>(&Cpu { isa }, &case, &data, Some(&first), Some(&truth.references), 2);
+                let found = run::<bf16>(&Cpu::new(isa), &case, &data, Some(&first), Some(&truth.references), 2);
                 for (part, name) in PARTS.iter().enumerate() {
                     // Tensors are rounded to 8 bits; states and parameters are not, and the backward pass reads a
                     // rounded output.

@@ -7,15 +7,15 @@ use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::Saved;
 use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
 use protperf_cpu::{
-    Cpu, CpuElement, DecodingState, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs,
+    Cpu, CpuElement, DecodingState, ExactSaved, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs,
 };
 use std::ops::Range;
 
 /// How the heads of a block attend, with what that needs.
 #[derive(Debug)]
 pub(super) enum Attend<T: CpuElement> {
-    Favor { isa: Isa, map: FeatureMap, num_features: usize, omega: Vec<f64>, prepared: PreparedMap<T> },
-    Exact { isa: Isa },
+    Favor { cpu: Cpu, map: FeatureMap, num_features: usize, omega: Vec<f64>, prepared: PreparedMap<T> },
+    Exact { cpu: Cpu },
 }
 
 /// Queries, keys and values of some tokens, `[N, 3HD padded]`.
@@ -77,22 +77,22 @@ impl<'a, T: CpuElement> Heads<'a, T> {
 type Call<'a, T> = (Cpu, FavorArgs<'a, T>, &'a PreparedMap<T>);
 
 impl<T: CpuElement> Attend<T> {
-    pub fn new(isa: Isa, shape: &BlockShape, attention: Attention, omega: Option<&[T]>) -> Result<Self> {
-        let Attention::Favor { map, num_features } = attention else { return Ok(Attend::Exact { isa }) };
+    pub fn new(cpu: Cpu, shape: &BlockShape, attention: Attention, omega: Option<&[T]>) -> Result<Self> {
+        let Attention::Favor { map, num_features } = attention else { return Ok(Attend::Exact { cpu }) };
         let mut widened = try_reserved(shape.inner() * num_features)?;
         widened.extend(omega.unwrap_or_default().iter().map(|w| w.to_f64()));
         let args = map_args(map, num_features, shape, &widened);
-        let prepared = Cpu { isa }.prepare(&args, shape.num_heads, shape.head_dim)?;
-        Ok(Attend::Favor { isa, map, num_features, omega: widened, prepared })
+        let prepared = cpu.prepare(&args, shape.num_heads, shape.head_dim)?;
+        Ok(Attend::Favor { cpu, map, num_features, omega: widened, prepared })
     }
 
     fn favor_call<'a>(&'a self, heads: &Heads<'a, T>, scope: &Scope<'a>) -> Result<Option<Call<'a, T>>> {
-        let Attend::Favor { isa, map, num_features, omega, prepared } = self else { return Ok(None) };
+        let Attend::Favor { cpu, map, num_features, omega, prepared } = self else { return Ok(None) };
         let [q, k, v] = [heads.side(0)?, heads.side(1)?, heads.side(2)?];
         let map = map_args(*map, *num_features, heads.shape, omega);
         let args =
             FavorArgs { q, k, v, map, causal: scope.causal, cu_seqlens: Some(scope.borders), key_padding_mask: None };
-        Ok(Some((Cpu { isa: *isa }, args, prepared)))
+        Ok(Some((*cpu, args, prepared)))
     }
 
     /// Fills `attended` `[N,HD]` and, where a backward pass follows, `denominators` `[H,N,2]`; reads on from a state and
@@ -170,7 +170,7 @@ impl<T: CpuElement> Attend<T> {
     /// The processor, for exact attention.
     fn exact(&self) -> Cpu {
         match self {
-            Attend::Favor { isa, .. } | Attend::Exact { isa } => Cpu { isa: *isa },
+            Attend::Favor { cpu, .. } | Attend::Exact { cpu } => *cpu,
         }
     }
 }

@@ -80,7 +80,7 @@ impl<T: CpuElement> Frame<T> {
             ops: products.ops,
             products,
             shape,
-            attend: Attend::new(arithmetic.isa, &shape, attention, weights.omega)?,
+            attend: Attend::new(arithmetic.cpu(), &shape, attention, weights.omega)?,
             attention_norm: try_copied(weights.attention_norm)?,
             ffn_norm: try_copied(weights.ffn_norm)?,
             lengths,

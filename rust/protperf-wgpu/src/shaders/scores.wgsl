@@ -1,4 +1,4 @@
-// Products of queries and keys of one tile, for every pair of which the query sees the key: docs/algorithm.md, section 10.
+// Products of queries and keys of one tile, for every pair of which the query sees the key: docs/algorithm.md, section 11.
 //
 //     s_ij = sum_m phi_m(q_i) phi_m(k_j)
 //
