@@ -59,6 +59,18 @@ def test_it_goes_on_bit_for_bit_without_the_checkpoint_it_began_with(base: Path,
     assert final_digests(tmp_path / "cut") == final_digests(tmp_path / "whole")
 
 
+def test_the_request_that_started_it_resumes_it(base: Path, tmp_path: Path) -> None:
+    fasta = synthetic(tmp_path / "in.fa")
+    given = {**GIVEN, "init": str(base), "seed": 9}
+    read_request(tmp_path / "run", given).train(fasta, tmp_path / "run")
+    request = read_request(tmp_path / "run", {**given, "steps": 4, "resume": True})
+    assert (request.config.seed, request.options.seed) == (5, 9)
+    request.train(fasta, tmp_path / "run")
+    assert checkpoint.steps(tmp_path / "run")[0] == 4
+    with pytest.raises(ConfigError, match="seed contradicts the run, whose seed is 9 and not 10"):
+        read_request(tmp_path / "run", {**given, "steps": 4, "seed": 10, "resume": True})
+
+
 class _Stopped(Exception):
     """As if the process had been killed."""
 

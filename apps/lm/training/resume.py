@@ -116,6 +116,9 @@ def _started_with(run: Path) -> Choices | None:
 
 def _changed(config: ModelConfig, options: TrainOptions, given: Mapping[str, Any]) -> Choices:
     chosen = {name: given[name] for name in _MODEL_OPTIONS if name in given}
+    if options.init is not None:
+        # The network keeps the seed of the checkpoint that it was read from; what is given is that of the training.
+        chosen.pop("seed", None)
     if "size" in given:
         kept = {name: getattr(config, name) for name in _MODEL_OPTIONS}
         config = ModelConfig.from_size(given["size"], **{**kept, **chosen})
