@@ -91,10 +91,20 @@ macro_rules! pairs {
                 /// Projections as sums of absolute products.
                 sizes: Vec<Float>,
                 half_norm: Float,
+                /// Features of an activation map, their slopes, and what rounding is measured in: once for all pairs.
+                features: Vec<Feature>,
+            }
+
+            #[derive(Clone, Copy)]
+            struct Feature {
+                phi: Float,
+                slope: Float,
+                size: Float,
             }
 
             /// `value exp(log)` and what its derivatives are times `exp(log)`, by the projections of query and key
             /// and by half the squared norm of the key.
+            #[derive(Clone, Copy)]
             struct Term {
                 value: Float,
                 /// The value, or what its rounding is measured in.
@@ -113,7 +123,9 @@ macro_rules! pairs {
                     let kv_line = line / h * hk + line % h / (h / hk);
                     let rows = |x: &[f64], constants: &Option<Vec<f64>>| {
                         let constants = cast(constants.as_deref().unwrap_or_default());
-                        cast(x).chunks(d).map(|x| row(x, &weights, &constants)).collect()
+                        let made = cast(x);
+                        let made = made.chunks(d).map(|x| row(x, &weights, &constants));
+                        made.map(|row| Row { features: features(case, &row), ..row }).collect()
                     };
                     Head {
                         case,
@@ -146,7 +158,7 @@ macro_rules! pairs {
                     for i in 0..l {
                         let batch = line / case.heads.0;
                         let seen: Vec<usize> = (0..s).filter(|&j| sees(case, &data.mask, batch, i, j)).collect();
-                        let Some((top, total, scores)) = self.scores(i, &seen) else { continue };
+                        let Some((total, scores, terms)) = self.scores(i, &seen) else { continue };
                         if total == 0.0 {
                             continue;
                         }
@@ -157,14 +169,15 @@ macro_rules! pairs {
                         let to = &mut answer[0][(line * l + i) * e..][..e];
                         to.iter_mut().zip(&out).for_each(|(to, &x)| *to = f64::from(x));
                         let g = &self.grad[i * e..][..e];
-                        for (&j, p) in seen.iter().zip(&scores) {
+                        let num_terms = self.queries[i].projected.len().max(1);
+                        for ((&j, p), terms) in seen.iter().zip(&scores).zip(terms.chunks(num_terms)) {
                             (0..e).for_each(|c| dv[j * e + c] += p / total * self.size(g[c]));
                             // As linear attention must: the sum over values less the sum over outputs.
                             let (of_values, of_out) = (self.dot(g, &self.values[j * e..][..e]), self.dot(g, &out));
                             let dscore = if self.absolute { of_values + of_out } else { of_values - of_out };
                             let [of_query, of_key] = &mut dconstants;
                             let to = [&mut dq[i * d..][..d], &mut dk[j * d..][..d], &mut dweights, of_query, of_key];
-                            self.pull_back(i, j, top, dscore / total, to);
+                            self.pull_back(i, j, terms, dscore / total, to);
                         }
                     }
                     let add = |to: &mut [f64], from: &[Float]| {
@@ -181,21 +194,25 @@ macro_rules! pairs {
                     }
                 }
 
-                /// The largest log of a row's terms, the denominator and the row's scores relative to it.
-                fn scores(&self, i: usize, seen: &[usize]) -> Option<(Float, Float, Vec<Float>)> {
-                    let terms = |j: usize| (0..self.queries[i].projected.len()).map(move |m| self.term(i, j, m));
-                    let top = seen.iter().flat_map(|&j| terms(j)).map(|t| t.log).reduce(Float::max)?;
+                /// The denominator of a row, its scores, and its terms with their powers, those of one key after another; all are
+                /// relative to the largest log.
+                fn scores(&self, i: usize, seen: &[usize]) -> Option<(Float, Vec<Float>, Vec<(Term, Float)>)> {
+                    let count = self.queries[i].projected.len();
+                    let pairs = seen.iter().flat_map(|&j| (0..count).map(move |m| (j, m)));
+                    let terms: Vec<Term> = pairs.map(|(j, m)| self.term(i, j, m)).collect();
+                    let top = terms.iter().map(|t| t.log).reduce(Float::max)?;
+                    let terms: Vec<_> = terms.into_iter().map(|t| (t, (t.log - top).exp())).collect();
                     let sum = |part: fn(&Term) -> Float| {
-                        let score = |&j: &usize| terms(j).map(|t| part(&t) * (t.log - top).exp()).sum();
-                        seen.iter().map(score).collect::<Vec<Float>>()
+                        let score = |of_key: &[(Term, Float)]| of_key.iter().map(|(t, power)| part(t) * power).sum();
+                        terms.chunks(count).map(score).collect::<Vec<Float>>()
                     };
                     let (total, scores) = (sum(|t| t.value).iter().sum::<Float>(), sum(|t| t.counts));
                     if self.absolute && is_signed(self.case.map) {
                         // A denominator may be far smaller than its terms, so their rounding counts once more.
                         let spread = scores.iter().sum::<Float>() / total.abs();
-                        return Some((top, total.abs() / (1.0 + spread), scores));
+                        return Some((total.abs() / (1.0 + spread), scores, terms));
                     }
-                    Some((top, self.size(total), scores))
+                    Some((self.size(total), scores, terms))
                 }
 
                 fn size(&self, x: Float) -> Float {
@@ -206,14 +223,13 @@ macro_rules! pairs {
                     a.iter().zip(b).map(|(a, b)| self.size(a * b)).sum()
                 }
 
-                fn pull_back(&self, i: usize, j: usize, top: Float, dscore: Float, to: [&mut [Float]; 5]) {
+                fn pull_back(&self, i: usize, j: usize, terms: &[(Term, Float)], dscore: Float, to: [&mut [Float]; 5]) {
                     let [dq, dk, dweights, of_query, of_key] = to;
                     let d = self.case.head_dim;
                     let unit = (d as Float).powf(-0.25);
                     let (x, y) = (&self.queries[i].scaled, &self.keys[j].scaled);
-                    for m in 0..self.queries[i].projected.len() {
-                        let t = self.term(i, j, m);
-                        let weight = dscore * (t.log - top).exp();
+                    for (m, (t, power)) in terms.iter().enumerate() {
+                        let weight = dscore * power;
                         of_query[m] += weight * self.size(t.by_query);
                         of_key[m] += weight * self.size(t.by_key);
                         for c in 0..d {
@@ -233,8 +249,9 @@ macro_rules! pairs {
                     let (value, log, by_query, by_key, by_norm) = match self.case.map.family() {
                         Family::Exponential => (1.0, u + w - norm, 1.0, 1.0, -1.0),
                         Family::Activation(_) => {
-                            let value = self.phi(u) * self.phi(w);
-                            (value, 0.0, self.slope(u) * self.phi(w), self.phi(u) * self.slope(w), 0.0)
+                            let (of_query, of_key) = (query.features[m], key.features[m]);
+                            let (by_query, by_key) = (of_query.slope * of_key.phi, of_query.phi * of_key.slope);
+                            (of_query.phi * of_key.phi, 0.0, by_query, by_key, 0.0)
                         }
                         Family::Trigonometric => {
                             let (sine, cosine) = (u - w).sin_cos();
@@ -245,22 +262,13 @@ macro_rules! pairs {
                         // What is rounded is cos cos and sin sin, each up to 1 where their sum may vanish.
                         return Term { value, counts: 1.0, log, by_query: 1.0, by_key: 1.0, by_norm: 1.0 };
                     }
-                    if self.absolute && self.case.map == FeatureMap::Relu {
-                        // A feature may be far smaller than the products that its projection is the sum of.
-                        let size = |row: &Row, x: Float| self.phi(if x > 0.0 { row.sizes[m] } else { x });
-                        let (of_query, of_key) = (size(query, u), size(key, w));
-                        let (by_query, by_key) = (self.slope(u) * of_key, self.slope(w) * of_query);
-                        return Term { value, counts: of_query * of_key, log, by_query, by_key, by_norm };
-                    }
                     if self.absolute
                         && matches!(self.case.map.family(), Family::Activation(_))
                         && self.case.map != FeatureMap::Elu1
                     {
-                        // A feature moves by its slope times what its projection is rounded by.
-                        let size = |row: &Row, x: Float| self.phi(x).abs() + self.slope(x).abs() * row.sizes[m];
-                        let (of_query, of_key) = (size(query, u), size(key, w));
-                        let (by_query, by_key) = (self.slope(u) * of_key, self.slope(w) * of_query);
-                        return Term { value, counts: of_query * of_key, log, by_query, by_key, by_norm };
+                        let (of_query, of_key) = (query.features[m], key.features[m]);
+                        let (by_query, by_key) = (of_query.slope * of_key.size, of_key.slope * of_query.size);
+                        return Term { value, counts: of_query.size * of_key.size, log, by_query, by_key, by_norm };
                     }
                     Term { value, counts: self.size(value), log, by_query, by_key, by_norm }
                 }
@@ -268,54 +276,63 @@ macro_rules! pairs {
                 fn is_trigonometric(&self) -> bool {
                     self.case.map.family() == Family::Trigonometric
                 }
+            }
 
-                fn activation(&self) -> Activation {
-                    match self.case.map.family() {
-                        Family::Activation(activation) => activation,
-                        _ => panic!("{} is not an activation map", self.case.map.name()),
-                    }
+            /// Features of a row.
+            fn features(case: &Case, row: &Row) -> Vec<Feature> {
+                let Family::Activation(activation) = case.map.family() else { return Vec::new() };
+                let value = |x: Float| case.epsilon as Float + phi(activation, x);
+                let of_projection = |(&x, &size): (&Float, &Float)| Feature {
+                    phi: value(x),
+                    slope: slope(activation, x),
+                    size: match activation {
+                        // A feature may be far smaller than the products that its projection is the sum of.
+                        Activation::Relu => value(if x > 0.0 { size } else { x }),
+                        // A feature moves by its slope times what its projection is rounded by.
+                        _ => value(x).abs() + slope(activation, x).abs() * size,
+                    },
+                };
+                row.projected.iter().zip(&row.sizes).map(of_projection).collect()
+            }
+
+            fn phi(activation: Activation, x: Float) -> Float {
+                match activation {
+                    Activation::Relu => x.max(0.0),
+                    Activation::Elu1 => x.max(0.0) + x.min(0.0).exp(),
+                    Activation::Identity => x,
+                    Activation::Abs => x.abs(),
+                    Activation::Relu2 => x.max(0.0).powi(2),
+                    Activation::Square => x.powi(2),
+                    Activation::Sigmoid => sigmoid(x),
+                    Activation::Tanh => x.tanh(),
+                    Activation::Gelu => 0.5 * x * (1.0 + gelu_argument(x).tanh()),
+                    Activation::Cos => x.cos(),
                 }
+            }
 
-                fn phi(&self, x: Float) -> Float {
-                    let value = match self.activation() {
-                        Activation::Relu => x.max(0.0),
-                        Activation::Elu1 => x.max(0.0) + x.min(0.0).exp(),
-                        Activation::Identity => x,
-                        Activation::Abs => x.abs(),
-                        Activation::Relu2 => x.max(0.0).powi(2),
-                        Activation::Square => x.powi(2),
-                        Activation::Sigmoid => sigmoid(x),
-                        Activation::Tanh => x.tanh(),
-                        Activation::Gelu => 0.5 * x * (1.0 + gelu_argument(x).tanh()),
-                        Activation::Cos => x.cos(),
-                    };
-                    self.case.epsilon as Float + value
-                }
-
-                fn slope(&self, x: Float) -> Float {
-                    match self.activation() {
-                        Activation::Relu => Float::from(u8::from(x > 0.0)),
-                        Activation::Elu1 => {
-                            if x > 0.0 {
-                                1.0
-                            } else {
-                                x.exp()
-                            }
+            fn slope(activation: Activation, x: Float) -> Float {
+                match activation {
+                    Activation::Relu => Float::from(u8::from(x > 0.0)),
+                    Activation::Elu1 => {
+                        if x > 0.0 {
+                            1.0
+                        } else {
+                            x.exp()
                         }
-                        Activation::Identity => 1.0,
-                        Activation::Abs if x == 0.0 => 0.0,
-                        Activation::Abs => x.signum(),
-                        Activation::Relu2 => 2.0 * x.max(0.0),
-                        Activation::Square => 2.0 * x,
-                        Activation::Sigmoid => sigmoid(x) * (1.0 - sigmoid(x)),
-                        Activation::Tanh => x.cosh().powi(-2),
-                        Activation::Gelu => {
-                            let t = gelu_argument(x).tanh();
-                            let rate = (2.0 / PI as Float).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
-                            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * rate
-                        }
-                        Activation::Cos => -x.sin(),
                     }
+                    Activation::Identity => 1.0,
+                    Activation::Abs if x == 0.0 => 0.0,
+                    Activation::Abs => x.signum(),
+                    Activation::Relu2 => 2.0 * x.max(0.0),
+                    Activation::Square => 2.0 * x,
+                    Activation::Sigmoid => sigmoid(x) * (1.0 - sigmoid(x)),
+                    Activation::Tanh => x.cosh().powi(-2),
+                    Activation::Gelu => {
+                        let t = gelu_argument(x).tanh();
+                        let rate = (2.0 / PI as Float).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
+                        0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * rate
+                    }
+                    Activation::Cos => -x.sin(),
                 }
             }
 
@@ -335,7 +352,7 @@ macro_rules! pairs {
                 let size = |w: &[Float]| w.iter().zip(&scaled).map(|(w, x)| (w * x).abs()).sum();
                 let sizes = weights.chunks(x.len()).map(size).collect();
                 let half_norm = 0.5 * dot(&scaled, &scaled);
-                Row { scaled, projected, sizes, half_norm }
+                Row { scaled, projected, sizes, half_norm, features: Vec::new() }
             }
 
             fn dot(a: &[Float], b: &[Float]) -> Float {

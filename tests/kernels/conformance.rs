@@ -275,7 +275,9 @@ fn extreme_inputs_conform_and_stay_in_the_hull() {
     for map in MAPS.into_iter().filter(|&map| map != FeatureMap::Trigonometric) {
         for causal in [false, true] {
             for extreme in &EXTREMES {
-                let case = Case::new(map, causal, 90, 32, 40);
+                // The plain form takes a hundred times as long for a product of denormal numbers.
+                let (len, head_dim, num_features) = if extreme.q < 1e-20 { (66, 16, 20) } else { (90, 32, 40) };
+                let case = Case::new(map, causal, len, head_dim, num_features);
                 let data = extreme_data(&case, extreme);
                 if extreme.resolved == InBoth {
                     record.assert_conforms(&case, &data);
