@@ -1,8 +1,10 @@
 //! The CPU as a backend.
 
-use crate::cpu::Cpu;
+use crate::bf16::Unit;
 use crate::decoding::DecodingState;
+use crate::dispatch::Isa;
 use crate::exact::ExactSaved;
+use crate::instructions::Instructions;
 use crate::ops::CpuElement;
 use crate::out_rows::OutRows;
 use crate::outputs::{RowGradients, RowOutputs};
@@ -16,6 +18,37 @@ use protperf_core::backend::{Backend, Gradients, Outputs, Saved};
 use protperf_core::state::merge_states;
 use protperf_core::{Execution, FavorArgs, MapArgs, Result};
 
+/// The processor's cores, with one instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// The instruction set.
+    pub isa: Isa,
+    /// Operands of products are rounded to bf16 and multiplied by this unit, with sums in f32; `None`: they are as they are.
+    /// Tensors have to be computed in f32.
+    pub bf16: Option<Unit>,
+}
+
+impl Cpu {
+    /// An instruction set, with products in the type that is computed in.
+    pub fn new(isa: Isa) -> Self {
+        Cpu { isa, bf16: None }
+    }
+
+    /// The same with products of bf16 where this processor has a unit for them, and else without.
+    pub fn with_bf16(isa: Isa) -> Self {
+        Cpu { isa, bf16: Unit::of(isa) }
+    }
+
+    /// The same with products of bf16 where they are known to be faster: on AMX, whose tiles outweigh the packing of operands.
+    pub fn with_fast_bf16(isa: Isa) -> Self {
+        Cpu { isa, bf16: Unit::of(isa).filter(|&unit| unit == Unit::Amx) }
+    }
+
+    fn instructions(self) -> Instructions {
+        Instructions { isa: self.isa, bf16: self.bf16 }
+    }
+}
+
 /// What a network needs that calls the kernels layer after layer: parameters that are packed once, and outputs whose rows
 /// lie where the next product reads them. The numbers are those of [`Backend`], bit for bit.
 impl Cpu {
@@ -24,7 +57,7 @@ impl Cpu {
     /// # Errors
     /// As [`MapArgs::validate`]; `OutOfMemory`.
     pub fn prepare<T: CpuElement>(&self, map: &MapArgs<'_>, heads: usize, head_dim: usize) -> Result<PreparedMap<T>> {
-        PreparedMap::new(*self, map, heads, head_dim, || Ok(()))
+        PreparedMap::new(self.instructions(), map, heads, head_dim, || Ok(()))
     }
 
     /// [`Backend::forward`] with the rows of the output anywhere. `prepared` is what [`Cpu::prepare`] made of `args.map`;
@@ -39,7 +72,7 @@ impl Cpu {
         outputs: RowOutputs<'_, S>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        forward::run(*self, args, prepared, outputs, run)
+        forward::run(self.instructions(), args, prepared, outputs, run)
     }
 
     /// Decodes one token per sequence: adds its key to the state, in place, and answers its query into `out`
@@ -73,7 +106,7 @@ impl Cpu {
         gradients: RowGradients<'_, S>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        backward::run(*self, args, prepared, saved, gradients, run)
+        backward::run(self.instructions(), args, prepared, saved, gradients, run)
     }
 }
 
@@ -94,7 +127,7 @@ impl Cpu {
         den: Option<&mut [S::Compute]>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        exact::forward(*self, args, out, den, run)
+        exact::forward(self.instructions(), args, out, den, run)
     }
 
     /// Gradients of [`Cpu::exact_forward`]: rows of dq `[B,H,L,D]`, dk `[B,Hk,S,D]` and dv `[B,Hk,S,E]`.
@@ -110,7 +143,7 @@ impl Cpu {
         gradients: [OutRows<'_, S>; 3],
         run: &Execution<'_>,
     ) -> Result<()> {
-        exact::backward(*self, args, saved, gradients, run)
+        exact::backward(self.instructions(), args, saved, gradients, run)
     }
 }
 

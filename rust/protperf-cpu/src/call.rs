@@ -2,7 +2,7 @@
 
 use crate::bf16::Unit;
 use crate::chunk::Chunk;
-use crate::cpu::Cpu;
+use crate::instructions::Instructions;
 use crate::kept_maps;
 use crate::layout::Layout;
 use crate::load::{KeyView, Loader, RowView};
@@ -41,26 +41,27 @@ impl<'a, S: CpuStored> Call<'a, S> {
         args: &'a FavorArgs<'a, S>,
         prepared: Option<&PreparedMap<S::Compute>>,
         state_in: Option<&'a [S::Compute]>,
-        cpu: Cpu,
+        instructions: Instructions,
         run: &Execution<'a>,
     ) -> Result<Self> {
         let shape = args.validate()?;
         let workers = Workers::new(run);
         let map = match prepared {
             Some(prepared) => {
-                prepared.check(cpu, &args.map, shape.heads, shape.head_dim)?;
+                prepared.check(instructions, &args.map, shape.heads, shape.head_dim)?;
                 prepared.clone()
             }
             None => {
                 workers.check()?;
-                let prepare = || PreparedMap::new(cpu, &args.map, shape.heads, shape.head_dim, || workers.check());
-                kept_maps::prepared(cpu, &args.map, shape.heads, prepare)?
+                let prepare =
+                    || PreparedMap::new(instructions, &args.map, shape.heads, shape.head_dim, || workers.check());
+                kept_maps::prepared(instructions, &args.map, shape.heads, prepare)?
             }
         };
         let layout = map.layout(shape.value_dim);
         let plan = Plan::new(shape, args.causal, args.cu_seqlens)?;
-        let loader = Loader { args, ops: Ops::of(cpu.isa), layout, family: map.family().clone() };
-        Ok(Call { args, plan, layout, loader, workers, bf16: cpu.bf16, state_in, map })
+        let loader = Loader { args, ops: Ops::of(instructions.isa), layout, family: map.family().clone() };
+        Ok(Call { args, plan, layout, loader, workers, bf16: instructions.bf16, state_in, map })
     }
 
     /// The packed parameters of a head.

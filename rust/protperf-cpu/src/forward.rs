@@ -5,7 +5,7 @@
 
 use crate::call::Call;
 use crate::chunk::{Answers, ReadOptions};
-use crate::cpu::Cpu;
+use crate::instructions::Instructions;
 use crate::layout::CHUNK;
 use crate::load::{KeyView, RowView};
 use crate::ops::CpuElement;
@@ -31,13 +31,13 @@ use std::ops::Range;
 /// # Errors
 /// As [`Backend::forward`](protperf_core::Backend::forward).
 pub fn run<S: CpuStored>(
-    cpu: Cpu,
+    instructions: Instructions,
     args: &FavorArgs<'_, S>,
     prepared: Option<&PreparedMap<S::Compute>>,
     outputs: RowOutputs<'_, S>,
     run: &Execution<'_>,
 ) -> Result<()> {
-    let call = Call::new(args, prepared, outputs.state_in, cpu, run)?;
+    let call = Call::new(args, prepared, outputs.state_in, instructions, run)?;
     outputs.check(&call.plan.shape)?;
     let (cut, whole) = call.plan.head_segments()?;
     let RowOutputs { out, den, state_out, .. } = outputs;

@@ -4,7 +4,7 @@
 //! another map. Comparing costs a fifth of packing. What is kept is bounded, and a lock that another call holds is not
 //! waited for: such a call packs for itself, and so does a child that was forked while the lock was held.
 
-use crate::cpu::Cpu;
+use crate::instructions::Instructions;
 use crate::ops::CpuElement;
 use crate::prepared::PreparedMap;
 use protperf_core::{FeatureMap, MapArgs, Omega, Result, try_copied};
@@ -18,7 +18,7 @@ const MAX_NUMBERS: usize = 2 << 20;
 
 /// What a map was made of, and what was made of it.
 struct Kept {
-    cpu: Cpu,
+    instructions: Instructions,
     map: FeatureMap,
     kernel_epsilon: u64,
     heads: usize,
@@ -38,17 +38,17 @@ static KEPT: Shelf = Mutex::new(Vec::new());
 /// # Errors
 /// What `prepare` returns.
 pub fn prepared<T: CpuElement>(
-    cpu: Cpu,
+    instructions: Instructions,
     map: &MapArgs<'_>,
     heads: usize,
     prepare: impl FnOnce() -> Result<PreparedMap<T>>,
 ) -> Result<PreparedMap<T>> {
-    prepared_on(&KEPT, cpu, map, heads, prepare)
+    prepared_on(&KEPT, instructions, map, heads, prepare)
 }
 
 fn prepared_on<T: CpuElement>(
     shelf: &Shelf,
-    cpu: Cpu,
+    instructions: Instructions,
     map: &MapArgs<'_>,
     heads: usize,
     prepare: impl FnOnce() -> Result<PreparedMap<T>>,
@@ -57,7 +57,7 @@ fn prepared_on<T: CpuElement>(
     if omega.data.len() > MAX_NUMBERS {
         return prepare();
     }
-    let key = Key { cpu, map: *map, kernel_epsilon: kernel_epsilon.to_bits(), heads, omega };
+    let key = Key { instructions, map: *map, kernel_epsilon: kernel_epsilon.to_bits(), heads, omega };
     if let Some(found) = lock(shelf).and_then(|mut kept| key.find(&mut kept)) {
         return Ok(found);
     }
@@ -76,7 +76,7 @@ fn lock(shelf: &Shelf) -> Option<MutexGuard<'_, Vec<Kept>>> {
 
 /// What a map is looked for by.
 struct Key<'a> {
-    cpu: Cpu,
+    instructions: Instructions,
     map: FeatureMap,
     kernel_epsilon: u64,
     heads: usize,
@@ -97,7 +97,7 @@ impl Key<'_> {
     }
 
     fn is_of(&self, one: &Kept) -> bool {
-        one.cpu == self.cpu
+        one.instructions == self.instructions
             && one.map == self.map
             && one.kernel_epsilon == self.kernel_epsilon
             && one.heads == self.heads
@@ -111,11 +111,11 @@ impl Key<'_> {
         while kept.len() >= MAX_KEPT || !kept.is_empty() && total(kept) + numbers.len() > MAX_NUMBERS {
             kept.pop();
         }
-        let Key { cpu, map, kernel_epsilon, heads, .. } = *self;
+        let Key { instructions, map, kernel_epsilon, heads, .. } = *self;
         let (num_heads, sizes) = (self.omega.num_heads, self.sizes());
         if kept.try_reserve(1).is_ok() {
             let prepared = Box::new(prepared);
-            kept.insert(0, Kept { cpu, map, kernel_epsilon, heads, num_heads, sizes, numbers, prepared });
+            kept.insert(0, Kept { instructions, map, kernel_epsilon, heads, num_heads, sizes, numbers, prepared });
         }
     }
 }
@@ -135,13 +135,13 @@ mod tests {
     #[test]
     fn a_map_is_found_by_all_of_its_bits_and_by_nothing_else() {
         let (shelf, packed) = (Shelf::default(), Cell::new(0));
-        let cpu = Cpu::new(Isa::available()[0]);
+        let instructions = Instructions { isa: Isa::available()[0], bf16: None };
         let find = |data: &[f64], map, epsilon, heads| {
             let omega = Omega { data, num_heads: None, num_features: 3, head_dim: 2 };
             let args = MapArgs::Named { map, omega: Some(omega), kernel_epsilon: epsilon };
-            prepared_on::<f32>(&shelf, cpu, &args, heads, || {
+            prepared_on::<f32>(&shelf, instructions, &args, heads, || {
                 packed.set(packed.get() + 1);
-                PreparedMap::new(cpu, &args, heads, 2, || Ok(()))
+                PreparedMap::new(instructions, &args, heads, 2, || Ok(()))
             })
             .unwrap();
             packed.get()
@@ -165,12 +165,15 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let (shelf, cpu) = (Shelf::default(), Cpu::new(Isa::available()[0]));
+        let (shelf, instructions) = (Shelf::default(), Instructions { isa: Isa::available()[0], bf16: None });
         for at in 0..200 {
             let data = vec![f64::from(at); 1 << 16];
             let omega = Omega { data: &data, num_heads: None, num_features: 1 << 10, head_dim: 64 };
             let args = MapArgs::Named { map: FeatureMap::Relu, omega: Some(omega), kernel_epsilon: 0.0 };
-            prepared_on::<f64>(&shelf, cpu, &args, 1, || PreparedMap::new(cpu, &args, 1, 64, || Ok(()))).unwrap();
+            prepared_on::<f64>(&shelf, instructions, &args, 1, || {
+                PreparedMap::new(instructions, &args, 1, 64, || Ok(()))
+            })
+            .unwrap();
         }
         let kept = shelf.lock().unwrap();
         assert!(kept.len() <= MAX_KEPT && kept.iter().map(|one| one.numbers.len()).sum::<usize>() <= MAX_NUMBERS);

@@ -8,7 +8,7 @@
 //! Imports follow this order, each file importing files to its left alone:
 //!
 //! ```text
-//! aligned, dispatch, layout < simd < ops < bf16 < {cpu, products} < {packed_omega, exact}
+//! aligned, dispatch, layout < simd < ops < bf16 < {instructions, products} < {packed_omega, exact}
 //! ops < {packed_omega, state, rows, stored} < features < chunk < {workspace, load}
 //! {features, packed_omega} < prepared < kept_maps < call,    stored < out_rows < outputs < {forward, backward} < exact
 //! prepared < decoding,    {decoding, workspace, load} < step
@@ -28,12 +28,12 @@ mod blocks;
 mod call;
 mod chunk;
 mod cotangent;
-mod cpu;
 mod decoding;
 mod dispatch;
 mod exact;
 mod features;
 mod forward;
+mod instructions;
 mod kept_maps;
 pub mod layout;
 mod load;
@@ -54,7 +54,7 @@ mod step;
 mod stored;
 mod workspace;
 
-pub use cpu::Cpu;
+pub use backend::Cpu;
 pub use decoding::DecodingState;
 pub use dispatch::Isa;
 pub use exact::ExactSaved;

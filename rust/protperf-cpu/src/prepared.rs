@@ -1,8 +1,8 @@
 //! The parameters of a map, packed for the products once and for all calls that follow.
 
-use crate::cpu::Cpu;
 use crate::dispatch::Isa;
 use crate::features::{self, Family};
+use crate::instructions::Instructions;
 use crate::layout::Layout;
 use crate::ops::{CpuElement, Ops};
 use crate::packed_omega::PackedOmega;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct PreparedMap<T: CpuElement>(Arc<Prepared<T>>);
 
 struct Prepared<T: CpuElement> {
-    cpu: Cpu,
+    instructions: Instructions,
     family: Arc<dyn Family<T>>,
     key: Key,
     /// One for all heads, or one per head, and whether all numbers that it was made from are finite.
@@ -60,38 +60,48 @@ impl<T: CpuElement> PreparedMap<T> {
     /// # Errors
     /// As [`MapArgs::validate`]; `OutOfMemory`; what `check` returns.
     pub(crate) fn new(
-        cpu: Cpu,
+        instructions: Instructions,
         map: &MapArgs<'_>,
         heads: usize,
         head_dim: usize,
         check: impl Fn() -> Result<()>,
     ) -> Result<Self> {
-        let (key, ops, family) = (Key::of(map, heads, head_dim)?, Ops::of(cpu.isa), features::of::<T>(map));
-        if cpu.bf16.is_some() && T::as_f32(&[]).is_none() {
+        let (key, ops, family) = (Key::of(map, heads, head_dim)?, Ops::of(instructions.isa), features::of::<T>(map));
+        if instructions.bf16.is_some() && T::as_f32(&[]).is_none() {
             return Err(Error::option("precision", "is bf16, which rounds float32; tensors of float64 need f32"));
         }
         let mut sets = try_reserved(key.num_sets)?;
         for set in 0..key.num_sets {
             check()?;
             let parameters = map.parameters(set, head_dim)?;
-            let packed = PackedOmega::pack(ops, &parameters, &layout_of(&key, 0), family.unit(), cpu.bf16.is_some())?;
+            let packed =
+                PackedOmega::pack(ops, &parameters, &layout_of(&key, 0), family.unit(), instructions.bf16.is_some())?;
             // A number may be finite as it was given and infinite in the type that is computed in.
             let is_finite = map.is_finite(set) && packed.is_finite(ops);
             sets.push((packed, is_finite));
         }
-        Ok(PreparedMap(Arc::new(Prepared { cpu, family, key, sets })))
+        Ok(PreparedMap(Arc::new(Prepared { instructions, family, key, sets })))
     }
 
     /// Refuses a map of another kind or size than this was made of. That its numbers are the same is the caller's to see to.
     ///
     /// # Errors
     /// [`Error::InvalidOption`], or as [`MapArgs::validate`].
-    pub(crate) fn check(&self, cpu: Cpu, map: &MapArgs<'_>, heads: usize, head_dim: usize) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        instructions: Instructions,
+        map: &MapArgs<'_>,
+        heads: usize,
+        head_dim: usize,
+    ) -> Result<()> {
         let found = Key::of(map, heads, head_dim)?;
-        if found == self.0.key && cpu == self.0.cpu {
+        if found == self.0.key && instructions == self.0.instructions {
             return Ok(());
         }
-        let detail = format!("was made for {:?} of {:?} but the call has {found:?} of {cpu:?}", self.0.key, self.0.cpu);
+        let detail = format!(
+            "was made for {:?} of {:?} but the call has {found:?} of {instructions:?}",
+            self.0.key, self.0.instructions
+        );
         Err(Error::InvalidOption { argument: "prepared", detail })
     }
 
@@ -114,7 +124,7 @@ impl<T: CpuElement> PreparedMap<T> {
 
     /// The instruction set that reads it.
     pub fn isa(&self) -> Isa {
-        self.0.cpu.isa
+        self.0.instructions.isa
     }
 
     /// D.

@@ -17,7 +17,7 @@ pub use accumulator::Accumulator;
 
 use crate::blocks::MAX_BLOCKS;
 use crate::call::Call;
-use crate::cpu::Cpu;
+use crate::instructions::Instructions;
 use crate::outputs::RowGradients;
 use crate::prepared::PreparedMap;
 use crate::shared_out::SharedOut;
@@ -36,14 +36,14 @@ use protperf_core::{Execution, FavorArgs, Result};
 /// # Errors
 /// As [`Backend::backward`](protperf_core::Backend::backward).
 pub fn run<S: CpuStored>(
-    cpu: Cpu,
+    instructions: Instructions,
     args: &FavorArgs<'_, S>,
     prepared: Option<&PreparedMap<S::Compute>>,
     saved: &Saved<'_, S>,
     gradients: RowGradients<'_, S>,
     run: &Execution<'_>,
 ) -> Result<()> {
-    let call = Call::new(args, prepared, saved.state_in, cpu, run)?;
+    let call = Call::new(args, prepared, saved.state_in, instructions, run)?;
     saved.check(&call.plan.shape)?;
     gradients.check(args, &call.plan.shape)?;
     let RowGradients { dq, dk, dv, map, state_in } = gradients;

@@ -2,7 +2,7 @@
 
 use super::scratch::{Scratch, with_scratch};
 use crate::bf16::Unit;
-use crate::cpu::Cpu;
+use crate::instructions::Instructions;
 use crate::layout::{CHUNK, PAD};
 use crate::load::{KeyView, RowView};
 use crate::ops::{CpuElement, Ops};
@@ -43,7 +43,7 @@ impl<'a, S: CpuStored> Call<'a, S> {
     ///
     /// # Errors
     /// `ShapeMismatch`, `InvalidOption`, `OutOfMemory`.
-    pub fn new(cpu: Cpu, args: &'a SoftmaxArgs<'a, S>, run: &Execution<'a>) -> Result<Self> {
+    pub fn new(instructions: Instructions, args: &'a SoftmaxArgs<'a, S>, run: &Execution<'a>) -> Result<Self> {
         let shape = check_qkv(&args.q, &args.k, &args.v, false)?;
         check_visibility(&shape, args.cu_seqlens, args.key_padding_mask)?;
         if args.causal && shape.kv_len < shape.q_len {
@@ -52,10 +52,17 @@ impl<'a, S: CpuStored> Call<'a, S> {
         }
         let offset = shape.kv_len - shape.q_len.min(shape.kv_len);
         let plan = Plan::new(shape, args.causal, args.cu_seqlens)?;
-        if cpu.bf16.is_some() && S::Compute::as_f32(&[]).is_none() {
+        if instructions.bf16.is_some() && S::Compute::as_f32(&[]).is_none() {
             return Err(Error::option("precision", "is bf16, which rounds float32; tensors of float64 need f32"));
         }
-        Ok(Call { args, plan, offset, ops: Ops::of(cpu.isa), bf16: cpu.bf16, workers: Workers::new(run) })
+        Ok(Call {
+            args,
+            plan,
+            offset,
+            ops: Ops::of(instructions.isa),
+            bf16: instructions.bf16,
+            workers: Workers::new(run),
+        })
     }
 
     /// Runs `body` with the products of a task, and with its memory.

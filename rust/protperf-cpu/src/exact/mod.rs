@@ -17,7 +17,7 @@ mod call;
 mod forward;
 mod scratch;
 
-use crate::cpu::Cpu;
+use crate::instructions::Instructions;
 use crate::out_rows::OutRows;
 use crate::stored::CpuStored;
 use call::Call;
@@ -30,13 +30,13 @@ use protperf_core::{Error, Execution, Result, check_len};
 /// # Errors
 /// `ShapeMismatch`, `InvalidOption`, `OutOfMemory`, `Interrupted`.
 pub fn forward<S: CpuStored>(
-    cpu: Cpu,
+    instructions: Instructions,
     args: &SoftmaxArgs<'_, S>,
     out: OutRows<'_, S>,
     den: Option<&mut [S::Compute]>,
     run: &Execution<'_>,
 ) -> Result<()> {
-    let call = Call::new(cpu, args, run)?;
+    let call = Call::new(instructions, args, run)?;
     let shape = &call.plan.shape;
     out.check("out", shape.out())?;
     let rows = shape.batch * shape.heads * shape.q_len;
@@ -49,13 +49,13 @@ pub fn forward<S: CpuStored>(
 /// # Errors
 /// As [`forward`].
 pub fn backward<S: CpuStored>(
-    cpu: Cpu,
+    instructions: Instructions,
     args: &SoftmaxArgs<'_, S>,
     saved: &ExactSaved<'_, S>,
     [dq, dk, dv]: [OutRows<'_, S>; 3],
     run: &Execution<'_>,
 ) -> Result<()> {
-    let call = Call::new(cpu, args, run)?;
+    let call = Call::new(instructions, args, run)?;
     let s = &call.plan.shape;
     for (argument, found) in [("out", saved.out.shape()), ("grad", saved.grad.shape())] {
         if found != s.out() {
