@@ -16,7 +16,8 @@ _NAMES = _native.backends()
 def backends() -> tuple[str, ...]:
     """Names of the backends that `favor_attention` takes.
 
-    `auto` is the fastest that this machine has; which one that is, the logger `protperf` says once, at level debug.
+    `auto` is the fastest for the type of the tensors that this machine has, a GPU apart; which one that is, the logger
+    `protperf` says once for each type, at level debug.
     """
     return _NAMES
 
@@ -34,15 +35,16 @@ def check_backend(name: object) -> str:
     return checked
 
 
-def log_choice(backend: str) -> None:
-    """Log what `auto` chooses, when it is first asked for."""
+def log_choice(backend: str, stored: str | None = None) -> None:
+    """Log what `auto` chooses, when it is first asked for; `stored` is a type of 16 bits."""
     if backend == "auto":
-        _log_choice(_arguments.isa())
+        _log_choice(_arguments.isa(), stored)
 
 
 @functools.cache
-def _log_choice(isa: str | None) -> None:
+def _log_choice(isa: str | None, stored: str | None) -> None:
     # Not imported with the package: a command that only prints its help has no use for it.
     import logging
 
-    logging.getLogger("protperf").debug("backend 'auto' is %r", _native.chosen_backend("auto", isa))
+    tensors = "" if stored is None else f" for {stored}"
+    logging.getLogger("protperf").debug("backend 'auto' is %r%s", _native.chosen_backend("auto", isa, stored), tensors)

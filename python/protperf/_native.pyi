@@ -186,7 +186,7 @@ def norms() -> tuple[str, ...]:
 def backends() -> tuple[str, ...]:
     """Names of the backends, `auto` first."""
 
-def chosen_backend(name: str, isa: str | None = None) -> str:
+def chosen_backend(name: str, isa: str | None = None, stored: str | None = None) -> str:
     """The name of the backend that a name chooses: that of another one for `auto` alone."""
 
 class GpuAdapter:

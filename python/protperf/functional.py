@@ -95,9 +95,9 @@ def favor_attention(
     Source: Choromanski et al. 2021, arXiv:2009.14794, Lemma 1.
     """
     backend = check_backend(backend)
-    log_choice(backend)
     causal = _arguments.check_flag("causal", causal)
     (q, k, v), result = _tensors(q, k, v, causal)
+    log_choice(backend, _stored(q.dtype))
     directions, of_map = map_arguments(feature_map, omega, kernel_epsilon, q.shape)
     visibility = visibility_arguments(q.shape, k.shape, cu_seqlens, key_padding_mask)
     out, den = _empty((*q.shape[:3], v.shape[3]), q.dtype), _empty((*q.shape[:3], 2), _computed(q.dtype))

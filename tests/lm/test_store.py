@@ -352,10 +352,9 @@ def test_a_file_of_a_later_version_is_named(tmp_path: Path) -> None:
 
 
 MEASURED = Path(__file__).with_name("measured_store.py")
-LIMIT_MB = 220
+LIMIT_MB = 180
 """What reading may add to the memory of the process: the tokens that are kept in memory before they go to a file, the
-pages of the map that stay, the numbers per sequence, and the blocks. It adds 175, give or take the pages that the
-system has not yet taken back, and 590 where all tokens are kept."""
+pages of the map that stay, the numbers per sequence, and the blocks."""
 
 
 def peak_mb(source: Path, folder: Path | None) -> float:

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from corpus import MAPS, Case, groups, near_normal
 
+import protperf
 from protperf.torch import favor_attention, favor_attention_with_state, merge_states
 
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16}
+# Tensors of bf16 are pinned as every processor computes them, and with products of bf16 where AMX multiplies.
+BACKENDS = {"f32": "auto", "f64": "auto", "bf16": "cpu"}
 STATE_LENGTHS = (1, 63, 64, 130)
 
 
@@ -25,7 +28,9 @@ def main() -> int:
         for label, dtype in DTYPES.items():
             if dtype == torch.bfloat16 and not name.endswith("shapes"):
                 continue
-            print(f"{name} {label}\t{digest(computed(cases, dtype))}", flush=True)
+            print(f"{name} {label}\t{digest(computed(cases, dtype, BACKENDS[label]))}", flush=True)
+        if name.endswith("shapes") and protperf.build_info()["bf16"] == "amx":
+            print(f"{name} bf16 amx\t{digest(computed(cases, torch.bfloat16, 'cpu-bf16'))}", flush=True)
     for feature_map in MAPS:
         for label in ("f32", "f64"):
             print(f"{feature_map} states {label}\t{digest(states(feature_map, DTYPES[label]))}", flush=True)
@@ -43,17 +48,17 @@ def digest(tensors: Iterator[torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def computed(cases: list[Case], dtype: torch.dtype) -> Iterator[torch.Tensor]:
+def computed(cases: list[Case], dtype: torch.dtype, backend: str) -> Iterator[torch.Tensor]:
     """Outputs and gradients of some cases, on one thread and on two, which must agree."""
     for seed, case in enumerate(cases):
-        alone, shared = (list(_gradients(case, seed, dtype, threads)) for threads in (1, 2))
+        alone, shared = (list(_gradients(case, seed, dtype, backend, threads)) for threads in (1, 2))
         for a, b in zip(alone, shared, strict=True):
             if not torch.equal(a.nan_to_num(nan=7.0), b.nan_to_num(nan=7.0)):
                 raise SystemExit(f"the number of threads changes bits of {case}")
         yield from alone
 
 
-def _gradients(case: Case, seed: int, dtype: torch.dtype, threads: int) -> Iterator[torch.Tensor]:
+def _gradients(case: Case, seed: int, dtype: torch.dtype, backend: str, threads: int) -> Iterator[torch.Tensor]:
     torch.set_num_threads(threads)
     arrays = {name: torch.from_numpy(array) for name, array in case.inputs(seed).items()}
     q, k, v = (_limited(arrays[name], dtype).requires_grad_() for name in "qkv")
@@ -69,6 +74,7 @@ def _gradients(case: Case, seed: int, dtype: torch.dtype, threads: int) -> Itera
         cu_seqlens=None if case.cu_seqlens is None else torch.tensor(case.cu_seqlens),
         key_padding_mask=None if mask is None else torch.from_numpy(mask),
         kernel_epsilon=case.kernel_epsilon,
+        backend=backend,
     )
     yield out
     leaves = [q, k, v] if omega is None else [q, k, v, omega]

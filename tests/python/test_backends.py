@@ -4,9 +4,10 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from attention_inputs import MAPS, arrays, worst
 
-import protperf
+import protperf.torch
 from protperf import LogLinear, _backends, errors
 from protperf.lm.model.config import ModelConfig
 
@@ -60,6 +61,17 @@ def test_auto_is_a_backend_and_says_which_once(caplog):
     assert [(record.name, record.levelname) for record in caplog.records] == [("protperf", "DEBUG")]
     assert caplog.records[0].getMessage() in [f"backend 'auto' is {name!r}" for name in protperf.backends()[1:]]
     assert protperf.backends()[0] == "auto"
+
+
+def test_what_auto_is_may_depend_on_the_type_and_is_said_for_each(caplog):
+    _backends._log_choice.cache_clear()
+    q, k, v, omega = (torch.from_numpy(x) for x in arrays(dtype=np.float32))
+    with caplog.at_level(logging.DEBUG, logger="protperf"):
+        for dtype in (torch.bfloat16, torch.float32, torch.bfloat16):
+            protperf.torch.favor_attention(q.to(dtype), k.to(dtype), v.to(dtype), omega)
+    rounded = "cpu-bf16" if protperf.build_info()["bf16"] == "amx" else "cpu"
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [f"backend 'auto' is {rounded!r} for bfloat16", "backend 'auto' is 'cpu'"]
 
 
 @pytest.mark.parametrize(

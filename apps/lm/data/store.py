@@ -35,6 +35,8 @@ Listing = Callable[[io.Reader], io.Reader]
 """Makes a reader of a reader, which looks at the batches as they pass."""
 MAX_MEMORY_BYTES = 1 << 26
 """Tokens of the input up to which they are kept in memory; more go to a file."""
+_COUNTED_BYTES = 1 << 18
+"""Tokens that are counted at a time: NumPy makes eight bytes of each."""
 
 
 class TokenStore:
@@ -107,7 +109,11 @@ class TokenStore:
 
     def counts(self) -> NDArray[np.int64]:
         """How often each token of the vocabulary occurs [VOCAB_SIZE]."""
-        return sum((np.bincount(block, minlength=VOCAB_SIZE) for _, block in self.blocks()), np.zeros(VOCAB_SIZE, int))
+        counts = np.zeros(VOCAB_SIZE, np.int64)
+        for _, block in self.blocks():
+            for start in range(0, len(block), _COUNTED_BYTES):
+                counts += np.bincount(block[start : start + _COUNTED_BYTES], minlength=VOCAB_SIZE)
+        return counts
 
     def has_standard_residue(self) -> bool:
         """Whether any of the twenty residues occurs."""

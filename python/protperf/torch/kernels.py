@@ -275,7 +275,7 @@ def _options(
     key_padding_mask: torch.Tensor | None,
     backend: str,
 ) -> dict[str, Any]:
-    log_choice(backend)
+    log_choice(backend, _STORED.get(q.dtype))
     borders = None if cu_seqlens is None else contiguous_array(cu_seqlens, torch.int64)
     mask = None if key_padding_mask is None else contiguous_array(key_padding_mask, torch.bool).view("uint8")
     if borders is not None:

@@ -112,12 +112,8 @@ impl<'a, S: CpuStored> RowView<'a, S> {
 
     /// The largest magnitude in the i-th row, and whether all of it is finite.
     pub fn largest(&self, ops: &Ops<S::Compute>, i: usize) -> (S::Compute, bool) {
-        let slice = self.slice(i);
-        if let Some(row) = slice.and_then(S::as_computed) {
-            return ops.largest(row);
-        }
-        match slice.and_then(S::largest_finite) {
-            Some(largest) => (largest, true),
+        match self.slice(i) {
+            Some(row) => S::largest(ops, row),
             None => self.elements(i).map(S::widen).fold((S::Compute::ZERO, true), |(largest, finite), x| {
                 (if x.abs() > largest { x.abs() } else { largest }, finite && x.is_finite())
             }),

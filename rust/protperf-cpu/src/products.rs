@@ -134,16 +134,19 @@ impl<'a, T: CpuElement> Products<'a, T> {
     }
 
     /// The left operand of a [`Products::split_product`].
-    pub fn split_left(&self, place: Place, p: &Product<'_, T>) -> Packed<'a> {
+    pub fn split_left(&self, p: &Product<'_, T>) -> Packed<'a> {
         Packed(self.tiles.map(|(_, memory)| {
             let (role, matrix) = left_of(p);
-            memory.pack_split(place, role, &matrix)
+            memory.pack_split(Place::Left, role, &matrix)
         }))
     }
 
     /// The right operand of a [`Products::split_product`], of B as `[columns][depth]`.
-    pub fn split_right(&self, place: Place, p: &Product<'_, T>) -> Packed<'a> {
-        Packed(self.tiles.map(|(_, memory)| memory.pack_split(place, Role::RightTransposed, &transposed_right_of(p))))
+    pub fn split_right(&self, p: &Product<'_, T>) -> Packed<'a> {
+        Packed(
+            self.tiles
+                .map(|(_, memory)| memory.pack_split(Place::Keys, Role::RightTransposed, &transposed_right_of(p))),
+        )
     }
 
     /// Computes `p` of operands that are split, for what stands in an exponent.
@@ -184,8 +187,7 @@ impl<'a, T: CpuElement> Products<'a, T> {
         &self,
         left: &Packed<'_>,
         p: &Product<'_, T>,
-        transposed: &mut [T],
-        transposed_row: usize,
+        (transposed, transposed_row): (&mut [T], usize),
         c: &mut [T],
         c_row: usize,
     ) {
@@ -200,14 +202,12 @@ impl<'a, T: CpuElement> Products<'a, T> {
 
     /// `C (op)= A B^T + a last^T`, where `p` has B as `[columns][depth]` and a is the column of A behind its depth. `transposed`
     /// is memory for B, transposed, and a row more.
-    #[allow(clippy::too_many_arguments)]
     pub fn product_with_last(
         &self,
         left: &Packed<'_>,
         p: &Product<'_, T>,
         last: &[T],
-        transposed: &mut [T],
-        transposed_row: usize,
+        (transposed, transposed_row): (&mut [T], usize),
         c: &mut [T],
         c_row: usize,
     ) {
@@ -236,8 +236,7 @@ impl<'a, T: CpuElement> Products<'a, T> {
         Packed(self.tiles.map(|(_, memory)| {
             let from = left_of(p).1;
             let (split, depth) = (self.split_of_inputs(), Role::Left.num_tiles(1, p.depth));
-            let tail = if norms { Role::Left.num_tiles(1, 1) } else { 0 };
-            let step = split.parts()[0] * depth + tail;
+            let step = split.parts()[0] * depth + usize::from(norms);
             let mut tiles = memory.take(Place::Shared, p.rows.div_ceil(COLS) * step);
             Role::Left.pack_parts(&from, &PARTS[..split.parts()[0]], &mut tiles);
             if norms {
@@ -249,7 +248,7 @@ impl<'a, T: CpuElement> Products<'a, T> {
                     let rows = COLS.min(p.rows - outer * COLS);
                     let data = &parts[outer * COLS * NORM_PARTS..];
                     let matrix = Matrix { data, row: NORM_PARTS, rows, cols: NORM_PARTS };
-                    Role::Left.pack(&matrix, &mut tiles[step - tail..]);
+                    Role::Left.pack(&matrix, &mut tiles[step - 1..]);
                 }
             }
             tiles
@@ -277,7 +276,7 @@ impl<'a, T: CpuElement> Products<'a, T> {
         let product = TileProduct {
             right,
             split: self.split_of_inputs(),
-            tail: if norms { Role::Left.num_tiles(1, 1) } else { 0 },
+            tails: [usize::from(norms), 1],
             ..tile_product(left, &[], p)
         };
         multiply(session, &product, c, c_row);
@@ -298,10 +297,10 @@ fn in_parts(mut x: f32, parts: &mut [f32]) {
     }
 }
 
-/// Directions of a head as right operands, where products are rounded.
+/// Directions of a head as right operands, where products are rounded: the columns of each panel and, as tails, the factors of
+/// the norms, once for each part of them.
 pub struct PackedDirections {
-    /// Panel after panel, without norms, then with them.
-    tiles: [Vec<Tile>; 2],
+    tiles: Vec<Tile>,
     panels: usize,
 }
 
@@ -312,32 +311,28 @@ impl PackedDirections {
     /// `OutOfMemory`.
     pub fn pack<T: CpuElement>(columns: &[T], layout: &Layout, is_rounded: bool) -> Result<Self> {
         let (d, panels) = (layout.head_dim, layout.projection_panels());
-        let mut tiles = [Vec::new(), Vec::new()];
         let Some(columns) = T::as_f32(columns).filter(|_| is_rounded) else {
-            return Ok(PackedDirections { tiles, panels });
+            return Ok(PackedDirections { tiles: Vec::new(), panels });
         };
-        for (with_norms, tiles) in tiles.iter_mut().enumerate() {
-            let step = PARTS.len() * Role::Right.num_tiles(d, 1) + with_norms;
-            *tiles = try_filled(panels * PANEL / COLS * step, Tile::ZERO)?;
-            for (data, to) in columns.chunks_exact((1 + d) * PANEL).zip(tiles.chunks_exact_mut(PANEL / COLS * step)) {
-                let matrix = Matrix { data, row: PANEL, rows: d, cols: PANEL };
-                Role::Right.pack_parts(&matrix, &PARTS, to);
-                for (outer, to) in to.chunks_exact_mut(step).enumerate().filter(|_| with_norms == 1) {
-                    // The factor of the norm once for each of its parts.
-                    let norms: Vec<f32> = data[d * PANEL + outer * COLS..][..COLS].repeat(NORM_PARTS);
-                    let matrix = Matrix { data: &norms, row: COLS, rows: NORM_PARTS, cols: COLS };
-                    Role::Right.pack(&matrix, &mut to[step - 1..]);
-                }
+        let step = PARTS.len() * Role::Right.num_tiles(d, 1) + 1;
+        let mut tiles = try_filled(panels * PANEL / COLS * step, Tile::ZERO)?;
+        for (data, to) in columns.chunks_exact((1 + d) * PANEL).zip(tiles.chunks_exact_mut(PANEL / COLS * step)) {
+            Role::Right.pack_parts(&Matrix { data, row: PANEL, rows: d, cols: PANEL }, &PARTS, to);
+            let factors = data[d * PANEL..].chunks_exact(COLS);
+            for (tiles, factors) in to.chunks_exact_mut(step).zip(factors) {
+                let mut rows = [0.0; NORM_PARTS * COLS];
+                rows.chunks_exact_mut(COLS).for_each(|row| row.copy_from_slice(factors));
+                let matrix = Matrix { data: &rows, row: COLS, rows: NORM_PARTS, cols: COLS };
+                Role::Right.pack(&matrix, &mut tiles[step - 1..]);
             }
         }
         Ok(PackedDirections { tiles, panels })
     }
 
-    /// The tiles of a panel, with or without norms.
-    pub fn of_panel(&self, panel: usize, norms: bool) -> &[Tile] {
-        let tiles = &self.tiles[usize::from(norms)];
-        let len = tiles.len() / self.panels;
-        &tiles[panel * len..][..len]
+    /// The tiles of a panel; none where products are not rounded.
+    pub fn of_panel(&self, panel: usize) -> &[Tile] {
+        let len = self.tiles.len() / self.panels;
+        &self.tiles[panel * len..][..len]
     }
 }
 
@@ -347,7 +342,7 @@ fn multiply<T: CpuElement>(session: &Session, p: &TileProduct<'_>, c: &mut [T], 
 
 fn tile_product<'a, T>(left: &'a [Tile], right: &'a [Tile], p: &Product<'_, T>) -> TileProduct<'a> {
     let Product { rows, cols, depth, mode, triangle, .. } = *p;
-    TileProduct { left, right, rows, cols, depth, mode, triangle, split: Split::None, tail: 0 }
+    TileProduct { left, right, rows, cols, depth, mode, triangle, split: Split::None, tails: [0, 0] }
 }
 
 fn left_of<'a, T: CpuElement>(p: &Product<'a, T>) -> (Role, Matrix<'a>) {

@@ -1,6 +1,6 @@
 //! The types that tensors are stored in, as the CPU loads and stores them.
 
-use crate::ops::CpuElement;
+use crate::ops::{CpuElement, Ops};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use protperf_core::Stored;
@@ -12,9 +12,11 @@ pub trait CpuStored: Stored<Compute: CpuElement> {
     /// A row as the type that is computed in; `None` where it has to be widened first.
     fn as_computed(row: &[Self]) -> Option<&[Self::Compute]>;
     /// A row in the type that is computed in.
-    fn widen_row(row: &[Self], to: &mut [Self::Compute]);
-    /// The largest magnitude in a row; `None` where it holds a number that is not finite.
-    fn largest_finite(row: &[Self]) -> Option<Self::Compute>;
+    fn widen_row(row: &[Self], to: &mut [Self::Compute]) {
+        to.iter_mut().zip(row).for_each(|(to, x)| *to = x.widen());
+    }
+    /// The largest magnitude in a row, and whether all of it is finite.
+    fn largest(ops: &Ops<Self::Compute>, row: &[Self]) -> (Self::Compute, bool);
 }
 
 impl<T: CpuElement> CpuStored for T {
@@ -22,11 +24,8 @@ impl<T: CpuElement> CpuStored for T {
     fn as_computed(row: &[T]) -> Option<&[T]> {
         Some(row)
     }
-    fn widen_row(row: &[T], to: &mut [T]) {
-        to[..row.len()].copy_from_slice(row);
-    }
-    fn largest_finite(row: &[T]) -> Option<T> {
-        row.iter().try_fold(T::ZERO, |top, x| x.is_finite().then(|| if x.abs() > top { x.abs() } else { top }))
+    fn largest(ops: &Ops<T>, row: &[T]) -> (T, bool) {
+        ops.largest(row)
     }
 }
 
@@ -40,10 +39,11 @@ macro_rules! stored_in_16_bits {
             fn widen_row(row: &[$t], to: &mut [f32]) {
                 $widen_row(row, &mut to[..row.len()]);
             }
-            fn largest_finite(row: &[$t]) -> Option<f32> {
+            fn largest(_ops: &Ops<f32>, row: &[$t]) -> (f32, bool) {
                 // Without their sign, bits have the order of the magnitudes; written so that the compiler takes many at a time.
+                // What is not a number lies above infinity, and counts as that.
                 let top = row.iter().fold(0, |top, x| (x.to_bits() & 0x7fff).max(top));
-                (top < $infinity).then(|| <$t>::from_bits(top).widen())
+                (<$t>::from_bits(top.min($infinity)).widen(), top < $infinity)
             }
         }
     };

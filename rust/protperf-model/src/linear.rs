@@ -142,7 +142,7 @@ impl<T: CpuElement> Panels<T> {
                         mode: Mode::Store,
                         triangle: Triangle::Whole,
                         split: Split::None,
-                        tail: 0,
+                        tails: [0, 0],
                     },
                     singles_mut(out),
                     out_row,
@@ -212,7 +212,7 @@ pub fn outer<T: CpuElement>(
                 mode: Mode::Store,
                 triangle: Triangle::Whole,
                 split: Split::None,
-                tail: 0,
+                tails: [0, 0],
             };
             unit.multiply(&product, singles_mut(out), cols);
         }

@@ -2,7 +2,7 @@
 
 use crate::errors::to_python;
 use protperf::projection::{Norm, Sampler};
-use protperf::{BACKENDS, Bf16Unit, FeatureMap, Isa, backend_by_name, default_num_threads};
+use protperf::{BACKENDS, Bf16Unit, FeatureMap, Isa, backend_by_name, bf16, default_num_threads};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -65,11 +65,16 @@ fn backends(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     PyTuple::new(py, BACKENDS)
 }
 
-/// The name of the backend that a name chooses: that of another one for `auto` alone.
+/// The name of the backend that a name chooses for tensors that are stored as `stored` (None: float32): that of another one for
+/// `auto`, and for `cpu-bf16` where nothing multiplies bf16.
 #[pyfunction]
-#[pyo3(signature = (name, isa=None))]
-fn chosen_backend(py: Python<'_>, name: &str, isa: Option<&str>) -> PyResult<&'static str> {
-    Ok(backend_by_name::<f32>(name, isa).map_err(|error| to_python(py, &error))?.name())
+#[pyo3(signature = (name, isa=None, stored=None))]
+fn chosen_backend(py: Python<'_>, name: &str, isa: Option<&str>, stored: Option<&str>) -> PyResult<&'static str> {
+    let chosen = match stored {
+        Some("bfloat16") => backend_by_name::<bf16>(name, isa).map(|backend| backend.name()),
+        _ => backend_by_name::<f32>(name, isa).map(|backend| backend.name()),
+    };
+    chosen.map_err(|error| to_python(py, &error))
 }
 
 /// What this build is and what it runs on.

@@ -135,8 +135,9 @@ pub struct TileProduct<'a> {
     pub triangle: Triangle,
     /// Which operands are split.
     pub split: Split,
-    /// Tiles behind those along the depth, on both sides, whose product is added.
-    pub tail: usize,
+    /// Tiles behind those along the depth, on the left and on the right. The products of those on the left and of as many on the
+    /// right are added.
+    pub tails: [usize; 2],
 }
 
 /// Which operands are two numbers of bf16, the second of which is what rounding left of the first: their tiles follow those of
@@ -174,7 +175,8 @@ impl TileProduct<'_> {
 
     /// Tiles of the left operand from 16 rows to the next, and of the right one from 16 columns to the next.
     fn steps(&self) -> [usize; 2] {
-        self.split.parts().map(|parts| parts * self.depth.div_ceil(DEPTH) + self.tail)
+        let [left, right] = self.split.parts().map(|parts| parts * self.depth.div_ceil(DEPTH));
+        [left + self.tails[0], right + self.tails[1]]
     }
 
     /// Whether a block of 32 rows from `row` on has a column `col`.
@@ -194,17 +196,12 @@ impl TileProduct<'_> {
             let right = &self.right[col / COLS * right_step..];
             for row in (0..self.rows).step_by(2 * COLS).filter(|&row| self.has(row, col)) {
                 let block = Block {
+                    of: self,
                     left: &self.left[row / COLS * left_step..],
                     right,
-                    steps: [left_step, right_step],
-                    depth: self.depth_of(row),
-                    low: self.depth.div_ceil(DEPTH),
-                    split: self.split,
-                    tail: self.tail,
-                    mode: self.mode,
+                    row,
                     c: &mut c[row * c_row + col..],
                     c_row,
-                    rows: self.rows - row,
                 };
                 match (self.rows - row > COLS, self.cols - col > COLS) {
                     (true, true) => block.run::<U, true, true>(unit),
@@ -255,7 +252,8 @@ impl TileProduct<'_> {
         if self.split == Split::Both {
             add(&left[low..][..depth], right.map(|tiles| &tiles[..depth]));
         }
-        add(&left[left_step - self.tail..], right.map(|tiles| &tiles[right_step - self.tail..]));
+        let [tail, of_right] = self.tails;
+        add(&left[left_step - tail..], right.map(|tiles| &tiles[right_step - of_right..][..tail]));
         for (sums, to) in sums.iter().zip(c.chunks_mut(c_row)).take(self.rows - row) {
             to[..N * COLS].copy_from_slice(sums.as_flattened());
         }
@@ -264,21 +262,14 @@ impl TileProduct<'_> {
 
 /// Up to two by two tiles of sums, in registers 0 to 3; 4 and 5 hold tiles of the left operand, 6 and 7 of the right.
 struct Block<'a> {
+    of: &'a TileProduct<'a>,
+    /// Tiles of both operands from those of the block on.
     left: &'a [Tile],
     right: &'a [Tile],
-    /// Tiles from those of 16 rows, and of 16 columns, to those of the next.
-    steps: [usize; 2],
-    /// How many of them along the depth are multiplied.
-    depth: usize,
-    /// Where the second parts begin, and which operands have them.
-    low: usize,
-    split: Split,
-    /// Tiles at the end.
-    tail: usize,
-    mode: Mode,
+    /// The first row.
+    row: usize,
     c: &'a mut [f32],
     c_row: usize,
-    rows: usize,
 }
 
 impl Block<'_> {
@@ -295,18 +286,20 @@ impl Block<'_> {
                 self.start::<U, 3>(unit, COLS, COLS);
             }
         }
-        let [left, right] = self.steps;
-        for k in 0..self.depth {
-            self.add::<U, TALL, WIDE, true>(unit, [k, k]);
-            if self.split != Split::None {
-                self.add::<U, TALL, WIDE, false>(unit, [k, self.low + k]);
+        let (TileProduct { split, tails, .. }, steps) = (*self.of, self.of.steps());
+        // Where the second parts begin.
+        let low = self.of.depth.div_ceil(DEPTH);
+        for k in 0..self.of.depth_of(self.row) {
+            self.add::<U, TALL, WIDE, true>(unit, steps, [k, k]);
+            if split != Split::None {
+                self.add::<U, TALL, WIDE, false>(unit, steps, [k, low + k]);
             }
-            if self.split == Split::Both {
-                self.add::<U, TALL, WIDE, true>(unit, [self.low + k, k]);
+            if split == Split::Both {
+                self.add::<U, TALL, WIDE, true>(unit, steps, [low + k, k]);
             }
         }
-        for back in (1..=self.tail).rev() {
-            self.add::<U, TALL, WIDE, true>(unit, [left - back, right - back]);
+        for at in 0..tails[0] {
+            self.add::<U, TALL, WIDE, true>(unit, steps, [steps[0] - tails[0] + at, steps[1] - tails[1] + at]);
         }
         self.store::<U, 0>(unit, 0, 0);
         if WIDE {
@@ -320,11 +313,16 @@ impl Block<'_> {
         }
     }
 
-    /// Adds the products of tiles of the left and of the right operand; `LOADS`: those of the left one are not in their registers
-    /// yet.
+    /// Adds the products of the l-th tiles of the left and the r-th of the right operand; `LOADS`: those of the left one are not
+    /// in their registers yet.
     #[inline(always)]
-    fn add<U: Tiles, const TALL: bool, const WIDE: bool, const LOADS: bool>(&self, unit: &mut U, [l, r]: [usize; 2]) {
-        let ([left_step, right_step], left, right) = (self.steps, self.left, self.right);
+    fn add<U: Tiles, const TALL: bool, const WIDE: bool, const LOADS: bool>(
+        &self,
+        unit: &mut U,
+        [left_step, right_step]: [usize; 2],
+        [l, r]: [usize; 2],
+    ) {
+        let (left, right) = (self.left, self.right);
         unit.load::<6>(&right[r]);
         if LOADS {
             unit.load::<4>(&left[l]);
@@ -348,10 +346,10 @@ impl Block<'_> {
     /// Makes a tile of sums 0, or what C has.
     #[inline(always)]
     fn start<U: Tiles, const REGISTER: usize>(&self, unit: &mut U, row: usize, col: usize) {
-        if self.mode == Mode::Store {
+        if self.of.mode == Mode::Store {
             return unit.zero::<REGISTER>();
         }
-        let (rows, from) = (self.rows - row, &self.c[row * self.c_row + col..]);
+        let (rows, from) = (self.of.rows - self.row - row, &self.c[row * self.c_row + col..]);
         if rows >= COLS {
             return unit.load_sums::<REGISTER>(from, self.c_row);
         }
@@ -365,7 +363,7 @@ impl Block<'_> {
     /// Stores the rows of a tile of sums that C has.
     #[inline(always)]
     fn store<U: Tiles, const REGISTER: usize>(&mut self, unit: &U, row: usize, col: usize) {
-        let (rows, to) = (self.rows - row, &mut self.c[row * self.c_row + col..]);
+        let (rows, to) = (self.of.rows - self.row - row, &mut self.c[row * self.c_row + col..]);
         if rows >= COLS {
             return unit.store::<REGISTER>(to, self.c_row);
         }

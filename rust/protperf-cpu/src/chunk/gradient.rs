@@ -48,7 +48,7 @@ pub fn prepare<'m, T: CpuElement>(
         ..product
     };
     let Scores { gradient, transposed_values, .. } = scores;
-    head.products.product_with_last(&carried, &product, &ones, transposed_values, CHUNK, gradient, CHUNK);
+    head.products.product_with_last(&carried, &product, &ones, (transposed_values, CHUNK), gradient, CHUNK);
     keep_lower(gradient, queries.count);
     let of_scores = head.products.left(Place::Shared, &scores_product(gradient, queries.count));
     Operands { carried, scores: Some(of_scores) }
@@ -131,7 +131,7 @@ fn over_state<T: CpuElement>(
         ..carried_product(head, carried, rows)
     };
     let sums = &state.sums[panel * PANEL..][..PANEL];
-    head.products.product_with_last(packed, &product, sums, transposed, PANEL, to, PANEL);
+    head.products.product_with_last(packed, &product, sums, (transposed, PANEL), to, PANEL);
 }
 
 /// `g . S^T` of one panel and one row.

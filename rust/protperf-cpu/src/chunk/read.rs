@@ -89,7 +89,13 @@ pub fn add_panel<T: CpuElement>(
         let padded = count.next_multiple_of(PAD);
         let features = &keys.features[panel * CHUNK * PANEL..][..CHUNK * PANEL];
         let product = Product { b: features, b_row: PANEL, cols: padded, triangle: Triangle::LowerColumns, ..base };
-        head.products.product_of_transposed(&left, &product, &mut scores.transposed, CHUNK, &mut scores.values, CHUNK);
+        head.products.product_of_transposed(
+            &left,
+            &product,
+            (&mut scores.transposed, CHUNK),
+            &mut scores.values,
+            CHUNK,
+        );
     }
     // Zeros would be added: in a sequence of one chunk these are a fifth of all products.
     if !state.has_keys {

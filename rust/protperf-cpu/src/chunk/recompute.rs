@@ -144,7 +144,7 @@ impl<T: CpuElement> Recompute<'_, '_, T> {
         };
         let products = self.head.products;
         let left = products.left(Place::Left, &alone);
-        products.product_of_transposed(&left, &alone, transposed, CHUNK, &mut scores[row * CHUNK..], CHUNK);
+        products.product_of_transposed(&left, &alone, (transposed, CHUNK), &mut scores[row * CHUNK..], CHUNK);
         drop(left);
         let mut features = [T::ZERO; PANEL];
         features.copy_from_slice(alone.a);

@@ -201,7 +201,7 @@ impl<S: CpuStored> Segment<'_, S> {
             let mut ones = [S::Compute::ZERO; CHUNK];
             ones.iter_mut().zip(scratch.values.chunks_exact(e + PAD)).for_each(|(to, row)| *to = row[e]);
             let carried = products.left(Place::Carried, &of_scores);
-            products.product_with_last(&carried, &of_scores, &ones, transposed_values, CHUNK, gradients, CHUNK);
+            products.product_with_last(&carried, &of_scores, &ones, (transposed_values, CHUNK), gradients, CHUNK);
         } else {
             let product = Product { b: transposed_values, b_row: CHUNK, depth: e + 1, ..of_scores };
             ops.product(&product, gradients, CHUNK);

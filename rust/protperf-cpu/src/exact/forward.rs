@@ -7,7 +7,7 @@ use crate::load::KeyView;
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::out_rows::{OutRows, RowsMut};
 use crate::plan::HeadSegment;
-use crate::products::{Packed, Place, Products};
+use crate::products::{Packed, Products};
 use crate::scan::KeyScan;
 use crate::shared_out::SharedOut;
 use crate::simd::Real;
@@ -222,7 +222,7 @@ pub fn pack_keys<'m, S: CpuStored>(
         mode: Mode::Store,
         triangle: Triangle::Whole,
     };
-    products.split_right(Place::Keys, &product)
+    products.split_right(&product)
 }
 
 /// Scores `[rows][CHUNK]` of a square, in bits.
@@ -246,7 +246,7 @@ pub fn score<S: CpuStored>(
         mode: Mode::Store,
         triangle: if square.is_diagonal(call) { Triangle::LowerColumns } else { Triangle::Whole },
     };
-    let left = products.split_left(Place::Left, &product);
+    let left = products.split_left(&product);
     products.split_product(&left, packed_keys, &product, to, CHUNK);
 }
 

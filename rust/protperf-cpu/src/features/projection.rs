@@ -29,6 +29,6 @@ pub fn project_panels<T: CpuElement>(head: &Head<'_, T>, side: Side, x: &[T], y:
         };
         let tiles = &directions.tiles;
         let inputs = inputs.get_or_insert_with(|| head.products.inputs(&product, norms));
-        head.products.projection(inputs, tiles.of_panel(panel, norms), norms, &product, to, PANEL);
+        head.products.projection(inputs, tiles.of_panel(panel), norms, &product, to, PANEL);
     }
 }

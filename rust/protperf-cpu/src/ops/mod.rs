@@ -51,7 +51,6 @@ macro_rules! each_op {
         dot_rows(features: &[T], extent: Extent, column: &[T], sums: &mut [T]) = panel::dot_rows;
         add_rows(features: &[T], extent: Extent, factor: &[T], step: usize, totals: &mut [T]) = panel::add_rows;
         outer(factor: &[T], step: usize, row: &[T], rows: usize, to: &mut [T], to_row: usize) = panel::outer;
-        add_outer(factor: &[T], step: usize, row: &[T], rows: usize, to: &mut [T], to_row: usize) = panel::add_outer;
         rescale_rows(values: &mut [T], step: usize, width: usize, power: &[T]) = panel::rescale_rows;
         transpose(from: &[T], from_row: usize, rows: usize, cols: usize, to: &mut [T], to_row: usize)
             = transpose::transpose;

@@ -130,33 +130,6 @@ pub unsafe fn add_rows<S: Simd>(features: &[S::T], extent: Extent, factor: &[S::
     }
 }
 
-/// `to[r][c] = to[r][c] + factor[r step] row[c]` of some rows, which are `to_row` apart.
-///
-/// # Safety
-/// The processor must have the instruction set of S.
-#[inline(always)]
-pub unsafe fn add_outer<S: Simd>(
-    factor: &[S::T],
-    step: usize,
-    row: &[S::T],
-    rows: usize,
-    to: &mut [S::T],
-    to_row: usize,
-) {
-    assert!(row.len().is_multiple_of(PAD) && row.len() <= to_row);
-    assert!(rows == 0 || (rows - 1) * step < factor.len() && (rows - 1) * to_row + row.len() <= to.len());
-    for at in 0..rows {
-        // SAFETY: the last factor and the end of the last row were checked.
-        unsafe {
-            let by = S::splat(*factor.get_unchecked(at * step));
-            for col in (0..row.len()).step_by(S::LANES) {
-                let to = to.as_mut_ptr().add(at * to_row + col);
-                S::store(to, S::fma(by, S::load(row.as_ptr().add(col)), S::load(to)));
-            }
-        }
-    }
-}
-
 /// `to[r][c] = factor[r step] row[c]` of some rows, which are `to_row` apart.
 ///
 /// # Safety

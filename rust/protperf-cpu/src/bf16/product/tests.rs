@@ -1,7 +1,7 @@
 //! Products of tiles against plain sums of the rounded numbers, on every unit that runs here.
 
 use super::*;
-use crate::bf16::{Matrix, Role, round};
+use crate::bf16::{Matrix, Part, Role, round};
 
 const WHOLE: TileProduct<'static> = TileProduct {
     left: &[],
@@ -12,7 +12,7 @@ const WHOLE: TileProduct<'static> = TileProduct {
     mode: Mode::Store,
     triangle: Triangle::Whole,
     split: Split::None,
-    tail: 0,
+    tails: [0, 0],
 };
 
 /// Numbers around 1 of both signs that are a function of a seed.
@@ -132,4 +132,49 @@ fn transposed_operands_are_those_of_the_transposed_matrices() {
     assert_eq!(left, packed(Role::LeftTransposed, &transposed(&a, m, k), [k, m], m));
     let right = packed(Role::Right, &b, [k, n], n);
     assert_eq!(right, packed(Role::RightTransposed, &transposed(&b, k, n), [n, k], k));
+}
+
+#[test]
+fn split_operands_and_tails_give_the_products_of_their_parts() {
+    let [m, n, k] = [37, 45, 83];
+    let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
+    let bf16 = |x: f32| f32::from_bits(u32::from(round(x)) << 16);
+    let whole: Vec<f32> = a.iter().map(|&x| bf16(x)).collect();
+    let (ones, norms) = (vec![1.0; n], numbers(m, 7).into_iter().map(bf16).collect::<Vec<f32>>());
+    for unit in Unit::available() {
+        // The right operand has a tail that is used with one on the left, and left out without.
+        for (split, a, tail) in
+            [(Split::Both, &a, 0), (Split::Both, &a, 1), (Split::Right, &whole, 0), (Split::Right, &whole, 1)]
+        {
+            let [left_parts, right_parts] = split.parts();
+            let [left_step, right_step] = [left_parts * k.div_ceil(DEPTH) + tail, right_parts * k.div_ceil(DEPTH) + 1];
+            let mut left = vec![Tile::ZERO; m.div_ceil(COLS) * left_step];
+            let mut right = vec![Tile::ZERO; n.div_ceil(COLS) * right_step];
+            let parts = [Part::High, Part::Low];
+            Role::Left.pack_parts(&Matrix { data: a, row: k, rows: m, cols: k }, &parts[..left_parts], &mut left);
+            Role::Right.pack_parts(&Matrix { data: &b, row: n, rows: k, cols: n }, &parts[..right_parts], &mut right);
+            for (outer, tiles) in left.chunks_exact_mut(left_step).enumerate().filter(|_| tail == 1) {
+                let rows = COLS.min(m - outer * COLS);
+                let matrix = Matrix { data: &norms[outer * COLS..], row: 1, rows, cols: 1 };
+                Role::Left.pack(&matrix, &mut tiles[left_step - 1..]);
+            }
+            for (outer, tiles) in right.chunks_exact_mut(right_step).enumerate() {
+                let cols = COLS.min(n - outer * COLS);
+                Role::Right.pack(&Matrix { data: &ones, row: n, rows: 1, cols }, &mut tiles[right_step - 1..]);
+            }
+            let cols = n.next_multiple_of(COLS);
+            let p =
+                TileProduct { left: &left, right: &right, rows: m, cols, depth: k, split, tails: [tail, 1], ..WHOLE };
+            let mut c = vec![f32::NAN; m * cols];
+            unit.multiply(&p, &mut c, cols);
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let terms = (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j]));
+                let (needed, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+                let needed = needed + if tail == 1 { f64::from(norms[i]) } else { 0.0 };
+                let off = (f64::from(c[i * cols + j]) - needed).abs();
+                // Two halves of 2^-8 were rounded in each factor, and the product of both second parts is left out.
+                assert!(off <= (size + 2.0) * 2f64.powi(-15), "{unit:?} {split:?} tail {tail} {i} {j} {off:e}");
+            }
+        }
+    }
 }
