@@ -98,6 +98,29 @@ def test_muon_rounded_to_bf16_reaches_the_same_range() -> None:
     assert values.max() < 1.3
 
 
+@pytest.mark.parametrize("numbers_at_once", [1, 150, 1 << 20])
+def test_matrices_that_are_changed_together_change_as_each_by_itself(
+    numbers_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "_NUMBERS_AT_ONCE", numbers_at_once)
+    generator = torch.Generator().manual_seed(4)
+
+    def matrices() -> list[muon.Matrix]:
+        # Three shapes of parts, of which one is that of a whole matrix too.
+        shapes = [(2, 12, 5), (1, 6, 5), (3, 18, 5), (2, 12, 5), (1, 5, 6), (1, 9, 4)]
+        numbers = [torch.randn(3, *shape[1:], generator=generator, dtype=torch.float64) for shape in shapes]
+        return [muon.Matrix(*three, parts=shape[0]) for three, shape in zip(numbers, shapes, strict=True)]
+
+    together = matrices()
+    generator.manual_seed(4)
+    alone = matrices()
+    muon.update(together, 0.02, 0.1)
+    for one, other in zip(alone, together, strict=True):
+        muon.update([one], 0.02, 0.1)
+        torch.testing.assert_close(other.weight, one.weight, rtol=0, atol=1e-12)
+        assert torch.equal(other.momentum, one.momentum)
+
+
 def test_muon_changes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     options = TrainOptions(steps=1, optimizer="muon", weight_decay=0.3)
     network, plain = Network(small_config()), Network(small_config())

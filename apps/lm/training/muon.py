@@ -7,6 +7,8 @@ torch, and because some weights hold several matrices, each of which is orthogon
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -16,28 +18,53 @@ RATE = 20.0
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _EPSILON = 1e-7
+_NUMBERS_AT_ONCE = 1 << 22
 
 
-def update(
-    weight: torch.Tensor,
-    gradient: torch.Tensor,
-    momentum: torch.Tensor,
-    parts: int,
-    rate: float,
-    weight_decay: float,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Change a weight and its momentum in place; `dtype` is that of `orthogonalized`.
+@dataclass(frozen=True)
+class Matrix:
+    """A weight with its gradient and momentum, all [parts · rows, columns]; each part is a matrix of its own."""
 
-    Shapes: all [parts · rows, columns]; each part is a matrix.
+    weight: torch.Tensor
+    gradient: torch.Tensor
+    momentum: torch.Tensor
+    parts: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of one part."""
+        rows, columns = self.weight.shape
+        return rows // self.parts, columns
+
+
+def update(matrices: Iterable[Matrix], rate: float, weight_decay: float, dtype: torch.dtype | None = None) -> None:
+    """Change weights and their momenta in place; `dtype` is that of `orthogonalized`.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/ (Nesterov momentum, five iterations).
     """
-    momentum.lerp_(gradient, 1 - MOMENTUM)
-    direction = gradient.lerp(momentum, MOMENTUM).unflatten(0, (parts, -1))
-    rows, columns = direction.shape[-2:]
-    weight.mul_(1 - rate * weight_decay)
-    weight.add_(orthogonalized(direction, dtype).flatten(0, 1), alpha=-rate * math.sqrt(max(1.0, rows / columns)))
+    for batch in _batches(matrices):
+        directions = []
+        for matrix in batch:
+            matrix.momentum.lerp_(matrix.gradient, 1 - MOMENTUM)
+            direction = matrix.gradient.lerp(matrix.momentum, MOMENTUM)
+            directions.append(direction.unflatten(0, (matrix.parts, -1)))
+        steps = orthogonalized(torch.cat(directions), dtype).split([matrix.parts for matrix in batch])
+        rows, columns = batch[0].shape
+        for matrix, step in zip(batch, steps, strict=True):
+            matrix.weight.mul_(1 - rate * weight_decay)
+            matrix.weight.add_(step.flatten(0, 1), alpha=-rate * math.sqrt(max(1.0, rows / columns)))
+
+
+def _batches(matrices: Iterable[Matrix]) -> Iterator[list[Matrix]]:
+    """Matrices of one shape together, as many as memory of no great size holds: products of many small matrices in one
+    call take a third of the time of a call for each.
+    """
+    of_shape: dict[tuple[int, int], list[Matrix]] = {}
+    for matrix in matrices:
+        of_shape.setdefault(matrix.shape, []).append(matrix)
+    for alike in of_shape.values():
+        count = max(1, _NUMBERS_AT_ONCE // max(matrix.weight.numel() for matrix in alike))
+        yield from (alike[at : at + count] for at in range(0, len(alike), count))
 
 
 def orthogonalized(matrices: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -63,18 +63,16 @@ class Optimizer:
     def step(self, learning_rate: float) -> None:
         """Change the weights by the gradients, which are then forgotten."""
         self.learning_rate = learning_rate
-        rest = []
+        matrices, rest = [], []
         for name, parameter in self._named.items():
             if parameter.grad is not None and self._parts[name]:
-                momentum, rate = self.state[parameter]["momentum"], muon.RATE * learning_rate
-                parts, dtype = self._parts[name], self._muon_dtype
-                muon.update(parameter, parameter.grad, momentum, parts, rate, self.weight_decay, dtype)
+                momentum = self.state[parameter]["momentum"]
+                matrices.append(muon.Matrix(parameter, parameter.grad, momentum, self._parts[name]))
             elif parameter.grad is not None:
                 rest.append(parameter)
-        matrices = [p for p in rest if p.dim() >= 2]
-        others = [p for p in rest if p.dim() < 2]
-        self._update(matrices, self.weight_decay)
-        self._update(others, 0.0)
+        muon.update(matrices, muon.RATE * learning_rate, self.weight_decay, self._muon_dtype)
+        self._update([p for p in rest if p.dim() >= 2], self.weight_decay)
+        self._update([p for p in rest if p.dim() < 2], 0.0)
         for parameter in self._parameters:
             parameter.grad = None
 
