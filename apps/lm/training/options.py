@@ -130,7 +130,7 @@ class TrainOptions:
     )  # fmt: skip
     precision: str = option(
         "f32", "What the native engine multiplies matrices in: f32; or bf16 with sums in float32, faster on processors "
-        "with AMX, and on AMD's with AVX-512 BF16. Weights, attention and scores stay in float32.",
+        "with AMX, and on AMD's with AVX-512 BF16. Weights, norms and scores stay in float32, attention too without AMX.",
         choices=("f32", "bf16"),
     )  # fmt: skip
     attention_backend: str = option(
