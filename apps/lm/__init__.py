@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protperf.lm.api import Model, baseline, load, score, train
+    from protperf.lm.api import Model, align, baseline, load, score, train
     from protperf.lm.data.api import data_check, data_split, data_stats
     from protperf.lm.data.store import write_tokens
     from protperf.lm.facts import info
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from protperf.lm.variants.metrics import compare
 
 __all__ = [
-    "Model", "baseline", "bench", "compare", "data_check", "data_split", "data_stats", "info", "load", "merge",
+    "Model", "align", "baseline", "bench", "compare", "data_check", "data_split", "data_stats", "info", "load", "merge",
     "plot_curves", "read_fasta", "report", "score", "train", "write_tokens",
 ]  # fmt: skip
 
 _HOMES = {
     "Model": "api",
+    "align": "api",
     "baseline": "api",
     "bench": "timing.job",
     "compare": "variants.metrics",

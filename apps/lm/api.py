@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protperf.errors import DtypeError
+from protperf.lm.alignment.align import align_files
+from protperf.lm.alignment.options import AlignOptions
 from protperf.lm.baselines.fit import fit_baseline
 from protperf.lm.baselines.options import BaselineOptions
 from protperf.lm.device import choose_engine
@@ -50,7 +52,7 @@ from protperf.lm.variants.wild_type import read_wild_type
 if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
 
-__all__ = ["Model", "Table", "baseline", "load", "score", "train"]
+__all__ = ["Model", "Table", "align", "baseline", "load", "score", "train"]
 
 _SCORING = [*pick(ScoreOptions), *pick(ReadingOptions)]
 _TABLE = [*pick(TableOptions, "format", "resume", "force"), *pick(RejectOptions), *pick(ScoreOutput)]
@@ -58,6 +60,7 @@ _SCANNING = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(RegionOptions)]
 _VARIANTS = [*pick(StrategyOptions), *pick(OffsetOptions), *pick(VariantOptions)]
 _EMBEDDING = [*pick(EmbedOptions), *pick(ReadingOptions)]
 _EVALUATION = [*pick(EvalOptions), *pick(ReadingOptions), *pick(RejectOptions)]
+_ALIGN = pick(AlignOptions, "query", "rounds", "residues", "force")
 _BASELINE = pick(BaselineOptions, "kind", "order", "theta", "residues", "force")
 _OUTPUT = [*pick(EmbedOutput, "format", "shard", "resume", "force"), *pick(RejectOptions)]
 
@@ -351,6 +354,24 @@ def load(path: str | os.PathLike[str], **options: Any) -> Model:
 def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table[Row]:
     """`load(model).score(records, **options)`."""
     return (model if isinstance(model, Model) else load(model)).score(records, **options)
+
+
+@takes(_ALIGN)
+def align(
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], **options: Any
+) -> Path:
+    """Align a family to a query, for `baseline` and priors, and return the file.
+
+    Args:
+        data: sequence files, plain or compressed.
+        out: the alignment, A3M: the query first, then every sequence that fits.
+
+    Raises:
+        ConfigError, DataError, FastaError, FileError: as on the command line.
+    """
+    given = from_keywords(options, _ALIGN)
+    align_files(_paths(data), instance(AlignOptions, {**given, "out": Path(out)}))
+    return Path(out)
 
 
 @takes(_BASELINE)

@@ -17,8 +17,8 @@ import protperf.lm as lm
 from protperf.alignment import row_weights
 from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.alignment.alignment import GAP, read_alignment
+from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import EOS, FIRST_RESIDUE
-from protperf.lm.baselines.substitution import substitution
 from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL, MASKED
 

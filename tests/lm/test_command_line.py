@@ -23,6 +23,7 @@ SPECIFIED = {
     "generate": "--num --prompt --prompts --temperature --top-p --top-k --min-len --max-len --max-repeat --exclude "
     "--infill --fix-positions",
     "eval": "--masks --by --baseline --fail-above",
+    "align": "--query --rounds",
     "baseline": "--kind --theta",
     "data": "--dedup --by --clusters --identity --fail-above",
     "info": "--json",

@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 
-from protperf.lm.baselines.placement import EXTEND, OPEN, place
+from protperf.lm.alignment import placement
+from protperf.lm.alignment.placement import EXTEND, OPEN, place
 
 
 def best_score(letters: np.ndarray, scores: np.ndarray) -> float:
@@ -48,6 +49,7 @@ def test_placements_have_the_best_score_and_do_not_depend_on_other_sequences() -
             assert columns.shape == letters.shape
             assert (np.diff(columns[columns >= 0]) > 0).all()
             assert abs(score_of(letters, scores, columns) - best_score(letters, scores)) < 1e-4
+            assert abs(placement.score_of(letters, columns, scores) - best_score(letters, scores)) < 1e-4
             assert (place([letters], scores)[0] == columns).all()
 
 

@@ -65,6 +65,12 @@ class _Rows:
     notes: list[str]
 
 
+def codes_of(tokens: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Codes from tokens [len]; what is none of the twenty residues is unknown."""
+    is_standard = (tokens >= FIRST_RESIDUE) & (tokens < FIRST_RESIDUE + NUM_STANDARD)
+    return np.where(is_standard, tokens - np.uint8(FIRST_RESIDUE), np.uint8(GAP)).astype(np.uint8)
+
+
 def read_alignment(path: str | os.PathLike[str]) -> Alignment:
     """Read an alignment, plain or compressed; `-` is standard input.
 
@@ -148,7 +154,9 @@ def _columns(name: str, rows: _Rows) -> NDArray[np.uint8]:
             aligned = [text.upper().replace(b".", b"-") for text in rows.texts]
     if (row := _disagreeing(aligned)) is not None:
         text = f"row {rows.ids[row]!r} has {len(aligned[row])} columns, the first row {len(aligned[0])}"
-        raise DataError(f"{name}:{rows.lines[row]}: {text}, but for lower case and '.'; align them first")
+        raise DataError(
+            f"{name}:{rows.lines[row]}: {text}, but for lower case and '.'; align them first, as protperf align does"
+        )
     for row, letters in enumerate(aligned):
         if odd := letters.translate(None, _ALLOWED):
             what = f"row {rows.ids[row]!r} has the character {chr(odd[0])!r}, which no aligned protein has"

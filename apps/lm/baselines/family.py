@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.errors import ConfigError, DataError
-from protperf.lm.alignment.alignment import GAP
+from protperf.lm.alignment.alignment import GAP, codes_of
+from protperf.lm.alignment.placement import LEAST_FIT, fit_of, place
+from protperf.lm.alignment.profile import log_odds
+from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
 from protperf.lm.baselines.engine import BaselineEngine
-from protperf.lm.baselines.placement import place
-from protperf.lm.baselines.substitution import substitution
 from protperf.lm.engine import MASKED, Borders, Tokens
 from protperf.pairwise import Given
 
 _RARE = math.log(1e-4)
 """Log-probability of each token that is none of the twenty residues."""
-_LEAST_FIT = 0.25
-"""Log-odds in nats per residue from which a protein is taken for a member; unrelated ones have about 0.1."""
 
 
 class Odds(Protocol):
@@ -116,10 +115,8 @@ class FamilyEngine(SubstitutionEngine):
         """
         super().__init__(kind, dtype)
         (self.model, self.without_members), self.members = models, members
-        background = np.log(substitution().background)
-        self._elsewhere = over_vocabulary(background)
-        # An unknown residue fits everywhere.
-        self._scores = np.pad(profile - background, ((0, 0), (0, 1))).astype(np.float32)
+        self._elsewhere = over_vocabulary(np.log(substitution().background))
+        self._scores = log_odds(profile)
 
     def odds(self, tokens: Tokens) -> Odds:
         """The protein in the columns of the family.
@@ -127,11 +124,10 @@ class FamilyEngine(SubstitutionEngine):
         Raises:
             DataError: it is no member.
         """
-        codes = _codes(tokens)
+        codes = codes_of(tokens)
         (columns,) = place([codes], self._scores)
-        inside = columns >= 0
-        fit = float(self._scores[columns[inside], codes[inside]].sum()) / min(len(tokens), len(self._scores))
-        if fit < _LEAST_FIT:
+        fit = fit_of(codes, columns, self._scores)
+        if fit < LEAST_FIT:
             text = f"the wild type does not fit the columns of the {self.kind} model ({fit:.2f} nats per residue)"
             raise DataError(f"{text}; give the alignment of its own family")
         return _Placed(self.model, len(self._scores), columns, tokens)
@@ -139,7 +135,7 @@ class FamilyEngine(SubstitutionEngine):
     def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
         # The frame of a sequence is no part of it.
         letters = [np.flatnonzero((tokens != BOS) & (tokens != EOS)) for tokens in sequences]
-        inside = [_codes(tokens[at]) for tokens, at in zip(sequences, letters, strict=True)]
+        inside = [codes_of(tokens[at]) for tokens, at in zip(sequences, letters, strict=True)]
         placed = place(inside, self._scores)
         found = []
         for tokens, at, codes, columns in zip(sequences, letters, inside, placed, strict=True):
@@ -171,7 +167,7 @@ class _Placed:
         self._table = _replacements()
         self._codes = np.full(num_columns, GAP, np.uint8)
         inside = columns >= 0
-        self._codes[columns[inside]] = _codes(tokens)[inside]
+        self._codes[columns[inside]] = codes_of(tokens)[inside]
 
     def of(self, sites: Sequence[int], tokens: Tokens) -> float:
         places, old = np.array(sites, np.int64), self._tokens[list(sites)]
@@ -215,11 +211,6 @@ def over_vocabulary(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
     found = np.full((*log_probs.shape[:-1], VOCAB_SIZE), _RARE)
     found[..., FIRST_RESIDUE : FIRST_RESIDUE + NUM_STANDARD] = log_probs
     return found
-
-
-def _codes(tokens: Tokens) -> NDArray[np.uint8]:
-    """Codes of an alignment from tokens; what is none of the twenty residues is unknown."""
-    return np.where(_is_standard(tokens), tokens - np.uint8(FIRST_RESIDUE), np.uint8(GAP)).astype(np.uint8)
 
 
 def _is_standard(tokens: Tokens) -> NDArray[np.bool_]:

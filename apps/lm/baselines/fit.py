@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from protperf import io, pairwise
 from protperf.alignment import row_weights
 from protperf.errors import DataError
+from protperf.lm.alignment import profile
 from protperf.lm.alignment.alignment import GAP, Alignment, read_alignment
 from protperf.lm.alignment.relatives import held_out
-from protperf.lm.baselines import files, ngram, profile
+from protperf.lm.baselines import files, ngram
 from protperf.lm.baselines.options import OF_ALIGNMENTS, OF_SEQUENCES, BaselineOptions
 from protperf.lm.tables.fill import file_digest
 from protperf.lm.watch import Watch

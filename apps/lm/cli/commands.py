@@ -9,6 +9,7 @@ COMMANDS = {
     "scan": "Score every single change of a protein, as a table and a heat map.",
     "embed": "Embed sequences: vectors per sequence or per residue.",
     "generate": "Generate new sequences, or change a template.",
+    "align": "Align a family that is not aligned, for baseline and --prior.",
     "baseline": "Count residues: a model to compare with, and to mix in.",
     "eval": "Evaluate a model: perplexity, accuracy, calibration, next to baselines.",
     "merge": "Join the tables of shards, and prove that nothing is missing.",

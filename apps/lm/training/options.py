@@ -130,7 +130,8 @@ class TrainOptions:
     )  # fmt: skip
     precision: str = option(
         "f32", "What the native engine multiplies matrices in: f32; or bf16 with sums in float32, faster on processors "
-        "with AMX, and on AMD's with AVX-512 BF16. Weights, norms and scores stay in float32, attention too without AMX.",
+        "with AMX, and on AMD's with AVX-512 BF16. Weights, norms and scores stay in float32; without AMX attention "
+        "does too.",
         choices=("f32", "bf16"),
     )  # fmt: skip
     attention_backend: str = option(

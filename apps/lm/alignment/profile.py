@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.lm.alignment.alignment import GAP
+from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import NUM_STANDARD
-from protperf.lm.baselines.substitution import substitution
 
 _PER_KIND = 5.0
 """Pseudocounts of a column for each kind of residue that was seen in it."""
@@ -35,3 +35,9 @@ def fit(codes: NDArray[np.uint8], weights: NDArray[np.float64]) -> NDArray[np.fl
     expected = seen @ known.conditional
     pseudocounts = _PER_KIND * np.maximum((counts > 0).sum(1, keepdims=True), 1)
     return np.log((counts + pseudocounts * expected) / (total + pseudocounts))
+
+
+def log_odds(log_probs: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scores for placing sequences [L, 21]: residues in columns against those of any protein; others fit everywhere."""
+    odds = log_probs - np.log(substitution().background)
+    return np.pad(odds, ((0, 0), (0, 1))).astype(np.float32)

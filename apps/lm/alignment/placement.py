@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 OPEN, EXTEND = 11 * 0.3176, 0.3176
 """Cost in nats of a gap's first residue, and of each further one: 11 and 1 in the units of BLOSUM62."""
+LEAST_FIT = 0.25
+"""Fit in nats per residue from which a protein is taken for a member; unrelated ones have about 0.1."""
 _CELLS = 1 << 20
 """Cells of residues times columns that are filled together."""
 
@@ -53,6 +55,25 @@ def place(sequences: Sequence[NDArray[np.uint8]], scores: NDArray[np.float32]) -
     for batch in _batches(sequences, len(scores)):
         found += _place(batch, scores)
     return found
+
+
+def fit_of(sequence: NDArray[np.uint8], columns: NDArray[np.int64], scores: NDArray[np.float32]) -> float:
+    """The scores of a placed sequence, gaps left out, per residue of the shorter of it and the profile."""
+    inside = columns >= 0
+    return float(scores[columns[inside], sequence[inside]].sum()) / max(1, min(len(sequence), len(scores)))
+
+
+def score_of(sequence: NDArray[np.uint8], columns: NDArray[np.int64], scores: NDArray[np.float32]) -> float:
+    """The score of a placed sequence in nats, gaps paid for; 0 where nothing is placed."""
+    at = np.flatnonzero(columns >= 0)
+    if not len(at):
+        return 0.0
+    column = columns[at]
+    # At each end either what is left of the sequence or what is left of the profile is free, the longer of the two.
+    ends = [min(at[0], column[0]), min(len(sequence) - 1 - at[-1], len(scores) - 1 - column[-1])]
+    gaps = np.concatenate([np.diff(at) - 1, np.diff(column) - 1, ends])
+    costs = OPEN + (gaps[gaps > 0] - 1) * EXTEND
+    return float(scores[column, sequence[at]].sum() - costs.sum())
 
 
 def _batches(sequences: Sequence[NDArray[np.uint8]], num_columns: int) -> list[list[NDArray[np.uint8]]]:
