@@ -37,7 +37,7 @@ _THETA = 0.8
 """Identity at which two rows share the weight of one."""
 _LEAST_SCORE = 20.0
 """Score in nats from which a sequence fits: random ones of any length reach 6 in one case of twenty, 16 in one of ten
-thousand, so that among ten thousand strangers hardly one is taken for a member."""
+thousand, so that of ten thousand unrelated ones hardly one is taken for a member."""
 _AT_ONCE = 64
 """Sequences that a thread takes at a time."""
 
@@ -98,7 +98,7 @@ def _placed(
             if stage is not None:
                 stage.update(len(part))
     finally:
-        # What was not begun when the user stopped it never is.
+        # Where the user stops it, no further part is started.
         threads.shutdown(cancel_futures=True)
     return found
 
