@@ -65,7 +65,7 @@ bench: setup ## time everything against bounds and peers into benches/RESULTS.md
 	{ for part in attention training scoring reading startup; do printf '\n## %s\n\n' "$$part"; \
 		python "benches/$$part.py" $(if $(filter startup,$$part),,$(BENCH)); done; } | tee benches/RESULTS.md
 
-experiments: setup ## figures of the Performer article, corrected and extended, into runs/experiments, half an hour
+experiments: setup ## figures of the Performer article, corrected and extended, into runs/experiments, a quarter of an hour
 	@for name in $(EXPERIMENTS); do echo "$$name"; python experiments/$$name/run.py $(FORM) --out runs/experiments/$$name; done
 
 experiments-full: ## the same with longer runs, hours, into runs/experiments
