@@ -71,14 +71,13 @@ def test_a_profile_of_the_near_ones_finds_the_distant_ones() -> None:
     assert np.mean(right) > 0.9
 
 
-def test_unrelated_ones_are_left_out_and_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrelated_ones_are_left_out_and_the_size_of_a_part_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     query, members, _ = planted(20, 0.3, 3)
     rng = np.random.default_rng(4)
     unrelated = [rng.integers(0, 20, int(n)).astype(np.uint8) for n in rng.integers(20, 200, 60)]
     unknown = np.full(50, GAP, np.uint8)
     found = align(query, [*members, *unrelated, unknown, np.empty(0, np.uint8)], 2)
     assert found.fits.tolist() == [True] * 20 + [False] * 62
-    monkeypatch.setenv("PROTPERF_NUM_THREADS", "3")
     monkeypatch.setattr("protperf.lm.alignment.align._AT_ONCE", 3)
     again = align(query, [*members, *unrelated, unknown, np.empty(0, np.uint8)], 2)
     assert all((a == b).all() for a, b in zip(found.columns, again.columns, strict=True))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from protperf.lm.source import Source
 from protperf.lm.storage.durable import replace_file
 from protperf.lm.watch import Stage, Watch
 from protperf.message import Argument, Message
-from protperf.threads import num_threads
 
 _THETA = 0.8
 """Identity at which two rows share the weight of one."""
@@ -39,7 +37,7 @@ _LEAST_SCORE = 20.0
 """Score in nats from which a sequence fits: random ones of any length reach 6 in one case of twenty, 16 in one of ten
 thousand, so that of ten thousand unrelated ones hardly one is taken for a member."""
 _AT_ONCE = 64
-"""Sequences that a thread takes at a time."""
+"""Sequences between two signs of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Aligned:
 def align(
     query: NDArray[np.uint8], sequences: Sequence[NDArray[np.uint8]], rounds: int, stage: Stage | None = None
 ) -> Aligned:
-    """Place sequences in the columns of a query; the result does not depend on the number of threads.
+    """Place sequences in the columns of a query; the place of one does not depend on those placed with it.
 
     Shapes: query [L] and each sequence hold residues by their place in `LETTERS`, and `GAP` for others.
 
@@ -85,21 +83,15 @@ def align(
 def _placed(
     sequences: Sequence[NDArray[np.uint8]], scores: NDArray[np.float32], stage: Stage | None
 ) -> list[NDArray[np.int64]]:
-    """`place`, on every thread: those of about one length together, which are padded least."""
-    order = np.argsort([len(sequence) for sequence in sequences], kind="stable")
-    parts = [order[low : low + _AT_ONCE].tolist() for low in range(0, len(order), _AT_ONCE)]
+    """`place`, those of about one length together, which are padded least."""
+    order = np.argsort([len(sequence) for sequence in sequences], kind="stable").tolist()
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(sequences)
-    threads = ThreadPoolExecutor(num_threads())
-    done = threads.map(lambda part: place([sequences[at] for at in part], scores), parts)
-    try:
-        for part, columns in zip(parts, done, strict=True):
-            for at, row in zip(part, columns, strict=True):
-                found[at] = row
-            if stage is not None:
-                stage.update(len(part))
-    finally:
-        # Where the user stops it, no further part is started.
-        threads.shutdown(cancel_futures=True)
+    for low in range(0, len(order), _AT_ONCE):
+        part = order[low : low + _AT_ONCE]
+        for at, columns in zip(part, place([sequences[at] for at in part], scores), strict=True):
+            found[at] = columns
+        if stage is not None:
+            stage.update(len(part))
     return found
 
 
