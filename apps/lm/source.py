@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -110,6 +111,22 @@ class Source:
 _NAME = re.compile(r"[^.]*[^.\s]\.[a-z][a-z0-9]{1,7}\Z")
 """One dot, and after it the name of a format, such as `proteins.dat`: no sequence of an alignment has a single gap
 followed by inserts up to its end."""
+
+
+def only_record(records: Any, reading: ReadingOptions, name: str) -> io.Record:
+    """The one record of a source.
+
+    Args:
+        name: the argument that the source came in, for the message.
+
+    Raises:
+        DataError: no record or several; FastaError, FileError: it is at fault, or cannot be read.
+    """
+    found = list(itertools.islice(Source(records, reading), 2))
+    if len(found) != 1:
+        text = "{name} holds {found}; give one sequence, or a file with one record"
+        raise DataError(Message(text, name=Argument(name), found="several records" if found else "no record"))
+    return found[0]
 
 
 def is_path(text: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from commands import protperf
 
 from protperf import lm
-from protperf.errors import DataError, FileError
+from protperf.errors import ConfigError, DataError, FileError
 from protperf.lm.alignment.align import align
 from protperf.lm.alignment.alignment import GAP, LETTERS, read_alignment
 
@@ -142,5 +142,16 @@ def test_what_is_in_the_way_stays_and_what_is_wrong_is_named(tmp_path: Path) -> 
         lm.align(path, tmp_path / "x.a3m", query=unrelated)
     with pytest.raises(DataError, match="no "):
         lm.align(empty, tmp_path / "x.a3m")
+    with pytest.raises(ConfigError, match="would overwrite the input file"):
+        lm.align(path, path, force=True)
     assert not (tmp_path / "x.a3m").exists()
     assert lm.align(path, there, force=True).read_text().startswith(">query\n")
+
+
+def test_records_that_are_left_out_are_said(tmp_path: Path) -> None:
+    path, _, _ = write_family(tmp_path)
+    path.write_text(path.read_text() + ">odd\nMK1V\n")
+    done = protperf("align", path, "-o", tmp_path / "x.a3m", "--residues", "skip")
+    assert done.returncode == 0, done.stderr
+    assert b"rejected 1 of 42 records; the first is " in done.stderr
+    assert len(read_alignment(tmp_path / "x.a3m")) == 41

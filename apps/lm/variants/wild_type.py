@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
-from protperf.errors import DataError, FastaError
+from protperf.errors import FastaError
 from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED
 from protperf.lm.shared_options import ReadingOptions
-from protperf.lm.source import Source
-from protperf.message import Argument, Message
+from protperf.lm.source import only_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +62,10 @@ def read_wild_type(given: Any, offset: int = 1) -> WildType:
     if isinstance(given, WildType):
         return dataclasses.replace(given, offset=offset)
     pair = isinstance(given, tuple) and len(given) == 2
-    records = []
     try:
-        for record in Source([given] if pair else given, ReadingOptions(residues="strict")):
-            records.append(record)
-            if len(records) > 1:
-                break
+        record = only_record([given] if pair else given, ReadingOptions(residues="strict"), "wt")
     except FastaError as error:
         raise FastaError(f"wild type: {error}", error.path, error.line, error.column) from error
-    if len(records) != 1:
-        text = "{wt} holds {found}; give one sequence, or a file with one record"
-        found = "several records" if records else "no record"
-        raise DataError(Message(text, wt=Argument("wt"), found=found))
-    (record,) = records
     # A sequence that was typed has its place as id.
     name = "wt" if isinstance(given, str) and not record.path else record.id
     return WildType(name, record.tokens, offset)
