@@ -249,6 +249,14 @@ def sequence_checksums(tokens: Array, offsets: Array, seed: int) -> bytes:
 def count_alignment_neighbours(codes: Array, identity: float, num_threads: int) -> bytes:
     """The number of rows that resemble each row of codes [N,L] uint8, as uint32."""
 
+def place_in_profile(
+    sequences: tuple[Array, Array], scores: Array, gaps: tuple[float, float], num_threads: int
+) -> tuple[bytes, bytes]:
+    """The column of each residue (int32, -1: none) and the score of each sequence (float32).
+
+    Packed uint8 letters and int64 offsets, scores [L,K] float32, costs of a gap's first residue and of each other.
+    """
+
 def fit_pairwise_columns(
     codes: Array,
     weights: Array,

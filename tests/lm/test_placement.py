@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 
-from protperf.lm.alignment import placement
 from protperf.lm.alignment.placement import EXTEND, OPEN, place
 
 
@@ -22,6 +21,11 @@ def best_score(letters: np.ndarray, scores: np.ndarray) -> float:
         for i in range(width + 1):
             best[column, i] = max([base[i]] + [base[k] - cost(i - k) for k in range(i)])
     return float(max(best[-1].max(), best[:, -1].max()))
+
+
+def columns_of(letters: np.ndarray, scores: np.ndarray) -> list[int]:
+    (placed,) = place([letters], scores)
+    return placed.columns.tolist()
 
 
 def cost(length: int) -> float:
@@ -45,19 +49,22 @@ def test_placements_have_the_best_score_and_do_not_depend_on_other_sequences() -
     for _ in range(40):
         scores = rng.normal(-0.5, 2.5, (int(rng.integers(1, 12)), 5)).astype(np.float32)
         sequences = [rng.integers(0, 5, int(rng.integers(0, 14))).astype(np.uint8) for _ in range(4)]
-        for letters, columns in zip(sequences, place(sequences, scores), strict=True):
+        for letters, placed in zip(sequences, place(sequences, scores), strict=True):
+            columns = placed.columns
             assert columns.shape == letters.shape
             assert (np.diff(columns[columns >= 0]) > 0).all()
             assert abs(score_of(letters, scores, columns) - best_score(letters, scores)) < 1e-4
-            assert abs(placement.score_of(letters, columns, scores) - best_score(letters, scores)) < 1e-4
-            assert (place([letters], scores)[0] == columns).all()
+            assert abs(placed.score - best_score(letters, scores)) < 1e-4
+            (alone,) = place([letters], scores)
+            assert (alone.columns == columns).all()
+            assert alone.score == placed.score
 
 
 def test_a_domain_is_found_in_a_longer_protein_and_a_fragment_in_the_domain() -> None:
     scores = np.where(np.eye(20)[np.arange(20)] > 0, 3.0, -2.0).astype(np.float32)
     domain = np.arange(20, dtype=np.uint8)
     longer = np.concatenate([np.full(7, 3, np.uint8), domain, np.full(4, 9, np.uint8)])
-    assert place([longer], scores)[0].tolist() == [-1] * 7 + list(range(20)) + [-1] * 4
-    assert place([domain[6:15]], scores)[0].tolist() == list(range(6, 15))
+    assert columns_of(longer, scores) == [-1] * 7 + list(range(20)) + [-1] * 4
+    assert columns_of(domain[6:15], scores) == list(range(6, 15))
     without = np.concatenate([domain[:8], domain[11:]])
-    assert place([without], scores)[0].tolist() == [*range(8), *range(11, 20)]
+    assert columns_of(without, scores) == [*range(8), *range(11, 20)]

@@ -65,6 +65,9 @@ def kernels():
     narrow = [x[:, :, :200].detach().requires_grad_() for x in wide]
     directions = torch.from_numpy(omega).requires_grad_()
 
+    def place(sequences, scores):
+        return alignment.place(list(sequences), scores, gap_open=3.0, gap_extend=0.5)
+
     def gradients(tensors):
         out = pt.favor_attention(*tensors, directions, causal=True)
         return torch.autograd.grad(out, [*tensors, directions], torch.ones_like(out))
@@ -105,6 +108,8 @@ def kernels():
     rows = rng.integers(0, 20, (20_000, 300), np.uint8)
     few_rows = np.ascontiguousarray(rows[:50, :6])
     yield "row weights", lambda: alignment.row_weights(rows), lambda: [alignment.row_weights(few_rows)]
+    scores = np.ones((300, 20), np.float32)
+    yield "places", lambda: place(rows, scores), lambda: [place(few_rows, scores)[0].columns]
     yield (
         "pairwise",
         lambda: pairwise.fit(rows, np.ones(len(rows))),

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 MEDIAN, WORST = 0.2, 1.0
 CASES = {
     *("forward", "backward", "softmax", "scan of keys", "weights", "draw", "merge", "encode"),
-    *("row weights", "pairwise"),
+    *("row weights", "places", "pairwise"),
     *("score relu", "score exact", "read", "other thread"),
 }
 

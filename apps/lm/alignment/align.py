@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf import io
-from protperf.alignment import row_weights
+from protperf.alignment import Placed, row_weights
 from protperf.errors import DataError, FileError
 from protperf.lm.alignment import profile
 from protperf.lm.alignment.alignment import GAP, codes_of
 from protperf.lm.alignment.options import AlignOptions
-from protperf.lm.alignment.placement import place, score_of
+from protperf.lm.alignment.placement import place
 from protperf.lm.alignment.substitution import substitution
 from protperf.lm.shared_options import ReadingOptions
 from protperf.lm.source import only_record
@@ -39,7 +39,7 @@ _THETA = 0.8
 _LEAST_SCORE = 20.0
 """Score in nats from which one of many sequences fits: random ones of 15 to 300 residues reach 6 in one case of twenty,
 and the best of ten thousand, in queries of 90 and 263 residues, had 15.7."""
-_AT_ONCE = 64
+_AT_ONCE = 1024
 """Sequences between two signs of progress."""
 
 
@@ -52,7 +52,7 @@ class Aligned:
         fits: whether each of the sequences fits [N].
     """
 
-    columns: list[NDArray[np.int64]]
+    columns: list[NDArray[np.int32]]
     fits: NDArray[np.bool_]
 
 
@@ -75,9 +75,14 @@ def align(
 
 def _aligned(sequences: Sequence[NDArray[np.uint8]], log_probs: NDArray[np.floating], stage: Stage | None) -> Aligned:
     scores = profile.log_odds(log_probs)
-    columns = _placed(sequences, scores, stage)
-    fits = [score_of(*pair, scores) >= _LEAST_SCORE for pair in zip(sequences, columns, strict=True)]
-    return Aligned(list(itertools.compress(columns, fits)), np.array(fits, bool))
+    placed: list[Placed] = []
+    for low in range(0, len(sequences), _AT_ONCE):
+        part = sequences[low : low + _AT_ONCE]
+        placed += place(part, scores)
+        if stage is not None:
+            stage.update(len(part))
+    fits = np.array([found.score >= _LEAST_SCORE for found in placed], bool)
+    return Aligned([found.columns for found in itertools.compress(placed, fits)], fits)
 
 
 def _profile(query: NDArray[np.uint8], sequences: Sequence[NDArray[np.uint8]], aligned: Aligned) -> NDArray[np.float64]:
@@ -88,21 +93,6 @@ def _profile(query: NDArray[np.uint8], sequences: Sequence[NDArray[np.uint8]], a
         inside = columns >= 0
         row[columns[inside]] = sequence[inside]
     return profile.fit(codes, row_weights(codes, _THETA))
-
-
-def _placed(
-    sequences: Sequence[NDArray[np.uint8]], scores: NDArray[np.float32], stage: Stage | None
-) -> list[NDArray[np.int64]]:
-    """`place`, those of about one length together, which are padded least."""
-    order = np.argsort([len(sequence) for sequence in sequences], kind="stable").tolist()
-    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(sequences)
-    for low in range(0, len(order), _AT_ONCE):
-        part = order[low : low + _AT_ONCE]
-        for at, columns in zip(part, place([sequences[at] for at in part], scores), strict=True):
-            found[at] = columns
-        if stage is not None:
-            stage.update(len(part))
-    return found
 
 
 def align_files(data: Sequence[str], options: AlignOptions, watch: Watch | None = None) -> Aligned:
@@ -150,7 +140,7 @@ def _check_free(out: Path, force: bool) -> None:
         raise FileError(None, Message("exists; replace it with {force}", force=Argument("force", True)), str(out))
 
 
-def a3m(record: io.Record, columns: NDArray[np.int64], num_columns: int) -> str:
+def a3m(record: io.Record, columns: NDArray[np.integer], num_columns: int) -> str:
     """A row of A3M: residues in columns in upper case, `-` where a column has none, insertions in lower case."""
     row, column = [f">{record.id}\n"], 0
     for letter, at in zip(io.decode(record.tokens), columns.tolist(), strict=True):

@@ -125,21 +125,21 @@ class FamilyEngine(SubstitutionEngine):
             DataError: it is no member.
         """
         codes = codes_of(tokens)
-        (columns,) = place([codes], self._scores)
-        fit = fit_of(codes, columns, self._scores)
+        (placed,) = place([codes], self._scores)
+        fit = fit_of(codes, placed.columns, self._scores)
         if fit < LEAST_FIT:
             text = f"the wild type does not fit the columns of the {self.kind} model ({fit:.2f} nats per residue)"
             raise DataError(f"{text}; give the alignment of its own family")
-        return _Placed(self.model, len(self._scores), columns, tokens)
+        return _Member(self.model, len(self._scores), placed.columns, tokens)
 
     def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
         # The frame of a sequence is no part of it.
         letters = [np.flatnonzero((tokens != BOS) & (tokens != EOS)) for tokens in sequences]
         inside = [codes_of(tokens[at]) for tokens, at in zip(sequences, letters, strict=True)]
-        placed = place(inside, self._scores)
         found = []
-        for tokens, at, codes, columns in zip(sequences, letters, inside, placed, strict=True):
+        for tokens, at, codes, placed in zip(sequences, letters, inside, place(inside, self._scores), strict=True):
             rows = np.tile(self._elsewhere, (len(tokens), 1))
+            columns = placed.columns
             known = columns >= 0
             if known.any():
                 row = np.full(len(self._scores), GAP, np.uint8)
@@ -159,11 +159,11 @@ class _Independent:
         return math.fsum(self._rows[list(sites), tokens].tolist())
 
 
-class _Placed:
+class _Member:
     """A protein in the columns of a family; residues in none of them have the odds of BLOSUM62."""
 
-    def __init__(self, model: FamilyModel, num_columns: int, columns: NDArray[np.int64], tokens: Tokens) -> None:
-        self._model, self._columns, self._tokens = model, columns, tokens
+    def __init__(self, model: FamilyModel, num_columns: int, columns: NDArray[np.int32], tokens: Tokens) -> None:
+        self._model, self._columns, self._tokens = model, columns.astype(np.int64), tokens
         self._table = _replacements()
         self._codes = np.full(num_columns, GAP, np.uint8)
         inside = columns >= 0

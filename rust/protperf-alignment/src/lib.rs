@@ -1,5 +1,5 @@
-//! Models of an alignment whose columns are given: how many rows each row stands for, and which columns depend on each
-//! other.
+//! Alignments of a family: where proteins stand in its columns, how many rows each row stands for, and which columns
+//! depend on each other.
 //!
 //! Rows are codes, one byte per column; what a code means is the caller's business. Answers depend on the alignment
 //! alone, never on the number of threads.
@@ -10,6 +10,8 @@
 mod codes;
 mod neighbours;
 pub mod pairwise;
+mod placement;
 
 pub use codes::Codes;
 pub use neighbours::count_neighbours;
+pub use placement::{GapCosts, Placement, Profile, place};

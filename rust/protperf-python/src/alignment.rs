@@ -5,7 +5,7 @@ use crate::call::{Once, guarded, run};
 use crate::errors::{raise, to_python};
 use protperf::Execution;
 use protperf::alignment::pairwise::{NUM_STATES, Observed, Penalties, fit_columns};
-use protperf::alignment::{Codes, count_neighbours};
+use protperf::alignment::{Codes, GapCosts, Profile, count_neighbours, place};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -16,6 +16,7 @@ use pyo3::types::PyBytes;
 /// Python's, where a name cannot be added.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(count_alignment_neighbours, module)?)?;
+    module.add_function(wrap_pyfunction!(place_in_profile, module)?)?;
     module.add_function(wrap_pyfunction!(fit_pairwise_columns, module)?)
 }
 
@@ -43,6 +44,35 @@ fn count_alignment_neighbours(
         })?;
         let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_ne_bytes()).collect();
         Ok(PyBytes::new(py, &bytes).unbind())
+    })
+}
+
+/// The column of each residue (int32, -1: none) and the score of each sequence (float32), in bytes objects.
+#[pyfunction]
+fn place_in_profile(
+    py: Python<'_>,
+    sequences: (Bound<'_, PyAny>, Bound<'_, PyAny>),
+    scores: &Bound<'_, PyAny>,
+    gaps: (f32, f64),
+    num_threads: usize,
+) -> PyResult<(Py<PyBytes>, Py<PyBytes>)> {
+    let (letters, offsets) = (buffer::<u8>("letters", &sequences.0)?, buffer::<i64>("offsets", &sequences.1)?);
+    let scores = buffer::<f32>("scores", scores)?;
+    guarded(py, || {
+        let &[num_columns, num_letters] = scores.shape() else {
+            return Err(raise(py, "ShapeError", format!("scores must be [L,K], not {} axes", scores.dimensions())));
+        };
+        let (letters, offsets) = (contiguous(py, "letters", &letters)?, contiguous(py, "offsets", &offsets)?);
+        let scores = contiguous(py, "scores", &scores)?;
+        let work = letters.len() as f64 * num_columns as f64;
+        let found = run(py, work, num_threads, |cancel, num_threads| {
+            let profile = Profile::new(scores, num_columns, num_letters)?;
+            let gaps = GapCosts { open: gaps.0, extend: gaps.1 };
+            place(letters, offsets, &profile, gaps, &Execution { num_threads, cancel })
+        })?;
+        let columns: Vec<u8> = found.columns.iter().flat_map(|column| column.to_ne_bytes()).collect();
+        let scores: Vec<u8> = found.scores.iter().flat_map(|score| score.to_ne_bytes()).collect();
+        Ok((PyBytes::new(py, &columns).unbind(), PyBytes::new(py, &scores).unbind()))
     })
 }
 
