@@ -229,7 +229,7 @@ class Model:
         wild = read_wild_type(wild_type, instance(OffsetOptions, given).offset)
         plan = plan_of(wild, instance(RegionOptions, given))
         engines = [model._loaded.engine for model in self._with(also)]
-        ensemble = make_ensemble(plan, engines, strategy, read_prior(strategy.prior))
+        ensemble = make_ensemble(plan, engines, strategy, read_prior(strategy.prior, wild))
         scan = Scan(plan, tuple(dict.fromkeys(scorer.name for scorer in ensemble.scorers)))
         for _ in score_positions(ensemble, scan, range(plan.start, plan.end)):
             pass

@@ -12,12 +12,16 @@ from commands import error_line, in_process, write_fasta
 from conftest import LETTERS
 
 import protperf.lm as lm
-from protperf.lm.alignment.alignment import GAP
+from protperf import io
+from protperf.lm.alignment.alignment import GAP, Alignment
+from protperf.lm.alignment.profile import conservation
+from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import FIRST_RESIDUE
 from protperf.lm.baselines.family import FamilyEngine
 from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL
 from protperf.lm.variants.mixing import mix
+from protperf.lm.variants.prior import kind_for
 from protperf.pairwise import Pairwise
 
 KINDS = ("causal", "masked")
@@ -98,20 +102,135 @@ def test_a_prior_of_pairs_is_given_the_side_that_the_model_is_given(runs: dict[s
     assert masked == pytest.approx(known)
 
 
+def brute_force_conservation(prior: lm.Model, wild: str) -> np.ndarray:
+    """The weight of each residue of a wild type that is the query of its family: one column each."""
+    background = substitution().background
+    frequencies = np.exp(prior._loaded.engine._scores[:, :20].astype(float)) * background
+    entropies = [sum(p * math.log(p / q) for p, q in zip(row, background, strict=True)) for row in frequencies]
+    roots = np.sqrt(entropies)
+    assert len(roots) == len(wild)
+    return roots / roots.mean()
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_weighted_sums_of_the_models_and_the_priors(
+def test_scores_are_weighted_sums_of_the_models_and_the_priors_times_conservation(
     kind: str, family: Path, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     wild = wild_type(family)
-    variants = [f"{wild[3]}4{'A' if wild[3] != 'A' else 'C'}", f"{wild[0]}1W:{wild[9]}10Y"]
+    variants = [f"{wild[3]}4{'A' if wild[3] != 'A' else 'C'}", f"{wild[0]}1W:{wild[9]}10Y", "WT"]
     model, prior = lm.load(runs[kind]), lm.baseline(family, tmp_path / "site", kind="site")
     weight = mix(model._loaded.engine, prior._loaded.engine).weight
     alone, odds = (each.variants(wild, variants).numpy("score") for each in (model, prior))
-    for given in (family, tmp_path / "site"):
-        mixed = model.variants(wild, variants, prior=given).numpy("score")
-        assert mixed == pytest.approx((1 - weight) * alone + weight * odds, abs=1e-6)
-    scanned = model.scan(wild, prior=str(family), region="4")
-    assert scanned.matrix[0, LETTERS.index(variants[0][-1])] == pytest.approx(mixed[0], abs=1e-5)
+    plain = model.variants(wild, variants, prior=tmp_path / "site", conservation="off").numpy("score")
+    assert plain == pytest.approx((1 - weight) * alone + weight * odds, abs=1e-6)
+
+    by_residue = brute_force_conservation(prior, wild)
+    singles = np.abs(prior.variants(wild, variants[1].split(":")).numpy("score"))
+    weights = [by_residue[3], (by_residue[[0, 9]] * singles).sum() / singles.sum(), 1.0]
+    weighed = model.variants(wild, variants, prior=tmp_path / "site").numpy("score")
+    assert weighed == pytest.approx(weights * plain, abs=1e-6)
+    assert weighed != pytest.approx(plain, abs=1e-2)
+    scanned = model.scan(wild, prior=tmp_path / "site", region="4")
+    assert scanned.matrix[0, LETTERS.index(variants[0][-1])] == pytest.approx(weighed[0], abs=1e-5)
+
+    # A baseline is asked for its log-odds, unless conservation is wanted.
+    assert prior.variants(wild, variants, conservation="on").numpy("score") == pytest.approx(weights * odds, abs=1e-6)
+
+
+def test_conservation_of_what_knows_no_columns_is_refused(family: Path, runs: dict[str, Path]) -> None:
+    result = in_process("scan", runs["causal"], wild_type(family), "--conservation", "on")
+    assert result.returncode == 2
+    assert "--conservation on needs the columns of a family" in error_line(result)
+    assert in_process("scan", runs["causal"], wild_type(family), "--conservation", "off").returncode == 0
+
+
+def test_a_residue_in_no_column_is_as_conserved_as_one_that_was_seen_alone(family: Path, tmp_path: Path) -> None:
+    wild = wild_type(family)
+    engine = lm.baseline(family, tmp_path / "site", kind="site")._loaded.engine
+    (longer,) = tokens_of("WX" + wild)
+    weights = engine.odds(longer).weights
+    known = substitution()
+    alone = (known.conditional * np.log(known.conditional / known.background)).sum(1)
+    columns = weights[2:] ** 2 / conservation(engine._scores[:, :20] + np.log(known.background))
+    assert columns == pytest.approx(np.full(30, columns[0]), rel=1e-4)
+    assert weights[0] ** 2 / columns[0] == pytest.approx(alone[LETTERS.index("W")], rel=1e-4)
+    assert weights[1] ** 2 / columns[0] == pytest.approx(alone.mean(), rel=1e-4)
+    assert weights.mean() == pytest.approx(1)
+
+
+def tokens_of(*texts: str) -> list[np.ndarray]:
+    return [io.encode(text)[0] for text in texts]
+
+
+def test_a_file_is_fitted_by_pairs_where_it_has_the_rows_for_it(
+    family: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    wild, model = wild_type(family), lm.load(runs["causal"])
+    variants = [f"{wild[3]}4{'A' if wild[3] != 'A' else 'C'}", f"{wild[0]}1W:{wild[9]}10Y"]
+    few = tmp_path / "few.fasta"
+    few.write_text("\n".join(family.read_text().splitlines()[:198]) + "\n")
+    for given, kind in ((family, "pairwise"), (few, "site")):
+        lm.baseline(given, tmp_path / kind, kind=kind)
+        wanted = model.variants(wild, variants, prior=tmp_path / kind).numpy("score")
+        assert (model.variants(wild, variants, prior=given).numpy("score") == wanted).all()
+        result = in_process("variants", runs["causal"], *variants, "--wt", wild, "--prior", given)
+        assert f"{given} ({kind} model of {150 if given == family else 99} rows)".encode() in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_columns", "num_gaps", "kind"),
+    [
+        (99, 20, 0, "site"),
+        (100, 20, 6, "pairwise"),
+        (100, 20, 7, "site"),
+        (3300, 800, 0, "site"),
+        (3000, 800, 0, "pairwise"),
+        (100, 801, 0, "site"),
+    ],
+)
+def test_pairs_are_fitted_where_rows_are_enough_and_the_time_is_short(
+    num_rows: int, num_columns: int, num_gaps: int, kind: str
+) -> None:
+    codes = np.zeros((num_rows, num_columns), np.uint8)
+    codes[:, :num_gaps] = GAP
+    assert kind_for(Alignment([], codes)) == kind
+
+
+def test_sequences_that_are_not_aligned_are_aligned_to_the_wild_type(runs: dict[str, Path], tmp_path: Path) -> None:
+    """The same as `align` and `baseline` one after the other."""
+    rng = np.random.default_rng(1)
+    usual = rng.integers(0, 20, 60)
+    records = {}
+    for i in range(120):
+        row = np.where(rng.random(60) < 0.7, usual, rng.integers(0, 20, 60))
+        row = np.delete(row, rng.integers(10, 50, i % 3)) if i else usual
+        records[f"m{i}"] = "".join(LETTERS[c] for c in np.append(row, rng.integers(0, 20, i % 4)))
+    unaligned = write_fasta(tmp_path / "family.fa", records)
+    wild = write_fasta(tmp_path / "wild.fa", {"m0": records["m0"]})
+    result = in_process("scan", runs["causal"], wild, "--region", "5-9", "--prior", unaligned)
+    assert result.returncode == 0
+    assert b"120 of 120 sequences aligned to m0" in result.stderr
+    assert b"(pairwise model of 121 rows)" in result.stderr
+    lm.align(unaligned, tmp_path / "family.a3m", query=wild)
+    assert (
+        in_process("baseline", tmp_path / "family.a3m", "--kind", "pairwise", "-o", tmp_path / "pairs").returncode == 0
+    )
+    assert (
+        in_process("scan", runs["causal"], wild, "--region", "5-9", "--prior", tmp_path / "pairs").stdout
+        == result.stdout
+    )
+
+    foreign = write_fasta(tmp_path / "foreign.fa", {f"x{i}": "W" * (20 + i) for i in range(5)})
+    result = in_process("scan", runs["causal"], wild, "--prior", foreign)
+    assert result.returncode == 1
+    assert "none of 5 sequences fits the query 'm0'" in error_line(result)
+
+
+def test_an_alignment_with_a_short_row_is_not_taken_for_sequences(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "cut.fa").write_text(">a\nMKV-LA\n>b\nMKIL\n")
+    result = in_process("scan", runs["causal"], "MKVLA", "--prior", tmp_path / "cut.fa")
+    assert result.returncode == 1
+    assert "row 'b' has 4 columns, the first row 6" in error_line(result)
 
 
 def test_the_command_says_the_weight_and_the_table_remembers_it(
@@ -145,7 +264,7 @@ def test_what_is_no_prior_is_refused_before_a_model_is_read(
         (tmp_path / "none.a2m", 3, "none.a2m"),
         (tmp_path / "ngram", 2, "is a unigram model, which knows no family"),
         (runs["causal"], 2, "is a directory without a baseline"),
-        (fasta, 1, "columns, the first row"),
+        (fasta, 1, "fits the query"),
     ]
     for prior, code, what in cases:
         result = in_process("variants", runs["causal"], "M1A", "--wt", "MKV", "--prior", prior)

@@ -23,8 +23,8 @@ from protperf import io
 from protperf.alignment import Placed, row_weights
 from protperf.errors import DataError, FileError
 from protperf.lm.alignment import profile
-from protperf.lm.alignment.alignment import GAP, codes_of
-from protperf.lm.alignment.options import AlignOptions
+from protperf.lm.alignment.alignment import GAP, Alignment, codes_of
+from protperf.lm.alignment.options import ROUNDS, AlignOptions
 from protperf.lm.alignment.placement import place
 from protperf.lm.alignment.substitution import substitution
 from protperf.lm.shared_options import ReadingOptions
@@ -86,13 +86,33 @@ def _aligned(sequences: Sequence[NDArray[np.uint8]], log_probs: NDArray[np.float
 
 
 def _profile(query: NDArray[np.uint8], sequences: Sequence[NDArray[np.uint8]], aligned: Aligned) -> NDArray[np.float64]:
+    codes = _rows(query, sequences, aligned)
+    return profile.fit(codes, row_weights(codes, _THETA))
+
+
+def _rows(query: NDArray[np.uint8], sequences: Sequence[NDArray[np.uint8]], aligned: Aligned) -> NDArray[np.uint8]:
+    """The query and the sequences that fit, in its columns [N, L]."""
     codes = np.full((1 + len(aligned.columns), len(query)), GAP, np.uint8)
     codes[0] = query
     chosen = itertools.compress(sequences, aligned.fits)
     for row, sequence, columns in zip(codes[1:], chosen, aligned.columns, strict=True):
         inside = columns >= 0
         row[columns[inside]] = sequence[inside]
-    return profile.fit(codes, row_weights(codes, _THETA))
+    return codes
+
+
+def aligned_to(query_id: str, query: NDArray[np.uint8], path: str, watch: Watch) -> Alignment:
+    """The sequences of a file in the columns of a query, whose codes are [L]: what `align_files` writes, in memory.
+
+    Raises:
+        DataError: no sequence, or none that fits; FastaError, FileError: the file is at fault or cannot be read.
+    """
+    records = _read([path], "map", watch)
+    sequences = [codes_of(record.tokens) for record in records]
+    found = _watched(query_id, query, sequences, ROUNDS, watch)
+    ids = [query_id, *(record.id for record in itertools.compress(records, found.fits))]
+    note = f"{path}: {len(found.columns):,} of {len(records):,} sequences aligned to {query_id}"
+    return Alignment(ids, _rows(query, sequences, found), (note,))
 
 
 def align_files(data: Sequence[str], options: AlignOptions, watch: Watch | None = None) -> Aligned:
@@ -106,7 +126,22 @@ def align_files(data: Sequence[str], options: AlignOptions, watch: Watch | None 
     query_file = [] if options.query is None else [os.fspath(options.query)]
     check_inputs(options.out, [*data, *query_file])
     _check_free(options.out, options.force)
-    reader = io.read_tokens(list(data), residues=options.residues)
+    records = _read(data, options.residues, watch)
+    # A gap in it would shift the columns, so it is read as the protein that variants change is.
+    strict = ReadingOptions(residues="strict")
+    query = only_record(query_file, strict, "query") if query_file else records.pop(0)
+    sequences = [codes_of(record.tokens) for record in records]
+    found = _watched(query.id, codes_of(query.tokens), sequences, options.rounds, watch)
+    chosen = itertools.compress(records, found.fits)
+    rows = [a3m(query, np.arange(len(query.tokens)), len(query.tokens))]
+    rows += [a3m(record, columns, len(query.tokens)) for record, columns in zip(chosen, found.columns, strict=True)]
+    written = "".join(rows).encode()
+    replace_file(options.out, gzip.compress(written, mtime=0) if options.out.suffix == ".gz" else written)
+    return found
+
+
+def _read(data: Sequence[str], residues: str, watch: Watch) -> list[io.Record]:
+    reader = io.read_tokens(list(data), residues=residues)
     records: list[io.Record] = []
     with watch.waiting("reading", " sequences") as stage:
         for batch in reader:
@@ -117,19 +152,21 @@ def align_files(data: Sequence[str], options: AlignOptions, watch: Watch | None 
         watch.warn(text)
     if not records:
         raise DataError(f"{', '.join(data) or 'the input'}: has no sequences to align")
-    # A gap in it would shift the columns, so it is read as the protein that variants change is.
-    strict = ReadingOptions(residues="strict")
-    query = only_record(query_file, strict, "query") if query_file else records.pop(0)
-    total = (options.rounds + 1) * len(records)
-    with watch.working("aligning", " alignments", total, "") as stage:
-        found = align(codes_of(query.tokens), [codes_of(x.tokens) for x in records], options.rounds, stage)
-    if records and not found.columns:
-        raise DataError(f"none of {len(records):,} sequences fits the query {query.id!r}; is it one of this family?")
-    chosen = itertools.compress(records, found.fits)
-    rows = [a3m(query, np.arange(len(query.tokens)), len(query.tokens))]
-    rows += [a3m(record, columns, len(query.tokens)) for record, columns in zip(chosen, found.columns, strict=True)]
-    written = "".join(rows).encode()
-    replace_file(options.out, gzip.compress(written, mtime=0) if options.out.suffix == ".gz" else written)
+    return records
+
+
+def _watched(
+    query_id: str, query: NDArray[np.uint8], sequences: Sequence[NDArray[np.uint8]], rounds: int, watch: Watch
+) -> Aligned:
+    """`align`, with its progress.
+
+    Raises:
+        DataError: no sequence fits.
+    """
+    with watch.working("aligning", " alignments", (rounds + 1) * len(sequences), "") as stage:
+        found = align(query, sequences, rounds, stage)
+    if sequences and not found.columns:
+        raise DataError(f"none of {len(sequences):,} sequences fits the query {query_id!r}; is it one of this family?")
     return found
 
 

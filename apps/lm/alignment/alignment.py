@@ -33,6 +33,10 @@ _ANNOTATION = re.compile(r"(ss|sa)_(dssp|pred|conf)\Z")
 _LEFT_OUT = "left out, which annotate the alignment and are no part of it"
 
 
+class NotAligned(DataError):
+    """A file of sequences of different lengths without a gap in any: a family that was not aligned yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """Rows of a family.
@@ -78,7 +82,8 @@ def read_alignment(path: str | os.PathLike[str]) -> Alignment:
 
     Raises:
         DataError: the file is not an alignment: rows of different lengths, a character that no alignment has, no row,
-            or a query without columns; the message starts with path and line. FileError: it cannot be read.
+            or a query without columns; the message starts with path and line. `NotAligned`, which is one: rows of
+            different lengths none of which has a gap. FileError: it cannot be read.
     """
     name = os.fspath(path)
     data = b"".join(io.read_bytes(path)).replace(b"\r\n", b"\n").replace(b"\r", b"\n").removeprefix(b"\xef\xbb\xbf")
@@ -144,7 +149,7 @@ def _columns(name: str, rows: _Rows) -> NDArray[np.uint8]:
     """Characters of the columns [N, W], in upper case, with `-` as the only gap.
 
     Raises:
-        DataError: rows that do not line up, or an odd character.
+        DataError: rows that do not line up, or an odd character; NotAligned: rows without gaps that do not line up.
     """
     aligned = [text.translate(None, _INSERTED) for text in rows.texts]
     if _disagreeing(rows.texts) is None and not _has_pure_columns(rows.texts):
@@ -154,7 +159,8 @@ def _columns(name: str, rows: _Rows) -> NDArray[np.uint8]:
             aligned = [text.upper().replace(b".", b"-") for text in rows.texts]
     if (row := _disagreeing(aligned)) is not None:
         text = f"row {rows.ids[row]!r} has {len(aligned[row])} columns, the first row {len(aligned[0])}"
-        raise DataError(
+        kind = DataError if any(b"-" in text or b"." in text for text in rows.texts) else NotAligned
+        raise kind(
             f"{name}:{rows.lines[row]}: {text}, but for lower case and '.'; align them first, as protperf align does"
         )
     for row, letters in enumerate(aligned):

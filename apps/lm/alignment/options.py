@@ -8,6 +8,9 @@ from pathlib import Path
 from protperf.lm.options import REQUIRED, check, option
 from protperf.lm.shared_options import residues_option
 
+ROUNDS = 2
+"""How often a profile is made anew, unless it is said."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AlignOptions:
@@ -20,7 +23,7 @@ class AlignOptions:
         shown_default="the first sequence",
     )
     rounds: int = option(
-        2,
+        ROUNDS,
         "How often a profile is made of the sequences that fit, and each aligned to it; before that they are aligned "
         "to the query alone.",
         least=0,

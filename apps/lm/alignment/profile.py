@@ -37,6 +37,11 @@ def fit(codes: NDArray[np.uint8], weights: NDArray[np.float64]) -> NDArray[np.fl
     return np.log((counts + pseudocounts * expected) / (total + pseudocounts))
 
 
+def conservation(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
+    """How far the residues of each column are from those of any protein, in nats: relative entropies [L]."""
+    return np.asarray((np.exp(log_probs) * (log_probs - np.log(substitution().background))).sum(1), np.float64)
+
+
 def log_odds(log_probs: NDArray[np.floating]) -> NDArray[np.float32]:
     """Scores for placing sequences [L, 21]: residues in columns against those of any protein; others fit everywhere."""
     odds = log_probs - np.log(substitution().background)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from protperf.errors import ConfigError, DataError
 from protperf.lm.alignment.alignment import GAP, codes_of
 from protperf.lm.alignment.placement import LEAST_FIT, fit_of, place
-from protperf.lm.alignment.profile import log_odds
+from protperf.lm.alignment.profile import conservation, log_odds
 from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
 from protperf.lm.baselines.engine import BaselineEngine
@@ -116,9 +116,9 @@ class FamilyEngine(SubstitutionEngine):
         super().__init__(kind, dtype)
         (self.model, self.without_members), self.members = models, members
         self._elsewhere = over_vocabulary(np.log(substitution().background))
-        self._scores = log_odds(profile)
+        self._scores, self._conservation = log_odds(profile), conservation(profile)
 
-    def odds(self, tokens: Tokens) -> Odds:
+    def odds(self, tokens: Tokens) -> Member:
         """The protein in the columns of the family.
 
         Raises:
@@ -130,7 +130,7 @@ class FamilyEngine(SubstitutionEngine):
         if fit < LEAST_FIT:
             text = f"the wild type does not fit the columns of the {self.kind} model ({fit:.2f} nats per residue)"
             raise DataError(f"{text}; give the alignment of its own family")
-        return _Member(self.model, len(self._scores), placed.columns, tokens)
+        return Member(self.model, self._conservation, placed.columns, tokens)
 
     def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
         # The frame of a sequence is no part of it.
@@ -159,15 +159,31 @@ class _Independent:
         return math.fsum(self._rows[list(sites), tokens].tolist())
 
 
-class _Member:
-    """A protein in the columns of a family; residues in none of them have the odds of BLOSUM62."""
+class Member:
+    """A protein in the columns of a family, as `Odds`; residues in none of them have the odds of BLOSUM62.
 
-    def __init__(self, model: FamilyModel, num_columns: int, columns: NDArray[np.int32], tokens: Tokens) -> None:
+    Attributes:
+        weights: how conserved the place of each residue is [len]: the root of the relative entropy of its column, 1 on
+            average. A residue in no column has that of a column where nothing but this residue was seen.
+    """
+
+    def __init__(
+        self, model: FamilyModel, by_column: NDArray[np.float64], columns: NDArray[np.int32], tokens: Tokens
+    ) -> None:
+        """Place a protein.
+
+        Args:
+            by_column: how conserved each column is, in nats; columns: of each residue.
+        """
         self._model, self._columns, self._tokens = model, columns.astype(np.int64), tokens
         self._table = _replacements()
-        self._codes = np.full(num_columns, GAP, np.uint8)
-        inside = columns >= 0
-        self._codes[columns[inside]] = codes_of(tokens)[inside]
+        codes, inside = codes_of(tokens), columns >= 0
+        self._codes = np.full(len(by_column), GAP, np.uint8)
+        self._codes[columns[inside]] = codes[inside]
+        alone = conservation(np.log(substitution().conditional))
+        roots = np.sqrt(np.append(alone, alone.mean()))[codes]
+        roots[inside] = np.sqrt(by_column[columns[inside]])
+        self.weights = roots / roots.mean()
 
     def of(self, sites: Sequence[int], tokens: Tokens) -> float:
         places, old = np.array(sites, np.int64), self._tokens[list(sites)]

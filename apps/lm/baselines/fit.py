@@ -112,9 +112,14 @@ def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> F
     return Fitted(kind, arrays, facts)
 
 
+def is_complete(codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The rows that say something of pairs [N]."""
+    return np.asarray((codes != GAP).mean(1) >= _LEAST_KNOWN)
+
+
 def _fit_pairs(codes: NDArray[np.uint8], theta: float, watch: Watch) -> dict[str, NDArray[Any]]:
     """Fields and couplings; the members are left out of them altogether, as a second fit would take minutes more."""
-    complete = np.ascontiguousarray(codes[(codes != GAP).mean(1) >= _LEAST_KNOWN])
+    complete = np.ascontiguousarray(codes[is_complete(codes)])
     if not len(complete):
         raise DataError(f"no row of the alignment has residues in {_LEAST_KNOWN:.0%} of its columns")
     with watch.working("fitting", " columns", codes.shape[1], "") as stage:

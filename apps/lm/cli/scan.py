@@ -31,7 +31,7 @@ GROUPS = {
         *pick(OffsetOptions),
         *pick(RegionOptions),
     ],
-    "score": [*pick(StrategyOptions, "strategy", "direction", "prior"), *pick(ModelOptions, "also")],
+    "score": [*pick(StrategyOptions, "strategy", "direction", "prior", "conservation"), *pick(ModelOptions, "also")],
     "output": [*pick(PictureOptions), *pick(TableOptions)],
     "computation": [
         *pick(StrategyOptions, "batch_tokens", "deterministic"),
@@ -62,9 +62,9 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.variants.wild_type import read_wild_type
 
     inputs = [command.wt] if is_path(command.wt) else []
-    job = ScanJob(read_wild_type(command.wt, offset.offset), region, strategy, table, pictures, inputs)
-    # The mistakes that can be seen without torch have been reported by now.
     watch, threads = CommandWatch(GROUPS, messages.quiet), instance(common.ThreadOptions, given).threads
+    job = ScanJob(read_wild_type(command.wt, offset.offset), region, strategy, table, pictures, inputs, watch)
+    # The mistakes that can be seen without torch have been reported by now.
     loaded = asking.load_models(GROUPS, models.paths, load, threads, messages)
     prepared = job.prepare(loaded, load.dtype, watch)
     common.raise_on_signal()

@@ -39,7 +39,7 @@ GROUPS = {
         *pick(VariantOptions, "col", "seq_col", "invalid"),
         *pick(VariantsCommand, "allow_rejects"),
     ],
-    "score": [*pick(StrategyOptions, "strategy", "direction", "prior"), *pick(ModelOptions, "also")],
+    "score": [*pick(StrategyOptions, "strategy", "direction", "prior", "conservation"), *pick(ModelOptions, "also")],
     "comparison": pick(VariantOptions, "label_col", "bin_col", "resamples", "seed"),
     "output": [*pick(VariantOptions, "score_col", "per_model"), *pick(TableOptions)],
     "computation": [

@@ -65,6 +65,7 @@ class ScanJob:
         table: TableOptions,
         pictures: PictureOptions,
         inputs: Sequence[str] = (),
+        watch: Watch | None = None,
     ) -> None:
         """Check all that can be checked without a model.
 
@@ -73,10 +74,9 @@ class ScanJob:
         """
         self.plan = plan_of(wild_type, region)
         self._strategy, self._table, self._pictures = strategy, table, pictures
-        self._prior = read_prior(strategy.prior)
         self._inputs = [*inputs, *(str(path) for path in (pictures.structure,) if path is not None)]
         self._format = choose_format(table.format, table.out)
-        check_inputs(table.out, self._inputs)
+        check_inputs(table.out, self._inputs if strategy.prior is None else [*self._inputs, str(strategy.prior)])
         if pictures.heatmap is not None:
             picture.require("a heat map")
         if pictures.heatmap is not None or pictures.report is not None:
@@ -86,6 +86,8 @@ class ScanJob:
         self._match = None
         if pictures.structure is not None:
             self._match = structure.match(wild_type, str(pictures.structure), pictures.chain)
+        # Last, as it may take minutes.
+        self._prior = read_prior(strategy.prior, wild_type, watch)
 
     def prepare(
         self, models: Sequence[LoadedModel], dtype: str = "float32", watch: Watch | None = None

@@ -117,8 +117,9 @@ class VariantsJob:
         self._given, self._wild, self._options, self._strategy, self._table = given, wild_type, options, strategy, table
         self._format = choose_format(table.format, table.out)
         check_inputs(table.out, self._paths if strategy.prior is None else [*self._paths, str(strategy.prior)])
-        self.prior = read_prior(strategy.prior, watch)
         self._work = self._checked(watch or Watch())
+        # Last, as it may take minutes.
+        self.prior = read_prior(strategy.prior, wild_type, watch)
 
     def prepare(
         self, models: Sequence[LoadedModel], dtype: str = "float32", watch: Watch | None = None

@@ -34,9 +34,16 @@ class StrategyOptions:
     )
     prior: Path | None = option(
         None,
-        "Alignment of the family, or a site or pairwise baseline of it: its log-odds are mixed with the scores, with a "
-        "weight, a half at the least, from family members that are left out of it.",
-        unit="ALIGNMENT",
+        "The family, as an alignment or as sequences, which are then aligned, or a site or pairwise baseline of it: "
+        "its log-odds are mixed with the scores, with a weight, a half at the least, from family members that are left "
+        "out of it.",
+        unit="FAMILY",
+    )
+    conservation: str = option(
+        "auto",
+        "on: multiply scores by how conserved the changed columns of the family are; off: leave them as they are; "
+        "auto: on with a prior.",
+        choices=("auto", "on", "off"),
     )
     batch_tokens: int = batch_tokens_option()
     deterministic: bool = deterministic_option()

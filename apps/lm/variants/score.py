@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protperf.lm.baselines.family import SubstitutionEngine
+from protperf.errors import ConfigError
+from protperf.lm.baselines.family import FamilyEngine, Member, SubstitutionEngine
 from protperf.lm.direction import choose_direction, refuse_direction
 from protperf.lm.engine import Engine
+from protperf.lm.variants.conservation import ConservedScorer
 from protperf.lm.variants.full import BothReadings, FullScorer
 from protperf.lm.variants.mixing import mix
 from protperf.lm.variants.odds import OddsScorer
 from protperf.lm.variants.options import StrategyOptions, choose_strategy
 from protperf.lm.variants.prior import MixedScorer, Prior
+from protperf.lm.variants.scorer import Scorer
 from protperf.lm.variants.sites import SiteScorer
 from protperf.lm.variants.variant import Variant
 from protperf.lm.variants.wild_type import WildType
 from protperf.lm.watch import Progress, no_progress
-from protperf.message import Argument
+from protperf.message import Argument, Message
 
 _PASSES = 16
 """A batch of variants costs so many passes over the wild type: what all of them share is read once per batch."""
 _VARIANTS = 4096
 """The most variants of a batch, so that a table grows steadily where they cost nothing."""
-
-
-class Scorer(Protocol):
-    """One strategy with one model and one wild type."""
-
-    name: str
-    has_lengths: bool
-    """Whether there is a form of the score per residue."""
-
-    def check(self, variant: Variant) -> None:
-        """Refuse a variant that has no score."""
-        ...
-
-    def tokens_read(self, variant: Variant) -> int: ...
-
-    def score(self, variants: Sequence[Variant], progress: Progress = no_progress) -> NDArray[np.float64]: ...
 
 
 class Ensemble:
@@ -58,11 +45,15 @@ class Ensemble:
         self.wild_type, self.prior = wild_type, prior
         self.scorers: list[Scorer] = [make_scorer(engine, wild_type, options) for engine in engines]
         self.mixtures = [] if prior is None else [mix(engine, prior.engine) for engine in engines]
+        members = [_member_of(engine, wild_type) for engine in engines]
         if prior is not None:
-            self.scorers = [
-                MixedScorer(scorer, prior, wild_type, mixture.weight)
-                for scorer, mixture in zip(self.scorers, self.mixtures, strict=True)
-            ]
+            odds = OddsScorer(prior.engine, wild_type)
+            mixed = zip(self.scorers, self.mixtures, strict=True)
+            self.scorers = [MixedScorer(scorer, odds, mixture.weight) for scorer, mixture in mixed]
+            members = [prior.engine.odds(wild_type.tokens)] * len(engines)
+        self._is_weighed = options.conservation == "on" or (options.conservation == "auto" and prior is not None)
+        if self._is_weighed:
+            self.scorers = [_weighed(*pair) for pair in zip(self.scorers, members, strict=True)]
         self._budget = _PASSES * max(options.batch_tokens, len(wild_type) + 2)
 
     @property
@@ -71,12 +62,14 @@ class Ensemble:
         return all(scorer.has_lengths for scorer in self.scorers)
 
     def notes(self) -> list[str]:
-        """What there is to say of the prior and its weights."""
-        return [f"prior {self.prior.path}, {mixture}" for mixture in self.mixtures if self.prior is not None]
+        """What there is to say of the prior and its weights, and of conservation."""
+        said = [f"prior {self.prior.name}, {mixture}" for mixture in self.mixtures if self.prior is not None]
+        return [*said, *(["scores are weighed by how conserved each column is"] if self._is_weighed else [])]
 
     def facts(self) -> dict[str, Any]:
         """What decides the scores besides the models, by name."""
         strategies: dict[str, Any] = {"strategy": [scorer.name for scorer in self.scorers]}
+        strategies["conservation"] = self._is_weighed
         if self.prior is None:
             return strategies
         weights = [mixture.weight for mixture in self.mixtures]
@@ -104,6 +97,18 @@ class Ensemble:
     def score(self, variants: Sequence[Variant], progress: Progress = no_progress) -> NDArray[np.float64]:
         """Scores of each model and their form per residue [num_variants, num_models, 2]."""
         return np.stack([scorer.score(variants, progress) for scorer in self.scorers], axis=1)
+
+
+def _member_of(engine: Engine, wild_type: WildType) -> Member | None:
+    """The wild type in the columns that an engine knows, if it knows any."""
+    return engine.odds(wild_type.tokens) if isinstance(engine, FamilyEngine) else None
+
+
+def _weighed(scorer: Scorer, member: Member | None) -> Scorer:
+    if member is None:
+        text = "{conservation} needs the columns of a family; name its alignment or its sequences by {prior}"
+        raise ConfigError(Message(text, conservation=Argument("conservation", "on"), prior=Argument("prior")))
+    return ConservedScorer(scorer, member)
 
 
 def make_scorer(engine: Engine, wild_type: WildType, options: StrategyOptions) -> Scorer:

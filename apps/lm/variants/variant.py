@@ -53,6 +53,11 @@ class Variant:
         return tuple(index for edit in self.edits for index in range(edit.start, edit.end))
 
     @property
+    def inserted(self) -> NDArray[np.uint8]:
+        """The tokens of all edits, in order; of substitutions, the new residue of each site."""
+        return np.frombuffer(b"".join(edit.inserted for edit in self.edits), np.uint8)
+
+    @property
     def first(self) -> int:
         """The first index at which the mutant may differ from the wild type."""
         return self.edits[0].start if self.edits else 0
