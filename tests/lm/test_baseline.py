@@ -19,6 +19,7 @@ from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.alignment.alignment import GAP, read_alignment
 from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import EOS, FIRST_RESIDUE
+from protperf.lm.baselines.family import FamilyEngine, SiteModel
 from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL, MASKED
 
@@ -294,3 +295,26 @@ def test_a_pairwise_model_scores_by_energies_and_predicts_by_conditionals(family
     assert scores == pytest.approx([energy(single) - energy(x), energy(double) - energy(x)], abs=1e-4)
     masked = model.variants(wild, variants, strategy="masked").numpy("score")
     assert masked[0] == pytest.approx(scores[0], abs=1e-4)
+
+
+def test_the_query_stands_in_its_own_columns_whatever_the_profile_prefers() -> None:
+    """Here the profile is that of the query read backwards, which places the query nowhere."""
+    query = np.arange(20, dtype=np.uint8)
+    backwards = np.full((20, 20), np.log(0.001))
+    backwards[np.arange(20), query[::-1]] = np.log(1 - 19 * 0.001)
+    engine = FamilyEngine("site", backwards, (SiteModel(backwards),) * 2, query, query[None], "float64")
+    own = [*range(20)]
+    mutant = query.copy()
+    mutant[[3, 9]] = 7
+    for codes, columns in (
+        (query, own),
+        (mutant, own),
+        (query[5:], own[5:]),
+        (np.concatenate([[GAP, 1, 1], query]), [-1, -1, -1, *own]),
+        # No protein that resembles the query: the profile's answer.
+        (query[::-1], own),
+    ):
+        (found,) = engine._columns_of([codes.astype(np.uint8)])
+        assert found.tolist() == columns
+    both = engine._columns_of([query[::-1], query])
+    assert [columns.tolist() for columns in both] == [own, own]

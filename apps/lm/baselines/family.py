@@ -1,8 +1,10 @@
 """Models of a family as `Engine`: what stands in a column of its alignment, given what stands in the others.
 
-A sequence is placed in the columns first (`placement`), masked residues as unknown ones; then each residue is predicted
-from the column where it stands and, if the model has pairs, from the residues in the others. A residue in no column has
-the frequencies of any protein. Nothing is read left to right, so these models answer in the mode MASKED.
+A sequence is placed in the columns first, masked residues as unknown ones: by the query, the first row of the
+alignment, if it is nearly that protein, so that the query stands where the alignment has it; else by the profile of all
+rows. Then each residue is predicted from the column where it stands and, if the model has pairs, from the residues in
+the others. A residue in no column has the frequencies of any protein. Nothing is read left to right, so these models
+answer in the mode MASKED.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from protperf.lm.baselines.engine import BaselineEngine
 from protperf.lm.engine import MASKED, Borders, Tokens
 from protperf.pairwise import Given
 
+_NEARLY = 0.7
+"""Share of residues that are those of the query from which a protein is placed by the query alone."""
 _RARE = math.log(1e-4)
 """Log-probability of each token that is none of the twenty residues."""
 
@@ -104,6 +108,7 @@ class FamilyEngine(SubstitutionEngine):
         kind: str,
         profile: NDArray[np.floating],
         models: tuple[FamilyModel, FamilyModel],
+        query: NDArray[np.uint8],
         members: NDArray[np.uint8],
         dtype: str,
     ) -> None:
@@ -112,11 +117,15 @@ class FamilyEngine(SubstitutionEngine):
         Args:
             profile: log-probabilities of the twenty residues in each column on its own [L, 20], for placing sequences.
             models: `model` and `without_members`, which may be one.
+            query: the row whose residues are the columns [L].
         """
         super().__init__(kind, dtype)
         (self.model, self.without_members), self.members = models, members
         self._elsewhere = over_vocabulary(np.log(substitution().background))
         self._scores, self._conservation = log_odds(profile), conservation(profile)
+        known = substitution()
+        self._query, by_residue = query, np.log(np.vstack([known.conditional, known.background]))
+        self._query_scores = log_odds(by_residue[query])
 
     def odds(self, tokens: Tokens) -> Member:
         """The protein in the columns of the family.
@@ -125,21 +134,20 @@ class FamilyEngine(SubstitutionEngine):
             DataError: it is no member.
         """
         codes = codes_of(tokens)
-        (placed,) = place([codes], self._scores)
-        fit = fit_of(codes, placed.columns, self._scores)
+        (columns,) = self._columns_of([codes])
+        fit = fit_of(codes, columns, self._scores)
         if fit < LEAST_FIT:
             text = f"the wild type does not fit the columns of the {self.kind} model ({fit:.2f} nats per residue)"
             raise DataError(f"{text}; give the alignment of its own family")
-        return Member(self.model, self._conservation, placed.columns, tokens)
+        return Member(self.model, self._conservation, columns, tokens)
 
     def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
         # The frame of a sequence is no part of it.
         letters = [np.flatnonzero((tokens != BOS) & (tokens != EOS)) for tokens in sequences]
         inside = [codes_of(tokens[at]) for tokens, at in zip(sequences, letters, strict=True)]
         found = []
-        for tokens, at, codes, placed in zip(sequences, letters, inside, place(inside, self._scores), strict=True):
+        for tokens, at, codes, columns in zip(sequences, letters, inside, self._columns_of(inside), strict=True):
             rows = np.tile(self._elsewhere, (len(tokens), 1))
-            columns = placed.columns
             known = columns >= 0
             if known.any():
                 row = np.full(len(self._scores), GAP, np.uint8)
@@ -147,6 +155,19 @@ class FamilyEngine(SubstitutionEngine):
                 rows[at[known]] = over_vocabulary(self.model.conditionals(row)[columns[known]])
             found.append(rows)
         return found
+
+    def _columns_of(self, sequences: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.int32]]:
+        """The column of each residue of each sequence; -1 where it stands in none."""
+        found = [placed.columns for placed in place(sequences, self._query_scores)]
+        others = [i for i, pair in enumerate(zip(sequences, found, strict=True)) if not self._is_nearly_query(*pair)]
+        for i, placed in zip(others, place([sequences[i] for i in others], self._scores), strict=True):
+            found[i] = placed.columns
+        return found
+
+    def _is_nearly_query(self, codes: NDArray[np.uint8], columns: NDArray[np.int32]) -> bool:
+        inside = (columns >= 0) & (codes != GAP)
+        is_same = codes[inside] == self._query[columns[inside]]
+        return bool(is_same.sum() >= _NEARLY * max(1, min((codes != GAP).sum(), (self._query != GAP).sum())))
 
 
 class _Independent:

@@ -96,6 +96,7 @@ def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> F
     weights = row_weights(alignment.codes, theta)
     members, kept = held_out(alignment.codes, weights, theta)
     arrays: dict[str, NDArray[Any]] = {"members": alignment.codes[members].astype(np.int64)}
+    arrays["query"] = alignment.codes[0].astype(np.int64)
     arrays["log_probs"] = profile.fit(alignment.codes, weights).astype(np.float32)
     rest = alignment.codes[kept]
     if kind == "site":

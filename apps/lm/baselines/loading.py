@@ -36,8 +36,11 @@ def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
     else:
         baseline.array("fields", np.float32, num_columns, NUM_STANDARD)
         baseline.array("couplings", np.float32, num_columns, num_columns, NUM_STANDARD, NUM_STANDARD)
-    if not _are_codes(baseline.array("members", np.int64, None, num_columns)):
-        raise broken(baseline.path / TENSORS, "has members that are not codes of residues")
+    members = baseline.array("members", np.int64, None, num_columns)
+    query = baseline.array("query", np.int64, num_columns)
+    for name, rows in (("members", members), ("query", query)):
+        if not _are_codes(rows):
+            raise broken(baseline.path / TENSORS, f"has numbers in {name} that are not codes of residues")
     return family_engine(baseline.kind, baseline.arrays, dtype)
 
 
@@ -48,8 +51,9 @@ def family_engine(kind: str, arrays: Arrays, dtype: str = "float64") -> FamilyEn
         models = (Pairwise(arrays["fields"], arrays["couplings"]),) * 2
     else:
         models = SiteModel(arrays["log_probs"]), SiteModel(arrays["log_probs_without_members"])
-    return FamilyEngine(kind, arrays["log_probs"], models, arrays["members"].astype(np.uint8), dtype)
+    rows = arrays["query"].astype(np.uint8), arrays["members"].astype(np.uint8)
+    return FamilyEngine(kind, arrays["log_probs"], models, *rows, dtype)
 
 
-def _are_codes(members: NDArray[np.int64]) -> bool:
-    return bool(((members >= 0) & (members <= GAP)).all())
+def _are_codes(rows: NDArray[np.int64]) -> bool:
+    return bool(((rows >= 0) & (rows <= GAP)).all())

@@ -52,6 +52,7 @@ GROUPS = {
 EXAMPLES = """
 protperf variants runs/tem1 A24G p.Asp50Asn A24_G26del --wt tem1.fa
 protperf variants runs/tem1 dms.csv --wt tem1.fa --label-col DMS_score -o scored.csv
+protperf variants runs/tem1 dms.csv --wt tem1.fa --prior family.fa.gz -o mixed.csv
 protperf variants runs/tem1 domain.csv --wt domain.fa --offset 24 > scored.tsv
 protperf variants runs/a dms.csv --wt tem1.fa --also runs/b --also runs/c --per-model
 """

@@ -2,7 +2,7 @@
 
 A log-odds says how much rarer a residue is than another, and where anything goes a residue can be rare by chance. How
 conserved a place is, is measured on all of the column; measured fitness follows the product of the two better than the
-log-odds alone, whatever model they come from. benches/TRAINING.md has the figures.
+log-odds alone, of every kind of model that was tried. benches/TRAINING.md has the figures.
 
 The score of a variant is multiplied by the weight of its place, the root of the relative entropy of its column in units
 of the protein's average (`Member.weights`). Where several residues change, it is the mean of their weights, each

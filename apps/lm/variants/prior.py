@@ -31,7 +31,7 @@ from protperf.lm.watch import Progress, Watch, no_progress
 from protperf.message import Argument, Message
 
 _THETA = 0.8
-_LEAST_ROWS = 100
+_LEAST_ROWS = 50
 """Rows from which pairs of columns say more than columns alone, as mutants of a beta-lactamase show."""
 _MOST_TERMS = 2e9
 """Rows times pairs of columns that are fitted in some minutes."""
