@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import error_line, in_process, write_fasta
-from conftest import LETTERS
+from conftest import LETTERS, small_config, train_run
 
 import protperf.lm as lm
 from protperf import io
@@ -20,6 +20,7 @@ from protperf.lm.alphabet import FIRST_RESIDUE
 from protperf.lm.baselines.family import FamilyEngine
 from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL
+from protperf.lm.training.options import TrainOptions
 from protperf.lm.variants.mixing import mix
 from protperf.lm.variants.prior import kind_for
 from protperf.pairwise import Pairwise
@@ -275,6 +276,19 @@ def test_what_is_no_prior_is_refused_before_a_model_is_read(
     assert "give the alignment of its own family" in error_line(result)
     result = in_process("variants", runs["causal"], "M1del", "--wt", wild_type(family), "--prior", family)
     assert result.returncode == 1
+
+
+def test_a_model_of_a_family_is_said_to_rank_better_with_it(
+    family: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    options = TrainOptions(steps=1, batch_tokens=200, validate=0.1, weights="relatives")
+    own = train_run(family, tmp_path / "own", small_config(objective="causal"), options).run
+    wild, advice = wild_type(family), b"its sequences, named by --prior, make the ranking better"
+    change = f"{wild[3]}4{'A' if wild[3] != 'A' else 'C'}"
+    for words in (["variants", own, change, "--wt", wild], ["scan", own, wild, "--region", "1-2"]):
+        assert in_process(*words).stderr.count(advice) == 1
+        assert advice not in in_process(*words, "--prior", family).stderr
+    assert advice not in in_process("variants", runs["causal"], change, "--wt", wild).stderr
 
 
 def test_several_models_have_a_weight_each(family: Path, runs: dict[str, Path]) -> None:

@@ -28,7 +28,7 @@ from protperf.lm.tables.read_back import read_numbers
 from protperf.lm.tables.sink import Sink, open_sink
 from protperf.lm.variants.job import fingerprint_of
 from protperf.lm.variants.options import StrategyOptions
-from protperf.lm.variants.prior import Prior, read_prior
+from protperf.lm.variants.prior import Prior, advise_prior, read_prior
 from protperf.lm.variants.score import Ensemble
 from protperf.lm.variants.wild_type import WildType
 from protperf.lm.watch import Progress, Stage, Watch, no_progress
@@ -103,6 +103,8 @@ class ScanJob:
             watch.note(f"{model.step.name}, strategy {scorer.name}")
         for text in ensemble.notes():
             watch.note(text)
+        if self._prior is None and (advice := advise_prior(models)) is not None:
+            watch.note(advice)
         digests = input_digests(self._inputs, self._table.out, watch)
         options = {**self._strategy.to_mapping(), "dtype": dtype, "matrix": self._pictures.matrix}
         options |= {**ensemble.facts(), "dels": self.plan.with_deletions}

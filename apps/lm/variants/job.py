@@ -27,7 +27,7 @@ from protperf.lm.tables.sink import Sink, open_sink
 from protperf.lm.tables.table import Table
 from protperf.lm.variants.metrics import Metrics, compare
 from protperf.lm.variants.options import StrategyOptions, VariantOptions
-from protperf.lm.variants.prior import read_prior
+from protperf.lm.variants.prior import advise_prior, read_prior
 from protperf.lm.variants.reader import Item, VariantReader, Work, identify, open_lines
 from protperf.lm.variants.rows import Row, RowMaker, scored
 from protperf.lm.variants.score import Ensemble
@@ -138,6 +138,8 @@ class VariantsJob:
             self._announce(watch, model, scorer.name)
         for text in ensemble.notes():
             watch.note(text)
+        if self.prior is None and (advice := advise_prior(models)) is not None:
+            watch.note(advice)
         digests = input_digests(self._paths, self._table.out, watch)
         if not self._paths and is_file(self._table.out):
             digests = [hashlib.sha256("\n".join(self._given).encode()).hexdigest()]

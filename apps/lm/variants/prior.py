@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ from protperf.lm.variants.variant import Variant
 from protperf.lm.variants.wild_type import WildType
 from protperf.lm.watch import Progress, Watch, no_progress
 from protperf.message import Argument, Message
+
+if TYPE_CHECKING:
+    from protperf.lm.loading import LoadedModel
 
 _THETA = 0.8
 _LEAST_ROWS = 50
@@ -72,6 +76,16 @@ def read_prior(path: Path | None, wild_type: WildType, watch: Watch | None = Non
         text = "{prior} {path} is a {kind} model, which knows no family; give a family, or a site or pairwise model"
         raise ConfigError(Message(text, prior=Argument("prior"), path=name, kind=found.kind))
     return Prior(engine, name, found.step().manifest["files"]["model.safetensors"]["sha256"])
+
+
+def advise_prior(models: Sequence[LoadedModel]) -> str | None:
+    """What to say where no prior was named, if one of the models was trained on a family."""
+    for model in models:
+        options = model.step.manifest.get("options")
+        if isinstance(options, dict) and options.get("weights") == "relatives":
+            text = "note: {model} was trained on a family; its sequences, named by {prior}, make the ranking better"
+            return Message(text, model=model.step.name, prior=Argument("prior"))
+    return None
 
 
 def _fitted(name: str, wild_type: WildType, watch: Watch) -> Prior:
