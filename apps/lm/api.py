@@ -230,7 +230,7 @@ class Model:
         plan = plan_of(wild, instance(RegionOptions, given))
         engines = [model._loaded.engine for model in self._with(also)]
         ensemble = make_ensemble(plan, engines, strategy, read_prior(strategy.prior, wild))
-        scan = Scan(plan, tuple(dict.fromkeys(scorer.name for scorer in ensemble.scorers)))
+        scan = Scan(plan, ensemble.methods)
         for _ in score_positions(ensemble, scan, range(plan.start, plan.end)):
             pass
         return scan

@@ -132,6 +132,7 @@ def test_scores_are_weighted_sums_of_the_models_and_the_priors_times_conservatio
     assert weighed == pytest.approx(weights * plain, abs=1e-6)
     assert weighed != pytest.approx(plain, abs=1e-2)
     scanned = model.scan(wild, prior=tmp_path / "site", region="4")
+    assert scanned.strategies[1:] == ("prior", "by conservation")
     assert scanned.matrix[0, LETTERS.index(variants[0][-1])] == pytest.approx(weighed[0], abs=1e-5)
 
     # A baseline is asked for its log-odds, unless conservation is wanted.

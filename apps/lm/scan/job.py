@@ -122,7 +122,7 @@ class ScanJob:
             else to continue; OSError: a file cannot be written.
         """
         watch, table = watch or Watch(), self._table
-        scan = Scan(self.plan, tuple(dict.fromkeys(scorer.name for scorer in prepared.ensemble.scorers)))
+        scan = Scan(self.plan, prepared.ensemble.methods)
         encoder = Encoder(scan.matrix_columns if self._pictures.matrix else scan.columns, self._format)
         total = sum(1 for index in self._indices for _ in self.plan.changes(index)) * len(prepared.ensemble.scorers)
         with watch.working("scanning", "scores", total, "rows") as stage:

@@ -76,7 +76,7 @@ class Scan:
         letters: the twenty residues in the order of the columns of `matrix`.
         matrix: scores [L, 20], 0 where the letter is that of the wild type, NaN where the wild type has no score.
         deletions, deletions_per_residue: scores of deleting each residue, and their form per residue [L], or None.
-        strategies: how each model scored.
+        strategies: how each model scored, and whether a prior was mixed in and conservation counted.
     """
 
     letters = LETTERS

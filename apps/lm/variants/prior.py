@@ -92,6 +92,9 @@ def _fitted(name: str, wild_type: WildType, watch: Watch) -> Prior:
     try:
         alignment = read_alignment(name)
     except NotAligned:
+        if name == "-":
+            # It cannot be read again.
+            raise
         alignment = aligned_to(wild_type.id, codes_of(wild_type.tokens), name, watch)
     kind = kind_for(alignment)
     fitted = fit_family(alignment, kind, _THETA, watch)

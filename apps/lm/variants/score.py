@@ -61,6 +61,13 @@ class Ensemble:
         """Whether every model has a form of the score per residue."""
         return all(scorer.has_lengths for scorer in self.scorers)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """How scores come about, in words: each strategy once, and what is done with it."""
+        mixed = ["prior"] if self.prior is not None else []
+        weighed = ["by conservation"] if self._is_weighed else []
+        return tuple(dict.fromkeys([*(scorer.name for scorer in self.scorers), *mixed, *weighed]))
+
     def notes(self) -> list[str]:
         """What there is to say of the prior and its weights, and of conservation."""
         said = [f"prior {self.prior.name}, {mixture}" for mixture in self.mixtures if self.prior is not None]
