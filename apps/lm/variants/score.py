@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.errors import ConfigError
-from protperf.lm.baselines.family import FamilyEngine, Member, SubstitutionEngine
+from protperf.lm.baselines.family import FamilyEngine, SubstitutionEngine
 from protperf.lm.direction import choose_direction, refuse_direction
 from protperf.lm.engine import Engine
 from protperf.lm.variants.conservation import ConservedScorer
@@ -45,15 +45,14 @@ class Ensemble:
         self.wild_type, self.prior = wild_type, prior
         self.scorers: list[Scorer] = [make_scorer(engine, wild_type, options) for engine in engines]
         self.mixtures = [] if prior is None else [mix(engine, prior.engine) for engine in engines]
-        members = [_member_of(engine, wild_type) for engine in engines]
         if prior is not None:
             odds = OddsScorer(prior.engine, wild_type)
             mixed = zip(self.scorers, self.mixtures, strict=True)
             self.scorers = [MixedScorer(scorer, odds, mixture.weight) for scorer, mixture in mixed]
-            members = [prior.engine.odds(wild_type.tokens)] * len(engines)
         self._is_weighed = options.conservation == "on" or (options.conservation == "auto" and prior is not None)
         if self._is_weighed:
-            self.scorers = [_weighed(*pair) for pair in zip(self.scorers, members, strict=True)]
+            families = engines if prior is None else [prior.engine] * len(engines)
+            self.scorers = [_weighed(*pair, wild_type) for pair in zip(self.scorers, families, strict=True)]
         self._budget = _PASSES * max(options.batch_tokens, len(wild_type) + 2)
 
     @property
@@ -75,12 +74,12 @@ class Ensemble:
 
     def facts(self) -> dict[str, Any]:
         """What decides the scores besides the models, by name."""
-        strategies: dict[str, Any] = {"strategy": [scorer.name for scorer in self.scorers]}
-        strategies["conservation"] = self._is_weighed
-        if self.prior is None:
-            return strategies
-        weights = [mixture.weight for mixture in self.mixtures]
-        return {**strategies, "prior_sha256": self.prior.digest, "prior_weights": weights}
+        names = [scorer.name for scorer in self.scorers]
+        facts: dict[str, Any] = {"strategy": names, "conservation": self._is_weighed}
+        if self.prior is not None:
+            weights = [mixture.weight for mixture in self.mixtures]
+            facts |= {"prior_sha256": self.prior.digest, "prior_weights": weights}
+        return facts
 
     def check(self, variant: Variant) -> None:
         """Refuse a variant that one of the models has no score for.
@@ -106,16 +105,16 @@ class Ensemble:
         return np.stack([scorer.score(variants, progress) for scorer in self.scorers], axis=1)
 
 
-def _member_of(engine: Engine, wild_type: WildType) -> Member | None:
-    """The wild type in the columns that an engine knows, if it knows any."""
-    return engine.odds(wild_type.tokens) if isinstance(engine, FamilyEngine) else None
+def _weighed(scorer: Scorer, family: Engine, wild_type: WildType) -> Scorer:
+    """A scorer weighed by conservation.
 
-
-def _weighed(scorer: Scorer, member: Member | None) -> Scorer:
-    if member is None:
+    Raises:
+        ConfigError: the engine that is asked for the columns knows none; DataError: the wild type is no member.
+    """
+    if not isinstance(family, FamilyEngine):
         text = "{conservation} needs the columns of a family; name its alignment or its sequences by {prior}"
         raise ConfigError(Message(text, conservation=Argument("conservation", "on"), prior=Argument("prior")))
-    return ConservedScorer(scorer, member)
+    return ConservedScorer(scorer, family.odds(wild_type.tokens))
 
 
 def make_scorer(engine: Engine, wild_type: WildType, options: StrategyOptions) -> Scorer:
