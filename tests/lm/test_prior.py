@@ -160,6 +160,19 @@ def test_a_residue_in_no_column_is_as_conserved_as_one_that_was_seen_alone(famil
     assert weights.mean() == pytest.approx(1)
 
 
+def test_a_column_of_which_nothing_is_known_is_not_conserved(tmp_path: Path) -> None:
+    rows = ["MKXVLAWDEF", "MKXVLAWDEY", "MRXVLGWDEF"]
+    path = write_fasta(tmp_path / "family.fa", {f"m{i}": row for i, row in enumerate(rows)})
+    engine = lm.baseline(path, tmp_path / "site", kind="site")._loaded.engine
+    weights = engine.odds(tokens_of(rows[0])[0]).weights
+    assert 0 <= weights[2] < 0.01 < np.delete(weights, 2).min()
+    assert weights.mean() == pytest.approx(1)
+    # Rounding must not make an entropy negative, whose root is no number.
+    background = np.log(substitution().background).astype(np.float32)[None]
+    for scale in (1 - 1e-6, 1.0, 1 + 1e-6):
+        assert conservation(background * np.float32(scale)).min() >= 0
+
+
 def tokens_of(*texts: str) -> list[np.ndarray]:
     return [io.encode(text)[0] for text in texts]
 

@@ -39,7 +39,9 @@ def fit(codes: NDArray[np.uint8], weights: NDArray[np.float64]) -> NDArray[np.fl
 
 def conservation(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
     """How far the residues of each column are from those of any protein, in nats: relative entropies [L]."""
-    return np.asarray((np.exp(log_probs) * (log_probs - np.log(substitution().background))).sum(1), np.float64)
+    entropies = (np.exp(log_probs) * (log_probs - np.log(substitution().background))).sum(1)
+    # By rounding, a column of which nothing is known would be a little less than not conserved.
+    return np.maximum(np.asarray(entropies, np.float64), 0.0)
 
 
 def log_odds(log_probs: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -204,7 +204,7 @@ class Member:
         alone = conservation(np.log(substitution().conditional))
         roots = np.sqrt(np.append(alone, alone.mean()))[codes]
         roots[inside] = np.sqrt(by_column[columns[inside]])
-        self.weights = roots / roots.mean()
+        self.weights = roots / roots.mean() if roots.any() else np.ones(len(roots))
 
     def of(self, sites: Sequence[int], tokens: Tokens) -> float:
         places, old = np.array(sites, np.int64), self._tokens[list(sites)]
