@@ -14,9 +14,11 @@ from commands import error_line, in_process, table
 from conftest import LETTERS
 
 import protperf.lm as lm
+from protperf import pairwise
 from protperf.alignment import row_weights
 from protperf.errors import CheckpointError, ConfigError
 from protperf.lm.alignment.alignment import GAP, read_alignment
+from protperf.lm.alignment.relatives import LEAST_MEMBERS, held_out
 from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import EOS, FIRST_RESIDUE
 from protperf.lm.baselines.family import FamilyEngine, SiteModel
@@ -173,7 +175,7 @@ def test_blosum_gives_the_entries_of_the_matrix(tmp_path: Path) -> None:
 def test_rows_left_out_are_no_relatives_of_what_was_counted(family: Path, site: Path) -> None:
     codes = read_alignment(family).codes
     engine = lm.load(site)._loaded.engine
-    assert 0 < len(engine.members) <= 0.02 * row_weights(codes, 0.8).sum() + 1
+    assert 0 < len(engine.members) <= LEAST_MEMBERS
     near = np.array([(codes == row).mean(1) >= 0.8 for row in engine.members]).any(0)
     assert not near[0]
     counted = np.zeros((40, 20))
@@ -183,6 +185,26 @@ def test_rows_left_out_are_no_relatives_of_what_was_counted(family: Path, site: 
     present = np.exp(engine.without_members.conditionals(codes[0])).argmax(1)
     assert (present == counted.argmax(1)).all()
     assert not (engine.without_members.conditionals(codes[0]) == engine.model.conditionals(codes[0])).all()
+
+
+def test_pairs_of_a_small_family_are_those_of_all_its_rows(family: Path, site: Path, tmp_path: Path) -> None:
+    """And the columns of the others stand for it in comparisons; a large family does without the members."""
+    codes = read_alignment(family).codes
+    lm.baseline(family, tmp_path / "pairs", kind="pairwise")
+    pairs, columns = (lm.load(path)._loaded.engine for path in (tmp_path / "pairs", site))
+    complete = np.ascontiguousarray(codes[(codes != GAP).mean(1) >= 0.7])
+    assert (pairs.model.fields == pairwise.fit(complete, row_weights(complete, 0.8)).fields).all()
+    assert (pairs.members == columns.members).all()
+    row = pairs.members[0]
+    assert (pairs.without_members.conditionals(row) == columns.without_members.conditionals(row)).all()
+
+
+@pytest.mark.parametrize(("num_rows", "wanted"), [(2, 0), (4, 0), (5, 1), (31, 7), (40, 8), (400, 8), (1000, 20)])
+def test_few_rows_are_left_out_and_none_of_a_handful(num_rows: int, wanted: int) -> None:
+    codes = np.random.default_rng(0).integers(0, 20, (num_rows, 60), np.uint8)
+    members, kept = held_out(codes, np.ones(num_rows), 0.8)
+    assert len(members) == wanted == (~kept).sum()
+    assert kept[0]
 
 
 def test_every_command_takes_a_baseline_or_says_why_not(fasta: Path, site: Path, tmp_path: Path) -> None:

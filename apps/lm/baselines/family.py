@@ -100,7 +100,7 @@ class FamilyEngine(SubstitutionEngine):
 
     Attributes:
         members: some rows of the alignment [M, L], by which the family is compared with other models.
-        without_members: a model of the rest of the alignment, for such a comparison.
+        without_members: a model of the rest of the alignment, for such a comparison, or of the rest's columns alone.
     """
 
     def __init__(

@@ -21,6 +21,9 @@ from protperf.lm.baselines.options import OF_ALIGNMENTS, OF_SEQUENCES, BaselineO
 from protperf.lm.tables.fill import file_digest
 from protperf.lm.watch import Watch
 
+_LARGE = 400.0
+"""Effective number of sequences from which pairs of columns do without the members, as a second fit would take minutes;
+a smaller family needs every row, and the columns of the others stand for it where it is compared with a model."""
 _LEAST_KNOWN = 0.7
 """Share of the columns in which a row must have a residue to say something of pairs."""
 
@@ -98,11 +101,11 @@ def fit_family(alignment: Alignment, kind: str, theta: float, watch: Watch) -> F
     arrays: dict[str, NDArray[Any]] = {"members": alignment.codes[members].astype(np.int64)}
     arrays["query"] = alignment.codes[0].astype(np.int64)
     arrays["log_probs"] = profile.fit(alignment.codes, weights).astype(np.float32)
-    rest = alignment.codes[kept]
-    if kind == "site":
+    rest, is_large = alignment.codes[kept], weights.sum() >= _LARGE
+    if kind == "site" or not is_large:
         arrays["log_probs_without_members"] = profile.fit(rest, weights[kept]).astype(np.float32)
-    else:
-        arrays |= _fit_pairs(rest, theta, watch)
+    if kind == "pairwise":
+        arrays |= _fit_pairs(rest if is_large else alignment.codes, theta, watch)
     facts = {
         "query": alignment.ids[0],
         "columns": alignment.num_columns,
@@ -119,7 +122,7 @@ def is_complete(codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _fit_pairs(codes: NDArray[np.uint8], theta: float, watch: Watch) -> dict[str, NDArray[Any]]:
-    """Fields and couplings; the members are left out of them altogether, as a second fit would take minutes more."""
+    """Fields and couplings."""
     complete = np.ascontiguousarray(codes[is_complete(codes)])
     if not len(complete):
         raise DataError(f"no row of the alignment has residues in {_LEAST_KNOWN:.0%} of its columns")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from protperf.lm.alignment.alignment import GAP
 from protperf.lm.alphabet import NUM_STANDARD
-from protperf.lm.baselines.family import BlosumEngine, FamilyEngine, FamilyModel, SiteModel
+from protperf.lm.baselines.family import BlosumEngine, FamilyEngine, SiteModel
 from protperf.lm.baselines.files import Arrays, Baseline
 from protperf.lm.baselines.manifest import TENSORS
 from protperf.lm.baselines.ngram import MAX_ORDER, NUM_SYMBOLS, over_vocabulary
@@ -15,6 +15,8 @@ from protperf.lm.baselines.ngram_engine import NgramEngine
 from protperf.lm.engine import Engine
 from protperf.lm.storage.plain_file import broken
 from protperf.pairwise import Pairwise
+
+_WITHOUT = "log_probs_without_members"
 
 
 def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
@@ -31,9 +33,9 @@ def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
             raise broken(baseline.path / TENSORS, f"has {len(log_probs)} contexts, which no order of n-grams has")
         return NgramEngine(baseline.kind, over_vocabulary(log_probs), dtype)
     num_columns = len(baseline.array("log_probs", np.float32, None, NUM_STANDARD))
-    if baseline.kind == "site":
-        baseline.array("log_probs_without_members", np.float32, num_columns, NUM_STANDARD)
-    else:
+    if baseline.kind == "site" or _WITHOUT in baseline.arrays:
+        baseline.array(_WITHOUT, np.float32, num_columns, NUM_STANDARD)
+    if baseline.kind == "pairwise":
         baseline.array("fields", np.float32, num_columns, NUM_STANDARD)
         baseline.array("couplings", np.float32, num_columns, num_columns, NUM_STANDARD, NUM_STANDARD)
     members = baseline.array("members", np.int64, None, num_columns)
@@ -46,11 +48,9 @@ def baseline_engine(baseline: Baseline, dtype: str) -> Engine:
 
 def family_engine(kind: str, arrays: Arrays, dtype: str = "float64") -> FamilyEngine:
     """The engine of a model of a family that was fitted or read and checked."""
-    models: tuple[FamilyModel, FamilyModel]
-    if kind == "pairwise":
-        models = (Pairwise(arrays["fields"], arrays["couplings"]),) * 2
-    else:
-        models = SiteModel(arrays["log_probs"]), SiteModel(arrays["log_probs_without_members"])
+    is_pairwise = kind == "pairwise"
+    model = Pairwise(arrays["fields"], arrays["couplings"]) if is_pairwise else SiteModel(arrays["log_probs"])
+    models = model, SiteModel(arrays[_WITHOUT]) if _WITHOUT in arrays else model
     rows = arrays["query"].astype(np.uint8), arrays["members"].astype(np.uint8)
     return FamilyEngine(kind, arrays["log_probs"], models, *rows, dtype)
 
