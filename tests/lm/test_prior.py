@@ -167,7 +167,7 @@ def test_a_column_of_which_nothing_is_known_is_not_conserved(tmp_path: Path) -> 
     weights = engine.odds(tokens_of(rows[0])[0]).weights
     assert 0 <= weights[2] < 0.01 < np.delete(weights, 2).min()
     assert weights.mean() == pytest.approx(1)
-    # Rounding must not make an entropy negative, whose root is no number.
+    # Rounding must not make an entropy negative: it would have no root.
     background = np.log(substitution().background).astype(np.float32)[None]
     for scale in (1 - 1e-6, 1.0, 1 + 1e-6):
         assert conservation(background * np.float32(scale)).min() >= 0
