@@ -253,8 +253,11 @@ def test_the_command_says_the_weight_and_the_table_remembers_it(
 ) -> None:
     out, wild = tmp_path / "scan.tsv", wild_type(family)
     words = ["scan", runs["causal"], wild, "--region", "1-3", "-o", out, "--force"]
-    said = in_process(*words, "--prior", family)
+    said = in_process(*words, "--prior", family, "--report", tmp_path / "scan.html")
     assert said.returncode == 0
+    page = (tmp_path / "scan.html").read_text()
+    assert "family.fasta (pairwise model of 150 rows)" in page
+    assert "prior, by conservation" in page
     assert b"weight " in said.stderr
     assert b"left out of it: perplexity" in said.stderr
     facts = json.loads((tmp_path / "scan.tsv.meta.json").read_text())

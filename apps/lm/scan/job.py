@@ -144,7 +144,9 @@ class ScanJob:
         """Where the scores come from, for the report."""
         facts = prepared.fingerprint
         named = {"model": ", ".join(prepared.models), "wild type": self.plan.wild_type.id}
-        kept = ("wild_type_sha256", "model_sha256", "prior", "device", "dtype", "version")
+        if self._prior is not None:
+            named["prior"] = self._prior.name
+        kept = ("wild_type_sha256", "model_sha256", "prior_sha256", "device", "dtype", "version")
         return named | {name: facts[name] for name in kept if facts.get(name)}
 
     @property
