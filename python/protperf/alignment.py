@@ -43,8 +43,8 @@ def place(
     a domain. The place of a sequence does not depend on the others; all are placed natively and on every thread, and
     the number of threads changes nothing.
 
-    Time: some nanoseconds for each residue in each column. Memory: a byte for each of them, of 16 sequences per thread
-    together or of one long sequence.
+    Time: about a nanosecond for each residue in each column. Memory: a byte for each of them, for 16 sequences per
+    thread together, or for one long sequence.
 
     Shapes: each sequence [len] uint8, the letters by which scores [L,K] float32 are indexed, K at most 256.
 

@@ -19,7 +19,7 @@ from tracer import Call, Trace
 
 Tree = dict[str, int | None]
 """Paths below the root: the number of a file, or None for a directory."""
-_MOST_COMBINATIONS = 64
+_MAX_COMBINATIONS = 64
 
 
 @dataclass
@@ -167,7 +167,7 @@ class _Disk:
 
 def _combinations(choices: list[list[bytes]]) -> Iterator[tuple[bytes, ...]]:
     """All combinations; if there are many, only those in which all files are in the same condition."""
-    if math.prod(map(len, choices)) <= _MOST_COMBINATIONS:
+    if math.prod(map(len, choices)) <= _MAX_COMBINATIONS:
         yield from product(*choices)
         return
     for i in range(max(map(len, choices))):

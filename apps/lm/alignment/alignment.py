@@ -158,10 +158,10 @@ def _columns(name: str, rows: _Rows) -> NDArray[np.uint8]:
         if has_dots or _disagreeing(aligned) is not None:
             aligned = [text.upper().replace(b".", b"-") for text in rows.texts]
     if (row := _disagreeing(aligned)) is not None:
-        text = f"row {rows.ids[row]!r} has {len(aligned[row])} columns, the first row {len(aligned[0])}"
-        kind = DataError if any(b"-" in text or b"." in text for text in rows.texts) else NotAligned
-        raise kind(
-            f"{name}:{rows.lines[row]}: {text}, but for lower case and '.'; align them first, as protperf align does"
+        what = f"row {rows.ids[row]!r} has {len(aligned[row])} columns, the first row {len(aligned[0])}"
+        has_gaps = any(b"-" in text or b"." in text for text in rows.texts)
+        raise (DataError if has_gaps else NotAligned)(
+            f"{name}:{rows.lines[row]}: {what}, but for lower case and '.'; align them first, as protperf align does"
         )
     for row, letters in enumerate(aligned):
         if odd := letters.translate(None, _ALLOWED):

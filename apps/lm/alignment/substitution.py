@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from protperf.lm.alignment.alignment import LETTERS
 
 _MATRIX = "BLOSUM62"
-_LEAST, _MOST = 0.2, 0.5
+_LOWEST, _HIGHEST = 0.2, 0.5
 """Between these lies lambda, which is near log(2) / 2: scores are written in half-bits."""
 
 
@@ -41,7 +41,7 @@ def substitution() -> Substitution:
     def frequencies(unit: float) -> NDArray[np.float64]:
         return np.asarray(np.linalg.solve(np.exp(unit * scores), np.ones(len(scores))), np.float64)
 
-    low, high = _LEAST, _MOST
+    low, high = _LOWEST, _HIGHEST
     for _ in range(60):
         middle = 0.5 * (low + high)
         # The larger the unit, the rarer residues must be for their pairs to sum to 1.

@@ -22,7 +22,7 @@ class OddsScorer:
     has_lengths = False
 
     def __init__(self, engine: SubstitutionEngine, wild_type: WildType) -> None:
-        self._kind, self._wild, self.odds = engine.kind, wild_type, engine.odds(wild_type.tokens)
+        self._kind, self._wild, self._odds = engine.kind, wild_type, engine.odds(wild_type.tokens)
 
     def check(self, variant: Variant) -> None:
         """Refuse a variant that changes the length.
@@ -46,6 +46,6 @@ class OddsScorer:
         """
         found = np.full((len(variants), 2), math.nan)
         for i, variant in enumerate(variants):
-            found[i, 0] = self.odds.of(variant.sites, variant.inserted)
+            found[i, 0] = self._odds.of(variant.sites, variant.inserted)
         progress(len(variants))
         return found

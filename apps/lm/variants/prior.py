@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 _THETA = 0.8
 _LEAST_ROWS = 50
 """Rows from which pairs of columns say more than columns alone, as mutants of a beta-lactamase show."""
-_MOST_TERMS = 2e9
+_MAX_TERMS = 2e9
 """Rows times pairs of columns that are fitted in some minutes."""
-_MOST_COLUMNS = 800
+_MAX_COLUMNS = 800
 """Columns whose couplings take a gigabyte."""
 
 
@@ -105,7 +105,7 @@ def _fitted(name: str, wild_type: WildType, watch: Watch) -> Prior:
 def kind_for(alignment: Alignment) -> str:
     """The kind of model that says most of a family, and is fitted while one waits for it."""
     num_rows, num_columns = is_complete(alignment.codes).sum(), alignment.num_columns
-    is_quick = num_rows * num_columns**2 <= _MOST_TERMS and num_columns <= _MOST_COLUMNS
+    is_quick = num_rows * num_columns**2 <= _MAX_TERMS and num_columns <= _MAX_COLUMNS
     return "pairwise" if num_rows >= _LEAST_ROWS and is_quick else "site"
 
 

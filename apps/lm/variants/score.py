@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protperf.errors import ConfigError
-from protperf.lm.baselines.family import FamilyEngine, SubstitutionEngine
+from protperf.lm.baselines.family import FamilyEngine, Member, SubstitutionEngine
 from protperf.lm.direction import choose_direction, refuse_direction
 from protperf.lm.engine import Engine
 from protperf.lm.variants.conservation import ConservedScorer
@@ -51,8 +51,11 @@ class Ensemble:
             self.scorers = [MixedScorer(scorer, odds, mixture.weight) for scorer, mixture in mixed]
         self._is_weighed = options.conservation == "on" or (options.conservation == "auto" and prior is not None)
         if self._is_weighed:
-            families = engines if prior is None else [prior.engine] * len(engines)
-            self.scorers = [_weighed(*pair, wild_type) for pair in zip(self.scorers, families, strict=True)]
+            families = engines if prior is None else [prior.engine]
+            members = [_member_of(family, wild_type) for family in families]
+            # The family of a prior is that of all models.
+            members *= len(engines) // len(members)
+            self.scorers = [ConservedScorer(*pair) for pair in zip(self.scorers, members, strict=True)]
         self._budget = _PASSES * max(options.batch_tokens, len(wild_type) + 2)
 
     @property
@@ -105,16 +108,16 @@ class Ensemble:
         return np.stack([scorer.score(variants, progress) for scorer in self.scorers], axis=1)
 
 
-def _weighed(scorer: Scorer, family: Engine, wild_type: WildType) -> Scorer:
-    """A scorer weighed by conservation.
+def _member_of(family: Engine, wild_type: WildType) -> Member:
+    """The wild type in the columns that an engine knows.
 
     Raises:
-        ConfigError: the engine that is asked for the columns knows none; DataError: the wild type is no member.
+        ConfigError: it knows none; DataError: the wild type is not of the family.
     """
     if not isinstance(family, FamilyEngine):
         text = "{conservation} needs the columns of a family; name its alignment or its sequences by {prior}"
         raise ConfigError(Message(text, conservation=Argument("conservation", "on"), prior=Argument("prior")))
-    return ConservedScorer(scorer, family.odds(wild_type.tokens))
+    return family.odds(wild_type.tokens)
 
 
 def make_scorer(engine: Engine, wild_type: WildType, options: StrategyOptions) -> Scorer:
