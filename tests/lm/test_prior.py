@@ -271,7 +271,10 @@ def test_an_alignment_too_small_to_leave_rows_out_has_half_the_weight(runs: dict
     (tmp_path / "small.fa").write_text(">a\nMKVLA\n>b\nMKILA\n")
     result = in_process("scan", runs["causal"], "MKVLA", "--prior", tmp_path / "small.fa")
     assert result.returncode == 0
-    assert b"weight 0.5: the alignment has too few sequences" in result.stderr
+    assert b"small.fa (site model of 2 rows), weight 0.5: the alignment has too few sequences" in result.stderr
+    (tmp_path / "alone.fa").write_text(">a\nMKVLA\n")
+    result = in_process("scan", runs["causal"], "MKVLA", "--prior", tmp_path / "alone.fa")
+    assert b"alone.fa (site model of 1 row), weight 0.5" in result.stderr
 
 
 def test_what_is_no_prior_is_refused_before_a_model_is_read(

@@ -98,7 +98,7 @@ def _fitted(name: str, wild_type: WildType, watch: Watch) -> Prior:
         alignment = aligned_to(wild_type.id, codes_of(wild_type.tokens), name, watch)
     kind = kind_for(alignment)
     fitted = fit_family(alignment, kind, _THETA, watch)
-    called = f"{name} ({kind} model of {len(alignment):,} rows)"
+    called = f"{name} ({kind} model of {len(alignment):,} row{'s' * (len(alignment) != 1)})"
     return Prior(family_engine(fitted.kind, fitted.arrays), called, file_digest(name))
 
 
