@@ -188,6 +188,13 @@ FORMS = (
         pattern=r"\bdef unwind\b|\bunwind\(",
         suffixes=(".py",),
     ),
+    Form(
+        bad="keys.payload",
+        good="payloads",
+        instead="values_and_one, or what is held",
+        pattern=r"\bpayload\b",
+        suffixes=(".py", ".pyi"),
+    ),
 )
 
 

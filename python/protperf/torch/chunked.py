@@ -5,7 +5,7 @@ devices, some states), and it is made of differentiable operations only, so that
 order, can go through it (then autograd keeps the features of every chunk).
 
 Notation: features are `mantissa * 2^exponent` with integer exponents (`features.py`): e_im of query i, e_jm of key j.
-v~ = [v, 1] is the payload of a key. A state holds for each feature m
+v~ = [v, 1] is what a key holds (`values_and_one`). A state holds for each feature m
 
     n_m = max_j e_jm                          the reference, an integer
     S_m = sum_j phi_jm 2^-n_m v~_j
@@ -99,10 +99,10 @@ def _causal(call: Call, lines: Lines, given: torch.Tensor | None, out: RowCollec
         x, bad_query = call.queries(lines, low, high)
         keys = call.keys(lines, low, high)
         queries, key_features = call.map.queries(x), call.map.keys(keys.rows, keys.keep)
-        exponent, sums = _read_visible(state, queries, key_features, keys.payload)
+        exponent, sums = _read_visible(state, queries, key_features, keys.values_and_one)
         bad_so_far = (keys.bad.cumsum(-1) > 0) | bad[..., None]
         _finish(call, lines, low, exponent, sums, bad_so_far | bad_query, out, den)
-        state, bad = states.add(state, key_features, keys.payload), bad_so_far[..., -1]
+        state, bad = states.add(state, key_features, keys.values_and_one), bad_so_far[..., -1]
     return _last_state(call, state, bad)
 
 
@@ -112,7 +112,7 @@ def _noncausal(
     state, bad = call.first_state(lines, given)
     for low, high in lines.chunks(lines.kv_len, call.chunk_size):
         keys = call.keys(lines, low, high)
-        state, bad = states.add(state, call.map.keys(keys.rows, keys.keep), keys.payload), bad | keys.bad.any(-1)
+        state, bad = states.add(state, call.map.keys(keys.rows, keys.keep), keys.values_and_one), bad | keys.bad.any(-1)
     for low, high in lines.chunks(lines.q_len, call.chunk_size):
         x, bad_query = call.queries(lines, low, high)
         exponent, sums = states.read(state, call.map.queries(x))
@@ -121,23 +121,28 @@ def _noncausal(
 
 
 def _read_visible(
-    state: State, queries: Features, keys: Features, payload: torch.Tensor
+    state: State, queries: Features, keys: Features, values_and_one: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What each row of a chunk reads from the state and from the keys up to its own position."""
     exponent, sums = states.read(state, queries)
     own = queries.exponent + keys.exponent
     top = own.amax(-1)
     weight = (queries.mantissa * keys.mantissa * power_of_two(own - top[..., None])).sum(-1)
-    exponent, sums = _combined(exponent, sums, top, weight[..., None] * payload)
-    half, rows = 1, payload.shape[2]
+    exponent, sums = _combined(exponent, sums, top, weight[..., None] * values_and_one)
+    half, rows = 1, values_and_one.shape[2]
     while half < rows:
-        exponent, sums = _read_squares(exponent, sums, queries, keys, payload, half)
+        exponent, sums = _read_squares(exponent, sums, queries, keys, values_and_one, half)
         half *= 2
     return exponent, sums
 
 
 def _read_squares(
-    exponent: torch.Tensor, sums: torch.Tensor, queries: Features, keys: Features, payload: torch.Tensor, half: int
+    exponent: torch.Tensor,
+    sums: torch.Tensor,
+    queries: Features,
+    keys: Features,
+    values_and_one: torch.Tensor,
+    half: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Adds what the last `half` of every `2 half` rows read from the first `half`."""
     readers = Features(*(square_halves(x, half)[1] for x in queries))
@@ -148,7 +153,7 @@ def _read_squares(
     top = together.amax(-1)
     weights = readers.mantissa * power_of_two(together - top[..., None])
     scores = weights @ (writers.mantissa * power_of_two(writers.exponent - reference)).mT
-    read_exponent, read_sums = _combined(read_exponent, read_sums, top, scores @ square_halves(payload, half)[0])
+    read_exponent, read_sums = _combined(read_exponent, read_sums, top, scores @ square_halves(values_and_one, half)[0])
     return (
         torch.stack([kept_exponent, read_exponent], 3).flatten(2, 4),
         torch.stack([kept_sums, read_sums], 3).flatten(2, 4),

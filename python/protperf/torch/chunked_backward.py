@@ -6,9 +6,9 @@ Only out and the denominators D_i = p_i 2^T_i are kept from the forward pass. Wi
     dphi_jm = sum_(i that sees j) phi_im 2^-T_i (g~_i . v~_j),     dv~_j = sum_i sum_m phi_im phi_jm 2^-T_i g~_i.
 
 These are two passes of the forward's kind. First queries read keys from left to right. Then keys read queries from
-right to left: there the payload of a query is g~_i and its exponents are lowered by T_i. The gradient of the final
-state is what the second pass starts from, the gradient of the initial state what it ends with. D_i is at least about
-each of its own terms, so again no exponent that is formed is much above 0.
+right to left: there a query holds g~_i, its cotangent, where a key holds v~_j, and its exponents are lowered by T_i.
+The gradient of the final state is what the second pass starts from, the gradient of the initial state what it ends
+with. D_i is at least about each of its own terms, so again no exponent that is formed is much above 0.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ class Gradients(NamedTuple):
 class _Queries(NamedTuple):
     """Queries of a chunk in the backward pass.
 
-    Shapes: rows [n,H,C,D]; features; lowered, the features with exponents less T_i; payload [n,H,C,E+1], which is g~_i.
+    Shapes: rows [n,H,C,D]; features; lowered, the features with exponents less T_i; cotangent [n,H,C,E+1], which is
+    g~_i.
     """
 
     rows: torch.Tensor
     features: Features
     lowered: Features
-    payload: torch.Tensor
+    cotangent: torch.Tensor
 
 
 def backward(
@@ -101,18 +102,20 @@ class _Backward:
         for low, high in chunks:
             queries, keys = self._queries(lines, low, high), call.keys(lines, low, high)
             key_features = call.map.keys(keys.rows, keys.keep)
-            dfeatures = _read(state, queries.lowered, queries.payload)
-            _add_visible_keys(dfeatures, queries.lowered, queries.payload, key_features, keys.payload)
+            dfeatures = _read(state, queries.lowered, queries.cotangent)
+            _add_visible_keys(dfeatures, queries.lowered, queries.cotangent, key_features, keys.values_and_one)
             self._put_query_gradient(lines, low, queries, dfeatures)
-            state, bad = states.add(state, key_features, keys.payload), bad | keys.bad.any(-1)
+            state, bad = states.add(state, key_features, keys.values_and_one), bad | keys.bad.any(-1)
         later = self._last_cotangent(lines, state.reference, bad)
         for low, high in reversed(chunks):
             queries, keys = self._queries(lines, low, high), call.keys(lines, low, high)
             key_features = call.map.keys(keys.rows, keys.keep)
-            dfeatures, dpayload = _read(later, key_features, keys.payload), _read_payload(later, key_features)
-            _add_visible_queries(dfeatures, dpayload, key_features, keys.payload, queries.lowered, queries.payload)
-            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dpayload)
-            later = states.add(later, queries.lowered, queries.payload)
+            dfeatures, dvalues = _read(later, key_features, keys.values_and_one), _read_values(later, key_features)
+            _add_visible_queries(
+                dfeatures, dvalues, key_features, keys.values_and_one, queries.lowered, queries.cotangent
+            )
+            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dvalues)
+            later = states.add(later, queries.lowered, queries.cotangent)
         return self._first_gradient(lines, later)
 
     def _noncausal(self, lines: Lines) -> torch.Tensor:
@@ -121,18 +124,21 @@ class _Backward:
         key_chunks = lines.chunks(lines.kv_len, call.chunk_size)
         for low, high in key_chunks:
             keys = call.keys(lines, low, high)
-            state, bad = states.add(state, call.map.keys(keys.rows, keys.keep), keys.payload), bad | keys.bad.any(-1)
+            state, bad = (
+                states.add(state, call.map.keys(keys.rows, keys.keep), keys.values_and_one),
+                bad | keys.bad.any(-1),
+            )
         later = self._last_cotangent(lines, state.reference, bad)
         for low, high in lines.chunks(lines.q_len, call.chunk_size):
             queries = self._queries(lines, low, high)
-            dfeatures = _read(state, queries.lowered, queries.payload)
+            dfeatures = _read(state, queries.lowered, queries.cotangent)
             self._put_query_gradient(lines, low, queries, dfeatures)
-            later = states.add(later, queries.lowered, queries.payload)
+            later = states.add(later, queries.lowered, queries.cotangent)
         for low, high in key_chunks:
             keys = call.keys(lines, low, high)
             key_features = call.map.keys(keys.rows, keys.keep)
-            dfeatures, dpayload = _read(later, key_features, keys.payload), _read_payload(later, key_features)
-            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dpayload)
+            dfeatures, dvalues = _read(later, key_features, keys.values_and_one), _read_values(later, key_features)
+            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dvalues)
         return self._first_gradient(lines, later)
 
     def _queries(self, lines: Lines, low: int, high: int) -> _Queries:
@@ -147,13 +153,13 @@ class _Backward:
             counts, bad = counts & inside[..., None], bad & inside[..., None]
         grad = torch.where(counts | bad, grad, 0.0)
         along = -(grad * torch.where(counts, out, 0.0)).sum(-1, keepdim=True) * call.value_scale
-        payload = torch.cat([grad, along], -1) / torch.where(counts, mantissa, 1.0)
-        payload = torch.where(bad, torch.where((grad != 0).any(-1, keepdim=True), torch.nan, 0.0), payload)
+        cotangent = torch.cat([grad, along], -1) / torch.where(counts, mantissa, 1.0)
+        cotangent = torch.where(bad, torch.where((grad != 0).any(-1, keepdim=True), torch.nan, 0.0), cotangent)
         features = call.map.queries(rows)
         # A row that takes no part raises no reference.
         exponent = torch.where(counts, features.exponent - den[..., :1], NIL)
         lowered = Features(torch.where(counts, features.mantissa, 0.0), exponent)
-        return _Queries(rows, features, lowered, payload)
+        return _Queries(rows, features, lowered, cotangent)
 
     def _put_query_gradient(self, lines: Lines, low: int, queries: _Queries, dfeatures: torch.Tensor) -> None:
         # Values were scaled, and so was all that v~ went into.
@@ -169,14 +175,14 @@ class _Backward:
         keys: Keys,
         features: Features,
         dfeatures: torch.Tensor,
-        dpayload: torch.Tensor,
+        dvalues: torch.Tensor,
     ) -> None:
         dfeatures = dfeatures * self.call.value_unscale
         dx, dparameters = self.call.map.keys_gradient(keys.rows, features, dfeatures)
         self._add_parameters(dparameters)
         exists = (keys.keep | keys.bad)[..., None]
         self.dk.put(lines, low, self.call.for_key_heads(torch.where(exists, dx, 0.0)))
-        self.dv.put(lines, low, self.call.for_key_heads(torch.where(exists, dpayload[..., :-1], 0.0)))
+        self.dv.put(lines, low, self.call.for_key_heads(torch.where(exists, dvalues[..., :-1], 0.0)))
 
     def _add_parameters(self, gradients: Mapping[str, torch.Tensor]) -> None:
         for name, gradient in gradients.items() if self.with_parameters else ():
@@ -205,52 +211,52 @@ class _Backward:
         return torch.cat([torch.zeros_like(sums[..., :1]), sums[..., -1:] * call.value_unscale, sums[..., :-1]], -1)
 
 
-def _read(state: State, features: Features, payload: torch.Tensor) -> torch.Tensor:
-    """Gradient [n,H,C,F] of the mantissas of rows that read a state with a payload of their own."""
-    return power_of_two(features.exponent + state.reference[..., None, :]) * (payload @ state.sums.mT)
+def _read(state: State, features: Features, held: torch.Tensor) -> torch.Tensor:
+    """Gradient [n,H,C,F] of the mantissas of rows that read a state, each for what it holds [n,H,C,E+1]."""
+    return power_of_two(features.exponent + state.reference[..., None, :]) * (held @ state.sums.mT)
 
 
-def _read_payload(state: State, features: Features) -> torch.Tensor:
+def _read_values(state: State, features: Features) -> torch.Tensor:
     """What rows read from a state, [n,H,C,E+1]."""
     weights = power_of_two(features.exponent + state.reference[..., None, :])
     return (features.mantissa * weights) @ state.sums
 
 
 def _add_visible_keys(
-    dfeatures: torch.Tensor, queries: Features, payload: torch.Tensor, keys: Features, key_payload: torch.Tensor
+    dfeatures: torch.Tensor, queries: Features, cotangent: torch.Tensor, keys: Features, values_and_one: torch.Tensor
 ) -> None:
     """Adds to the gradient of queries what comes from keys of the chunk up to their own position."""
     own = power_of_two(queries.exponent + keys.exponent)
-    dfeatures += own * keys.mantissa * (payload * key_payload).sum(-1, keepdim=True)
+    dfeatures += own * keys.mantissa * (cotangent * values_and_one).sum(-1, keepdim=True)
     half = 1
-    while half < payload.shape[2]:
+    while half < cotangent.shape[2]:
         (_, readers), (writers, _) = _square(queries, half), _square(keys, half)
         pull, weights = _against(readers, writers)
-        along = square_halves(payload, half)[1] @ square_halves(key_payload, half)[0].mT
+        along = square_halves(cotangent, half)[1] @ square_halves(values_and_one, half)[0].mT
         square_halves(dfeatures, half)[1].add_(pull * (along @ weights))
         half *= 2
 
 
 def _add_visible_queries(
     dfeatures: torch.Tensor,
-    dpayload: torch.Tensor,
+    dvalues: torch.Tensor,
     keys: Features,
-    key_payload: torch.Tensor,
+    values_and_one: torch.Tensor,
     queries: Features,
-    payload: torch.Tensor,
+    cotangent: torch.Tensor,
 ) -> None:
-    """Adds to the gradients of keys and payloads what comes from queries of the chunk from their own position on."""
+    """Adds to the gradients of keys what comes from queries of the chunk from their own position on."""
     own = power_of_two(queries.exponent + keys.exponent)
-    dfeatures += own * queries.mantissa * (payload * key_payload).sum(-1, keepdim=True)
-    dpayload += (own * queries.mantissa * keys.mantissa).sum(-1, keepdim=True) * payload
+    dfeatures += own * queries.mantissa * (cotangent * values_and_one).sum(-1, keepdim=True)
+    dvalues += (own * queries.mantissa * keys.mantissa).sum(-1, keepdim=True) * cotangent
     half = 1
-    while half < payload.shape[2]:
+    while half < cotangent.shape[2]:
         (readers, _), (_, writers) = _square(keys, half), _square(queries, half)
         pull, weights = _against(readers, writers)
-        later = square_halves(payload, half)[1]
-        along = square_halves(key_payload, half)[0] @ later.mT
+        later = square_halves(cotangent, half)[1]
+        along = square_halves(values_and_one, half)[0] @ later.mT
         square_halves(dfeatures, half)[0].add_(pull * (along @ weights))
-        square_halves(dpayload, half)[0].add_(((readers.mantissa * pull) @ weights.mT) @ later)
+        square_halves(dvalues, half)[0].add_(((readers.mantissa * pull) @ weights.mT) @ later)
         half *= 2
 
 

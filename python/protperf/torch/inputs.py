@@ -45,12 +45,12 @@ class Options(NamedTuple):
 class Keys(NamedTuple):
     """Keys of a chunk.
 
-    Shapes: rows [n,H,C,D]; payload [n,H,C,E+1], the scaled values and a 1; keep and bad, bool [n,H,C]: whether the key
-    counts, and whether it exists but is not finite.
+    Shapes: rows [n,H,C,D]; values_and_one [n,H,C,E+1], the values, scaled, and a 1; keep and bad, bool [n,H,C]:
+    whether the key counts, and whether it exists but is not finite.
     """
 
     rows: torch.Tensor
-    payload: torch.Tensor
+    values_and_one: torch.Tensor
     keep: torch.Tensor
     bad: torch.Tensor
 
@@ -127,8 +127,8 @@ class Call:
             keep, bad = keep & exists, bad & exists
         rows = torch.where(keep[..., None], rows, 0.0)
         values = torch.where(keep[..., None], values, 0.0) * self.value_scale
-        payload = torch.cat([values, values.new_ones(*values.shape[:3], 1)], -1)
-        return Keys(*(self._for_query_heads(x) for x in (rows, payload, keep, bad)))
+        values_and_one = torch.cat([values, values.new_ones(*values.shape[:3], 1)], -1)
+        return Keys(*(self._for_query_heads(x) for x in (rows, values_and_one, keep, bad)))
 
     def _for_query_heads(self, x: torch.Tensor) -> torch.Tensor:
         group = self.heads // max(x.shape[1], 1)

@@ -36,25 +36,28 @@ def empty(shape: tuple[int, int, int, int], num_references: int, dtype: torch.dt
     return State(reference, torch.zeros(shape, dtype=dtype, device=device))
 
 
-def add(state: State, features: Features, payload: torch.Tensor) -> State:
-    """The state with the rows of a chunk added: features [n,H,C,F], payload [n,H,C,E+1]."""
+def add(state: State, features: Features, values_and_one: torch.Tensor) -> State:
+    """The state with the rows of a chunk added: features [n,H,C,F], values_and_one [n,H,C,E+1].
+
+    In the backward pass the cotangents of queries stand in the place of values and one.
+    """
     reference = torch.maximum(state.reference, features.exponent.amax(-2))
     weights = features.mantissa * power_of_two(features.exponent - reference[..., None, :])
     kept = power_of_two(state.reference - reference)
-    return State(reference, state.sums * kept[..., None] + _sum_of_products(weights, payload))
+    return State(reference, state.sums * kept[..., None] + _sum_of_products(weights, values_and_one))
 
 
-def _sum_of_products(weights: torch.Tensor, payload: torch.Tensor) -> torch.Tensor:
-    """`weights.mT @ payload`, [n,H,F,E+1], over blocks of rows whose sums are then added.
+def _sum_of_products(weights: torch.Tensor, values_and_one: torch.Tensor) -> torch.Tensor:
+    """`weights.mT @ values_and_one`, [n,H,F,E+1], over blocks of rows whose sums are then added.
 
     A library may add up a product's terms one after another. For features, which are all positive, the rounding error
     then grows with the number of terms.
     """
     rows = weights.shape[-2]
     if rows <= _BLOCK_ROWS or rows % _BLOCK_ROWS:
-        return weights.mT @ payload
-    weights, payload = (x.unflatten(-2, (rows // _BLOCK_ROWS, _BLOCK_ROWS)) for x in (weights, payload))
-    return (weights.mT @ payload).sum(-3)
+        return weights.mT @ values_and_one
+    weights, values_and_one = (x.unflatten(-2, (rows // _BLOCK_ROWS, _BLOCK_ROWS)) for x in (weights, values_and_one))
+    return (weights.mT @ values_and_one).sum(-3)
 
 
 def read(state: State, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
