@@ -146,6 +146,18 @@ def check_integer(name: str, value: Any) -> int:
     raise DtypeError(f"{name} must be an integer, not {_describe(value)}")
 
 
+def check_positive(name: str, value: Any) -> int:
+    """An integer of at least 1.
+
+    Raises:
+        DtypeError: not an integer; ConfigError: below 1.
+    """
+    number = check_integer(name, value)
+    if number < 1:
+        raise ConfigError(f"{name} is {number}; it must be at least 1")
+    return number
+
+
 def check_name(name: str, value: Any) -> str:
     """A string.
 
@@ -199,19 +211,12 @@ def check_draw(
     Raises:
         ConfigError: a number out of range; DtypeError: an argument of the wrong kind.
     """
-    num_features, head_dim = _size("num_features", num_features), _size("head_dim", head_dim)
+    num_features, head_dim = check_positive("num_features", num_features), check_positive("head_dim", head_dim)
     seed = check_integer("seed", seed)
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed is {seed}; it must be from 0 to 2^64 - 1")
     sampler, norm = check_name("sampler", sampler), check_name("norm", norm)
     return num_features, head_dim, sampler, norm, seed, _stream(stream)
-
-
-def _size(name: str, value: Any) -> int:
-    size = check_integer(name, value)
-    if size < 1:
-        raise ConfigError(f"{name} is {size}; it must be at least 1")
-    return size
 
 
 def _stream(stream: Any) -> tuple[int, int, int]:

@@ -5,15 +5,12 @@ import torch
 from attention_inputs import same_bits, worst
 
 import protperf
-from protperf.torch import favor_attention
 from protperf.torch.nn import (
     FavorAttention,
     MultiheadAttention,
     QKNorm,
     Rotary,
     attention_core,
-    encoder_from_performer_pytorch,
-    from_performer_pytorch,
     replace_attention,
     restore_attention,
     scaled_dot_product_attention,
@@ -107,92 +104,6 @@ def test_exact_calls_of_sdpa_are_those_of_torch():
 def test_what_linear_attention_cannot_do_is_refused(call, message):
     with pytest.raises(protperf.Error, match=message):
         call(rows(5, 2, 8))
-
-
-# -- State dictionaries of performer-pytorch
-
-
-def performer_state(prefix, dim=8, features=6):
-    """The names and shapes of its attention layers of two heads."""
-    names = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.weight")
-    state = {f"{prefix}{name}": rows(dim, dim, seed=i) for i, name in enumerate(names)}
-    return state | {
-        f"{prefix}to_out.bias": rows(dim, seed=5),
-        f"{prefix}fast_attention.projection_matrix": rows(features, 4),
-    }
-
-
-@pytest.mark.parametrize("generalized", [False, True])
-def test_layers_of_performer_pytorch_are_loaded_with_their_directions(generalized):
-    state, x = performer_state("net.0."), rows(2, 7, 8, seed=9)
-    found = from_performer_pytorch(state, "net.0.", generalized=generalized)(x, x, x)[0]
-    q, k, v = ((x @ state[f"net.0.to_{name}.weight"].T).unflatten(2, (2, 4)).transpose(1, 2) for name in "qkv")
-    omega = state["net.0.fast_attention.projection_matrix"]
-    out = favor_attention(q, k, v, omega, feature_map="relu" if generalized else "positive")
-    needed = out.transpose(1, 2).flatten(2) @ state["net.0.to_out.weight"].T + state["net.0.to_out.bias"]
-    assert worst(found, needed) < 1e-5
-
-
-def test_what_is_no_layer_of_performer_pytorch_is_refused():
-    state = performer_state("net.0.")
-    with pytest.raises(protperf.Error, match=r"no net.1.to_q.weight; its attention layers are net.0."):
-        from_performer_pytorch(state, "net.1.")
-    with pytest.raises(protperf.Error, match="local attention"):
-        from_performer_pytorch(state | {"net.0.local_attn.rel_pos": rows(1)}, "net.0.")
-    wide = {name: torch.cat([x, x]) if "to_q" in name else x for name, x in state.items()}
-    with pytest.raises(protperf.Error, match="to_q has 16 rows"):
-        from_performer_pytorch(wide, "net.0.")
-
-
-def performer_lm_state(depth=2, dim=8):
-    """The names and shapes of a `PerformerLM`, but for its embeddings."""
-    norms = {"norm.weight": rows(dim, seed=70), "norm.bias": rows(dim, seed=71)}
-    for i in range(depth):
-        start = f"performer.net.layers.{i}."
-        norms |= performer_state(f"{start}0.fn.")
-        sizes = {"0.norm": (dim,), "1.norm": (dim,), "1.fn.fn.w1": (4 * dim, dim), "1.fn.fn.w2": (dim, 4 * dim)}
-        for seed, (name, shape) in enumerate(sizes.items()):
-            norms[f"{start}{name}.weight"] = rows(*shape, seed=10 * i + seed) * shape[-1] ** -0.5
-            norms[f"{start}{name}.bias"] = rows(shape[0], seed=100 + 10 * i + seed)
-    return norms
-
-
-def test_a_whole_encoder_of_performer_pytorch_is_loaded():
-    state, x = performer_lm_state(), rows(2, 7, 8, seed=9)
-
-    def norm(name, x):
-        return torch.nn.functional.layer_norm(x, (8,), state[f"{name}.weight"], state[f"{name}.bias"])
-
-    def linear(name, x):
-        return torch.nn.functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-    needed = x
-    for i in range(2):
-        start = f"performer.net.layers.{i}."
-        y = norm(f"{start}0.norm", needed)
-        needed = needed + from_performer_pytorch(state, f"{start}0.fn.", causal=True)(y, y, y)[0]
-        y = linear(f"{start}1.fn.fn.w1", norm(f"{start}1.norm", needed))
-        needed = needed + linear(f"{start}1.fn.fn.w2", torch.nn.functional.gelu(y))
-    encoder = encoder_from_performer_pytorch(state, causal=True)
-    assert worst(encoder(x), norm("norm", needed)) < 1e-5
-    assert worst(encoder.eval()(x), norm("norm", needed)) < 1e-5
-    alone = {name.removeprefix("performer."): value for name, value in state.items() if name.startswith("performer.")}
-    assert worst(encoder_from_performer_pytorch(alone, "", causal=True)(x), needed) < 1e-5
-    padding = torch.arange(7).expand(2, -1) >= 5
-    shorter = encoder(x[:, :5])
-    assert worst(encoder(x, src_key_padding_mask=padding)[:, :5], shorter) < 1e-5
-
-
-def test_what_is_no_encoder_of_performer_pytorch_is_refused():
-    state = performer_lm_state()
-    with pytest.raises(protperf.Error, match=r"no net.layers.0; its attention layers are performer.net.layers.0.0.fn"):
-        encoder_from_performer_pytorch(state, "")
-    gated = state | {"performer.net.layers.1.1.fn.fn.w1.weight": rows(64, 8)}
-    with pytest.raises(protperf.Error, match=r"layers.1.1 has a gated feed-forward"):
-        encoder_from_performer_pytorch(gated)
-    rezero = {name: value for name, value in state.items() if "0.norm" not in name}
-    with pytest.raises(protperf.Error, match=r"no performer.net.layers.0.0.norm.weight; only layers that begin"):
-        encoder_from_performer_pytorch(rezero)
 
 
 # -- Models of transformers

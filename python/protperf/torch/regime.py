@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from protperf._arguments import check_positive
 from protperf.errors import ConfigError
 from protperf.functional import draw_projection
 from protperf.torch.exact import softmax_attention
@@ -83,8 +84,7 @@ def measure(
     if feature_map not in FITTED_MAPS:
         raise ConfigError(f"feature_map {feature_map!r} cannot be measured; choose one of {', '.join(FITTED_MAPS)}")
     for name, number in (("num_features", num_features), ("max_rows", max_rows), ("num_draws", num_draws)):
-        if number < 1:
-            raise ConfigError(f"{name} is {number}; it must be at least 1")
+        check_positive(name, number)
     of_inputs = moments(q, k, key_padding_mask=key_padding_mask)
     counts = torch.ones(q.shape[0], 1, q.shape[2], device=q.device, dtype=torch.bool)
     if key_padding_mask is not None:

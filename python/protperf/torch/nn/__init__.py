@@ -7,7 +7,12 @@ from protperf.torch.nn.favor import FavorAttention
 from protperf.torch.nn.fitted import FittedAttention
 from protperf.torch.nn.learned import LearnedAttention
 from protperf.torch.nn.multihead import MultiheadAttention, scaled_dot_product_attention
-from protperf.torch.nn.performer_pytorch import encoder_from_performer_pytorch, from_performer_pytorch
+from protperf.torch.nn.performer import Performer, PerformerLM, PerformerState
+from protperf.torch.nn.performer_pytorch import (
+    from_performer_pytorch,
+    language_model_from_performer_pytorch,
+    performer_from_performer_pytorch,
+)
 from protperf.torch.nn.positions import QKNorm, Rotary
 from protperf.torch.nn.redraw import redraw_attention
 from protperf.torch.nn.replace import replace_attention, restore_attention
@@ -19,13 +24,17 @@ __all__ = [
     "FittedAttention",
     "LearnedAttention",
     "MultiheadAttention",
+    "Performer",
+    "PerformerLM",
+    "PerformerState",
     "QKNorm",
     "Rotary",
     "WindowedHeads",
     "WindowedState",
     "attention_core",
-    "encoder_from_performer_pytorch",
     "from_performer_pytorch",
+    "language_model_from_performer_pytorch",
+    "performer_from_performer_pytorch",
     "redraw_attention",
     "replace_attention",
     "restore_attention",

@@ -75,9 +75,9 @@ class FavorAttention(torch.nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.head_dim = _positive("head_dim", head_dim)
-        self.num_features = _positive("num_features", num_features)
-        self.num_heads = None if num_heads is None else _positive("num_heads", num_heads)
+        self.head_dim = _arguments.check_positive("head_dim", head_dim)
+        self.num_features = _arguments.check_positive("num_features", num_features)
+        self.num_heads = None if num_heads is None else _arguments.check_positive("num_heads", num_heads)
         self.feature_map = find_map(_arguments.check_name("feature_map", feature_map)).name
         self.causal = _arguments.check_flag("causal", causal)
         self.seed, self.layer = _arguments.check_integer("seed", seed), _arguments.check_integer("layer", layer)
@@ -253,13 +253,6 @@ def versions_of(*buffers: torch.Tensor) -> tuple[int, ...] | None:
     if any(buffer.is_inference() for buffer in buffers):
         return None
     return tuple(buffer._version for buffer in buffers)
-
-
-def _positive(name: str, value: Any) -> int:
-    value = _arguments.check_integer(name, value)
-    if value < 1:
-        raise ConfigError(f"{name} is {value}; it must be at least 1")
-    return value
 
 
 def _packed(seed: int, layer: int, draw: int) -> list[int]:

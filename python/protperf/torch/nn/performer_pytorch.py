@@ -1,4 +1,4 @@
-"""Layers and whole encoders of lucidrains/performer-pytorch (1.1.4): the names of their weights."""
+"""Layers and whole networks of lucidrains/performer-pytorch (1.1.4): the names of their weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 from protperf.errors import ConfigError, ShapeError
 from protperf.torch.nn.favor import FavorAttention
 from protperf.torch.nn.multihead import MultiheadAttention
+from protperf.torch.nn.performer import Layer, Performer, PerformerLM, layer_of
 
-__all__ = ["encoder_from_performer_pytorch", "from_performer_pytorch"]
+__all__ = ["from_performer_pytorch", "language_model_from_performer_pytorch", "performer_from_performer_pytorch"]
 
-_PARTS = tuple(f"{part}.{x}" for part in ("0.norm", "1.norm", "1.fn.fn.w1", "1.fn.fn.w2") for x in ("weight", "bias"))
-"""Of a layer, next to those of its attention."""
+_ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.weight", "fast_attention.projection_matrix")
+
+_UPDATER = "proj_updater."
+"""It counts calls, and has the names of all layers a second time."""
 
 
 def from_performer_pytorch(
@@ -36,13 +39,12 @@ def from_performer_pytorch(
         ConfigError: a weight is missing, or the layer has heads with local attention.
         ShapeError: heads that do not fill the width of the layer.
     """
-    names = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.weight", "fast_attention.projection_matrix")
-    missing = [prefix + name for name in names if prefix + name not in state]
+    missing = [prefix + name for name in _ATTENTION if prefix + name not in state]
     if missing:
         raise ConfigError(f"state has no {missing[0]}; its attention layers are {_layers(state) or 'none'}")
     if any(name.startswith(f"{prefix}local_attn.") for name in state):
         raise ConfigError(f"{prefix or 'state'} has heads with local attention, which have no form here")
-    q, k, v, out, omega = (state[prefix + name] for name in names)
+    q, k, v, out, omega = (state[prefix + name] for name in _ATTENTION)
     dim, (num_features, head_dim) = out.shape[0], omega.shape
     if q.shape[0] != dim or dim % head_dim:
         raise ShapeError(f"to_q has {q.shape[0]} rows for heads of {head_dim}; needed is the width of the layer, {dim}")
@@ -69,80 +71,172 @@ def from_performer_pytorch(
     return made
 
 
-def encoder_from_performer_pytorch(
-    state: Mapping[str, torch.Tensor], prefix: str = "performer.", *, generalized: bool = False, **attention: Any
-) -> torch.nn.TransformerEncoder:
-    """The layers of a performer-pytorch `Performer`, or of the one inside of a `PerformerLM`, as an encoder of torch.
+def performer_from_performer_pytorch(
+    state: Mapping[str, torch.Tensor],
+    prefix: str = "",
+    *,
+    generalized: bool = False,
+    cross_attention: bool = False,
+    **attention: Any,
+) -> Performer:
+    """The network whose weights are those of a performer-pytorch `Performer`, directions included.
 
-    It takes x [B,L,C] of embeddings, and `src_key_padding_mask` where that library takes `mask`, with True and False
-    exchanged. The last norm is that of the `PerformerLM`, if there is one.
+    Weights do not say everything that a `Performer` of that library was made with: it must not have been
+    `no_projection=True`, nor have had another `kernel_fn` than ReLU.
 
     Args:
         state: a state dictionary that has `net.layers.0.0.fn.to_q.weight` and so on under `prefix`.
-        prefix: `performer.` in a `PerformerLM`; empty for a `Performer`.
-        generalized, attention: as in `from_performer_pytorch`.
+        prefix: of these names.
+        generalized: as in `from_performer_pytorch`.
+        cross_attention: it was made with `cross_attend=True`.
+        attention: as in `from_performer_pytorch`, such as `causal`.
 
     Raises:
-        ConfigError: no such layers, or layers of another kind: reversible ones, `use_rezero`, `use_scalenorm`, `ff_glu`
-            and `shift_tokens` have no form here.
+        ConfigError: a weight is missing, or is not one of such a network: those of reversible layers, of heads with
+            local attention, `use_rezero`, `use_scalenorm` and `shift_tokens` have no form here.
     """
-    layers: list[torch.nn.Module] = []
-    while any(name.startswith(f"{prefix}net.layers.{len(layers)}.") for name in state):
-        start = f"{prefix}net.layers.{len(layers)}."
-        layers.append(_encoder_layer(state, start, {"generalized": generalized, "layer": len(layers), **attention}))
-    if not layers:
-        raise ConfigError(f"state has no {prefix}net.layers.0; its attention layers are {_layers(state) or 'none'}")
-    width = state[f"{prefix}net.layers.0.0.norm.weight"]
-    last = prefix.removesuffix("performer.") + "norm."
-    norm = None
-    if prefix.endswith("performer.") and last + "weight" in state:
-        norm = torch.nn.LayerNorm(len(width), dtype=width.dtype)
-        _copy(state, last, norm)
-    template = torch.nn.TransformerEncoderLayer(1, 1, 1, device="meta")
-    made = torch.nn.TransformerEncoder(template, 0, norm, enable_nested_tensor=False)
-    made.layers = torch.nn.ModuleList(layers)
-    made.num_layers = len(layers)
+    weights = _Weights(state, prefix)
+    made = _performer(weights, "", cross_attention, rotary=False, generalized=generalized, **attention)
+    weights.check_all_taken()
     return made
 
 
-def _encoder_layer(
-    state: Mapping[str, torch.Tensor], start: str, attention: Mapping[str, Any]
-) -> torch.nn.TransformerEncoderLayer:
-    missing = [name for name in _PARTS if start + name not in state]
-    if missing:
-        raise ConfigError(f"state has no {start}{missing[0]}; only layers that begin with a layer norm are known")
-    wide, narrow = state[start + "1.fn.fn.w1.weight"], state[start + "1.fn.fn.w2.weight"]
-    if wide.shape[0] != narrow.shape[1]:
-        raise ConfigError(f"{start}1 has a gated feed-forward layer (ff_glu), which has no form here")
-    attend = from_performer_pytorch(state, start + "0.fn.", **attention)
-    made = torch.nn.TransformerEncoderLayer(
-        attend.embed_dim,
-        attend.num_heads,
-        len(wide),
-        dropout=0.0,
-        activation="gelu",
-        batch_first=True,
-        norm_first=True,
-        dtype=wide.dtype,
-    )
-    made.self_attn = attend
-    parts = (
-        (made.norm1, "0.norm."),
-        (made.norm2, "1.norm."),
-        (made.linear1, "1.fn.fn.w1."),
-        (made.linear2, "1.fn.fn.w2."),
-    )
-    for module, name in parts:
-        _copy(state, start + name, module)
+def language_model_from_performer_pytorch(
+    state: Mapping[str, torch.Tensor],
+    prefix: str = "",
+    *,
+    generalized: bool = False,
+    cross_attention: bool = False,
+    **attention: Any,
+) -> PerformerLM:
+    """The language model whose weights are those of a performer-pytorch `PerformerLM`, directions included.
+
+    Positions are those of the model: learned ones, or, as that library makes them by default, sines and cosines that
+    are added to embeddings, and rotations in each layer.
+
+    Args:
+        state: a state dictionary that has `token_emb.weight` and so on under `prefix`.
+        prefix: of these names: `enc.` and `dec.net.` in a `PerformerEncDec`.
+        generalized, cross_attention, attention: as in `performer_from_performer_pytorch`.
+
+    Raises:
+        ConfigError: as `performer_from_performer_pytorch`; `axial_position_emb` has no form here either.
+    """
+    weights = _Weights(state, prefix)
+    tokens = weights.take("token_emb.weight")
+    rotary = weights.has("layer_pos_emb.emb")
+    if rotary:
+        weights.take("layer_pos_emb.emb")
+    positions = weights.take("pos_emb.emb" if rotary else "pos_emb.emb.weight")
+    performer = _performer(weights, "performer.", cross_attention, rotary, generalized=generalized, **attention)
+    tied = not weights.has("to_out.weight")
+    made = PerformerLM(
+        len(tokens), tokens.shape[1], 1, 1, max_length=len(positions), tied=tied, feature_map="exact"
+    ).to(tokens.dtype)
+    made.performer = performer
+    _copy(weights, "norm.", made.norm)
+    if made.head is not None:
+        _copy(weights, "to_out.", made.head)
+    weights.check_all_taken()
+    assert made.positions is not None
+    with torch.no_grad():
+        made.embedding.weight.copy_(tokens)
+        made.positions.weight.copy_(positions)
+    # A table of sines is not learned.
+    made.positions.weight.requires_grad_(not rotary)
+    return made
+
+
+class _Weights:
+    """A state dictionary that knows what was asked of it."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor], prefix: str) -> None:
+        self._state, self._prefix = state, prefix
+        self._left = {name for name in state if name.startswith(prefix)}
+
+    def has(self, name: str) -> bool:
+        return self._prefix + name in self._state
+
+    def take(self, name: str) -> torch.Tensor:
+        name = self._prefix + name
+        if name not in self._state:
+            raise ConfigError(f"state has no {name}; its attention layers are {_layers(self._state) or 'none'}")
+        self._left.discard(name)
+        return self._state[name]
+
+    def check_all_taken(self) -> None:
+        """Nothing that the network computed with may be left out."""
+        left = sorted(name for name in self._left if _UPDATER not in name)
+        if left:
+            raise ConfigError(f"state has {left[0]}, which has no form here")
+
+
+def _performer(
+    weights: _Weights, prefix: str, cross_attention: bool, rotary: bool, *, generalized: bool, **attention: Any
+) -> Performer:
+    start = f"{prefix}net.layers."
+    first, omega = weights.take(f"{start}0.0.fn.to_q.weight"), weights.take(f"{start}0.0.fn.{_ATTENTION[-1]}")
+    wide, narrow = (weights.take(f"{start}0.1.fn.fn.w{i}.weight") for i in (1, 2))
+    count = 0
+    while weights.has(f"{start}{count}.0.fn.to_q.weight"):
+        count += 1
+    if cross_attention and count % 2:
+        raise ConfigError(f"state has {count} layers; with cross_attention=True every second one attends to a context")
+    made = Performer(
+        first.shape[1],
+        count // 2 if cross_attention else count,
+        len(first) // omega.shape[1],
+        head_dim=omega.shape[1],
+        dim_feedforward=narrow.shape[1],
+        gated=len(wide) == 2 * narrow.shape[1],
+        cross_attention=cross_attention,
+        rotary=rotary,
+        feature_map="relu" if generalized else "positive",
+        num_features=len(omega),
+        **attention,
+    ).to(first.dtype)
+    for i in range(len(made.layers)):
+        _copy_layer(weights, f"{start}{2 * i if cross_attention else i}.", layer_of(made.layers, i))
+    for i in range(len(made.crossing)):
+        _copy_layer(weights, f"{start}{2 * i + 1}.", layer_of(made.crossing, i))
     return made
 
 
 @torch.no_grad()
-def _copy(state: Mapping[str, torch.Tensor], prefix: str, to: torch.nn.Module) -> None:
+def _copy_layer(weights: _Weights, start: str, layer: Layer) -> None:
+    _copy(weights, f"{start}0.norm.", layer.attention_norm)
+    _copy(weights, f"{start}1.norm.", layer.feed_forward_norm)
+    _copy(weights, f"{start}1.fn.fn.w1.", layer.feed_forward.wide)
+    _copy(weights, f"{start}1.fn.fn.w2.", layer.feed_forward.narrow)
+    attention = layer.attention
+    for name in ("q", "k", "v", "out"):
+        _copy(weights, f"{start}0.fn.to_{name}.", attention.get_submodule(f"{name}_proj"))
+    core = attention.core
+    assert isinstance(core, FavorAttention)
+    omega = weights.take(f"{start}0.fn.{_ATTENTION[-1]}").to(core.omega.dtype)
+    if attention.rotary is not None:
+        # There the pairs that are rotated are neighbours, here they are half a head apart.
+        head_dim = omega.shape[1]
+        order = torch.arange(head_dim).view(-1, 2).T.flatten()
+        omega = omega[:, order]
+        for projection in (attention.q_proj, attention.k_proj):
+            for parameter in projection.parameters():
+                parameter.copy_(parameter.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1))
+    core.omega.copy_(omega.expand_as(core.omega))
+
+
+@torch.no_grad()
+def _copy(weights: _Weights, prefix: str, to: torch.nn.Module) -> None:
     for name, parameter in to.named_parameters():
-        parameter.copy_(state[prefix + name])
+        if name == "bias" and not weights.has(prefix + name):
+            parameter.zero_()
+            continue
+        found = weights.take(prefix + name)
+        if found.shape != parameter.shape:
+            raise ShapeError(f"{prefix}{name} is {list(found.shape)}; {list(parameter.shape)} goes with the rest")
+        parameter.copy_(found)
 
 
 def _layers(state: Mapping[str, torch.Tensor]) -> str:
     end = "fast_attention.projection_matrix"
-    return ", ".join(sorted(name.removesuffix(end) for name in state if name.endswith(end)))
+    return ", ".join(sorted(name.removesuffix(end) for name in state if name.endswith(end) and _UPDATER not in name))
