@@ -113,7 +113,7 @@ def main():
         ["difference to the pixel on the left", "–", "–", "–", f"{bits_by_left_neighbour(train_part, chosen):.2f}"],
     ]
     curves = {}
-    for name, num_layers in (("relu", layers), ("positive", layers), ("reformer", 2 * layers)):
+    for name, num_layers in (("relu", layers), ("positive", layers), ("smreg", layers), ("reformer", 2 * layers)):
         length = side * side * CHANNELS
         shape = {"num_layers": num_layers, "axes": (side, side, CHANNELS), "num_features": 64}
         model = levels_in_order(SmallModel(name, vocab_size=LEVELS + 1, max_length=length, causal=True, **shape))

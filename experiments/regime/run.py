@@ -25,7 +25,8 @@ ESTIMATES = {
     "positive": {"feature_map": "positive"},
     "positive, simplex": {"feature_map": "positive", "sampler": "simplex"},
     "smreg": {"feature_map": "smreg"},
-    "trigonometric": {"feature_map": "trigonometric"},
+    # Each direction gives two features, so the other maps have as many.
+    "trigonometric": {"feature_map": "trigonometric", "num_features": NUM_FEATURES // 2},
     "oprf": {"feature_map": "oprf", "shift": False},
     "saderf": {"feature_map": "saderf", "shift": False},
     "oprf, shifted": {"feature_map": "oprf"},
@@ -57,7 +58,8 @@ def relative_error(options, temperature, kind, draws):
     for seed in range(draws):
         q, k, v = data(kind, temperature, seed)
         exact = softmax_attention(q, k, v)
-        core = attention_core(HEAD_DIM, 1, num_features=NUM_FEATURES, seed=seed, dtype=torch.float64, **options)
+        options = {"num_features": NUM_FEATURES, **options}
+        core = attention_core(HEAD_DIM, 1, seed=seed, dtype=torch.float64, **options)
         if hasattr(core, "observe"):
             core.observe(q, k)
         squares += float((core(q, k, v) - exact).square().sum())

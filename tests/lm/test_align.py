@@ -92,6 +92,21 @@ def write_family(folder: Path) -> tuple[Path, np.ndarray, np.ndarray]:
     return path, query, rows
 
 
+def test_chance_does_not_grow_with_length_nor_with_few_kinds_of_residues() -> None:
+    rng = np.random.default_rng(5)
+    few = np.array([LETTERS.index(letter) for letter in "AEKLQ"], np.uint8)
+    query = np.concatenate([rng.integers(0, 20, 500), rng.choice(few, 150), rng.integers(0, 20, 350)]).astype(np.uint8)
+    members = [np.where(rng.random(1000) < 0.6, rng.integers(0, 20, 1000), query).astype(np.uint8) for _ in range(3)]
+    # Each shares with the query that it is long, or that a part of it is of five kinds of residues.
+    long = [rng.integers(0, 20, 1500).astype(np.uint8) for _ in range(100)]
+    poor = [rng.choice(few, 400).astype(np.uint8) for _ in range(100)]
+    found = align(query, [*members, *long, *poor], 2)
+    assert found.fits.tolist() == [True] * 3 + [False] * 200
+    # A part of a member fits by itself, read forwards.
+    part = members[0][100:300]
+    assert align(query, [part, part[::-1].copy()], 0).fits.tolist() == [True, False]
+
+
 def test_the_command_writes_what_baselines_read(tmp_path: Path) -> None:
     path, query, rows = write_family(tmp_path)
     done = protperf("align", path, "-o", tmp_path / "family.a3m")

@@ -31,9 +31,31 @@ def test_make_runs_every_experiment():
     assert sorted(listed.split()[2:]) == NAMES
 
 
-def test_closed_forms_of_variances_are_those_of_draws():
-    spec = importlib.util.spec_from_file_location("variance", EXPERIMENTS / "variance" / "run.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / name / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("sampler", ["iid", "orthogonal"])
+@pytest.mark.parametrize(("feature_map", "num_features"), [("trigonometric", 64), ("positive", 32), ("hyperbolic", 16)])
+def test_closed_forms_of_weights_are_those_of_draws(feature_map, num_features, sampler):
+    module = load("approximation")
+    x, y = module.pair(0.4)
+    exact = module.closed_form(feature_map, sampler, num_features, x, y)
+    assert abs(module.measured(feature_map, sampler, num_features, x, y, 3000) / exact - 1) < 0.15
+
+
+def test_the_series_of_kummer_is_right_on_both_sides_of_0():
+    module = load("approximation")
+    assert math.isclose(module.kummer(3.0, 3.0, 1.7), math.exp(1.7), rel_tol=1e-12)
+    assert math.isclose(module.kummer(3.0, 3.0, -1.7), math.exp(-1.7), rel_tol=1e-12)
+    # 1F1(1; 2; z) = (exp(z) - 1) / z
+    assert math.isclose(module.kummer(1.0, 2.0, -0.9), (1 - math.exp(-0.9)) / 0.9, rel_tol=1e-12)
+
+
+def test_closed_forms_of_variances_are_those_of_draws():
+    module = load("variance")
     found, needed = module.monte_carlo(0.5, math.pi / 3, 100_000), module.closed_forms(0.5, math.pi / 3)
     assert all(abs(found[name] / needed[name] - 1) < 0.1 for name in needed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,9 +37,14 @@ from protperf.message import Argument, Message
 
 _THETA = 0.8
 """Identity at which two rows share the weight of one."""
-_LEAST_SCORE = 20.0
-"""Score in nats from which one of many sequences fits: random ones of 15 to 300 residues reach 6 in one case of twenty,
-and the best of ten thousand, in queries of 90 and 263 residues, had 15.7."""
+_EXPECTED = 1e-3
+"""Sequences that fit by chance, of all that are aligned."""
+_DECAY = 0.84
+"""By how much, in the exponent, chance scores become rarer with each nat: 0.267 per unit of BLOSUM62 with gaps of 11
+and 1, a unit being 0.318 nats. The differences of random proteins of 300 residues decay by 0.82 to 0.95."""
+_BEYOND_DOUBT = 2.0
+"""Multiple of the least score from which no other order of the residues is tried."""
+_NUM_SHUFFLED = 32
 _AT_ONCE = 1024
 """Sequences between two signs of progress."""
 
@@ -81,8 +87,42 @@ def _aligned(sequences: Sequence[NDArray[np.uint8]], log_probs: NDArray[np.float
         placed += place(part, scores)
         if stage is not None:
             stage.update(len(part))
-    fits = np.array([found.score >= _LEAST_SCORE for found in placed], bool)
+    fits = _fits(sequences, placed, scores)
     return Aligned([found.columns for found in itertools.compress(placed, fits)], fits)
+
+
+def _fits(
+    sequences: Sequence[NDArray[np.uint8]], placed: Sequence[Placed], scores: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    rarity = np.log(len(sequences) / _EXPECTED)
+    least, found = rarity / _DECAY, np.array([one.score for one in placed], np.float64)
+    # No alignment scores below 0, so only those that score well enough by themselves need be read backwards.
+    (likely,) = np.nonzero(found >= least)
+    differences = found[likely] - _scores([sequences[at][::-1] for at in likely.tolist()], scores)
+    fits = np.zeros(len(placed), bool)
+    fits[likely[differences >= least]] = True
+    doubtful = likely[(differences >= least) & (differences < _BEYOND_DOUBT * least)]
+    doubted = [sequences[at] for at in doubtful.tolist()]
+    for at, by_chance in zip(doubtful, _shuffled_scores(doubted, scores), strict=True):
+        # Mean and deviation of an extreme-value distribution say where it begins and how it decays.
+        decay = math.pi / math.sqrt(6) / max(by_chance.std(ddof=1), 1e-6)
+        fits[at] = found[at] >= by_chance.mean() + (rarity - np.euler_gamma) / decay
+    return fits
+
+
+def _shuffled_scores(sequences: Sequence[NDArray[np.uint8]], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of the residues of each sequence in `_NUM_SHUFFLED` other orders, which do not depend on the other sequences."""
+    orders = [
+        rng.permutation(sequence)
+        for sequence in sequences
+        for rng in [np.random.default_rng(0)]
+        for _ in range(_NUM_SHUFFLED)
+    ]
+    return _scores(orders, scores).reshape(len(sequences), _NUM_SHUFFLED)
+
+
+def _scores(sequences: Sequence[NDArray[np.uint8]], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.array([one.score for one in place(sequences, scores)], np.float64)
 
 
 def _profile(query: NDArray[np.uint8], sequences: Sequence[NDArray[np.uint8]], aligned: Aligned) -> NDArray[np.float64]:
