@@ -69,21 +69,47 @@ def test_gradcheck(attention: str, causal: bool, dropout: float) -> None:
     assert torch.autograd.gradcheck(function, leaves(given), nondet_tol=0.0)
 
 
-@pytest.mark.parametrize("name", ["block", "token_loss"])
-def test_opcheck(name: str) -> None:
+def operator_case(name: str, is_kept: bool, precision: str = "f32") -> tuple[Any, ...]:
+    """Arguments of an operator, leaves where it keeps what gradients need."""
     given = tensors(dtype=torch.float32)
-    if name == "block":
+    if name == "token_loss":
+        floats = [given["hidden"], given["weights"].attention_norm, torch.randn(9, C)]
+        rest: tuple[Any, ...] = (torch.tensor([0, 2, 7]), torch.tensor([8, 0, 3]), 0.5, precision, is_kept)
+        return (*(x.requires_grad_(is_kept) for x in floats), *rest)
+    if is_kept:
         leaves(given)
-        key = torch.zeros((), dtype=torch.int64)
-        borders = given["cu_seqlens"]
-        options = (H, "elu1", True, 0.0, "bf16", True)
-        arguments = (given["hidden"], *given["weights"], *given["rotary"], borders, key, *options)
-    else:
-        hidden, norm = given["hidden"].requires_grad_(), given["weights"].attention_norm.requires_grad_()
-        embedding = torch.randn(9, C).requires_grad_()
-        arguments = (hidden, norm, embedding, torch.tensor([0, 2, 7]), torch.tensor([8, 0, 3]), 0.5, "bf16", True)
+    key = torch.zeros((), dtype=torch.int64)
+    tensors_of_call = (given["hidden"], *given["weights"], *given["rotary"], given["cu_seqlens"], key)
+    options = (H, "elu1", True, 0.0, precision)
+    if name == "block":
+        return (*tensors_of_call, *options, is_kept)
+    tensors_of_call = tuple(x.detach() for x in tensors_of_call)
+    output, *trace = torch.ops.protperf.block(*tensors_of_call, *options, True)
+    return (torch.ones_like(output), *tensors_of_call, trace, *options)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_kept", "precision"),
+    [
+        ("block", True, "bf16"),
+        ("block", False, "f32"),
+        ("block_backward", True, "f32"),
+        ("token_loss", True, "bf16"),
+        ("token_loss", False, "f32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_opcheck(name: str, is_kept: bool, precision: str) -> None:
     operator = getattr(torch.ops.protperf, name).default
-    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(operator, operator_case(name, is_kept, precision))
+
+
+@pytest.mark.parametrize(("name", "option"), [("block", "is_traced"), ("token_loss", "with_gradients")])
+def test_a_gradient_that_nothing_was_kept_for_is_refused(name: str, option: str) -> None:
+    arguments = operator_case(name, True)
+    found = getattr(torch.ops.protperf, name)(*arguments[:-1], False)
+    with pytest.raises(RuntimeError, match=f"{name} was called with {option}=False"):
+        found[0].sum().backward()
 
 
 def test_dropout_is_drawn_from_the_generator_of_torch() -> None:

@@ -187,6 +187,80 @@ def test_softmax_attention_in_forward_mode(causal):
     assert torch.autograd.gradcheck(attention, (q, k, v), check_forward_ad=True)
 
 
+# Values as wide as keys: torch's fused kernels, which have no second derivatives, take no others.
+EXACT = {
+    **OPTIONS,
+    "blind": {"key_padding_mask": torch.ones(1, 5, dtype=torch.bool)},
+    "window": {"window": 1},
+    "window, causal": {"window": 2, "causal": True, "key_padding_mask": OPTIONS["padded"]["key_padding_mask"]},
+    "window, packed": {"window": 1, **OPTIONS["packed"]},
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_softmax_attention_has_every_derivative_of_first_and_second_order(kind):
+    q, k, v = (x.requires_grad_() for x in tensors(1, 2, LENGTH, kv_heads=1, d=3, e=3)[:3])
+    attention = lambda q, k, v: softmax_attention(q, k, v, **EXACT[kind])  # noqa: E731
+    assert torch.autograd.gradcheck(attention, (q, k, v), check_forward_ad=True, fast_mode=True)
+    modes = {"check_fwd_over_rev": True, "check_rev_over_rev": True}
+    # Entry by entry for one of each code path.
+    is_fast = kind not in ("causal", "window, causal")
+    assert torch.autograd.gradgradcheck(attention, (q, k, v), fast_mode=is_fast, **modes)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("kind", ["causal", "padded", "window"])
+def test_softmax_attention_in_transforms_of_torch_func(kind):
+    given = [x.detach() for x in tensors(1, 1, LENGTH, d=3, e=3)[:3]]
+    func, masks = torch.func, EXACT[kind]
+
+    def ours(q, k, v):
+        return softmax_attention(q, k, v, **masks)
+
+    def plain(q, k, v):
+        band = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs() > masks.get("window", LENGTH)
+        band = band | torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1) if masks.get("causal") else band
+        hidden = band | masks.get("key_padding_mask", torch.zeros(1, LENGTH, dtype=torch.bool))[:, None, None]
+        return (q @ k.mT * 3**-0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v
+
+    for what in (
+        lambda f: func.grad(lambda *x: f(*x).square().sum(), argnums=(0, 1, 2))(*given),
+        lambda f: func.jvp(f, tuple(given), (given[1], given[0], given[2])),
+        lambda f: func.hessian(lambda k: f(given[0], k, given[2]).square().sum())(given[1]),
+        lambda f: func.jacrev(func.jacrev(lambda q: f(q, *given[1:]).square().sum()))(given[0]),
+        lambda f: func.vmap(f)(*(torch.stack([x, 2 * x]) for x in given)),
+    ):
+        assert close(what(ours), what(plain))
+
+
+def test_a_third_gradient_of_softmax_attention_is_that_of_the_reference():
+    def third(attention):
+        leaves = [x.requires_grad_() for x in tensors(1, 1, 4, d=3, e=3)[:3]]
+        found = attention(*leaves, causal=True).square().sum()
+        for _ in range(2):
+            found = sum(x.square().sum() for x in torch.autograd.grad(found, leaves[:2], create_graph=True))
+        return torch.autograd.grad(found, leaves)
+
+    assert close(third(softmax_attention), third(reference.softmax_attention))
+
+
+def test_the_first_gradient_of_softmax_attention_is_that_of_torchs_kernel_and_keeps_no_square():
+    q, k, v = tensors(1, 1, 512, d=8, e=8, dtype=torch.float32, requires_grad=True)[:3]
+    saved = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.setdefault(x.data_ptr(), x), lambda x: x):
+        out = softmax_attention(q, k, v, causal=True)
+    assert max(x.numel() for x in saved.values()) < 512 * 512 / 16
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    weight = torch.linspace(-1, 1, out.numel()).view_as(out)
+    found, needed = (torch.autograd.grad(x, (q, k, v), weight, retain_graph=True) for x in (out, theirs))
+    assert all(torch.equal(a, b) for a, b in zip(found, needed, strict=True))
+    # Half types are widened where the gradient is written out.
+    half = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
+    written_out = torch.autograd.grad(softmax_attention(*half, causal=True), half, weight.bfloat16(), create_graph=True)
+    assert all(x.dtype == torch.bfloat16 for x in written_out)
+    assert all((a - b).norm() < 0.02 * b.norm() for a, b in zip(written_out, needed, strict=True))
+
+
 def state_case(feature_map, kind):
     """A call from a state, and its leaves: q, k, v, omega and the sums of the state (its references are integers)."""
     leaves = leaves_of(feature_map)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from attention_inputs import MAPS, arrays, same_bits, tensors, worst
+from torch.utils import _pytree as pytree
 
 import protperf
 from protperf.torch import favor_attention, favor_attention_with_state, reference
@@ -72,6 +73,50 @@ def test_first_and_second_derivatives(feature_map, kind):
     leaves = (q, k, v, omega.requires_grad_())
     for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert check(lambda *x: favor_attention(*x, **options), leaves, fast_mode=True)
+
+
+# `test_derivatives.py` has the two that are not here.
+@pytest.mark.parametrize("kind", ["plain", "causal", "packed"])
+@pytest.mark.parametrize("feature_map", [*OTHERS, "hyperbolic", "smreg", "elu1", "trigonometric"])
+def test_first_and_second_derivatives_through_states_in_and_out(feature_map, kind):
+    options = {"feature_map": feature_map, "kernel_epsilon": EPSILON.get(feature_map)}
+    lines = 2 if kind == "packed" else 1
+    before = tensors(lines, 1, 3, d=2, e=1, m=3, scale=0.5, seed=9)
+    state = favor_attention_with_state(*before, **options)[1]
+    q, k, v, omega = tensors(1, 1, 3, d=2, e=1, m=3, scale=0.5, requires_grad=True)
+    leaves = (q, k, v, omega.requires_grad_(), state[..., 1:].clone().requires_grad_())
+
+    def attention(q, k, v, omega, sums):
+        given = torch.cat([state[..., :1], sums], -1)
+        out, after = favor_attention_with_state(q, k, v, omega, given, **{"causal": False, **options, **KINDS[kind]})
+        return out, after[..., 1:]
+
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(attention, leaves, fast_mode=True)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+@pytest.mark.parametrize("feature_map", protperf.feature_maps())
+def test_transforms_of_torch_func_are_those_of_the_oracle(feature_map):
+    given = tensors(1, 1, 4, d=3, e=2, m=4, scale=0.5)
+    tangents = tensors(1, 1, 4, d=3, e=2, m=4, scale=0.5, seed=2)
+    options = {"feature_map": feature_map, "causal": True, "kernel_epsilon": EPSILON.get(feature_map)}
+    cotangent = torch.linspace(-1, 1, 8, dtype=torch.float64).view(1, 1, 4, 2)
+    many = [torch.stack(pair) for pair in zip(given, tangents, strict=True)]
+    func, every = torch.func, (0, 1, 2, 3)
+    ours, plain = (
+        lambda q, k, v, omega, f=f: f(q, k, v, omega, **options) for f in (favor_attention, reference.favor_attention)
+    )
+    for transform in (
+        lambda f: func.grad(lambda *leaves: f(*leaves).square().sum(), argnums=every)(*given),
+        lambda f: func.vjp(f, *given)[1](cotangent),
+        lambda f: func.jvp(f, given, tangents),
+        lambda f: func.jacrev(f, argnums=(1, 3))(*given),
+        lambda f: torch.stack([f(*(x[i] for x in many)) for i in range(2)]) if f is plain else func.vmap(f)(*many),
+    ):
+        found, needed = (pytree.tree_leaves(transform(f)) for f in (ours, plain))
+        assert any(x.abs().max() > 1e-4 for x in needed)
+        assert all(worst(a, b) < 1e-9 for a, b in zip(found, needed, strict=True))
 
 
 @pytest.mark.parametrize("feature_map", OTHERS)

@@ -172,6 +172,17 @@ def test_parts_with_a_state_are_the_whole():
     assert worst(torch.cat([first, last], 2), whole) < 1e-12
 
 
+@pytest.mark.parametrize("num_heads", [None, 4])
+@pytest.mark.parametrize("feature_map", FITTED_MAPS)
+def test_query_heads_share_keys(feature_map, num_heads):
+    q, k, v, _ = tensors(2, 4, 20, kv_heads=2, d=8)
+    module = FittedAttention(8, 16, num_heads=num_heads, feature_map=feature_map).double()
+    module.observe(q, k)
+    repeated = [x.repeat_interleave(2, 1) for x in (k, v)]
+    assert worst(module(q, k, v), module(q, *repeated)) < 1e-12
+    assert worst(module.with_state(q, k, v)[0], module.with_state(q, *repeated)[0]) < 1e-12
+
+
 def test_a_module_made_in_inference_mode_works():
     q, k, v, _ = tensors(1, 2, 20, d=8, dtype=torch.float32)
     outs = []

@@ -159,6 +159,19 @@ def test_transforms_of_torch_func_and_vmap():
     many = [torch.stack([x, 0.5 * x]) for x in given]
     mapped = torch.func.vmap(attention)(*many)
     assert worst(mapped, torch.stack([attention(*(x[i] for x in many)) for i in range(2)])) < 1e-12
+    # The Jacobian by reverse and forward mode, and its products with a vector on either side.
+    rows = torch.func.jacrev(attention, argnums=every)(*given)
+    columns = torch.func.jacfwd(attention, argnums=every)(*given)
+    assert all(worst(a, b) < 1e-10 for a, b in zip(rows, columns, strict=True))
+    out, pull_back = torch.func.vjp(attention, *given)
+    cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    needed = torch.autograd.grad(attention(*leaves), leaves, cotangent)
+    assert all(worst(a, b) < 1e-12 for a, b in zip(pull_back(cotangent), needed, strict=True))
+    tangents = tuple(torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x) for x in given)
+    _, along = torch.func.jvp(attention, tuple(given), tangents)
+    products = [(x * t).flatten(out.dim()).sum(-1) for x, t in zip(rows, tangents, strict=True)]
+    assert worst(along, sum(products)) < 1e-10
+    assert along.abs().max() > 1e-3
 
 
 def test_compiles_into_one_graph_with_gradients():

@@ -75,18 +75,6 @@ def test_a_layer_of_torch_does_not_compute_softmax_by_itself_in_evaluation():
     assert not any(isinstance(module, MultiheadAttention) for module in model.modules())
 
 
-def test_exact_calls_of_sdpa_are_those_of_torch():
-    sdpa = torch.nn.functional.scaled_dot_product_attention
-    core = attention_core(8, 4, **EXACT)
-    q, k, v = rows(2, 4, 6, 8), rows(2, 2, 6, 8, seed=1), rows(2, 2, 6, 3, seed=2)
-    keys = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])[:, None, None]
-    tril = torch.ones(6, 6, dtype=torch.bool).tril()
-    for options in ({"is_causal": True}, {"scale": 0.7}, {"attn_mask": keys}, {"attn_mask": tril}):
-        needed = sdpa(q, k, v, enable_gqa=True, **options)
-        assert worst(scaled_dot_product_attention(q, k, v, enable_gqa=True, core=core, **options), needed) < 1e-5
-    assert worst(scaled_dot_product_attention(q[0], q[0], q[0], core=core), sdpa(q[0], q[0], q[0])) < 1e-5
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -94,12 +82,16 @@ def test_exact_calls_of_sdpa_are_those_of_torch():
         (lambda x: MultiheadAttention.like(torch.nn.MultiheadAttention(8, 2, dropout=0.1)), "dropout is 0.1"),
         (lambda x: MultiheadAttention.like(torch.nn.MultiheadAttention(8, 2, add_zero_attn=True)), "add_zero_attn"),
         (lambda x: MultiheadAttention(8, 2, **EXACT)(x, x, x, attn_mask=torch.ones(5, 5)), "not the causal mask"),
+        (
+            lambda x: MultiheadAttention(8, 2, **EXACT)(x, x, x, key_padding_mask=torch.full((2, 5), -5.0)),
+            "key_padding_mask has numbers other than 0 and -inf",
+        ),
         (lambda x: scaled_dot_product_attention(x, x, x, dropout_p=0.1, core=None), "dropout is 0.1"),
         (lambda x: scaled_dot_product_attention(x, x[:1], x[:1], core=None), "enable_gqa=True"),
         (lambda x: replace_attention(torch.nn.Linear(2, 2)), "Linear has no attention"),
         (lambda x: attention_core(8, 2, feature_map="softmax"), "choose one of exact, learned, positive"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_linear_attention_cannot_do_is_refused(call, message):
     with pytest.raises(protperf.Error, match=message):
@@ -212,6 +204,64 @@ def test_layers_have_directions_of_their_own_and_are_saved():
     assert omegas[0].shape == (2, 8, 8)
     assert not torch.equal(*omegas)
     assert sum(name.endswith("omega") for name in model.state_dict()) == 2
+
+
+ATTENTIONS = {"exact": EXACT, "positive": {"num_features": 16}, "windowed": {"num_window_heads": 1, "window": 3}}
+
+
+def generated(model, tokens, mask, use_cache):
+    """Greedy tokens after a prompt, and the logits that each was chosen by."""
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 1, "eos_token_id": None}
+    found = model.generate(
+        input_ids=tokens,
+        attention_mask=mask,
+        use_cache=use_cache,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    return found.sequences[:, tokens.shape[1] :], torch.stack(found.logits, 1)
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+@pytest.mark.parametrize("model", [gpt, llama], indirect=True, ids=["gpt", "llama"])
+def test_generation_with_a_cache_and_left_padding_is_that_of_each_prompt_alone(model, name):
+    if name == "windowed" and type(model).__name__.startswith("Llama"):
+        name, options = "whole groups with a window", {"num_window_heads": 2, "window": 3}
+    else:
+        options = ATTENTIONS[name]
+    tokens = torch.randint(4, 30, (2, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(2, 9, dtype=torch.long)
+    tokens[1, :4], mask[1, :4] = 1, 0
+    softmax = generated(model, tokens, mask, use_cache=True)
+    replace_attention(model, **options)
+    cached, whole = (generated(model, tokens, mask, use_cache) for use_cache in (True, False))
+    alone = generated(model, tokens[1:, 4:], mask[1:, 4:], use_cache=True)
+    for found, needed in ((cached, whole), ([x[1:] for x in cached], alone)):
+        assert torch.equal(found[0], needed[0])
+        assert worst(found[1], needed[1]) < 1e-4
+    if name == "exact":
+        assert torch.equal(cached[0], softmax[0])
+        assert worst(cached[1], softmax[1]) < 1e-4
+    else:
+        assert worst(cached[1], softmax[1]) > 1e-3
+
+
+@pytest.mark.parametrize("model", [gpt, llama], indirect=True, ids=["gpt", "llama"])
+def test_left_padding_changes_no_logit_of_a_replaced_model(model):
+    replace_attention(model, num_features=16)
+    tokens = torch.randint(4, 30, (2, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[1, :4] = 0
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    with torch.no_grad():
+        outs = []
+        for content in (1, 29):
+            tokens[1, :4] = content
+            outs.append(model(input_ids=tokens, attention_mask=mask, position_ids=positions).logits[1, 4:])
+        alone = model(input_ids=tokens[1:, 4:]).logits[0]
+    assert same_bits(*outs)
+    assert worst(outs[0], alone) < 1e-4
 
 
 # -- Queries and keys

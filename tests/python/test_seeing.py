@@ -8,7 +8,7 @@ from test_replace import esm
 import protperf
 from protperf.torch import reference
 from protperf.torch.nn import FittedAttention, MultiheadAttention, attention_core, replace_attention
-from protperf.torch.seeing import advice, attention_map, attention_rows, rollout, rollout_rows, watch
+from protperf.torch.seeing import advice, attention_map, attention_rows, check, rollout, rollout_rows, watch
 
 D, H = 8, 4
 CORES = {
@@ -147,3 +147,53 @@ def test_what_cannot_be_seen_is_refused():
         core(q, k[:, :, :20], k[:, :, :20])
     with pytest.raises(protperf.Error, match="30 queries and 20 keys"):
         rollout(seen)
+
+
+class Layers(torch.nn.Module):
+    """Two layers of self-attention; queries and keys of the second one are `scale` times as large."""
+
+    def __init__(self, scale, **options):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(attention_core(D, H, num_features=256, **options) for _ in range(2))
+        self.scale = scale
+
+    def forward(self, q, k, key_padding_mask=None):
+        out = self.layers[0](q, k, q, key_padding_mask=key_padding_mask)
+        # One head alone is made large.
+        large = torch.tensor([1.0, self.scale, 1.0, 1.0], dtype=q.dtype)[:, None, None]
+        return out + self.layers[1](large * q, large * k, q, key_padding_mask=key_padding_mask)
+
+
+def test_a_check_warns_of_the_heads_that_cannot_estimate_by_layer_and_number():
+    q, k = inputs(length=60)
+    model = Layers(10.0).double()
+    with pytest.warns(UserWarning, match=r"layers\.1: head 1: error .*normalise q and k") as caught:
+        found = check(model, q, k)
+    assert [str(x.message) for x in caught] == found
+    assert len(found) == 1
+    # The line is that of the advice, which has one for every head.
+    with watch(model) as seen:
+        model(q, k)
+    assert found[0] in advice(seen)
+    # Nothing is said where all is well: a warning is an error in these tests.
+    assert check(Layers(1.0).double(), q, k) == []
+
+
+def test_a_check_takes_one_module_and_leaves_padding_out():
+    q, k = inputs(length=60)
+    padding = torch.arange(60).expand(2, -1) >= 40
+    large = torch.where(padding[:, None, :, None], 30.0, 1.0)
+    core = attention_core(D, H, num_features=256).double()
+    assert check(core, large * q, large * k, q, key_padding_mask=padding) == []
+    with pytest.warns(UserWarning, match=r"FavorAttention: head \d: error"):
+        assert len(check(core, large * q, large * k, q)) == H
+    windowed = attention_core(D, H, num_features=256, num_window_heads=2).double()
+    with pytest.warns(UserWarning, match=r"WindowedHeads: head \d: error"):
+        assert len(check(windowed, 10 * q, 10 * k, q)) == 2
+
+
+def test_a_check_of_nothing_that_estimates_softmax_is_refused():
+    q, k = inputs()
+    for core in (attention_core(D, H, feature_map="relu"), attention_core(D, H, feature_map="exact")):
+        with pytest.raises(protperf.Error, match="called no attention"):
+            check(core.double(), q, k, q)

@@ -124,6 +124,17 @@ def test_opcheck(dtype, case):
     torch.library.opcheck(backward, (torch.ones_like(out), *args, out, den, with_omega, *options))
 
 
+def test_no_operator_is_registered_that_no_opcheck_has_seen():
+    """Each `test_opcheck` runs all of torch's checks: schema, registration, fakes, and gradients of dynamic shapes."""
+    checked = {
+        "here": {"favor", "favor_backward", "favor_state", "favor_state_backward"},
+        "test_log_linear_torch": {"log_linear", "log_linear_backward"},
+        "test_block": {"block", "block_backward", "token_loss"},
+    }
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("protperf::")}
+    assert {name.partition("::")[2] for name in registered} == set().union(*checked.values())
+
+
 @pytest.mark.parametrize("feature_map", ["positive", "relu"])
 def test_compiles_into_one_graph(feature_map):
     inputs = tensors(1, 2, 12, dtype=torch.float32)

@@ -106,6 +106,38 @@ def test_trap_strides_and_types_are_taken_for_those_of_a_plain_tensor():
         favor_attention(q.double(), k, v, omega)
 
 
+@pytest.mark.parametrize("feature_map", ["positive", "relu", "exact"])
+def test_trap_there_is_no_second_derivative(feature_map):
+    core = attention_core(3, 2, feature_map=feature_map, num_features=4, causal=True).double()
+    q, k, v = (x.requires_grad_() for x in normal(0.5, heads=2, length=4, width=3, dtype=torch.float64))
+    assert torch.autograd.gradgradcheck(core, (q, k, v), fast_mode=True)
+    # A penalty on the norm of a gradient, as it is written in training.
+    (first,) = torch.autograd.grad(core(q, k, v).square().sum(), q, create_graph=True)
+    second = torch.autograd.grad(first.square().sum(), (q, k, v))
+    assert all(x.abs().max() > 1e-4 for x in second)
+
+
+def test_trap_a_cpu_can_import_and_not_compute_and_the_compiler_is_turned_off():
+    q, k, v = normal(0.5, length=20)
+    core = FavorAttention(D, 16, causal=True)
+    assert q.device.type == "cpu"
+    assert distance(core(q, k, v), estimate(q, k, v, core.omega.double(), causal=True)) < 1e-5
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    # One graph of the module: what is turned off for the compiler would cut it in two, which `fullgraph` refuses.
+    compiled = torch.compile(core, fullgraph=True, backend=backend)
+    assert same_bits(compiled(q, k, v), core(q, k, v))
+    assert len(graphs) == 1
+    assert any("protperf.favor" in str(node.target) for node in graphs[0].graph.nodes)
+    # A kernel in a language that a CPU has no compiler for could not compute there.
+    assert not [path for path in package_files() if "import triton" in path.read_text(encoding="utf-8")]
+
+
 def test_trap_a_copy_of_a_module_forgets_its_draw():
     core = FavorAttention(D, num_heads=2)
     core.redraw(3)

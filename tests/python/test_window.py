@@ -102,9 +102,11 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
 def test_a_window_compiles_into_one_graph_for_any_length():
     compiled = torch.compile(softmax_attention, fullgraph=True, dynamic=True, backend="aot_eager")
     for length in (90, 200):
-        q, k, v, _ = tensors(1, 2, length, dtype=torch.float32)
-        needed = softmax_attention(q, k, v, causal=True, window=7)
-        assert worst(compiled(q, k, v, causal=True, window=7), needed) < 1e-6
+        q, k, v, _ = tensors(1, 2, length, dtype=torch.float32, requires_grad=True)
+        needed, found = (f(q, k, v, causal=True, window=7) for f in (softmax_attention, compiled))
+        assert worst(found, needed) < 1e-6
+        grads = (torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (found, needed))
+        assert all(worst(a, b) < 1e-5 for a, b in zip(*grads, strict=True))
 
 
 # -- Modules
@@ -128,6 +130,30 @@ def test_heads_of_both_kinds_are_each_what_they_would_be_alone(causal):
     assert worst(out[:, 2:], written_out(q[:, 2:], k[:, 2:], v[:, 2:], 6, causal, [0, 40, 90])) < 1e-5
     assert isinstance(mixed(num_window_heads=4), ExactAttention)
     assert isinstance(mixed(num_window_heads=0), FavorAttention)
+
+
+def test_heads_of_both_kinds_compile_and_export_for_any_length():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    core = mixed()
+    torch._dynamo.reset()
+    compiled = torch.compile(core, fullgraph=True, dynamic=True, backend=backend)
+    q, k, v, _ = tensors(1, 4, 90, kv_heads=2, dtype=torch.float32)
+    shapes = {name: {2: torch.export.Dim.DYNAMIC} for name in "qkv"}
+    exported = torch.export.export(core, (q, k, v), dynamic_shapes=shapes).module()
+    for length in (90, 12, 64, 65, 200):
+        q, k, v, _ = tensors(1, 4, length, kv_heads=2, dtype=torch.float32, requires_grad=True)
+        needed, *found = (f(q, k, v) for f in (core, compiled, exported))
+        grads = torch.autograd.grad(needed.square().sum(), (q, k, v))
+        for out in found:
+            assert worst(out, needed) < 1e-6, length
+            ours = torch.autograd.grad(out.square().sum(), (q, k, v))
+            assert all(worst(a, b) < 1e-5 for a, b in zip(ours, grads, strict=True)), length
+    assert len(graphs) == 1
 
 
 def test_grouped_queries_share_keys_within_their_kind():

@@ -256,7 +256,7 @@ def _token_loss_fake(
 
 
 def _block_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    *tensors, num_heads, attention, causal, dropout, precision, _ = inputs
+    *tensors, num_heads, attention, causal, dropout, precision, ctx.is_kept = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.num_tensors = len(tensors)
@@ -268,6 +268,7 @@ def _block_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, 
     count = ctx.num_tensors
     if grad is None:
         return (None,) * (count + _NUM_OPTIONS)
+    _check_kept(ctx, "block", "is_traced")
     # Read once: a checkpoint computes what was saved again for that.
     saved = ctx.saved_tensors
     tensors, trace = saved[:count], saved[count:]
@@ -277,6 +278,7 @@ def _block_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, 
 
 
 def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    ctx.is_kept = inputs[-1]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[1:])
@@ -285,7 +287,14 @@ def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, .
 def _loss_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 8
+    _check_kept(ctx, "token_loss", "with_gradients")
     return (*(grad * x for x in ctx.saved_tensors), *(None,) * 5)
+
+
+def _check_kept(ctx: Any, name: str, option: str) -> None:
+    """Refuse the gradient of a call that kept nothing for it."""
+    if not ctx.is_kept:
+        raise RuntimeError(f"torch.ops.protperf.{name} was called with {option}=False, so it has no gradient")
 
 
 def _no_second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:

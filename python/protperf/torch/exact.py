@@ -33,7 +33,12 @@ def softmax_attention(
     """Exact softmax attention by torch's own kernel, with the masks and special rows of `favor_attention`.
 
     Shapes as in `favor_attention`; logits are q.k / sqrt(D). Each packed sequence is one call, so that no score between
-    two sequences is ever formed. Derivatives are torch's: its fused kernels have none of the second order and say so.
+    two sequences is ever formed.
+
+    Differentiable in q, k and v in every mode and any number of times. First gradients are those of torch's kernel,
+    with its memory. Those that are to be differentiated again (`create_graph=True`), forward mode and the transforms of
+    `torch.func` are computed over all pairs of positions that no window cuts off, with memory O(H L S), or
+    O(H L (window + 64)). A compiled graph has first gradients alone.
 
     Args:
         window: a query sees only keys at a distance of at most `window` positions; time and memory are then linear in

@@ -163,10 +163,8 @@ def _value_power(v: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (exponent_of(largest) - (63 if dtype == torch.float32 else 511)).clamp(min=0)
 
 
-class _Poisoned(torch.autograd.Function):
+class _PoisonedInGraph(torch.autograd.Function):
     """NaN where `flag` is set, and NaN gradients from every such entry that a gradient other than 0 arrives at."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: torch.Tensor, flag: torch.Tensor) -> torch.Tensor:
@@ -182,6 +180,12 @@ class _Poisoned(torch.autograd.Function):
         (flag,) = ctx.saved_tensors
         return torch.where(flag & (grad != 0), torch.nan, grad), None
 
+
+class _Poisoned(_PoisonedInGraph):
+    """The same with forward mode and `vmap`. The compiler takes no gradient of a function that has a `jvp`."""
+
+    generate_vmap_rule = True
+
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, _: Any) -> torch.Tensor:
         (flag,) = ctx.saved_tensors
@@ -190,5 +194,6 @@ class _Poisoned(torch.autograd.Function):
 
 def poisoned(x: torch.Tensor, flag: torch.Tensor) -> torch.Tensor:
     """NaN in the entries of x that saw something that is not finite, and in every derivative through them."""
-    result: torch.Tensor = _Poisoned.apply(x, flag)
+    in_graph = torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    result: torch.Tensor = (_PoisonedInGraph if in_graph else _Poisoned).apply(x, flag)
     return result

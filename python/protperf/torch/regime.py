@@ -40,6 +40,11 @@ class Regime(NamedTuple):
     uniform_error: torch.Tensor
     num_features: int
 
+    @property
+    def is_fine(self) -> torch.Tensor:
+        """Whether the error to expect is small enough, bool: heads to which `advice` says so."""
+        return self.error <= _FINE
+
     def advice(self) -> list[str]:
         """One line per head: fine, or what would mend it."""
         return [

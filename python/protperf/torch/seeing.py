@@ -8,6 +8,7 @@ attention itself costs: O((L + S) M) for one row, where all of W takes O(L S).
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from protperf.torch.nn.learned import LearnedAttention
 from protperf.torch.nn.windowed import WindowedHeads
 from protperf.torch.regime import Regime, measure
 
-__all__ = ["Seen", "advice", "attention_map", "attention_rows", "rollout", "rollout_rows", "watch"]
+__all__ = ["Seen", "advice", "attention_map", "attention_rows", "check", "rollout", "rollout_rows", "watch"]
 
 _CORES = (WindowedHeads, FittedAttention, FavorAttention, LearnedAttention, ExactAttention)
 _COLUMNS = 256
@@ -109,6 +110,33 @@ def watch(model: torch.nn.Module) -> Iterator[list[Seen]]:
 def advice(seen: Sequence[Seen]) -> list[str]:
     """A line for each head of the calls that estimate softmax: the error to expect, and what would mend it."""
     return [f"{call.name}: {line}" for call in seen if call.estimates_softmax for line in call.regime().advice()]
+
+
+def check(model: torch.nn.Module, *inputs: Any, **keywords: Any) -> list[str]:
+    """Call `model` once without gradients, and warn of every head that cannot estimate softmax well for its inputs.
+
+    A model, or one attention module, called with q, k and v. What is measured is what `Seen.regime` measures, at its
+    cost, so call it now and then and not in every step.
+
+    Returns: the lines of the warnings, each with the name of the layer, the number of the head among those that
+    estimate, and the advice.
+
+    Raises:
+        ConfigError: no attention was called that estimates softmax, so there is nothing to check.
+    """
+    with torch.no_grad(), watch(model) as seen:
+        model(*inputs, **keywords)
+    estimators = [call for call in seen if call.estimates_softmax]
+    if not estimators:
+        raise ConfigError(f"{type(model).__name__} called no attention of protperf.torch.nn that estimates softmax")
+    found = []
+    for call in estimators:
+        regime = call.regime()
+        fine = regime.is_fine.tolist()
+        for line in (line for line, is_fine in zip(regime.advice(), fine, strict=True) if not is_fine):
+            found.append(f"{call.name or type(call.core).__name__}: {line}")
+            warnings.warn(found[-1], stacklevel=2)
+    return found
 
 
 def attention_rows(

@@ -60,12 +60,15 @@ class _Blocks(NamedTuple):
 
     @property
     def num_blocks(self) -> int:
+        if torch.compiler.is_compiling():
+            # A block too many, so that a graph need not be made anew where there is 1 or where the last one is full.
+            return self.q_len // self.size + 2
         return -(-self.q_len // self.size)
 
     def queries(self, x: torch.Tensor) -> torch.Tensor:
         """Rows [B,H,L,D] as [B n,H,size,D], with zeros after the last."""
         x = pad(x, (0, 0, 0, self.num_blocks * self.size - self.q_len))
-        return x.unflatten(2, (self.num_blocks, self.size)).transpose(1, 2).flatten(0, 1)
+        return x.unflatten(2, (-1, self.size)).transpose(1, 2).flatten(0, 1)
 
     def keys(self, x: torch.Tensor) -> torch.Tensor:
         """Rows [B,H,S,D] as [B n,H,before + size + after,D]: what each block may see."""

@@ -67,7 +67,8 @@ def attention_core(
         num_window_heads: the last so many heads attend exactly, to keys at most `window` positions away
             (`WindowedHeads`).
         causal: unless a call says otherwise.
-        options: of the module of the other heads; `exact` has none and takes no notice of them.
+        options: of the module of the other heads, such as `projection` and `kernel_epsilon` of `FavorAttention`;
+            `exact` has none and takes no notice of them.
 
     Raises:
         ConfigError: an unknown name, or more heads with a window than there are.

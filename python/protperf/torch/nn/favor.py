@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from protperf import _arguments
+from protperf import _arguments, feature_maps
 from protperf._backends import check_backend
 from protperf._feature_maps import find_map
 from protperf.errors import ConfigError
 from protperf.functional import draw_projection
+from protperf.torch.features import check_epsilon
 from protperf.torch.functional import favor_attention, favor_attention_with_state
 from protperf.torch.memory import translate_out_of_memory
 
@@ -42,6 +43,9 @@ class FavorAttention(torch.nn.Module):
         num_features: M, rows of omega.
         num_heads: an omega for each head; None shares one.
         feature_map: a name from `protperf.feature_maps()`.
+        projection: False applies an activation map to queries and keys themselves. There is no omega then and nothing
+            to draw, so all arguments about those say nothing, and M is D.
+        kernel_epsilon: added to every feature of an activation map; None takes the map's own.
         causal: position i attends to positions <= i.
         seed: of omega, 0 to 2^64 - 1.
         layer: number of this layer in its network: layers with one seed draw different directions.
@@ -54,6 +58,7 @@ class FavorAttention(torch.nn.Module):
         DtypeError, ConfigError: an argument of the wrong kind or out of range.
     """
 
+    # Both are None without a projection.
     omega: torch.Tensor
     draw_key: torch.Tensor
 
@@ -64,6 +69,8 @@ class FavorAttention(torch.nn.Module):
         *,
         num_heads: int | None = None,
         feature_map: str = "positive",
+        projection: bool = True,
+        kernel_epsilon: float | None = None,
         causal: bool = False,
         seed: int = 0,
         layer: int = 0,
@@ -79,6 +86,9 @@ class FavorAttention(torch.nn.Module):
         self.num_features = _arguments.check_positive("num_features", num_features)
         self.num_heads = None if num_heads is None else _arguments.check_positive("num_heads", num_heads)
         self.feature_map = find_map(_arguments.check_name("feature_map", feature_map)).name
+        self.projection = _arguments.check_flag("projection", projection)
+        check_epsilon(self.feature_map, kernel_epsilon)
+        self.kernel_epsilon = _arguments.check_epsilon(kernel_epsilon)
         self.causal = _arguments.check_flag("causal", causal)
         self.seed, self.layer = _arguments.check_integer("seed", seed), _arguments.check_integer("layer", layer)
         self.sampler, self.norm = _arguments.check_name("sampler", sampler), _arguments.check_name("norm", norm)
@@ -87,24 +97,33 @@ class FavorAttention(torch.nn.Module):
         self._known: tuple[int, ...] | None = None
         # Names and ranges are judged even where nothing is drawn.
         draw_projection(1, 1, sampler=self.sampler, norm=self.norm, seed=self.seed, stream=(self.layer, 0, 0))
+        saves_key = _arguments.check_flag("saves_key", saves_key)
+        if not self.projection:
+            _check_activation(self.feature_map)
+            self.num_features = self.head_dim
+            self.register_buffer("omega", None)
+            self.register_buffer("draw_key", None)
+            return
         heads = () if self.num_heads is None else (self.num_heads,)
         shape = (*heads, self.num_features, self.head_dim)
         self.register_buffer("omega", torch.empty(shape, device=device, dtype=dtype or torch.get_default_dtype()))
         key = torch.empty(4, device=device, dtype=torch.int64)
-        self.register_buffer("draw_key", key, persistent=_arguments.check_flag("saves_key", saves_key))
+        self.register_buffer("draw_key", key, persistent=saves_key)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw omega again; fills a module that was built on `meta` and given memory by `to_empty`."""
-        if not self.omega.is_meta:
+        if self.projection and not self.omega.is_meta:
             self._fill(self.draw)
 
     def redraw(self, draw: int) -> None:
         """Replace omega by draw number `draw` of the seed, in place and in its type.
 
         Raises:
-            DtypeError: not an integer; ConfigError: not from 0 to 2^32 - 1.
+            DtypeError: not an integer; ConfigError: not from 0 to 2^32 - 1, or a module without a projection.
         """
+        if not self.projection:
+            raise ConfigError("the module has projection=False, so it has no directions to draw")
         draw = _arguments.check_integer("draw", draw)
         if not 0 <= draw <= _MAX_DRAW:
             raise ConfigError(f"draw is {draw}; it must be from 0 to 2^32 - 1")
@@ -154,6 +173,7 @@ class FavorAttention(torch.nn.Module):
             causal=self.causal if causal is None else causal,
             cu_seqlens=cu_seqlens,
             key_padding_mask=key_padding_mask,
+            kernel_epsilon=self.kernel_epsilon,
             backend=self.backend,
         )
 
@@ -180,6 +200,7 @@ class FavorAttention(torch.nn.Module):
             causal=causal,
             cu_seqlens=cu_seqlens,
             key_padding_mask=key_padding_mask,
+            kernel_epsilon=self.kernel_epsilon,
             backend=self.backend,
         )
 
@@ -188,7 +209,7 @@ class FavorAttention(torch.nn.Module):
 
         Nothing is looked at unless a buffer has changed since. A compiled graph does not look.
         """
-        if torch.compiler.is_compiling() or self.omega.is_meta:
+        if not self.projection or torch.compiler.is_compiling() or self.omega.is_meta:
             return
         versions = versions_of(self.omega, self.draw_key)
         if versions is not None and self._known == versions:
@@ -210,7 +231,8 @@ class FavorAttention(torch.nn.Module):
         """The arguments that differ between modules."""
         return (
             f"head_dim={self.head_dim}, num_features={self.num_features}, num_heads={self.num_heads}, "
-            f"feature_map={self.feature_map!r}, causal={self.causal}, seed={self.seed}, layer={self.layer}, "
+            f"feature_map={self.feature_map!r}, projection={self.projection}, kernel_epsilon={self.kernel_epsilon}, "
+            f"causal={self.causal}, seed={self.seed}, layer={self.layer}, "
             f"sampler={self.sampler!r}, norm={self.norm!r}, backend={self.backend!r}"
         )
 
@@ -238,6 +260,8 @@ class FavorAttention(torch.nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         name = prefix + "draw_key"
+        if not self.projection:
+            return
         if prefix + "omega" not in state_dict or name in state_dict or self.omega.is_meta:
             return
         # Saved without a key: omega is taken on trust.
@@ -246,6 +270,15 @@ class FavorAttention(torch.nn.Module):
         if self.draw_key.is_meta:
             self.draw_key = torch.empty(4, dtype=torch.int64, device=self.omega.device)
         self._write_key()
+
+
+def _check_activation(feature_map: str) -> None:
+    """Refuse a map that has no meaning without directions."""
+    if find_map(feature_map).family != "activation":
+        names = ", ".join(name for name in feature_maps() if find_map(name).family == "activation")
+        raise ConfigError(
+            f"projection is False, but feature_map {feature_map!r} needs directions; choose one of {names}"
+        )
 
 
 def versions_of(*buffers: torch.Tensor) -> tuple[int, ...] | None:

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from protperf import _arguments
+from protperf._feature_maps import LogLinear
 from protperf.errors import ConfigError
+from protperf.torch.autocast import autocast
 from protperf.torch.fitting import FITTED_MAPS, Fitted, Moments, apply_rotation, fit, moments
 from protperf.torch.functional import favor_attention, favor_attention_with_state
 from protperf.torch.nn.favor import FavorAttention, versions_of
+from protperf.torch.nn.grouped import repeat_for_query_heads
 
 __all__ = ["FittedAttention"]
 
@@ -109,8 +112,7 @@ class FittedAttention(torch.nn.Module):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool | None = None, **options: Any
     ) -> torch.Tensor:
         """Shapes and options as in `FavorAttention.forward`."""
-        record, rotation = self.fitted()
-        q, k = apply_rotation(q, rotation), apply_rotation(k, rotation)
+        q, k, v, record = self._rotated(q, k, v)
         causal = self.favor.causal if causal is None else causal
         return favor_attention(q, k, v, None, feature_map=record, causal=causal, **options)
 
@@ -118,13 +120,23 @@ class FittedAttention(torch.nn.Module):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, state: torch.Tensor | None = None, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Output and state after these keys, as `FavorAttention.with_state`."""
-        record, rotation = self.fitted()
-        q, k = apply_rotation(q, rotation), apply_rotation(k, rotation)
+        q, k, v, record = self._rotated(q, k, v)
         return favor_attention_with_state(q, k, v, None, state, feature_map=record, **options)
 
     def extra_repr(self) -> str:
         """The arguments that `favor` does not show."""
         return f"feature_map={self.feature_map!r}, shift={self.shift}, momentum={self.momentum}"
+
+    def _rotated(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, LogLinear]:
+        """Queries and keys on the axes of the map, values, and the map; keys are repeated where heads have own axes."""
+        record, rotation = self.fitted()
+        q, k, v = autocast(q, k, v)
+        if rotation is None:
+            return q, k, v, record
+        k, v = repeat_for_query_heads(q, k, v, num_heads=self.favor.num_heads, head_dim=self.favor.head_dim)
+        return apply_rotation(q, rotation), apply_rotation(k, rotation), v, record
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # Memory that is used again may have the address and the count of changes of what was fitted.

@@ -9,7 +9,9 @@ import torch
 from protperf import _arguments
 from protperf._feature_maps import LogLinear
 from protperf.functional import draw_projection
+from protperf.torch.autocast import autocast
 from protperf.torch.functional import favor_attention, favor_attention_with_state
+from protperf.torch.nn.grouped import repeat_for_query_heads
 
 __all__ = ["LearnedAttention"]
 
@@ -53,25 +55,32 @@ class LearnedAttention(torch.nn.Module):
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool | None = None, **masks: Any
     ) -> torch.Tensor:
-        """Shapes q [B,H,L,D], k [B,H,S,D], v [B,H,S,E]; masks as in `FavorAttention.forward`."""
+        """Shapes q [B,H,L,D], k [B,Hk,S,D], v [B,Hk,S,E]; masks as in `FavorAttention.forward`.
+
+        Where query heads share keys, each has its own features of them, so keys and values are repeated.
+        """
         causal = self.causal if causal is None else causal
-        q, k, record = self._with_offsets(q, k)
+        q, k, v, record = self._with_offsets(q, k, v)
         return favor_attention(q, k, v, None, feature_map=record, causal=causal, **masks)
 
     def with_state(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, state: torch.Tensor | None = None, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Output and state after these keys, as `FavorAttention.with_state`."""
-        q, k, record = self._with_offsets(q, k)
+        q, k, v, record = self._with_offsets(q, k, v)
         return favor_attention_with_state(q, k, v, None, state, feature_map=record, **options)
 
-    def _with_offsets(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LogLinear]:
-        """Queries and keys with one more axis, and their map.
+    def _with_offsets(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, LogLinear]:
+        """Queries and keys with one more axis, values, and their map.
 
         The logarithm of the sum of a key's features is subtracted from the logarithm of each. It is no quadratic of the
         key, so it is carried as one more axis that the directions of keys read; that of a query cancels.
         """
-        head_dim = q.shape[3]
+        q, k, v = autocast(q, k, v)
+        num_heads, _, head_dim = self.weight.shape
+        k, v = repeat_for_query_heads(q, k, v, num_heads=num_heads, head_dim=head_dim)
         directions = torch.cat([self.weight, -self.weight], -2)
         offsets = torch.logsumexp((k * head_dim**-0.25) @ directions.to(k.dtype).mT, -1, keepdim=True)
         # With one axis more, inputs are scaled by another power.
@@ -81,4 +90,4 @@ class LearnedAttention(torch.nn.Module):
         of_queries = torch.nn.functional.pad(directions, (0, 1))
         of_keys = torch.nn.functional.pad(directions, (0, 1), value=1.0)
         quadratic = directions.new_zeros(directions.shape[0], head_dim + 1)
-        return q, k, LogLinear(of_queries, of_keys, quadratic)
+        return q, k, v, LogLinear(of_queries, of_keys, quadratic)

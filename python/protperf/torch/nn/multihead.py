@@ -1,4 +1,4 @@
-"""Attention with projections, in the place of `torch.nn.MultiheadAttention` and of calls of torch's SDPA."""
+"""Attention with projections, in the place of `torch.nn.MultiheadAttention`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from protperf.errors import ConfigError, ShapeError
+from protperf.errors import ConfigError
 from protperf.torch.nn.core import attention_core
+from protperf.torch.nn.masks import check_dropout, hidden_by
 
-__all__ = ["MultiheadAttention", "scaled_dot_product_attention"]
+__all__ = ["MultiheadAttention"]
 
 
 class MultiheadAttention(torch.nn.MultiheadAttention):
@@ -42,7 +43,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         dtype: Any = None,
         **attention: Any,
     ) -> None:
-        _check_dropout(dropout)
+        check_dropout(dropout)
         super().__init__(
             embed_dim, num_heads, 0.0, bias, kdim=kdim, vdim=vdim, batch_first=batch_first, device=device, dtype=dtype
         )
@@ -58,7 +59,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         Raises:
             ConfigError: it has dropout, `add_bias_kv` or `add_zero_attn`.
         """
-        _check_dropout(module.dropout)
+        check_dropout(module.dropout)
         if module.bias_k is not None or module.add_zero_attn:
             raise ConfigError("add_bias_kv and add_zero_attn have no linear form; leave them out")
         made = cls(
@@ -134,54 +135,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
-def scaled_dot_product_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-    *,
-    core: torch.nn.Module,
-) -> torch.Tensor:
-    """A call of `torch.nn.functional.scaled_dot_product_attention` answered by `core`, such as a `FavorAttention`.
-
-    Shapes: query [..,H,L,D], key [..,Hk,S,D], value [..,Hk,S,E]. `attn_mask` may be the causal mask, or a bool mask of
-    keys alone, [B,1,1,S] with True where a key counts.
-
-    Raises:
-        ConfigError: dropout, or another mask; ShapeError: less than 3 axes.
-    """
-    _check_dropout(dropout_p)
-    if query.dim() < 3:
-        raise ShapeError(f"query has {query.dim()} axes; it must be [..,H,L,D]")
-    if key.shape[-3] != query.shape[-3] and not enable_gqa:
-        raise ConfigError(f"key has {key.shape[-3]} heads but query {query.shape[-3]}; enable_gqa=True lets them share")
-    batch = query.shape[:-3]
-    q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
-    if scale is not None:
-        q = q * (scale * q.shape[-1] ** 0.5)
-    padding = None
-    if attn_mask is not None and attn_mask.dtype == torch.bool and attn_mask.shape[-2] == 1 and q.shape[2] != 1:
-        padding = ~attn_mask.expand(*batch, 1, 1, k.shape[2]).reshape(q.shape[0], k.shape[2])
-    elif attn_mask is not None:
-        is_causal = _is_causal_mask(attn_mask if attn_mask.is_floating_point() else ~attn_mask, q.shape[2], k.shape[2])
-    out: torch.Tensor = core(q, k, v, causal=is_causal or None, key_padding_mask=padding)
-    return out.reshape(*batch, *out.shape[1:])
-
-
 def _share(module: torch.nn.MultiheadAttention, to: torch.nn.MultiheadAttention) -> None:
     for name, parameter in module.named_parameters(recurse=False):
         setattr(to, name, parameter)
     to.out_proj = module.out_proj
     to.train(module.training)
-
-
-def _check_dropout(dropout: float) -> None:
-    if dropout:
-        raise ConfigError(f"dropout is {dropout}, but there are no weights to drop in linear attention; set it to 0")
 
 
 def _is_causal_mask(mask: torch.Tensor | None, q_len: int, kv_len: int) -> bool:
@@ -192,7 +150,7 @@ def _is_causal_mask(mask: torch.Tensor | None, q_len: int, kv_len: int) -> bool:
     """
     if mask is None:
         return False
-    hidden = mask if mask.dtype == torch.bool else mask == -torch.inf
+    hidden = mask if mask.dtype == torch.bool else hidden_by("attn_mask", mask)
     causal = torch.ones(q_len, kv_len, dtype=torch.bool, device=mask.device).triu(1)
     if q_len == kv_len and torch.equal(hidden.expand(*mask.shape[:-2], q_len, kv_len), causal.expand_as(hidden)):
         return True
@@ -203,5 +161,5 @@ def _padding(mask: torch.Tensor | None, is_single: bool) -> torch.Tensor | None:
     """A mask [B,S] as bool; torch also takes one of zeros and -inf."""
     if mask is None:
         return None
-    mask = mask if mask.dtype == torch.bool else mask == -torch.inf
+    mask = mask if mask.dtype == torch.bool else hidden_by("key_padding_mask", mask)
     return mask.unsqueeze(0) if is_single else mask
