@@ -152,8 +152,46 @@ def test_a_tangent_is_refused() -> None:
     given = tensors()
     with torch.autograd.forward_ad.dual_level():
         hidden = torch.autograd.forward_ad.make_dual(given["hidden"], torch.ones_like(given["hidden"]))
-        with pytest.raises(RuntimeError, match="forward-mode"):
+        with pytest.raises(RuntimeError, match="forward-mode derivative; compose the network in torch"):
             run({**given, "hidden": hidden})
+
+
+def loss_case() -> tuple[list[torch.Tensor], tuple[torch.Tensor, torch.Tensor, float]]:
+    arguments = operator_case("token_loss", True)
+    return list(arguments[:3]), arguments[3:6]
+
+
+def test_the_gradient_of_a_loss_is_not_a_constant_in_silence() -> None:
+    wanted, rest = loss_case()
+    first = torch.autograd.grad(token_loss(*wanted, *rest), wanted, create_graph=True)
+    for once, again in zip(first, torch.autograd.grad(token_loss(*wanted, *rest), wanted), strict=True):
+        assert torch.equal(once, again)
+        with pytest.raises(RuntimeError, match="engine='torch'"):
+            torch.autograd.grad(once.square().sum(), wanted, retain_graph=True)
+
+
+@pytest.mark.parametrize("name", ["omega", "cosines", "sines"])
+def test_a_gradient_that_the_block_has_not_is_refused_by_name(name: str) -> None:
+    given = tensors()
+    if name == "omega":
+        given["weights"] = given["weights"]._replace(omega=given["weights"].omega.requires_grad_())
+    else:
+        at = ("cosines", "sines").index(name)
+        given["rotary"] = tuple(x.requires_grad_() if i == at else x for i, x in enumerate(given["rotary"]))
+    with pytest.raises(ConfigError, match=f"{'omega' if name == 'omega' else 'rotary'} needs a gradient"):
+        run(given)
+    with torch.no_grad():
+        run(given)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap, torch.func.jacrev])
+def test_transforms_of_torch_func_are_refused_by_name(transform: Any) -> None:
+    given, (wanted, rest) = tensors(), loss_case()
+    stacked = (lambda x: x.detach()[None]) if transform is torch.func.vmap else (lambda x: x.detach())
+    with pytest.raises(ConfigError, match=r"transformer_block cannot be transformed .*engine='torch'"):
+        transform(lambda hidden: run({**given, "hidden": hidden}).sum())(stacked(given["hidden"]))
+    with pytest.raises(ConfigError, match=r"token_loss cannot be transformed .*engine='torch'"):
+        transform(lambda hidden: token_loss(hidden, *wanted[1:], *rest))(stacked(wanted[0]))
 
 
 def test_a_model_around_the_block_is_compiled_in_one_graph() -> None:

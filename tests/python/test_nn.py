@@ -159,6 +159,49 @@ def test_a_state_dictionary_without_a_key_is_loaded_strictly(assign):
         module.load_state_dict({})
 
 
+def test_a_module_that_was_loaded_goes_on_with_the_sampler_and_norm_that_were_saved():
+    saved, module = FavorAttention(8, 16, sampler="iid", norm="sqrt_dim"), FavorAttention(8, 16)
+    module.load_state_dict(saved.state_dict())
+    for each in (saved, module):
+        each.redraw(3)
+    assert torch.equal(module.omega, saved.omega)
+    assert (module.sampler, module.norm) == ("iid", "sqrt_dim")
+
+
+def test_a_key_from_before_samplers_were_kept_leaves_the_module_its_own():
+    saved, module = FavorAttention(8, 16, seed=7, sampler="iid"), FavorAttention(8, 16, sampler="iid")
+    saved.redraw(2)
+    state = saved.state_dict()
+    # Seed, layer, draw and a checksum, as they were written before.
+    state["draw_key"] = torch.tensor([7, 0, 2, -6260030330713718826])
+    module.load_state_dict(state)
+    module.redraw(5)
+    saved.redraw(5)
+    assert torch.equal(module.omega, saved.omega)
+
+
+def test_samplers_and_norms_have_numbers_in_keys():
+    from protperf.torch.nn import favor
+
+    assert set(favor._SAMPLERS) == set(protperf.samplers())
+    assert set(favor._NORMS) == set(protperf.norms())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": torch.int32}, "dtype is torch.int32; omega needs a floating type"),
+        ({"dtype": "float"}, "dtype is 'float'; omega needs a floating type"),
+        ({"device": "nosuch"}, "device is 'nosuch', which torch does not know"),
+        ({"layer": -1}, r"layer is -1; it must be from 0 to 2\^32 - 1"),
+        ({"layer": 2**32}, r"layer is 4294967296; it must be from 0 to 2\^32 - 1"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_named(arguments, message):
+    with pytest.raises(protperf.Error, match=message):
+        FavorAttention(8, 16, **arguments)
+
+
 def run(module):
     q, k, v, _ = tensors(1, 2, 9, dtype=torch.float32)
     return module(q, k, v)
@@ -194,6 +237,20 @@ def test_memory_that_was_never_filled_is_filled_before_it_is_used():
     for name, buffer in list(on_meta.named_buffers()):
         setattr(on_meta, name, torch.zeros_like(buffer, device="cpu"))
     assert torch.equal(run(on_meta), run(needed))
+
+
+def test_memory_is_filled_as_soon_as_there_is_some_so_that_a_graph_may_come_first(monkeypatch):
+    empty = torch.empty_like
+
+    def garbage(x, **options):
+        return empty(x, **options).fill_(77)
+
+    needed = FavorAttention(8, 16, seed=3)
+    monkeypatch.setattr(torch, "empty_like", garbage)
+    module = torch.nn.utils.skip_init(FavorAttention, 8, 16, seed=3)
+    monkeypatch.undo()
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    assert torch.equal(run(compiled), run(needed))
 
 
 def averaged_by_swa(model, averaging):
@@ -265,7 +322,7 @@ def test_modules_survive_functional_calls_and_stacking():
         ({"head_dim": 8, "num_heads": 0}, "num_heads"),
         ({"head_dim": 8, "feature_map": "cosine"}, "cosine"),
         ({"head_dim": 8, "seed": -1}, "seed"),
-        ({"head_dim": 8, "layer": -1}, "stream"),
+        ({"head_dim": 8, "layer": -1}, "layer"),
         ({"head_dim": 8, "sampler": "sobol"}, "sobol"),
         ({"head_dim": 8, "norm": "unit"}, "unit"),
         ({"head_dim": 8, "num_features": None}, "num_features must be an integer, not None"),

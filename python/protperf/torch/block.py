@@ -15,6 +15,7 @@ from torch import library
 from torch.autograd import forward_ad
 
 from protperf import _arguments, _native
+from protperf.errors import ConfigError
 from protperf.threads import num_threads
 from protperf.torch.derivatives import define_gradient
 from protperf.torch.kernels import array, contiguous_array
@@ -30,6 +31,8 @@ _TENSORS = (
     "Tensor ffn_norm, Tensor gate_up, Tensor down, Tensor cosines, Tensor sines, Tensor cu_seqlens, Tensor key"
 )
 _OPTIONS = "int num_heads, str attention, bool causal, float dropout, str precision"
+_COMPOSED = "compose the network in torch (engine='torch')"
+"""What has the derivatives that these operators have not."""
 _NUM_WEIGHTS = 8
 _NUM_OPTIONS = 6
 """Arguments of `block` after its tensors."""
@@ -96,8 +99,13 @@ def transformer_block(
             norms, attention and the residual stream stay in float32. `f32` rounds nothing.
 
     Raises:
-        ShapeError, ConfigError: sizes that do not agree, a map or a precision that does not exist, bf16 in float64.
+        ShapeError, ConfigError: sizes that do not agree, a map or a precision that does not exist, bf16 in float64;
+        omega or angles that need a gradient, or a transform of `torch.func`.
     """
+    _refuse_transforms("transformer_block")
+    for name, fixed in (("omega", weights.omega), ("rotary", rotary[0]), ("rotary", rotary[1])):
+        if fixed is not None and fixed.requires_grad and torch.is_grad_enabled():
+            raise ConfigError(f"{name} needs a gradient, and transformer_block has none; detach it, or {_COMPOSED}")
     # A tensor, because a compiled graph would freeze a number.
     key = torch.randint(2**63 - 1, ()) if dropout > 0 else torch.zeros((), dtype=torch.int64)
     is_traced = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, *weights))
@@ -123,13 +131,21 @@ def token_loss(
     Differentiable once in hidden, norm and embedding. `precision` is that of the products, as in `transformer_block`.
 
     Raises:
-        ShapeError, ConfigError: sizes that do not agree, a position, a target or a precision that does not exist.
+        ShapeError, ConfigError: sizes that do not agree, a position, a target or a precision that does not exist; a
+        transform of `torch.func`.
     """
+    _refuse_transforms("token_loss")
     with_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, norm, embedding))
     found: list[torch.Tensor] = torch.ops.protperf.token_loss(
         hidden, norm, embedding, positions, targets, weight, precision, with_gradients
     )
     return found[0]
+
+
+def _refuse_transforms(name: str) -> None:
+    """Refuse to be a part of what `torch.func` transforms, where operators have no rule."""
+    if torch._C._are_functorch_transforms_active():
+        raise ConfigError(f"{name} cannot be transformed by torch.func; {_COMPOSED}")
 
 
 def _trace_sizes(hidden: torch.Tensor, qkv: torch.Tensor, down: torch.Tensor, num_heads: int) -> list[int]:
@@ -281,14 +297,35 @@ def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, .
     ctx.is_kept = inputs[-1]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*inputs[:3], *output[1:])
 
 
 def _loss_gradient(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 8
     _check_kept(ctx, "token_loss", "with_gradients")
-    return (*(grad * x for x in ctx.saved_tensors), *(None,) * 5)
+    saved = ctx.saved_tensors
+    tensors, gradients = saved[:3], [grad * x for x in saved[3:]]
+    if torch.is_grad_enabled():
+        # They depend on the tensors, which a product with constants does not show.
+        gradients = list(_OnceOnly.apply(*gradients, *tensors))
+    return (*gradients, *(None,) * 5)
+
+
+class _OnceOnly(torch.autograd.Function):
+    """Three gradients as they are, which refuse to be differentiated again."""
+
+    @staticmethod
+    def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(x.view_as(x) for x in tensors[:3])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _no_second_gradient(ctx)
 
 
 def _check_kept(ctx: Any, name: str, option: str) -> None:
@@ -302,9 +339,7 @@ def _no_second_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tens
 
 
 def _no_second_gradient(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-    raise RuntimeError(
-        "the native block has first derivatives alone; for second ones compose the network in torch (engine='torch')"
-    )
+    raise RuntimeError(f"the native block and loss have first derivatives alone; for second ones {_COMPOSED}")
 
 
 for _name, _kernel, _fake, _setup, _rule in (
@@ -314,4 +349,4 @@ for _name, _kernel, _fake, _setup, _rule in (
 ):
     _library.impl(_name, translate_out_of_memory(_kernel), "CPU")
     library.register_fake(f"protperf::{_name}", _fake, lib=_library)
-    define_gradient(_library, _name, _setup, _rule)
+    define_gradient(_library, _name, _setup, _rule, _COMPOSED)

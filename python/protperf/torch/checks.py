@@ -36,7 +36,9 @@ def check_tensor(name: str, tensor: Any, device: torch.device | None = None) -> 
         raise DtypeError(f"{name} must be a torch tensor, not {type(tensor).__name__}")
     if tensor.is_nested:
         raise DtypeError(f"{name} is a nested tensor; pack its sequences into one and give their borders as cu_seqlens")
-    if tensor.layout != torch.strided or tensor.is_quantized:
+    if tensor.is_quantized:
+        raise DtypeError(f"{name} is quantized; convert it with dequantize()")
+    if tensor.layout != torch.strided:
         raise DtypeError(f"{name} has layout {tensor.layout}; only dense tensors are taken, convert it with to_dense()")
     # Told by its module, so that torch.distributed is not imported for it.
     if type(tensor).__module__.startswith(("torch.distributed", "torch.masked")):

@@ -144,8 +144,9 @@ def define_gradient(
     name: str,
     setup: Callable[[Any, tuple[Any, ...], tuple[torch.Tensor, ...]], None],
     rule: Callable[..., tuple[Any, ...]],
+    other_form: str = "call protperf.torch.favor_attention or favor_attention_with_state, which have one",
 ) -> None:
-    """Registers the gradient of an operator.
+    """Registers the gradient of an operator; `other_form` is what has a forward-mode derivative.
 
     `torch.library.register_autograd` would do, but for forward mode: it passes a tensor with a tangent on to the
     kernel, which drops the tangent without a word.
@@ -175,10 +176,7 @@ def define_gradient(
 
     def differentiable(keyset: Any, *args: Any) -> Sequence[torch.Tensor]:
         if forward_ad._current_level >= 0 and any(map(_tangent, args)):
-            raise RuntimeError(
-                f"torch.ops.protperf.{name} has no forward-mode derivative; call protperf.torch.favor_attention or "
-                "favor_attention_with_state, which have one"
-            )
+            raise RuntimeError(f"torch.ops.protperf.{name} has no forward-mode derivative; {other_form}")
         if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
             found: tuple[torch.Tensor, ...] = Differentiable.apply(keyset, *args)
             return list(found) if returns_list else found

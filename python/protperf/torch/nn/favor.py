@@ -1,8 +1,8 @@
 """Attention as a module that owns its omega, and knows which draw it is.
 
-omega is a function of the seed, the layer, the head and the number of the draw. The module keeps that key where every
-way of copying, averaging and loading a module finds it: as attributes, and as a small buffer with a checksum
-(`draw_key`), which shows whether omega is what the module drew. Memory that was never filled, as
+omega is a function of the seed, the layer, the head and the number of the draw, and of the sampler and the norm. The
+module keeps that key where every way of copying, averaging and loading a module finds it: as attributes, and as a small
+buffer with a checksum (`draw_key`), which shows whether omega is what the module drew. Memory that was never filled, as
 `to_empty`, `skip_init` and loaders that build on `meta` leave it, and buffers that were averaged with those of another
 draw fail the checksum, and omega is drawn again before it is used.
 """
@@ -19,7 +19,7 @@ import torch
 from protperf import _arguments, feature_maps
 from protperf._backends import check_backend
 from protperf._feature_maps import find_map
-from protperf.errors import ConfigError
+from protperf.errors import ConfigError, DtypeError
 from protperf.functional import draw_projection
 from protperf.torch.features import check_epsilon
 from protperf.torch.functional import favor_attention, favor_attention_with_state
@@ -28,6 +28,10 @@ from protperf.torch.memory import translate_out_of_memory
 __all__ = ["FavorAttention", "versions_of"]
 
 _MAX_DRAW = 2**32 - 1
+_MAX_LAYER = 2**32 - 1
+_SAMPLERS = ("orthogonal", "iid", "simplex", "hadamard")
+_NORMS = ("chi", "sqrt_dim")
+"""Numbered by their place, in keys that are kept: new ones go to the end."""
 
 
 class FavorAttention(torch.nn.Module):
@@ -35,8 +39,8 @@ class FavorAttention(torch.nn.Module):
 
     omega is a persistent buffer, [M,D] or, with `num_heads`, [H,M,D]. `redraw(draw)` replaces it: a training loop calls
     it between optimizer steps, and nothing else does. The state dictionary holds omega and the key of the draw
-    (seed, layer, draw), so that a module that was loaded goes on with the draws of the one that was saved; one without
-    a key, from before there were any, is loaded with the module's own seed and layer.
+    (seed, layer, draw, sampler and norm), so that a module that was loaded goes on with the draws of the one that was
+    saved; one without a key, from before there were any, is loaded with the module's own seed, layer and sampler.
 
     Args:
         head_dim: D.
@@ -91,6 +95,8 @@ class FavorAttention(torch.nn.Module):
         self.kernel_epsilon = _arguments.check_epsilon(kernel_epsilon)
         self.causal = _arguments.check_flag("causal", causal)
         self.seed, self.layer = _arguments.check_integer("seed", seed), _arguments.check_integer("layer", layer)
+        if not 0 <= self.layer <= _MAX_LAYER:
+            raise ConfigError(f"layer is {layer}; it must be from 0 to 2^32 - 1")
         self.sampler, self.norm = _arguments.check_name("sampler", sampler), _arguments.check_name("norm", norm)
         self.backend = check_backend(backend)
         self.draw = 0
@@ -104,9 +110,10 @@ class FavorAttention(torch.nn.Module):
             self.register_buffer("omega", None)
             self.register_buffer("draw_key", None)
             return
+        device, dtype = _device(device), _dtype(dtype)
         heads = () if self.num_heads is None else (self.num_heads,)
         shape = (*heads, self.num_features, self.head_dim)
-        self.register_buffer("omega", torch.empty(shape, device=device, dtype=dtype or torch.get_default_dtype()))
+        self.register_buffer("omega", torch.empty(shape, device=device, dtype=dtype))
         key = torch.empty(4, device=device, dtype=torch.int64)
         self.register_buffer("draw_key", key, persistent=saves_key)
         self.reset_parameters()
@@ -224,7 +231,8 @@ class FavorAttention(torch.nn.Module):
             self._fill(self.draw)
         else:
             # Buffers copied from another module bring their key along.
-            self.seed, self.layer, self.draw = found
+            self.seed, self.layer, self.draw, kind = found
+            self.sampler, self.norm = kind or (self.sampler, self.norm)
         self._known = versions_of(self.omega, self.draw_key)
 
     def extra_repr(self) -> str:
@@ -238,13 +246,17 @@ class FavorAttention(torch.nn.Module):
 
     def _write_key(self) -> None:
         with torch.no_grad():
-            self.draw_key.copy_(torch.tensor(_packed(self.seed, self.layer, self.draw)))
+            key = _packed(self.seed, self.layer, self.draw, (self.sampler, self.norm))
+            self.draw_key.copy_(torch.tensor(key))
         self._known = versions_of(self.omega, self.draw_key)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # New memory starts to count its changes anew.
+        # New memory starts to count its changes anew, and may hold nothing yet (`to_empty`, `skip_init`).
         self._known = None
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.projection and not self.draw_key.is_meta:
+            self.check_omega()
+        return self
 
     def _load_from_state_dict(
         self,
@@ -288,14 +300,38 @@ def versions_of(*buffers: torch.Tensor) -> tuple[int, ...] | None:
     return tuple(buffer._version for buffer in buffers)
 
 
-def _packed(seed: int, layer: int, draw: int) -> list[int]:
-    """The key as four numbers of 64 bits with a sign, the last one a checksum of the others."""
-    words = struct.pack("<QQQ", seed, layer, draw)
+def _packed(seed: int, layer: int, draw: int, kind: tuple[str, str] | None) -> list[int]:
+    """The key as four numbers of 64 bits with a sign, the last one a checksum of the others.
+
+    The upper half of the third one says which sampler and norm, `kind`; it is 0 in keys from before they were kept.
+    """
+    sampled = 0 if kind is None else 1 << 31 | _SAMPLERS.index(kind[0]) << 8 | _NORMS.index(kind[1])
+    words = struct.pack("<QQQ", seed, layer, sampled << 32 | draw)
     checksum = hashlib.blake2b(words, digest_size=8, person=b"omega").digest()
     return list(struct.unpack("<qqqq", words + checksum))
 
 
-def _unpacked(key: list[int]) -> tuple[int, int, int] | None:
-    """Seed, layer and draw of a key; None where the checksum is another."""
-    seed, layer, draw = (word % 2**64 for word in key[:3])
-    return (seed, layer, draw) if _packed(seed, layer, draw) == key else None
+def _unpacked(key: list[int]) -> tuple[int, int, int, tuple[str, str] | None] | None:
+    """Seed, layer, draw, and sampler and norm where they were kept; None where the checksum is another."""
+    seed, layer, word = (word % 2**64 for word in key[:3])
+    sampled, draw = divmod(word, 2**32)
+    sampler, norm = sampled >> 8 & 0xFF, sampled & 0xFF
+    if sampled and (sampler >= len(_SAMPLERS) or norm >= len(_NORMS)):
+        return None
+    kind = (_SAMPLERS[sampler], _NORMS[norm]) if sampled else None
+    return (seed, layer, draw, kind) if _packed(seed, layer, draw, kind) == key else None
+
+
+def _device(device: Any) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}, which torch does not know: {error}") from None
+
+
+def _dtype(dtype: Any) -> torch.dtype:
+    if dtype is None:
+        return torch.get_default_dtype()
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise DtypeError(f"dtype is {dtype!r}; omega needs a floating type, such as torch.float32")
+    return dtype
