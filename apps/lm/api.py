@@ -42,11 +42,11 @@ from protperf.lm.tables.table import Table
 from protperf.lm.training.options import ComputeOptions
 from protperf.lm.training.request import TRAINING_OPTIONS, read_request
 from protperf.lm.training.signals import raise_for
-from protperf.lm.variants.job import VariantsJob, VariantTable
+from protperf.lm.variants.job import VariantTable
 from protperf.lm.variants.options import OffsetOptions, StrategyOptions, VariantOptions
 from protperf.lm.variants.prior import read_prior
 from protperf.lm.variants.reader import is_file_name
-from protperf.lm.variants.score import Ensemble
+from protperf.lm.variants.request import read_request as read_variants_request
 from protperf.lm.variants.wild_type import read_wild_type
 
 if TYPE_CHECKING:
@@ -195,17 +195,14 @@ class Model:
             file that cannot be read.
         """
         self._check_fork()
-        given = from_keywords(options, _VARIANTS)
-        wild = read_wild_type(wild_type, instance(OffsetOptions, given).offset)
-        strategy = instance(StrategyOptions, given)
+        request = read_variants_request(from_keywords(options, _VARIANTS))
         if hasattr(variants, "columns"):
             raise DtypeError("variants is a table; give its column of variants, such as table['mutant'], or its path")
         single = isinstance(variants, (str, os.PathLike))
         is_file = isinstance(variants, os.PathLike) or (isinstance(variants, str) and is_file_name(variants))
         source = os.fspath(variants) if is_file else [variants] if single else list(variants)
-        job = VariantsJob(source, wild, instance(VariantOptions, given), strategy, TableOptions())
-        engines = [model._loaded.engine for model in self._with(also)]
-        table = job.table(Ensemble(engines, wild, strategy, job.prior))
+        job = request.job(source, wild_type)
+        table = job.table(job.ensemble([model._loaded.engine for model in self._with(also)]))
         for text in table.warnings:
             warnings.warn(text, stacklevel=2)
         return table
@@ -310,9 +307,10 @@ class Model:
             options: those below.
 
         Raises:
-            ConfigError: options that exclude each other, or that the model was not trained for; FastaError, FileError:
-            prompts or sequences to exclude that cannot be read; DataError: there are none of them, or, when iteration
-            reaches it, a sequence was one of the excluded ones again and again.
+            ConfigError: options that exclude each other, or that the model was not trained for; DtypeError: a prompt or
+            template with line breaks, which may be several; FastaError, FileError: prompts or sequences to exclude that
+            cannot be read; DataError: there are none of them, or, when iteration reaches it, a sequence was one of the
+            excluded ones again and again.
         """
         asked = instance(GenerateOptions, from_keywords(options, pick(GenerateOptions)))
         engine = self._loaded.engine

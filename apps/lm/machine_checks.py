@@ -16,6 +16,33 @@ def find_torch() -> Any:
     return torch
 
 
+def installed_torch() -> str:
+    """The version of torch, which is not loaded for it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def machine_facts(torch: str) -> dict[str, Any]:
+    """This build, what it runs on, the version of torch, and the GPUs, a line each."""
+    from protperf import build_info
+
+    return {**build_info(), "torch": torch, "gpus": tuple(gpu_lines())}
+
+
+def machine_lines(facts: dict[str, Any]) -> list[str]:
+    """The same as text."""
+    lines = []
+    for name in ("version", "profile", "target", "isa", "isas", "bf16", "num_threads", "torch", "gpus"):
+        separator = "\n" + " " * 13 if name == "gpus" else ", "
+        value = facts[name]
+        lines.append(f"{name:<12} {separator.join(value) if isinstance(value, tuple) else value}")
+    return lines
+
+
 def gpu_lines() -> list[str]:
     """Each GPU in a line, the one that is used marked; why none is, if so."""
     from protperf import gpu

@@ -20,6 +20,8 @@ LISTS = (".tsv", ".csv", ".jsonl")
 """Formats of a list of rejected records."""
 PAGES = (".html", ".htm")
 """Formats of a report."""
+MODEL = "Run directory, one step of it, builtin:nano, an ESM-2 folder, or a baseline."
+"""What the help says of a model."""
 POLICIES = ("map", "strict", "skip")
 """What happens to residues that are not letters of the alphabet."""
 
@@ -32,8 +34,7 @@ def residues_option() -> Any:
 
 def model_option() -> Any:
     """The model that is asked."""
-    text = "Run directory, one step of it, builtin:nano, an ESM-2 folder, or a baseline."
-    return option(REQUIRED, text, positional=True, unit="MODEL")
+    return option(REQUIRED, MODEL, positional=True, unit="MODEL")
 
 
 def seq_col_option() -> Any:

@@ -90,14 +90,8 @@ class Source:
 
     def _named(self, item: Any) -> tuple[str, str]:
         if isinstance(item, str):
-            # The end of the line that the text was read from says nothing.
-            text = item.rstrip("\r\n")
-            if "\n" in text or "\r" in text:
-                raise DtypeError(
-                    f"record {self._n} has line breaks, which may separate sequences or parts of one; give a list of "
-                    "sequences, the lines joined, or the path of a FASTA file"
-                )
-            return str(self._n), text
+            remedy = "give a list of sequences, the lines joined, or the path of a FASTA file"
+            return str(self._n), one_line(item, f"record {self._n}", remedy)
         if _is_pair(item):
             return item[0], item[1]
         if hasattr(item, "seq") and hasattr(item, "id"):
@@ -127,6 +121,23 @@ def only_record(records: Any, reading: ReadingOptions, name: str) -> io.Record:
         text = "{name} holds {found}; give one sequence, or a file with one record"
         raise DataError(Message(text, name=Argument(name), found="several records" if found else "no record"))
     return found[0]
+
+
+def one_line(text: str, name: str | Argument, remedy: str) -> str:
+    """Text that is one sequence, without the end of the line that it was read from.
+
+    Args:
+        name: what to call the text in the message, and `remedy` what to give instead.
+
+    Raises:
+        DtypeError: it has line breaks, and is one sequence or several.
+    """
+    # The end of the line says nothing.
+    line = text.rstrip("\r\n")
+    if "\n" in line or "\r" in line:
+        what = "{name} has line breaks, which may separate sequences or parts of one; {remedy}"
+        raise DtypeError(Message(what, name=name, remedy=remedy))
+    return line
 
 
 def is_path(text: str) -> bool:

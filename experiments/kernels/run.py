@@ -1,4 +1,4 @@
-"""Kernels that are no softmax: which of them a small network of proteins learns with, and which fail.
+"""Kernels that are not softmax: which of them a small network of proteins learns with, and which fail.
 
 The appendix of Choromanski et al. 2021 (arXiv:2009.14794) sweeps sigmoid, exp, ReLU, abs, gelu, cos, tanh and identity
 on TrEMBL; some ended without a number. Here every activation map of protperf, next to softmax and its estimates, for

@@ -4,8 +4,9 @@
     out = gpu.favor_attention(q, k, v, omega)   # stays on the GPU
     out.numpy()                                 # comes back
 
-`PROTPERF_GPU` chooses among several: an index, a part of a name, or `off`. Without it the first discrete GPU is used,
-else an integrated or virtual one. An adapter that computes on the processor (llvmpipe) is used only where it is named.
+`PROTPERF_GPU` chooses among several: an index (digits alone), a part of a name, or `off`. Without it the first discrete
+GPU is used, else an integrated or virtual one. An adapter that computes on the processor (llvmpipe) is used only where
+it is asked for.
 `PROTPERF_GPU_MEMORY`, such as 4G, says how much of its memory may be used; what does not fit is computed in parts.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from protperf import _arguments, _native
 from protperf._array_arguments import map_arguments, visibility_arguments
@@ -41,6 +42,8 @@ __all__ = [
 
 _CPU = (1, 0)
 """DLPack's number of a processor, and which of them."""
+_STORED = ("float32", "float16", "bfloat16")
+"""Types of numbers on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class GpuTensor:
 
     def __init__(self, handle: _native.GpuTensor, dtype: np.dtype[Any]) -> None:
         self._handle, self._dtype = handle, dtype
+        self._copy: NDArray[Any] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,6 +144,13 @@ class GpuTensor:
     def __dlpack_device__(self) -> tuple[int, int]:
         return _CPU
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        # What copy.copy, copy.deepcopy and pickle ask for.
+        raise DtypeError(
+            "a GpuTensor is neither copied nor pickled: its numbers never change, so share it; or take its copy on the "
+            "host, numpy(), and carry that to a GPU with gpu.upload where it is needed"
+        )
+
     def __repr__(self) -> str:
         return f"GpuTensor(shape={list(self.shape)}, dtype={self._dtype.name})"
 
@@ -158,20 +169,32 @@ def upload(array: Any, *, dtype: str | None = None) -> GpuTensor:
     import numpy as np
 
     _check_built()
+    if array is None:
+        raise DtypeError("array is None; give an array of numbers")
     if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
         try:
             array = np.from_dlpack(array)
         except (BufferError, RuntimeError, TypeError) as error:
-            raise DtypeError(f"array of type {type(array).__name__} cannot be read through DLPack: {error}") from error
+            found = str(getattr(array, "dtype", ""))
+            remedy = (
+                f" (it has type {found}, which NumPy lacks; convert it to float32 or float16 first, as x.float() does)"
+            )
+            raise DtypeError(
+                f"array of type {type(array).__name__} cannot be read through DLPack: "
+                f"{error}{remedy if found.endswith('bfloat16') else ''}"
+            ) from error
     array = as_array("array", array)
+    name = array.dtype.name
+    if array.dtype.kind not in "biuf" and not name.startswith(("float", "bfloat")):
+        kind = "complex numbers" if array.dtype.kind == "c" else f"values of type {name}"
+        remedy = "upload x.real and x.imag" if array.dtype.kind == "c" else "give an array of numbers"
+        raise DtypeError(f"array holds {kind}; a GPU computes on float32 and float16: {remedy}")
     if dtype is not None:
         if _arguments.check_name("dtype", dtype) not in ("float32", "float16"):
             raise ConfigError(f"dtype is {dtype!r}; use float32 or float16")
         array = array.astype(dtype)
-    if array.dtype.name not in ("float32", "float16", "bfloat16"):
-        raise DtypeError(
-            f"array has type {array.dtype.name}; a GPU computes on float32 and float16: say dtype='float32'"
-        )
+    elif name not in _STORED:
+        raise DtypeError(f"array has type {name}; a GPU computes on float32 and float16: say dtype='float32'")
     usable = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
     handle = _native.GpuTensor(usable.reshape(-1).view(np.uint8), usable.shape, usable.dtype.name)
     return GpuTensor(handle, usable.dtype)
@@ -181,7 +204,7 @@ def favor_attention(
     q: GpuTensor,
     k: GpuTensor,
     v: GpuTensor,
-    omega: ArrayLike | None,
+    omega: ArrayLike | GpuTensor | None,
     *,
     feature_map: str | LogLinear = "positive",
     causal: bool = False,
@@ -191,8 +214,12 @@ def favor_attention(
 ) -> GpuTensor:
     """As `protperf.favor_attention`, from tensors on the GPU to a tensor there; returns before it is computed.
 
-    q, k and v have one type, which the output has too. omega, borders and mask are arrays on the host: they are small.
-    The bits are those of `protperf.favor_attention(..., backend="wgpu")` on the same numbers.
+    q, k and v have one type, which the output has too. Borders and mask are arrays on the host: they are small. The
+    bits are those of `protperf.favor_attention(..., backend="wgpu")` on the same numbers.
+
+    omega is an array on the host, or a tensor on the GPU, as `draw_projection` makes it. Such a tensor is read back
+    once, M D numbers, by the first call that takes it, and that call waits: directions are scaled in float64 before
+    shaders take them, and shaders have no float64. Its copy is kept with it, so that later calls read nothing back.
 
     Raises:
         ShapeError, DtypeError, ConfigError, DeviceError: as `protperf.favor_attention`.
@@ -205,7 +232,7 @@ def favor_attention_with_state(
     q: GpuTensor,
     k: GpuTensor,
     v: GpuTensor,
-    omega: ArrayLike | None,
+    omega: ArrayLike | GpuTensor | None,
     state: GpuTensor | None = None,
     *,
     feature_map: str | LogLinear = "positive",
@@ -241,6 +268,8 @@ def draw_projection(
 ) -> GpuTensor:
     """`protperf.draw_projection` on the GPU: [num_features, head_dim] of the same numbers, rounded to float32.
 
+    `favor_attention` takes it as omega.
+
     Args:
         sampler: `orthogonal` alone; norm, seed, stream: as in `protperf.draw_projection`.
 
@@ -259,7 +288,7 @@ def _attention(
     q: GpuTensor,
     k: GpuTensor,
     v: GpuTensor,
-    omega: ArrayLike | None,
+    omega: ArrayLike | GpuTensor | None,
     feature_map: str | LogLinear,
     causal: bool,
     cu_seqlens: ArrayLike | None,
@@ -279,7 +308,7 @@ def _attention(
     shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
     causal = _arguments.check_flag("causal", causal)
     _arguments.check_tensors(shapes, {name: tensors[name].dtype.name for name in shapes}, causal)
-    directions, of_map = map_arguments(feature_map, omega, kernel_epsilon, q.shape)
+    directions, of_map = map_arguments(feature_map, _on_host(omega), kernel_epsilon, q.shape)
     handle, after = _native.gpu_favor(
         q._handle,
         k._handle,
@@ -292,6 +321,15 @@ def _attention(
         **visibility_arguments(q.shape, k.shape, cu_seqlens, key_padding_mask),
     )
     return GpuTensor(handle, q.dtype), None if after is None else GpuTensor(after, np.dtype(np.float32))
+
+
+def _on_host(omega: ArrayLike | GpuTensor | None) -> ArrayLike | None:
+    """Omega as an array; one of a tensor on the GPU is kept, for the numbers of a tensor never change."""
+    if not isinstance(omega, GpuTensor):
+        return omega
+    if omega._copy is None:
+        omega._copy = omega.numpy()
+    return omega._copy
 
 
 def _check_built() -> None:

@@ -31,7 +31,7 @@ pub fn other_maps() -> impl Iterator<Item = FeatureMap> {
     FeatureMap::ALL.into_iter().filter(|map| !MAPS.contains(map))
 }
 
-/// Whether features of a map may be negative, so that outputs are no means of values.
+/// Whether features of a map may be negative, so that outputs are not means of values.
 pub fn is_signed(map: FeatureMap) -> bool {
     use FeatureMap::{Cos, Fourier, Gelu, Identity, Tanh, Trigonometric};
     matches!(map, Trigonometric | Fourier | Identity | Tanh | Gelu | Cos)

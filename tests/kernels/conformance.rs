@@ -48,7 +48,7 @@ impl Record {
             judge.check::<f32>(&narrow).unwrap_or_else(|fault| panic!("{fault} {}", what("f32")));
             judge.check::<f64>(&wide).unwrap_or_else(|fault| panic!("{fault} {}", what("f64")));
             let errors = [0, 1, 2, 3, 4].map(|part| error(&narrow[part], &judge.truth[part]));
-            // What the reference rounds to f32 is no measure of a kernel.
+            // What the reference rounds to f32 does not measure a kernel.
             if subject.name != "reference" {
                 self.note(&judge, errors, *scalar.get_or_insert(errors), what);
             }
@@ -343,7 +343,7 @@ fn values_at_the_ends_of_f32_stay_in_the_hull() {
 
 /// One row that is not finite among extreme ones: it reaches what sees it, and the rest is right.
 #[test]
-fn one_bad_row_leaves_the_rest_right_whatever_its_scale() {
+fn one_bad_row_of_any_scale_leaves_the_rest_right() {
     let mut record = Record::default();
     for map in MAPS {
         for causal in [false, true] {

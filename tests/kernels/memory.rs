@@ -34,7 +34,7 @@ enum Layout {
     Contiguous,
     /// `[B,L,H,D]` in memory, as a projection leaves it.
     HeadsInside,
-    /// The last axis runs backwards, two elements a step, with gaps of NaN.
+    /// The last axis runs backwards, two elements per step, with gaps of NaN.
     Backwards,
 }
 

@@ -121,7 +121,7 @@ def test_rejects_and_warnings_reach_the_caller(model: lm.Model, tmp_path: Path) 
     ],
     ids=str,
 )
-def test_what_is_no_sequence_is_refused_by_name(
+def test_what_is_not_a_sequence_is_refused_by_name(
     records: object, kind: type[Error], message: str, model: lm.Model
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
@@ -206,7 +206,7 @@ def test_training_from_python_says_what_the_command_says(
 
 
 @pytest.mark.parametrize("name", ["proteins.dat", "in.mfa", "x.fastq", "scores.parquet"])
-def test_what_ends_like_a_file_is_no_protein(name: str, runs: dict[str, Path]) -> None:
+def test_what_ends_like_a_file_is_not_a_protein(name: str, runs: dict[str, Path]) -> None:
     with pytest.raises(MissingFileError, match=name):
         lm.load(runs["both"]).score(name)
 

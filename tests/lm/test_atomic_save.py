@@ -174,7 +174,7 @@ def test_a_step_is_named_only_after_the_metrics_that_led_to_it_are_safe(tmp_path
         assert "fsync metrics.jsonl" in calls[written:renamed]
 
 
-def test_a_limit_on_the_size_of_files_is_told_with_the_name(tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_reported_with_the_name(tmp_path: Path) -> None:
     """Here the kernel itself refuses, without the tracer."""
     save(tmp_path, 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -219,7 +219,7 @@ def test_a_group_that_a_directory_hands_down_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "step-1").stat().st_mode & 0o2000
 
 
-def test_what_is_half_written_stands_where_it_will_be_and_is_open_to_nobody_else(tmp_path: Path) -> None:
+def test_what_is_half_written_stands_where_it_will_be_and_is_closed_to_others(tmp_path: Path) -> None:
     seen = []
 
     def before(number: int, call: object) -> None:

@@ -172,7 +172,7 @@ def test_blosum_gives_the_entries_of_the_matrix(tmp_path: Path) -> None:
     assert substitution().background.sum() == pytest.approx(1, abs=1e-9)
 
 
-def test_rows_left_out_are_no_relatives_of_what_was_counted(family: Path, site: Path) -> None:
+def test_rows_left_out_are_not_relatives_of_what_was_counted(family: Path, site: Path) -> None:
     codes = read_alignment(family).codes
     engine = lm.load(site)._loaded.engine
     assert 0 < len(engine.members) <= LEAST_MEMBERS
@@ -319,7 +319,7 @@ def test_a_pairwise_model_scores_by_energies_and_predicts_by_conditionals(family
     assert masked[0] == pytest.approx(scores[0], abs=1e-4)
 
 
-def test_the_query_stands_in_its_own_columns_whatever_the_profile_prefers() -> None:
+def test_the_query_stands_in_its_own_columns_and_not_where_the_profile_prefers() -> None:
     """Here the profile is that of the query read backwards, which places the query nowhere."""
     query = np.arange(20, dtype=np.uint8)
     backwards = np.full((20, 20), np.log(0.001))

@@ -69,7 +69,7 @@ def test_files_to_train_on_may_follow_one_another(fasta: Path, small_size: Path,
     assert facts[0]["best_validation_loss"] == pytest.approx(3.0, abs=1.0)
 
 
-@pytest.mark.parametrize("name", ["info", "doctor", "completion"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_its_declarations_and_its_work(name: str) -> None:
     """What every command needs lies below them: parsing, help, completion, errors."""
     source = Path(str(import_module(f"protperf.lm.cli.{name}").__file__)).read_text(encoding="utf-8")
@@ -167,7 +167,7 @@ def test_a_help_page_fits_the_terminal_and_shows_every_option_once(name: str, co
         (["info", "missing-run"], 3, "missing-run: "),
         (["info", "RUN", "--jsn"], 2, "--json"),
         (["info", "RUN", "RUN"], 2, "one argument too many"),
-        (["info"], 2, "MODEL"),
+        (["info", "--curves"], 2, "--curves shows the training of a model, and MODEL is missing"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -266,7 +266,7 @@ def test_several_inputs_and_standard_input_count_on(runs: dict[str, Path], tmp_p
     assert b"method ll" in result.stderr
 
 
-def test_pll_tells_how_long_it_will_take_before_it_begins(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_pll_says_how_long_it_will_take_before_it_begins(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": "MWC"})
     message = in_process("score", runs["masked"], path).stderr.decode()
     assert "7 passes, about 1 s" in message
@@ -298,7 +298,9 @@ def test_info_names_a_damaged_file(runs: dict[str, Path], tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 @pytest.mark.parametrize("words", [["--help"], ["info", "RUN"], ["score", "RUN", "GOOD"], ["train", "--help"]])
-def test_a_full_disk_behind_standard_output_is_told(words: list[str], runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_full_disk_behind_standard_output_is_reported(
+    words: list[str], runs: dict[str, Path], tmp_path: Path
+) -> None:
     good = write_fasta(tmp_path / "good.fa", {"a": "MKV"})
     named = {"RUN": str(runs["both"]), "GOOD": str(good)}
     with open("/dev/full", "wb") as full:
@@ -334,7 +336,7 @@ def test_one_protein_needs_another_to_validate_on(tmp_path: Path) -> None:
     assert in_process(*words, "--validate", one).returncode == 0
 
 
-def test_verbose_tells_what_is_computed_where_and_what_was_mended(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_verbose_says_what_is_computed_where_and_what_was_mended(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA", "b": "mk-v"})
     plain = in_process("score", runs["both"], path)
     message = in_process("score", "-v", runs["both"], path, "--dtype", "float64")
@@ -347,7 +349,7 @@ def test_verbose_tells_what_is_computed_where_and_what_was_mended(runs: dict[str
     assert ours == pytest.approx(exact, abs=1e-5)
 
 
-def test_verbose_training_tells_of_data_model_and_checkpoints(fasta: Path, tmp_path: Path) -> None:
+def test_verbose_training_names_data_model_and_checkpoints(fasta: Path, tmp_path: Path) -> None:
     words = ["train", "--fasta", fasta, "-o", tmp_path / "run", "--steps", 2, "--batch-tokens", 100, "-v"]
     message = in_process(*words, "--checkpoint-every", 1).stderr.decode()
     lines = [line.removeprefix("protperf: ") for line in message.splitlines()]

@@ -73,7 +73,7 @@ def test_fish_completes_the_same(path: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "expected"), ASKS)
-def test_zsh_is_told_the_same(line: str, expected: set[str]) -> None:
+def test_zsh_is_offered_the_same(line: str, expected: set[str]) -> None:
     done = in_process(env=asked("zsh", line))
     assert (done.returncode, done.stderr) == (0, b"")
     for word in expected:
@@ -96,7 +96,7 @@ def test_zsh_completes_at_the_first_tab(path: str, tmp_path: Path) -> None:
     assert "score" in message.stdout, message
 
 
-def test_zsh_is_told_where_files_are_meant() -> None:
+def test_zsh_learns_where_files_are_meant() -> None:
     assert protperf(env=asked("zsh", "protperf score run ")).stdout.strip() == b"_files"
 
 

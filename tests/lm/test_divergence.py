@@ -261,7 +261,7 @@ def test_a_step_that_is_not_finite_is_not_scored_without_an_error(warm: Warm, si
 
 
 def test_large_numbers_are_finite_and_one_that_is_not_is_named() -> None:
-    """The norm of large numbers overflows; that alone is no fault."""
+    """The norm of large numbers overflows; that alone is not a fault."""
     tensors = {"a": torch.full((3, 4), 3e38), "b": torch.ones(5), "count": torch.ones(2, dtype=torch.int64)}
     assert not_finite(tensors.items()) is None
     for value in (math.nan, math.inf, -math.inf):

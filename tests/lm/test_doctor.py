@@ -11,6 +11,7 @@ import torch
 from commands import error_line, in_process
 from conftest import small_config
 
+from protperf import gpu
 from protperf.lm.model.config import ATTENTIONS
 from protperf.lm.model.network import CAUSAL, Network
 from protperf.lm.model.torch_checks import model_checks
@@ -71,3 +72,41 @@ def test_a_damaged_model_is_an_error_that_names_the_file(runs: dict[str, Path], 
     (copy / "model.safetensors").write_bytes(weights)
     assert "model.safetensors" in error_line(result := in_process("doctor", "--model", copy))
     assert result.returncode == 3
+
+
+ADAPTERS = (
+    gpu.Adapter(0, "llvmpipe (LLVM 15)", "processor", "vulkan", "llvmpipe", 2**27, False),
+    gpu.Adapter(1, "RTX 4060", "discrete", "vulkan", "NVIDIA", 2**31, True),
+)
+
+
+@pytest.mark.parametrize("command", ["doctor", "info"])
+def test_every_adapter_is_listed_and_the_one_that_is_used_is_marked(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "adapters", lambda: ADAPTERS)
+    monkeypatch.setattr(gpu, "fault", lambda: None)
+    lines = ["0 llvmpipe (LLVM 15) (processor, vulkan)", "1 RTX 4060 (discrete, vulkan, used)"]
+    result = in_process(command)
+    assert result.returncode == 0
+    assert f"gpus         {lines[0]}\n             {lines[1]}\n" in result.stdout.decode()
+    facts = json.loads(in_process(command, "--json").stdout)
+    assert facts["gpus"] == lines
+    assert {"version", "profile", "isa", "torch"} <= set(facts)
+
+
+@pytest.mark.parametrize("command", ["doctor", "info"])
+def test_where_no_gpu_is_used_the_reason_follows_the_list(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "adapters", lambda: ADAPTERS[:1])
+    monkeypatch.setattr(gpu, "fault", lambda: "no GPU was found")
+    text = in_process(command).stdout.decode()
+    assert "gpus         0 llvmpipe (LLVM 15) (processor, vulkan)\n             no GPU was found\n" in text
+    monkeypatch.setattr(gpu, "adapters", lambda: ())
+    assert "gpus         no GPU was found\n" in in_process(command).stdout.decode()
+
+
+@pytest.mark.parametrize("words", [["--curves"], ["--plot", "x.png"], ["--report", "x.html"]], ids=" ".join)
+def test_what_shows_a_training_needs_a_model(words: list[str]) -> None:
+    result = in_process("info", *words)
+    assert result.returncode == 2
+    assert error_line(result) == f"{words[0]} shows the training of a model, and MODEL is missing"

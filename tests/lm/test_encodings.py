@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -15,7 +16,7 @@ from commands import environment, in_process, protperf, table
 from protperf import lm
 from protperf.errors import DataError
 from protperf.lm.scoring.row import COLUMNS
-from protperf.lm.tables.formats import Encoder
+from protperf.lm.tables.formats import MISSING, Encoder
 
 ID = "prot\u00e9ine\u2013\u86cb\u767d\u8cea"
 NUMBERS = ["ll", "ll_per_residue", "ppl"]
@@ -30,7 +31,7 @@ def odd(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
-def test_standard_output_is_utf8_whatever_the_locale(encoding: str, runs: dict[str, Path], odd: Path) -> None:
+def test_standard_output_is_utf8_in_any_locale(encoding: str, runs: dict[str, Path], odd: Path) -> None:
     env = environment(PYTHONIOENCODING=encoding, LC_ALL="C", PYTHONUTF8="0")
     result = protperf("score", runs["both"], odd, env=env)
     assert result.returncode == 0, result.stderr
@@ -45,7 +46,7 @@ def test_a_message_that_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", ["tsv", "csv"])
-def test_a_missing_number_is_missing_to_pandas_and_polars(
+def test_a_missing_number_is_missing_to_pandas_and_nan_to_polars(
     suffix: str, runs: dict[str, Path], odd: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / f"out.{suffix}"
@@ -57,10 +58,18 @@ def test_a_missing_number_is_missing_to_pandas_and_polars(
         assert by_pandas[name].isna().tolist() == [False, True, True]
         assert by_polars[name].dtype == polars.Float64
         assert by_polars[name].is_nan().to_list() == [False, True, True]
+        assert by_polars[name].fill_nan(None).is_null().to_list() == [False, True, True]
     # A column without a single number is one of numbers still.
     out.write_text("\n".join(line for line in out.read_text(encoding="utf-8").splitlines() if ID not in line))
     assert pandas.read_csv(out, sep=separator)["ll"].dtype == "float64"
     assert polars.read_csv(out, separator=separator)["ll"].dtype == polars.Float64
+
+
+@pytest.mark.parametrize("spelling", ["", "nan", "NA", "null"])
+def test_no_other_spelling_leaves_polars_a_column_of_numbers(spelling: str) -> None:
+    """Why a missing number is not written as polars would have it: the type of a column would depend on its rows."""
+    assert polars.read_csv(io.StringIO(f"id,ll\na,{MISSING}\n"))["ll"].dtype == polars.Float64
+    assert polars.read_csv(io.StringIO(f"id,ll\na,{spelling}\n"))["ll"].dtype == polars.String
 
 
 def test_a_missing_number_is_null_in_json_and_parquet(runs: dict[str, Path], odd: Path, tmp_path: Path) -> None:

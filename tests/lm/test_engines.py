@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
+from conftest import STEADY, small_config
 from training import losses, small_options, synthetic
 
-from protperf.lm.model.config import ATTENTIONS, ModelConfig
+from protperf.lm.model.config import ModelConfig
 from protperf.lm.model.network import CAUSAL, MASKED, Network
 from protperf.lm.training.run import train_run
 
@@ -56,7 +56,7 @@ def sized(size: str, attention: str) -> ModelConfig:
 
 @pytest.mark.parametrize("mode", [MASKED, CAUSAL], ids=["masked", "causal"])
 @pytest.mark.parametrize(
-    ("size", "attention"), [("nano", name) for name in ATTENTIONS] + [("small", "softmax"), ("small", "exact")]
+    ("size", "attention"), [("nano", name) for name in STEADY] + [("small", "softmax"), ("small", "exact")]
 )
 def test_loss_and_gradients_are_as_close_to_float64_as_those_of_torch(size: str, attention: str, mode: int) -> None:
     native, composed, exact = (gradients(network, mode) for network in pair(sized(size, attention)))

@@ -16,7 +16,7 @@ from planted import MEMORY, STANDARD_TOKENS, PlantedEngine, log_table, random_ta
 
 import protperf.lm as lm
 from protperf import io
-from protperf.errors import ConfigError, DataError
+from protperf.errors import ConfigError, DataError, DtypeError
 from protperf.lm.alphabet import BOS, EOS, MASK, VOCAB_SIZE
 from protperf.lm.engine import Engine
 from protperf.lm.generation import causal
@@ -359,6 +359,21 @@ def test_python_draws_as_it_is_asked(runs: dict[str, Path]) -> None:
         model.generate(top_p=0.0)
     with pytest.raises(ConfigError, match="prompt 0 has 3 residues; max_len must be larger"):
         model.generate(prompt="MKV", max_len=3)
+
+
+@pytest.mark.parametrize("text", ["MK\nTA", "MK\r\nTA\n", "MK\rTA"])
+def test_text_that_may_be_several_sequences_is_refused_as_every_other_reading_does(
+    text: str, runs: dict[str, Path]
+) -> None:
+    model = lm.load(runs["both"])
+    readings = (model.score, model.scan, lambda x: model.variants(x, ["M1A"]), lambda x: model.generate(prompt=x))
+    for read in readings:
+        with pytest.raises(DtypeError, match="has line breaks, which may separate sequences or parts of one"):
+            read(text)
+    with pytest.raises(DtypeError, match="template has line breaks"):
+        model.generate(template="MK\n_A", infill=True)
+    (ended,), (bare,) = (model.generate(prompt=x, max_len=9) for x in ("MK\n", "MK"))
+    assert ended.seq == bare.seq
 
 
 def test_each_prompt_of_a_file_gets_its_sequences(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_command_line_gives_what_it_names_and_nothing_else() -> None:
     ],
     ids=" ".join,
 )
-def test_a_wrong_word_is_told_with_its_flag(words: list[str], message: str) -> None:
+def test_a_wrong_word_is_reported_with_its_flag(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_words(GROUPS, words)
     assert in_flags(GROUPS, caught.value.args[0]).startswith(message)
@@ -102,7 +102,7 @@ def test_a_wrong_word_is_told_with_its_flag(words: list[str], message: str) -> N
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_wrong_keyword_is_told_with_its_name(given: dict[str, Any], message: str) -> None:
+def test_a_wrong_keyword_is_reported_with_its_name(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_keywords(given, pick(Brewing))
     assert str(caught.value).startswith(message)
@@ -184,7 +184,7 @@ def test_a_message_is_spelled_for_whom_reads_it() -> None:
     assert str(error) == str(message)
 
 
-def test_the_same_mistake_is_told_to_a_program_and_to_a_user(fasta: Path, tmp_path: Path) -> None:
+def test_the_same_mistake_is_reported_to_a_program_and_to_a_user(fasta: Path, tmp_path: Path) -> None:
     for words, given, message in (
         (["--steps", "0"], {"steps": 0}, "{steps} is 0; it must be a whole number of at least 1"),
         (["--steps", "1", "--time", "5"], {"steps": 1, "time": 5}, "exactly one of {steps}, {epochs} and {time}"),

@@ -56,7 +56,7 @@ def run(name: str, count: int = MUTATIONS) -> None:
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-def test_whatever_a_file_holds_it_is_read_right_or_refused_with_its_name(name: str) -> None:
+def test_a_file_of_any_content_is_read_right_or_refused_with_its_name(name: str) -> None:
     assert len(targets.seeds(name)) >= 2
     run(name)
 

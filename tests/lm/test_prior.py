@@ -277,7 +277,7 @@ def test_an_alignment_too_small_to_leave_rows_out_has_half_the_weight(runs: dict
     assert b"alone.fa (site model of 1 row), weight 0.5" in result.stderr
 
 
-def test_what_is_no_prior_is_refused_before_a_model_is_read(
+def test_what_is_not_a_prior_is_refused_before_a_model_is_read(
     family: Path, fasta: Path, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     lm.baseline(fasta, tmp_path / "ngram", kind="unigram")

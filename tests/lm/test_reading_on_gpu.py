@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import environment, protperf
+from commands import environment, error_line, in_process, protperf
 from conftest import small_config
 from training import small_options, synthetic
 
@@ -88,6 +88,43 @@ def test_a_batch_that_the_gpu_has_no_room_for_is_read_in_smaller_ones(
     assert found[2] > trips
 
 
+@pytest.mark.usefixtures("gpu_device")
+@pytest.mark.parametrize("command", ["score", "generate", "embed"])
+def test_a_gpu_without_room_is_named_and_no_option_that_would_not_help(
+    command: str, runs: dict[str, Path], fasta: Path, tmp_path: Path
+) -> None:
+    words = {"score": [fasta], "generate": ["-n", "1"], "embed": [fasta, "-o", tmp_path / "x.npz"]}[command]
+    result = in_process(command, runs["both"], *words, "--device", "wgpu", env={"PROTPERF_GPU_MEMORY": "1"})
+    assert result.returncode == 4
+    (used,) = (adapter.name for adapter in gpu.adapters() if adapter.is_chosen)
+    message = error_line(result)
+    assert message.startswith(f"out of memory: the GPU {used} has no room for ")
+    assert "that PROTPERF_GPU_MEMORY allows; allow more, or compute on the CPU" in message
+    assert "--batch-tokens" not in message
+
+
+@pytest.mark.parametrize(("command", "is_named"), [("score", True), ("generate", False)])
+def test_batch_tokens_is_a_remedy_only_where_it_is_an_option(
+    command: str, is_named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(given: object) -> int:
+        raise OutOfMemory("could not allocate 8 bytes")
+
+    monkeypatch.setattr(f"protperf.lm.cli.{command}.run", run)
+    result = in_process(command, "run", *(["x.fa"] if command == "score" else []))
+    assert result.returncode == 4
+    remedy = "; try a smaller --batch-tokens" if is_named else ""
+    assert error_line(result) == f"out of memory: could not allocate 8 bytes{remedy}"
+
+
+@pytest.mark.usefixtures("gpu_device")
+def test_verbose_names_the_adapter(runs: dict[str, Path], fasta: Path) -> None:
+    (used,) = (adapter.name for adapter in gpu.adapters() if adapter.is_chosen)
+    said = in_process("score", "-v", runs["both"], fasta, "--device", "wgpu").stderr.decode()
+    assert f"device wgpu ({used}), " in said
+    assert "device cpu, " in in_process("score", "-v", runs["both"], fasta).stderr.decode()
+
+
 FORKED = """
 import os, sys, protperf.lm as lm
 from protperf.errors import DeviceError
@@ -109,7 +146,7 @@ assert model.score("MKV").rows == expected
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.usefixtures("gpu_device")
-def test_a_forked_child_is_told_to_load_anew(runs: dict[str, Path]) -> None:
+def test_a_forked_child_is_asked_to_load_anew(runs: dict[str, Path]) -> None:
     subprocess.run([sys.executable, "-c", FORKED, runs["both"]], check=True, timeout=120)
 
 

@@ -151,7 +151,7 @@ def trainer_of(run: Path, fasta: Path, config: Any, options: TrainOptions) -> An
     return one
 
 
-def test_other_sequences_are_refused_and_another_machine_is_told(tmp_path: Path, fasta: Path) -> None:
+def test_other_sequences_are_refused_and_another_machine_is_reported(tmp_path: Path, fasta: Path) -> None:
     run, held = tmp_path / "run", tmp_path / "held.fasta"
     held.write_text(">h\nMKVLAWAG\n>i\nMKWCDEFG\n")
     message: list[str] = []

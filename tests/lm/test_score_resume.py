@@ -373,7 +373,7 @@ def test_a_new_table_has_the_permissions_of_a_plain_file(score: Score, tmp_path:
         assert (folder / name).stat().st_mode == (tmp_path / "plain").stat().st_mode, name
 
 
-def test_a_folder_in_the_way_is_told_and_stays(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_in_the_way_is_reported_and_stays(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / ".tmp-x.tsv.meta.json").mkdir()
     path = write_fasta(tmp_path / "x.fa", {"a": "MKV"})
     result = in_process("score", runs["both"], path, "-o", tmp_path / "x.tsv")
@@ -403,7 +403,7 @@ def test_a_full_device_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
     assert error_line(result) == "/dev/full: No space left on device; free some space and run again"
 
 
-def test_a_limit_on_the_size_of_files_is_told_and_the_rows_are_kept(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_reported_and_the_rows_are_kept(runs: dict[str, Path], tmp_path: Path) -> None:
     """The kernel itself refuses here, no tracer."""
     path = write_fasta(tmp_path / "x.fa", {f"p{i}": LETTERS * 3 for i in range(400)})
     out = tmp_path / "out.tsv"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
+from conftest import STEADY, small_config
 
 from protperf import io
 from protperf.errors import ConfigError
@@ -70,7 +70,7 @@ def test_a_planted_model_scores_its_own_sequence_with_certainty(method: str) -> 
     assert bad.ll < -25 * (len(ladder) - 1)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", STEADY)
 def test_ll_in_chunks_is_ll_whole_is_ll_token_by_token(attention: str) -> None:
     net, x = engine(attention), residues(150)
     whole = score.log_likelihoods(net, [x])[0]
@@ -190,7 +190,7 @@ def test_a_chunk_state_continues_where_it_stopped() -> None:
     assert state.positions.tolist() == [40]
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", STEADY)
 def test_sequences_that_share_a_prefix_continue_from_copies_of_its_state(attention: str) -> None:
     """Each of them, token by token in uneven steps, as if it had been read alone from the start."""
     model, prefix = engine(attention), residues(40)
@@ -247,10 +247,10 @@ def test_hidden_states_may_be_read_on_from_a_state(attention: str, layer: int) -
         state.advance_hidden(first[:1], np.array([0, 1, 1]), 3)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", STEADY)
 @pytest.mark.parametrize("method", ["ll", "pll"])
 def test_float64_gives_the_scores_of_float32_with_its_rounding_errors_gone(attention: str, method: str) -> None:
-    """In chunks and at once: 1e-12 in float64, where float32 is right to 1e-5 a residue."""
+    """In chunks and at once: 1e-12 in float64, where float32 is right to 1e-5 per residue."""
     single, double = network(attention), network(attention).double()
     single, double = TorchEngine(single), TorchEngine(double)
     x = residues(120)

@@ -120,7 +120,7 @@ def test_places_and_ids_go_on_over_tables_and_other_records(runs: dict[str, Path
     assert [(int(row["n"]), row["id"]) for row in message] == expected
 
 
-def test_what_is_no_table_file_is_refused_with_what_to_give(runs: dict[str, Path]) -> None:
+def test_what_is_not_a_table_file_is_refused_with_what_to_give(runs: dict[str, Path]) -> None:
     model = lm.load(runs["both"])
     frame = pandas.DataFrame({"id": ["a"], "sequence": ["MKV"]})
     with pytest.raises(DtypeError, match=r"give its columns as pairs, such as zip\(table.id, table.sequence\)"):
@@ -155,7 +155,7 @@ def test_an_empty_table_of_scores_has_the_types_of_any_other(runs: dict[str, Pat
     assert empty.to_polars()[numbers].schema == full.to_polars()[numbers].schema
 
 
-def test_a_pyarrow_that_cannot_be_imported_is_told_before_any_work(
+def test_a_pyarrow_that_cannot_be_imported_is_reported_before_any_work(
     runs: dict[str, Path], csv: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "pyarrow").mkdir()

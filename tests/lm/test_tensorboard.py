@@ -15,7 +15,7 @@ from training import small_options, synthetic, trainer
 from protperf.lm.storage import checkpoint
 
 
-def test_without_the_package_nothing_is_begun(
+def test_without_the_package_nothing_is_started(
     fasta: Path, small_size: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

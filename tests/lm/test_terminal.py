@@ -85,7 +85,7 @@ def test_a_terminal_that_does_not_tell_its_size_has_80_columns(fasta: Path, tmp_
     assert all(len(line) <= COLUMNS for line in bars)
 
 
-def test_ctrl_c_is_told_with_what_was_kept(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_ctrl_c_is_reported_with_what_was_kept(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {f"p{i}": "MKVACDEFGH" * 30 for i in range(1000)})
     words = ["score", runs["both"], path, "--method", "pll", "--batch-tokens", 300]
     at_once = "import sys; from protperf.lm.cli import main, progress; from protperf.lm.tables import sink;"
@@ -208,7 +208,7 @@ def test_a_training_that_is_refused_leaves_no_bar(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("text", ["plain", "é 蛋白質", "a b"])
-def test_ordinary_text_is_told_as_it_is(text: str) -> None:
+def test_ordinary_text_is_printed_as_it_is(text: str) -> None:
     assert plain(text) == text
 
 
@@ -271,7 +271,7 @@ def test_a_file_given_twice_is_scored_twice(runs: dict[str, Path], tmp_path: Pat
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_file_that_may_not_be_read_is_told(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_read_is_reported(runs: dict[str, Path], tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": "MKVA"})
     path.chmod(0)
     for words in (["score", runs["both"], path], ["train", "--fasta", path, "-o", tmp_path / "run", "--steps", 1]):

@@ -5,7 +5,8 @@ Inputs come from integers and exact sums, so that they are the same numbers on e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 MAPS = ("positive", "hyperbolic", "smreg", "relu", "elu1", "trigonometric")
+# Of these every fourth shape alone: their families are those of the maps above.
+FURTHER_MAPS = (
+    "gaussian", "fourier", "exp", "identity", "abs", "relu2", "square", "sigmoid", "tanh", "gelu", "cos",
+)  # fmt: skip
+# Maps that take any input, and inputs themselves in place of projections.
+_ACTIVATIONS = ("relu", "elu1", "identity", "abs", "relu2", "square", "sigmoid", "tanh", "gelu", "cos")
+# Waves, whose denominators need small inputs.
+_WAVES = ("trigonometric", "fourier", "cos")
 
 # Lengths around the lanes of 4, 8 and 16 and around the chunk of 64; odd head_dim, value_dim and num_features.
 SHAPES = (
@@ -82,16 +91,20 @@ class Case:
 
     def inputs(self, seed: int) -> dict[str, Array]:
         """q, k, v, grad and omega."""
-        rng = np.random.Generator(np.random.Philox(seed))
-        q = self.q_scale * near_normal(rng, self.batch, self.heads, self.q_len, self.head_dim)
-        k = self.k_scale * near_normal(rng, self.batch, self.kv_heads, self.kv_len, self.head_dim)
-        first, last = self.ramp
-        k *= (first + np.arange(self.kv_len) * ((last - first) / max(self.kv_len - 1, 1)))[:, None]
-        v = near_normal(rng, self.batch, self.kv_heads, self.kv_len, self.value_dim)
-        grad = near_normal(rng, self.batch, self.heads, self.q_len, self.value_dim)
+        queries, keys = (self.batch, self.heads, self.q_len), (self.batch, self.kv_heads, self.kv_len)
         matrices = (self.heads,) if self.omega_per_head else ()
-        omega = near_normal(rng, *matrices, self.num_features, self.head_dim)
-        arrays = {"q": q, "k": k, "v": v, "grad": grad, "omega": omega}
+        shapes = (
+            (*queries, self.head_dim),
+            (*keys, self.head_dim),
+            (*keys, self.value_dim),
+            (*queries, self.value_dim),
+            (*matrices, self.num_features, self.head_dim),
+        )
+        arrays = dict(zip(("q", "k", "v", "grad", "omega"), map(np.copy, _drawn(seed, shapes)), strict=True))
+        first, last = self.ramp
+        arrays["q"] *= self.q_scale
+        arrays["k"] *= self.k_scale
+        arrays["k"] *= (first + np.arange(self.kv_len) * ((last - first) / max(self.kv_len - 1, 1)))[:, None]
         if self.nonfinite:
             arrays[self.nonfinite][0, 0, arrays[self.nonfinite].shape[2] // 2, 0] = np.nan
         return arrays
@@ -112,15 +125,29 @@ def near_normal(rng: np.random.Generator, *shape: int) -> Array:
     return total
 
 
+@functools.cache
+def _drawn(seed: int, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    # Maps have most of their shapes in common.
+    rng = np.random.Generator(np.random.Philox(seed))
+    return [near_normal(rng, *shape) for shape in shapes]
+
+
+def input_scale(feature_map: str) -> float:
+    """The scale of ordinary queries and keys."""
+    return 0.5 if feature_map in _WAVES else 1.0
+
+
 def groups() -> Iterator[tuple[str, list[Case]]]:
     """Named groups of cases; a group is one line of the record."""
-    for feature_map in MAPS:
+    for feature_map in (*MAPS, *FURTHER_MAPS):
         for causal in (False, True):
             name = f"{feature_map} {'causal' if causal else 'noncausal'}"
-            scale = 0.5 if feature_map == "trigonometric" else 1.0
+            scale = input_scale(feature_map)
             base = Case(feature_map, causal, 0, 0, 1, 1, 1, q_scale=scale, k_scale=scale)
-            yield f"{name} shapes", [case for shape in SHAPES for case in _variants(base, shape)]
-            yield f"{name} blocks", list(_blocks(base))
+            shapes = SHAPES if feature_map in MAPS else SHAPES[1::4]
+            yield f"{name} shapes", [case for shape in shapes for case in _variants(base, shape)]
+            if feature_map in MAPS:
+                yield f"{name} blocks", list(_blocks(base))
             yield f"{name} extremes", list(_extremes(base))
 
 
@@ -136,7 +163,7 @@ def _variants(base: Case, shape: tuple[int, int, int, int]) -> Iterator[Case]:
     yield replace(case, cu_seqlens=borders, heads=2)
     kv_len = length if base.causal else length // 2 + 3
     yield replace(case, heads=4, kv_heads=2, omega_per_head=True, kv_len=kv_len)
-    if base.feature_map in ("relu", "elu1"):
+    if base.feature_map in _ACTIVATIONS:
         yield replace(case, has_omega=False, kernel_epsilon=0.5)
 
 
@@ -153,7 +180,7 @@ def _blocks(base: Case) -> Iterator[Case]:
 
 def _extremes(base: Case) -> Iterator[Case]:
     for q_scale, k_scale, ramp in EXTREMES:
-        if base.feature_map == "trigonometric" and max(q_scale, k_scale) > 60:
+        if base.feature_map in _WAVES and max(q_scale, k_scale) > 60:
             continue
         yield replace(
             base,

@@ -5,7 +5,7 @@
 
 The digests of the kernels are functions of the instruction set alone, so `kernels.tsv` next to this file holds them for
 every machine, and each run is compared with them too. A commit that changes them on purpose writes them anew with
-`--write-kernels` and says which changed and why.
+`--write-kernels` and says which changed and why. A test runs it with `--only kernels --types f32 --threads 1`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import protperf
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE / "kernels.tsv"
+TYPES = ("f32", "f64", "bf16", "f16")
 
 Record = dict[str, str]
 
@@ -32,8 +34,12 @@ def main() -> int:
     parser.add_argument("--against", type=Path, metavar="FILE", help="compare with a record that was kept")
     parser.add_argument("--write-kernels", action="store_true", help="pin these digests of the kernels")
     parser.add_argument("--only", choices=("kernels", "models"), help="leave the other half out")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of threads whose bits must agree"
+    )
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES, help="types of the tensors of kernels")
     chosen = parser.parse_args()
-    kernels = {} if chosen.only == "models" else kernel_record()
+    kernels = {} if chosen.only == "models" else kernel_record([*chosen.types, *map(str, chosen.threads)])
     models = {} if chosen.only == "kernels" else model_record()
     if chosen.write:
         write(chosen.write, kernels | models)
@@ -46,13 +52,16 @@ def main() -> int:
     return 1 if differing else 0
 
 
-def kernel_record() -> Record:
-    """The digests on every instruction set of this machine."""
-    record = {}
-    for isa in protperf.build_info()["isas"]:
-        lines = _lines(HERE / "kernels.py", env={"PROTPERF_ISA": isa})
-        record |= {f"{isa} {name}": value for name, value in lines.items()}
-    return record
+def kernel_record(choice: list[str]) -> Record:
+    """The digests on every instruction set of this machine, two of which compute at once."""
+
+    def on(isa: str) -> Record:
+        lines = _lines(HERE / "kernels.py", *choice, env={"PROTPERF_ISA": isa})
+        return {f"{isa} {name}": value for name, value in lines.items()}
+
+    # The slowest first.
+    with ThreadPoolExecutor(2) as pool:
+        return {name: value for lines in pool.map(on, protperf.build_info()["isas"]) for name, value in lines.items()}
 
 
 def model_record() -> Record:

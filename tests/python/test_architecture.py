@@ -16,6 +16,7 @@ APP = ROOT / "apps" / "lm"
 
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
+MAX_STOPS = 9
 
 # What each crate of the workspace may depend on, of this workspace and of others.
 CRATES = {
@@ -47,6 +48,17 @@ FORBIDDEN_MODULES = {
 }  # fmt: skip
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "torch.hub", "numpy.load"}
 FORBIDDEN_STRINGS = FORBIDDEN_MODULES | FORBIDDEN_NAMES | {"hub", "allow_pickle", "trust_remote_code"}
+
+# Files of rust/protperf-cpu/src that compute no part of docs/algorithm.md: memory, threads and choices, registers, what
+# a network needs besides attention, tests.
+NOT_OF_THE_ALGORITHM = {
+    "aligned.rs", "backend.rs", "call.rs", "dispatch.rs", "instructions.rs", "kept_maps.rs", "lib.rs", "out_rows.rs",
+    "outputs.rs", "parallel.rs", "shared_out.rs", "workspace.rs",
+    "ops/mod.rs", "ops/pack.rs", "ops/transpose.rs",
+    "simd/avx2.rs", "simd/avx512.rs", "simd/mod.rs", "simd/scalar.rs",
+    "ops/chosen.rs", "ops/classes.rs", "ops/dropout.rs", "ops/gate.rs", "ops/heads.rs", "ops/norm.rs",
+    "bf16/product/tests.rs", "workspace/poisoned.rs",
+}  # fmt: skip
 
 
 def room(path: Path) -> str:
@@ -138,6 +150,13 @@ def test_unsafe_stays_in_its_rooms() -> None:
             if re.search(r"\bunsafe\b(?!_)", code) and not name.startswith(UNSAFE_ALLOWED):
                 faults.append(f"{name}:{number}")
     assert not faults, "\n".join(faults)
+
+
+def test_memory_of_an_exact_length_is_asked_for_in_one_place() -> None:
+    sources = [
+        path for path in (ROOT / "rust").rglob("*.rs") if "try_reserve_exact" in path.read_text(encoding="utf-8")
+    ]
+    assert [path.relative_to(ROOT).as_posix() for path in sources] == ["rust/protperf-core/src/memory.rs"]
 
 
 def test_core_and_facade_forbid_unsafe() -> None:
@@ -251,9 +270,36 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_each_kernel_file_opens_with_its_section_of_the_algorithm() -> None:
+    page = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")
+    sections = set(re.findall(r"^## (\d+)\.", page, re.MULTILINE))
+    kernels = ROOT / "rust" / "protperf-cpu" / "src"
+    files = {path.relative_to(kernels).as_posix(): path for path in sorted(kernels.rglob("*.rs"))}
+    assert files.keys() >= NOT_OF_THE_ALGORITHM
+    for name in files.keys() - NOT_OF_THE_ALGORITHM:
+        opening = " ".join(re.findall(r"^//! ?(.*)$", files[name].read_text(encoding="utf-8"), re.MULTILINE))
+        named = re.findall(r"`docs/algorithm\.md`, sections? (\d+)(?: (?:and|to) (\d+))?", opening)
+        assert named, f"{name} does not open with its section of docs/algorithm.md"
+        assert {number for pair in named for number in pair if number} <= sections, name
+
+
 def test_the_architecture_page_is_short_and_names_what_exists() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert len(page.splitlines()) <= 150
     named = re.findall(r"`((?:rust|python|apps|tests|benches|examples)/[\w./-]*)`", page)
     assert len(named) > 20
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_a_call_makes_nine_stops_and_each_helper_is_called_from_its_stop() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    section = page.split("\n## One call, file by file\n")[1].split("\nThe way back")[0]
+    stops = re.split(r"^\d+\. ", section, flags=re.MULTILINE)[1:]
+    assert len(stops) <= MAX_STOPS
+    for text in stops:
+        stop, _, helpers = re.sub(r"\s+", " ", text).partition("Helper")
+        (first, *_), named = (re.findall(r"`((?:rust|python)/[\w./-]+\.(?:rs|py))`", part) for part in (stop, helpers))
+        callers = (ROOT / first).read_text(encoding="utf-8")
+        for helper in named:
+            assert re.search(rf"\b{Path(helper).stem}::|\.{Path(helper).stem}\b", callers), f"{first} has no {helper}"
+            callers += (ROOT / helper).read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ def test_packed_segments_equal_separate_calls(feature_map):
 
 
 @pytest.mark.parametrize("feature_map", MAPS)
-def test_padding_is_ignored_whatever_it_holds(feature_map):
+def test_padding_of_any_content_is_ignored(feature_map):
     q, k, v, omega = arrays(2, 2, 30, scale=0.5)
     mask = np.zeros((2, 30), bool)
     mask[0, 20:], mask[1, :4] = True, True

@@ -79,7 +79,20 @@ def test_a_forked_child_opens_the_gpu_anew():
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
 
 
-@pytest.mark.parametrize(("choice", "message"), [("off", "switched off"), ("no such GPU", "none of the adapters")])
+@pytest.mark.usefixtures("gpu_device")
+@pytest.mark.parametrize("choice", ["1", "2", "15", "256"])
+def test_a_number_is_an_index_and_no_part_of_a_name(choice, monkeypatch):
+    if int(choice) < len(gpu.adapters()):
+        pytest.skip("this machine has so many adapters")
+    monkeypatch.setenv("PROTPERF_GPU", choice)
+    assert f"no adapter has the index {choice}; choose one of 0 (" in gpu.fault()
+    assert not any(adapter.is_chosen for adapter in gpu.adapters())
+
+
+CHOICES = [("off", "switched off"), ("OFF", "switched off"), ("no such GPU", "none of the adapters")]
+
+
+@pytest.mark.parametrize(("choice", "message"), CHOICES)
 def test_a_choice_that_finds_nothing_is_an_error_that_says_so(choice, message, monkeypatch):
     monkeypatch.setenv("PROTPERF_GPU", choice)
     assert message in gpu.fault()

@@ -1,7 +1,10 @@
 """Tensors that stay on the GPU: the results of the host's, no hidden trips, memory given back, and what is refused."""
 
+import copy
 import gc
 import os
+import pickle
+import re
 import subprocess
 import sys
 
@@ -74,6 +77,57 @@ def test_a_projection_is_that_of_the_processor_to_rounding():
         gpu.draw_projection(0, 12)
 
 
+@pytest.mark.parametrize("feature_map", ["positive", "smreg", "relu"])
+def test_a_projection_on_the_gpu_is_taken_as_the_same_one_on_the_host_is(feature_map):
+    q, k, v, _ = arrays(1, 2, 40, d=6, dtype=np.float32)
+    there, omega = on_gpu(q, k, v), gpu.draw_projection(20, 6, seed=3)
+    found = gpu.favor_attention(*there, omega, feature_map=feature_map, causal=True)
+    expected = gpu.favor_attention(*there, omega.numpy(), feature_map=feature_map, causal=True)
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    before = gpu.traffic()
+    out, state = gpu.favor_attention_with_state(*there, omega, feature_map=feature_map)
+    # It was read back once, by the first call.
+    assert gpu.traffic().read_backs == before.read_backs
+    np.testing.assert_array_equal(out.numpy(), found.numpy())
+    assert state.shape[:2] == (1, 2)
+
+
+def test_a_projection_on_the_gpu_that_does_not_fit_is_refused_as_one_on_the_host_is():
+    q, k, v, _ = arrays(1, 2, 5, d=6, dtype=np.float32)
+    with pytest.raises(errors.ShapeError, match="omega has 7 columns"):
+        gpu.favor_attention(*on_gpu(q, k, v), gpu.draw_projection(8, 7))
+    with pytest.raises(errors.DtypeError, match=r"omega lies on a GPU; .*omega.numpy\(\)"):
+        protperf.favor_attention(q, k, v, gpu.draw_projection(8, 6))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_segments_of_any_size_have_the_bits_of_arrays_on_the_host_and_leave_each_other_alone(causal):
+    q, k, v, omega = arrays(1, 2, 90, dtype=np.float32)
+    v[:, :, :40] *= 1e-15
+    options = {"causal": causal, "cu_seqlens": np.array([0, 40, 90])}
+    first = []
+    for size in (1.0, 1e35, 1e-35):
+        sized = v.copy()
+        sized[:, :, 40:] *= np.float32(size)
+        found = gpu.favor_attention(*on_gpu(q, k, sized), omega, **options).numpy()
+        np.testing.assert_array_equal(found, protperf.favor_attention(q, k, sized, omega, backend="wgpu", **options))
+        first.append(found[:, :, :40])
+    np.testing.assert_array_equal(first[1], first[0])
+    np.testing.assert_array_equal(first[2], first[0])
+
+
+def test_later_values_of_any_size_change_no_bit_of_an_earlier_row():
+    q, k, v, omega = arrays(1, 2, 90, dtype=np.float32)
+    for early, late in ((1e-20, 1e25), (1e-12, 1e27)):
+        small = v * np.float32(early)
+        large = small.copy()
+        large[:, :, 40:] = v[:, :, 40:] * np.float32(late)
+        found = [gpu.favor_attention(*on_gpu(q, k, x), omega, causal=True).numpy()[:, :, :40] for x in (small, large)]
+        np.testing.assert_array_equal(*found)
+        host = protperf.favor_attention(q, k, large, omega, causal=True, backend="wgpu")
+        np.testing.assert_array_equal(host[:, :, :40], found[0])
+
+
 def test_memory_is_given_back_and_a_budget_is_kept(monkeypatch):
     gc.collect()
     before = gpu.traffic().used_bytes
@@ -86,7 +140,9 @@ def test_memory_is_given_back_and_a_budget_is_kept(monkeypatch):
     found = gpu.favor_attention(x, x, x, None, feature_map="relu", causal=True)
     np.testing.assert_array_equal(found.numpy(), expected.numpy())
     monkeypatch.setenv("PROTPERF_GPU_MEMORY", str(before + needed + 200_000))
-    with pytest.raises(errors.OutOfMemory):
+    (used,) = (adapter.name for adapter in gpu.adapters() if adapter.is_chosen)
+    message = rf"the GPU {re.escape(used)} has no room for \d+ bytes: .*PROTPERF_GPU_MEMORY allows; allow more"
+    with pytest.raises(errors.OutOfMemory, match=message):
         gpu.favor_attention(x, x, x, None, feature_map="relu", causal=True)
     monkeypatch.setenv("PROTPERF_GPU_MEMORY", "much")
     with pytest.raises(errors.DeviceError, match='PROTPERF_GPU_MEMORY is "much"; give bytes'):
@@ -109,6 +165,43 @@ def test_arrays_and_dlpack_are_its_faces():
     np.testing.assert_array_equal(gpu.upload([[0.5, 2]], dtype="float16").numpy(), np.array([[0.5, 2]], np.float16))
     assert repr(there) == "GpuTensor(shape=[2, 3], dtype=float32)"
     assert gpu.upload(np.zeros((0, 3), np.float16)).numpy().shape == (0, 3)
+
+
+COMPLEX = "array holds complex numbers; a GPU computes on float32 and float16: upload x.real and x.imag"
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (None, "array is None; give an array of numbers"),
+        (["a", "b"], "array holds values of type str32; .*: give an array of numbers"),
+        (np.array([b"1"]), "array holds values of type bytes8; .*: give an array of numbers"),
+        ([None, 1.0], "array holds values of type object; .*: give an array of numbers"),
+        (np.array(["2020"], "datetime64[Y]"), r"array holds values of type datetime64\[Y\]; .*: give an array"),
+        (np.ones(2, np.complex64), COMPLEX),
+        ([1j], COMPLEX),
+    ],
+    ids=["None", "strings", "bytes", "objects", "dates", "complex64", "complex-list"],
+)
+def test_what_is_not_a_real_number_is_refused_with_and_without_a_type(array, message, dtype):
+    with pytest.raises(errors.DtypeError, match=message):
+        gpu.upload(array, dtype=dtype)
+
+
+def test_a_tensor_of_bfloat16_is_refused_and_the_message_names_the_remedy():
+    torch = pytest.importorskip("torch")
+    x = torch.ones(3, dtype=torch.bfloat16)
+    for dtype in (None, "float32"):
+        with pytest.raises(errors.DtypeError, match=r"torch.bfloat16, which NumPy lacks; convert it .*x.float\(\)"):
+            gpu.upload(x, dtype=dtype)
+    np.testing.assert_array_equal(gpu.upload(x.float()).numpy(), np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("use", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+def test_a_tensor_is_neither_copied_nor_pickled_and_the_message_names_the_remedy(use):
+    with pytest.raises(errors.DtypeError, match=r"neither copied nor pickled: .*numpy\(\).*gpu.upload"):
+        use({"x": gpu.upload(np.ones(3, np.float32))}["x"])
 
 
 def test_what_does_not_fit_is_refused_and_the_message_names_the_remedy():

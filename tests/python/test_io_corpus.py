@@ -83,7 +83,7 @@ def test_every_file_reads_as_written(policy):
             assert found == [*records, end], path.name
 
 
-def test_faults_of_compressed_data_are_told_apart():
+def test_faults_of_compressed_data_are_distinguished():
     for (name, policy), rows in cases().items():
         pattern = COMPRESSION_KINDS.get(rows[-1][-1])
         if policy == "map" and pattern:

@@ -56,7 +56,7 @@ def test_our_own_variable_must_be_a_number_of_threads(monkeypatch, value):
         threads.num_threads()
 
 
-def test_build_info_tells_the_number_that_calls_use(monkeypatch):
+def test_build_info_holds_the_number_that_calls_use(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     assert protperf.build_info()["num_threads"] == 3
 

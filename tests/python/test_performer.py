@@ -352,12 +352,12 @@ def test_a_language_model_of_performer_pytorch_is_loaded_with_its_positions(rota
     ],
     ids=["rezero", "gain", "local", "reversible", "axial", "shape", "prefix"],
 )
-def test_what_is_no_language_model_of_performer_pytorch_is_refused(change, message):
+def test_what_is_not_a_language_model_of_performer_pytorch_is_refused(change, message):
     with pytest.raises(protperf.Error, match=message):
         language_model_from_performer_pytorch(change(language_model_state(True, False)))
 
 
-def test_what_is_no_layer_of_performer_pytorch_is_refused():
+def test_what_is_not_a_layer_of_performer_pytorch_is_refused():
     state = attention_state("net.0.")
     with pytest.raises(protperf.Error, match=r"no net.1.to_q.weight; its attention layers are net.0."):
         from_performer_pytorch(state, "net.1.")

@@ -123,7 +123,7 @@ def test_the_diagnostic_reads_what_a_model_computes():
     regime = seen[0].regime()
     assert regime.num_features == 16
     assert (seen[0].regime(num_features=512).error < regime.error).all()
-    with pytest.raises(protperf.Error, match="no estimate of softmax"):
+    with pytest.raises(protperf.Error, match="does not estimate softmax"):
         seen[3].regime()
 
 

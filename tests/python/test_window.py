@@ -161,7 +161,7 @@ def test_grouped_queries_share_keys_within_their_kind():
     core = mixed()
     repeated = core(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
     assert worst(core(q, k, v), repeated) < 1e-6
-    with pytest.raises(protperf.Error, match="k has 1 heads; 2 of 4 heads are no part of them"):
+    with pytest.raises(protperf.Error, match="k has 1 heads; 2 of 4 heads are not a whole number of them"):
         core(q, k[:, :1], v[:, :1])
 
 

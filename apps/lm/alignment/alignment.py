@@ -30,7 +30,7 @@ _CODES = np.full(256, GAP, np.uint8)
 _CODES[list(LETTERS.encode())] = np.arange(NUM_STANDARD)
 _ANNOTATION = re.compile(r"(ss|sa)_(dssp|pred|conf)\Z")
 """Records of HH-suite that annotate the alignment."""
-_LEFT_OUT = "left out, which annotate the alignment and are no part of it"
+_LEFT_OUT = "left out, which annotate the alignment and do not belong to it"
 
 
 class NotAligned(DataError):

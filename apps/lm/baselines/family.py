@@ -131,7 +131,7 @@ class FamilyEngine(SubstitutionEngine):
         """The protein in the columns of the family.
 
         Raises:
-            DataError: it is no member.
+            DataError: it is not a member.
         """
         codes = codes_of(tokens)
         (columns,) = self._columns_of([codes])
@@ -142,7 +142,7 @@ class FamilyEngine(SubstitutionEngine):
         return Member(self.model, self._conservation, columns, tokens)
 
     def _predicted(self, sequences: list[Tokens]) -> list[NDArray[np.float64]]:
-        # The frame of a sequence is no part of it.
+        # The frame does not belong to the sequence.
         letters = [np.flatnonzero((tokens != BOS) & (tokens != EOS)) for tokens in sequences]
         inside = [codes_of(tokens[at]) for tokens, at in zip(sequences, letters, strict=True)]
         found = []

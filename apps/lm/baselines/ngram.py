@@ -30,7 +30,7 @@ OTHER, BORDER = NUM_STANDARD, NUM_STANDARD + 1
 _STRENGTHS = 10.0 ** np.arange(-1, 6.01, 0.25)
 _OTHER_LETTERS = np.arange(FIRST_RESIDUE + NUM_STANDARD, VOCAB_SIZE)
 _NEVER = -60.0
-"""Log-probability of the start and of masks, which are no part of a sequence."""
+"""Log-probability of the start and of masks, which do not belong to a sequence."""
 
 
 def symbols_of(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -106,12 +106,17 @@ def _dispatch(words: list[str]) -> int:
 def _guarded(name: str, words: list[str]) -> int:
     """Run a command; every failure is one plain line and its exit code."""
     from protperf import errors
-    from protperf.lm.cli.parameters import in_flags
+    from protperf.lm.cli.parameters import declared_in, in_flags
 
     module = import_module(f"protperf.lm.cli.{name}")
 
     def text(error: Exception) -> str:
         return in_flags(module.GROUPS, error.args[0]) if error.args else str(error)
+
+    def out_of_memory(what: str) -> str:
+        # A text that names its remedy knows better, and some commands read one sequence at a time.
+        is_small = ";" in what or "batch_tokens" not in declared_in(module.GROUPS)
+        return f"out of memory{f': {what}' if what else ''}{'' if is_small else '; try a smaller --batch-tokens'}"
 
     try:
         return _run(name, module, words)
@@ -119,7 +124,7 @@ def _guarded(name: str, words: list[str]) -> int:
         say("interrupted")
         return 130
     except MemoryError as error:
-        return _fail(f"out of memory{f': {error}' if str(error) else ''}; try a smaller --batch-tokens", EXIT_RESOURCES)
+        return _fail(out_of_memory(str(error)), EXIT_RESOURCES)
     except (errors.DeviceError, errors.MissingPackageError) as error:
         return _fail(text(error), EXIT_RESOURCES)
     except OSError as error:
@@ -132,7 +137,7 @@ def _guarded(name: str, words: list[str]) -> int:
         # torch has no exception of its own for this.
         if "allocate memory" not in str(error):
             raise
-        return _fail("out of memory; try a smaller --batch-tokens", EXIT_RESOURCES)
+        return _fail(out_of_memory(""), EXIT_RESOURCES)
 
 
 def _run(name: str, module: ModuleType, words: list[str]) -> int:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from protperf.lm.cli import common
-from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.cli.parameters import Groups
 from protperf.lm.options import REQUIRED, check, option, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions, model_option
 
 if TYPE_CHECKING:
     from protperf.lm.loading import LoadedModel
-    from protperf.lm.tables.fill import JobSummary
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SequencesCommand:
-    """What a command takes that asks a model about sequences: whom, about which, and whether some may be missing."""
+    """What a command takes that asks a model about sequences: which model, and which sequences."""
 
     model: Path = model_option()
     fasta: tuple[str, ...] = option(
@@ -29,7 +27,6 @@ class SequencesCommand:
         positional=True,
         unit="FASTA...",
     )
-    allow_rejects: bool = option(False, "Exit with 0 instead of 5 if records were left out.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -38,10 +35,12 @@ class SequencesCommand:
 INPUT = [
     *pick(SequencesCommand, "model", "fasta"),
     *pick(ReadingOptions),
-    *pick(SequencesCommand, "allow_rejects"),
+    *pick(common.ExitOptions),
     *pick(RejectOptions),
 ]
 """Options of a command that asks a model about sequences."""
+COMPUTATION = [*pick(common.ThreadOptions), *pick(LoadOptions)]
+"""Options of how a command asks models."""
 
 
 def check_models(paths: Iterable[Path]) -> None:
@@ -74,12 +73,21 @@ def load_models(
     return loaded
 
 
-def conclude(
-    groups: Groups, command: SequencesCommand, messages: common.MessageOptions, summary: JobSummary, started: float
-) -> int:
-    """Say what came of a job; returns the exit code."""
-    facts = [*summary.reading.facts(), f"took {common.spent(started)}"]
+class Summary(Protocol):
+    """What came of a job: what was read, in words, what deserves attention, and figures that are always said."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    def facts(self) -> list[str]: ...
+    def figures(self) -> list[str]: ...
+
+
+def conclude(groups: Groups, messages: common.MessageOptions, summary: Summary, started: float) -> None:
+    """Say what came of a job."""
+    facts = [*summary.facts(), f"took {common.spent(started)}"]
     common.say_all(groups, facts if messages.verbose else [])
     common.say_all(groups, () if messages.quiet else summary.notes, "note: ")
     common.say_all(groups, summary.warnings, "warning: ")
-    return EXIT_REJECTED if summary.reading.rejected and not command.allow_rejects else 0
+    common.say_all(groups, summary.figures())

@@ -15,7 +15,7 @@ COMMANDS = {
     "merge": "Join the tables of shards, and prove that nothing is missing.",
     "data": "Build, describe, divide and compare sets of sequences.",
     "convert": "Write a trained model for other libraries.",
-    "info": "Show what a trained model is.",
+    "info": "Show what a trained model is, or what is installed here.",
     "bench": "Time training and scoring on this machine, by length.",
     "doctor": "Check this installation and this machine.",
     "completion": "Print a script that completes commands in your shell.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from protperf.errors import ConfigError
+from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.cli.parameters import Groups, in_flags
 from protperf.lm.device import chosen_device
 from protperf.lm.options import check, option
@@ -47,6 +49,25 @@ class ThreadOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExitOptions:
+    """What a command that reads records ends with."""
+
+    allow_rejects: bool = option(False, "Exit with 0 instead of 5 if records were left out.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def code(self, num_rejected: int) -> int:
+        """The exit code where so many records were left out."""
+        return EXIT_REJECTED if num_rejected and not self.allow_rejects else 0
+
+
+def typed() -> str:
+    """The command line as it was typed."""
+    return shlex.join(["protperf", *sys.argv[1:]])
 
 
 def say(text: str) -> None:
@@ -132,9 +153,18 @@ def environment(num_threads: int, dtype: str, device: str) -> str:
 
     info, torch = build_info(), sys.modules.get("torch")
     threads = f"{num_threads} thread{'s' if num_threads > 1 else ''}"
-    where = f"device {chosen_device(device)}, {info['isa']}, {threads}, {dtype}"
+    where = f"device {_with_adapter(chosen_device(device))}, {info['isa']}, {threads}, {dtype}"
     engine = f"torch {torch.__version__}" if torch else "native"
     return f"protperf {info['version']}, {engine}, {where}"
+
+
+def _with_adapter(device: str) -> str:
+    """A device, and which GPU it is where there may be several."""
+    if device != "wgpu":
+        return device
+    from protperf import gpu
+
+    return f"{device} ({', '.join(each.name for each in gpu.adapters() if each.is_chosen)})"
 
 
 def spent(since: float) -> str:

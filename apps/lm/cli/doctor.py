@@ -34,10 +34,9 @@ def run(given: dict[str, Any]) -> int:
         from protperf.lm.storage import checkpoint
 
         checkpoint.find(options.model)
-    from protperf import build_info
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.machine_checks import checks as find_checks
-    from protperf.lm.machine_checks import find_torch, gpu_lines
+    from protperf.lm.machine_checks import find_torch, machine_facts, machine_lines
 
     with CommandWatch(GROUPS, quiet=False).waiting("checking", " checks") as stage:
         checks = []
@@ -45,16 +44,12 @@ def run(given: dict[str, Any]) -> int:
         for check in find_checks(options.model, torch is not None):
             checks.append(check)
             stage.update(1)
-    version = "not installed" if torch is None else torch.__version__
-    report = {**build_info(), "torch": version, "gpus": tuple(gpu_lines()), "checks": checks}
+    report = {**machine_facts("not installed" if torch is None else torch.__version__), "checks": checks}
     healthy = all(check["ok"] for check in checks)
     if options.as_json:
         print(json.dumps(report, indent=1))
     else:
-        for name in ("version", "profile", "target", "isa", "isas", "bf16", "num_threads", "torch", "gpus"):
-            value = report[name]
-            separator = "\n" + " " * 13 if name == "gpus" else ", "
-            print(f"{name:<12} {separator.join(value) if isinstance(value, tuple) else value}")
+        print("\n".join(machine_lines(report)))
         for check in checks:
             print(f"{'ok' if check['ok'] else 'FAIL':<5}{check['name']}: {check['found']}")
         print("all well" if healthy else "something is wrong; please report the lines above")

@@ -47,4 +47,5 @@ def run(given: dict[str, Any]) -> int:
     prepared = job.prepare(loaded, watch)
     common.raise_on_signal()
     summary = job.write(prepared, watch)
-    return asking.conclude(GROUPS, command, messages, summary, started)
+    asking.conclude(GROUPS, messages, summary, started)
+    return instance(common.ExitOptions, given).code(summary.reading.rejected)

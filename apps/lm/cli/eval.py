@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from protperf.lm.cli import asking, common
-from protperf.lm.cli.commands import EXIT_DATA, EXIT_REJECTED
+from protperf.lm.cli.commands import EXIT_DATA
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.options import instance, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
@@ -16,11 +16,7 @@ GROUPS = {
     "input": asking.INPUT,
     "measures": pick(EvalOptions, "masks", "by", "identity", "train", "baseline", "fail_above", "seed"),
     "output": [*pick(EvalOptions, "plot"), *pick(TableOptions, "out", "format", "force")],
-    "computation": [
-        *pick(EvalOptions, "batch_tokens", "deterministic"),
-        *pick(common.ThreadOptions),
-        *pick(LoadOptions),
-    ],
+    "computation": [*pick(EvalOptions, "batch_tokens", "deterministic"), *asking.COMPUTATION],
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
@@ -54,4 +50,4 @@ def run(given: dict[str, Any]) -> int:
     common.say_all(GROUPS, summary.failed, "failed: ")
     if summary.failed:
         return EXIT_DATA
-    return EXIT_REJECTED if summary.rejected and not command.allow_rejects else 0
+    return instance(common.ExitOptions, given).code(summary.rejected)

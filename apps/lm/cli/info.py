@@ -1,4 +1,4 @@
-"""`protperf info`: what a trained model is, and how its training went. torch is not needed."""
+"""`protperf info`: what a model is and how its training went, or what is installed here. torch is not needed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from protperf.lm.cli import common
-from protperf.lm.options import check, instance, pick
+from protperf.lm.options import check, instance, option, pick
 from protperf.lm.reporting.options import RunReportOptions
-from protperf.lm.shared_options import model_option
+from protperf.lm.shared_options import MODEL
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class InfoOptions:
     """Which model `info` is asked about."""
 
-    model: Path = model_option()
+    model: Path | None = option(None, f"{MODEL} Without it: what is installed here.", positional=True, unit="MODEL")
 
     def __post_init__(self) -> None:
         check(self)
@@ -25,6 +25,7 @@ class InfoOptions:
 
 GROUPS = {"input": pick(InfoOptions), "output": pick(RunReportOptions)}
 EXAMPLES = """
+protperf info
 protperf info runs/mine
 protperf info runs/mine/step-400 --json
 protperf info runs/mine --curves
@@ -33,8 +34,10 @@ protperf info runs/mine --report mine.html --plot mine.png
 
 
 def run(given: dict[str, Any]) -> int:
-    """Print the facts of a model, and write what was asked for; returns the exit code."""
+    """Print the facts of a model, or of this machine, and write what was asked for; returns the exit code."""
     model, options = instance(InfoOptions, given).model, instance(RunReportOptions, given)
+    if model is None:
+        return _show_machine(options)
     from protperf.lm.facts import info
 
     facts = info(model)
@@ -47,6 +50,15 @@ def run(given: dict[str, Any]) -> int:
         shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
         print(f"{name:<20} {common.plain(str(shown))}")
     print(drawn, end="")
+    return 0
+
+
+def _show_machine(options: RunReportOptions) -> int:
+    options.check_no_training()
+    from protperf.lm.machine_checks import installed_torch, machine_facts, machine_lines
+
+    facts = machine_facts(installed_torch())
+    print(json.dumps(facts, indent=1) if options.as_json else "\n".join(machine_lines(facts)))
     return 0
 
 

@@ -33,11 +33,7 @@ GROUPS = {
     ],
     "score": [*pick(StrategyOptions, "strategy", "direction", "prior", "conservation"), *pick(ModelOptions, "also")],
     "output": [*pick(PictureOptions), *pick(TableOptions)],
-    "computation": [
-        *pick(StrategyOptions, "batch_tokens", "deterministic"),
-        *pick(common.ThreadOptions),
-        *pick(LoadOptions),
-    ],
+    "computation": [*pick(StrategyOptions, "batch_tokens", "deterministic"), *asking.COMPUTATION],
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """

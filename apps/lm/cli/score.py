@@ -15,11 +15,7 @@ GROUPS = {
     "input": asking.INPUT,
     "score": pick(ScoreOptions, "method", "direction"),
     "output": [*pick(ScoreOptions, "shard", "per_residue"), *pick(ScoreOutput, "plot", "carry"), *pick(TableOptions)],
-    "computation": [
-        *pick(ScoreOptions, "batch_tokens", "deterministic"),
-        *pick(common.ThreadOptions),
-        *pick(LoadOptions),
-    ],
+    "computation": [*pick(ScoreOptions, "batch_tokens", "deterministic"), *asking.COMPUTATION],
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
@@ -50,4 +46,5 @@ def run(given: dict[str, Any]) -> int:
     prepared = job.prepare(loaded, load.dtype, watch)
     common.raise_on_signal()
     summary = job.write(prepared, watch)
-    return asking.conclude(GROUPS, command, messages, summary, started)
+    asking.conclude(GROUPS, messages, summary, started)
+    return instance(common.ExitOptions, given).code(summary.reading.rejected)

@@ -12,6 +12,7 @@ from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.shared_options import LoadOptions
 from protperf.lm.tables.options import TableOptions
 from protperf.lm.variants.options import ModelOptions, OffsetOptions, StrategyOptions, VariantOptions, WildTypeOptions
+from protperf.lm.variants.request import read_request
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +43,7 @@ GROUPS = {
     "score": [*pick(StrategyOptions, "strategy", "direction", "prior", "conservation"), *pick(ModelOptions, "also")],
     "comparison": pick(VariantOptions, "label_col", "bin_col", "resamples", "seed"),
     "output": [*pick(VariantOptions, "score_col", "per_model"), *pick(TableOptions)],
-    "computation": [
-        *pick(StrategyOptions, "batch_tokens", "deterministic"),
-        *pick(common.ThreadOptions),
-        *pick(LoadOptions),
-    ],
+    "computation": [*pick(StrategyOptions, "batch_tokens", "deterministic"), *asking.COMPUTATION],
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
@@ -63,25 +60,17 @@ def run(given: dict[str, Any]) -> int:
     started = time.monotonic()
     command, messages = instance(VariantsCommand, given), instance(common.MessageOptions, given)
     load, wild, models = instance(LoadOptions, given), instance(WildTypeOptions, given), instance(ModelOptions, given)
-    options, strategy = instance(VariantOptions, given), instance(StrategyOptions, given)
-    table, threads = instance(TableOptions, given), instance(common.ThreadOptions, given).threads
+    request, threads = read_request(given), instance(common.ThreadOptions, given).threads
     asking.check_models(models.paths)
     from protperf.lm.cli.progress import CommandWatch
-    from protperf.lm.variants.job import VariantsJob
     from protperf.lm.variants.reader import input_of
-    from protperf.lm.variants.wild_type import read_wild_type
 
     watch = CommandWatch(GROUPS, messages.quiet)
-    protein = read_wild_type(wild.wt, instance(OffsetOptions, given).offset)
-    job = VariantsJob(input_of(command.given), protein, options, strategy, table, watch)
+    job = request.job(input_of(command.given), wild.wt, watch)
     # The mistakes that can be seen without torch have been reported by now.
     loaded = asking.load_models(GROUPS, models.paths, load, threads, messages)
     prepared = job.prepare(loaded, load.dtype, watch)
     common.raise_on_signal()
     summary = job.write(prepared, watch)
-    done = f"scored {summary.num_variants:,} variants in {common.spent(started)}"
-    common.say_all(GROUPS, [done] if messages.verbose else [])
-    common.say_all(GROUPS, () if messages.quiet else summary.notes, "note: ")
-    common.say_all(GROUPS, summary.warnings, "warning: ")
-    common.say_all(GROUPS, [] if summary.metrics is None else [str(summary.metrics)])
-    return EXIT_REJECTED if summary.num_invalid and not command.allow_rejects else 0
+    asking.conclude(GROUPS, messages, summary, started)
+    return EXIT_REJECTED if summary.num_rejected and not command.allow_rejects else 0

@@ -111,7 +111,7 @@ class EmbedJob:
 
 
 def _skipped(records: Iterator[io.Record], stage: Stage) -> Iterator[io.Record]:
-    """Records that an earlier run embedded: reading them is no work of this one."""
+    """Records that an earlier run embedded: reading them does not count as work of this one."""
     for record in records:
         stage.skip(len(record) + 2)
         yield record

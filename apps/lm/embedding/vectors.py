@@ -56,7 +56,7 @@ def embed_batches(
     """
     together = 1 if options.deterministic else options.batch_tokens
     for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
-        # Not around the yield: what the caller does with a batch is no part of this.
+        # Not around the yield: what the caller does with a batch does not belong to this.
         with engine.computing(options.deterministic):
             states = hidden_states(engine, [record.tokens for record in batch], mode, options.layer, progress)
         yield batch, [_embedded(*pair, options, mode) for pair in zip(batch, states, strict=True)]

@@ -18,6 +18,22 @@ MASKED, CAUSAL = 0, 1
 CHUNK = 256
 NORM_EPSILON = torch.finfo(torch.float32).eps
 KERNEL_EPSILON = {"relu": 1e-3}
+# What the features of a map are of the projections; all other maps are exponentials, or sines and cosines.
+ACTIVATIONS = {
+    "relu": functional.relu,
+    "elu1": lambda u: functional.elu(u) + 1,
+    "identity": lambda u: u,
+    "abs": torch.abs,
+    "relu2": lambda u: functional.relu(u).square(),
+    "square": torch.square,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": lambda u: functional.gelu(u, approximate="tanh"),
+    "cos": torch.cos,
+}
+# What half the squared norm of a key is multiplied by in the exponent of its features.
+NORM_WEIGHT = {"softmax": 1, "positive": 1, "hyperbolic": 1, "smreg": 1, "gaussian": 2, "exp": 0}
+NORM_WEIGHT |= {"trigonometric": 1, "fourier": 0}
 
 
 class ProtperfConfig(PretrainedConfig):
@@ -93,11 +109,10 @@ def features(x, name, omega, is_key):
     elif name == "smreg":
         omega = omega * (math.sqrt(omega.shape[-1]) / torch.linalg.vector_norm(omega, dim=-1, keepdim=True))
     projected = x @ omega.mT
-    half_norm = 0.5 * (x * x).sum(-1, keepdim=True)
-    if name in ("relu", "elu1"):
-        activated = functional.relu(projected) if name == "relu" else functional.elu(projected) + 1
-        return activated + KERNEL_EPSILON.get(name, 0.0)
-    if name == "trigonometric":
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name](projected) + KERNEL_EPSILON.get(name, 0.0)
+    half_norm = 0.5 * NORM_WEIGHT[name] * (x * x).sum(-1, keepdim=True)
+    if name in ("trigonometric", "fourier"):
         waves = torch.cat([projected.cos(), projected.sin()], -1)
         return waves * half_norm.exp() if is_key else waves
     log = projected - half_norm if is_key else projected

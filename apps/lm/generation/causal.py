@@ -64,7 +64,7 @@ def write_sequences(
         start = _read_prompt(engine, prompt)
     writer = _Writer(start, number, indices, options, refuse)
     while writer.is_busy:
-        # Not around the yield: what the caller does with a sequence is no part of this.
+        # Not around the yield: what the caller does with a sequence does not belong to this.
         with engine.computing(True):
             while not writer.has_ready:
                 writer.step()

@@ -19,7 +19,7 @@ from protperf.lm.generation.options import GenerateOptions
 from protperf.lm.generation.sampling import Draws
 from protperf.lm.generation.sequence import Generated
 from protperf.lm.generation.template import Template, drawn_from, read_template, score_of
-from protperf.lm.source import is_path
+from protperf.lm.source import is_path, one_line
 from protperf.message import Argument, Message
 
 
@@ -54,12 +54,16 @@ def read_plan(options: GenerateOptions, residues: str = "map") -> Plan:
 
     Raises:
         ConfigError: a prompt that is as long as a sequence may be, or a template that has nothing to draw; DataError:
-        no prompts, or no sequence to exclude; FastaError, FileError.
+        no prompts, or no sequence to exclude; DtypeError: text with line breaks; FastaError, FileError.
     """
     template, prompts = None, _prompts(options, residues)
     if options.template is not None:
         text = options.template
-        template = read_template(_only_sequence(text, residues) if is_path(text) else text, options, residues)
+        if is_path(text):
+            text = _only_sequence(text, residues)
+        else:
+            text = one_line(text.strip(), Argument("template"), "give one template, the lines joined, or a path")
+        template = read_template(text, options, residues)
     for record in prompts:
         if len(record) >= options.max_len:
             text = "prompt {n} has {length} residues; {most} must be larger"
@@ -83,7 +87,9 @@ def _prompts(options: GenerateOptions, residues: str) -> list[io.Record]:
             raise DataError(f"{options.prompts}: has no prompts")
         return found
     # `strict` and `skip` refuse an empty sequence, which a prompt may be.
-    tokens, flags = io.encode(options.prompt or "", residues=residues if options.prompt else "map", name="<prompt>")
+    several = Message("give one prompt, the lines joined, or a file as {prompts}", prompts=Argument("prompts"))
+    prompt = one_line(options.prompt or "", Argument("prompt"), several)
+    tokens, flags = io.encode(prompt, residues=residues if prompt else "map", name="<prompt>")
     return [io.Record(0, "", "", tokens, flags, "", 0)]
 
 

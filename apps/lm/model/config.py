@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protperf import norms, samplers
+from protperf import feature_maps, norms, samplers
 from protperf.errors import ConfigError
 from protperf.lm.options import REQUIRED, check, from_mapping, option
 from protperf.message import Argument, Message
@@ -15,7 +15,8 @@ from protperf.message import Argument, Message
 SIZES = ("nano", "tiny", "small", "base")
 FEATURE_MAP = {"softmax": "positive"}
 """Other names of feature maps: what the map estimates."""
-ATTENTIONS = ("relu", "softmax", "exact", "positive", "hyperbolic", "smreg", "elu1", "trigonometric")
+ATTENTIONS = ("relu", *FEATURE_MAP, "exact", *(name for name in feature_maps() if name != "relu"))
+"""Every feature map of the registry, their other names, and `exact`; the default first."""
 OBJECTIVES = ("masked", "causal", "both")
 DIRECTIONS = ("forward", "both")
 MODEL_CHOICES = ("attention", "objective", "directions", "num_features", "sampler", "norm", "dropout")

@@ -23,11 +23,12 @@ from protperf.lm.alphabet import MASK
 from protperf.lm.device import chosen_device
 from protperf.lm.engine import MASKED, Borders, Tokens
 from protperf.lm.model.esm_folder import EsmFolder
-from protperf.lm.model.network import places, rotate
+from protperf.lm.model.network import places
 from protperf.lm.model.torch_computing import TorchComputing
 from protperf.lm.storage import tensor_file
 from protperf.lm.storage.plain_file import broken
 from protperf.torch import softmax_attention
+from protperf.torch.nn.positions import rotate
 
 _MASKED_IN_TRAINING = 0.15 * 0.8
 _ROTARY_BASE = 10000.0

@@ -23,6 +23,7 @@ from protperf.lm.model.config import FEATURE_MAP, ModelConfig
 from protperf.torch import BlockWeights, softmax_attention, token_loss, transformer_block
 from protperf.torch.block import can_run
 from protperf.torch.nn import FavorAttention
+from protperf.torch.nn.positions import rotate, rotations
 
 __all__ = ["CAUSAL", "MASKED", "Block", "ChunkState", "Network"]
 
@@ -30,17 +31,11 @@ _NORM_EPSILON = torch.finfo(torch.float32).eps
 """Fixed, because torch's default depends on the type: a network in float64 would be another function."""
 _MAX_KEPT_POSITIONS = 1 << 16
 """Positions whose angles are kept in a table, at the most."""
-# Where training starts. Estimates of exponentials need small logits; sines and cosines the smallest.
-_TEMPERATURE = {
-    "relu": 4.0,
-    "elu1": 4.0,
-    "exact": 4.0,
-    "softmax": 1.5,
-    "positive": 1.5,
-    "hyperbolic": 1.5,
-    "smreg": 1.5,
-    "trigonometric": 1.0,
-}
+_TEMPERATURE = 4.0
+"""Where training starts, unless the map needs another."""
+# Estimates of exponentials need small logits; sines and cosines the smallest.
+_TEMPERATURES = dict.fromkeys(("softmax", "positive", "hyperbolic", "smreg", "gaussian", "exp"), 1.5)
+_TEMPERATURES |= dict.fromkeys(("trigonometric", "fourier", "cos"), 1.0)
 
 
 @dataclass
@@ -289,7 +284,7 @@ class Attention(nn.Module):
         inner = config.num_heads * config.head_dim
         self.qkv = nn.Linear(config.model_dim, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.model_dim, bias=False)
-        start = math.log(_TEMPERATURE[config.attention])
+        start = math.log(_TEMPERATURES.get(config.attention, _TEMPERATURE))
         self.log_temperature = nn.Parameter(torch.full((config.num_heads,), start))
         self.favor = None if config.attention == "exact" else _random_features(config, layer, backend)
         # Checkpoints name omega as a tensor of this module.
@@ -391,19 +386,3 @@ def _lift_omega(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: A
 def _lower_omega(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     if prefix + "omega" in state_dict:
         state_dict[prefix + "favor.omega"] = state_dict.pop(prefix + "omega")
-
-
-def rotations(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [N, D/2] of rotary positions. Source: Su et al. 2021, arXiv:2104.09864."""
-    # In float64, because an angle at position 34,000 has no correct digits in float32. MPS lacks that type.
-    device = torch.device("cpu") if positions.device.type == "mps" else positions.device
-    rates = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim)
-    angles = positions.to(device, torch.float64)[:, None] * rates
-    return angles.cos().to(positions.device, dtype), angles.sin().to(positions.device, dtype)
-
-
-def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotate the pairs (x[i], x[i + D/2]) of x [..,N,D] by their position's angles."""
-    cosines, sines = rotary
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], -1)

@@ -31,3 +31,14 @@ class RunReportOptions:
         if self.as_json and self.curves:
             names = {"json": Argument("as_json"), "curves": Argument("curves")}
             raise ConfigError(Message("{curves} is text and {json} is not; give one", **names))
+
+    def check_no_training(self) -> None:
+        """Refuse what is made of a training where no model is named.
+
+        Raises:
+            ConfigError: naming the argument.
+        """
+        for name in ("curves", "plot", "report"):
+            if getattr(self, name):
+                text = "{given} shows the training of a model, and {model} is missing"
+                raise ConfigError(Message(text, given=Argument(name), model=Argument("model")))

@@ -1,8 +1,8 @@
 """A scan as a picture: positions from left to right in rows that wrap, new residues from top to bottom.
 
-Red is worse than the wild type, blue is better, white is no change; a dot marks the residue of the wild type. The scale
-is the same to both sides and ends at the 98th percentile of the scores' sizes, so that a few extreme ones do not take
-the colour from the rest; the bar has arrows for those beyond. Grey: no score. A deletion
+Red is worse than the wild type, blue is better, white means no change; a dot marks the residue of the wild type. The
+scale is the same to both sides and ends at the 98th percentile of the scores' sizes, so that a few extreme ones do not
+take the colour from the rest; the bar has arrows for those beyond. Grey: no score. A deletion
 is drawn by its score per residue times the length of the protein. matplotlib is imported when asked for.
 """
 

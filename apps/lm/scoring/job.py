@@ -165,7 +165,7 @@ class ScoreJob:
         return [(record, i) for i in range(max(1, len(record)))] if self._scoring.per_residue else [record]
 
     def _skipped(self, records: Iterator[io.Record], method: str, stage: Stage) -> Iterator[Any]:
-        """What an earlier run scored: reading it is no work of this one."""
+        """What an earlier run scored: reading it does not count as work of this one."""
         from protperf.lm.scoring.estimate import tokens_read
 
         for record in records:

@@ -66,7 +66,7 @@ def score_batches(
     budget = BATCH_TOKENS if deterministic else batch_tokens
     together = 1 if deterministic or method.startswith("pll") else batch_tokens
     for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
-        # Not around the yield: what the caller does with a batch is no part of this.
+        # Not around the yield: what the caller does with a batch does not belong to this.
         with engine.computing(deterministic):
             values = _score_batch(engine, batch, method, budget, progress)
         for record, log_probs in zip(batch, values, strict=True):

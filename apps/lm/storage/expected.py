@@ -56,7 +56,7 @@ def muon_parts(name: str, optimizer: str) -> int:
 
 
 def low_rank_shapes(name: str, shape: tuple[int, ...], rank: int) -> dict[str, tuple[int, int]] | None:
-    """The shapes of the adapter of a weight by key; None for a weight that has none: it is no matrix of a block."""
+    """The shapes of the adapter of a weight by key; None for a weight that has none: it is not a matrix of a block."""
     if not name.startswith("blocks.") or len(shape) != 2:
         return None
     return {LOW_RANK_A: (rank, shape[1]), LOW_RANK_B: (shape[0], rank)}

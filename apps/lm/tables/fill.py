@@ -33,6 +33,14 @@ class JobSummary:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def facts(self) -> list[str]:
+        """What was read, in words."""
+        return self.reading.facts()
+
+    def figures(self) -> list[str]:
+        """Figures that sum up the results, in words: none."""
+        return []
+
 
 def summarize(reader: io.Reader) -> JobSummary:
     """What came of reading to the end."""

@@ -21,7 +21,12 @@ from protperf.lm.tables.options import FORMATS
 from protperf.message import Argument, Message
 
 MISSING = "NaN"
-"""A number that is missing, in TSV and CSV: pandas, polars and R all read a column that holds it as numbers."""
+"""A number that is missing, in TSV and CSV. It is the one spelling with which pandas, polars and R read any column of
+numbers as numbers: polars reads `nan` and `NA` as text, and a column of empty fields alone as text too.
+
+It is missing to pandas (`isna`) and R (`is.na`). polars distinguishes NaN from null: `fill_nan(None)` makes it missing
+there, and Parquet and JSON lines hold null.
+"""
 _OTHER_SUFFIXES = ("gz", "xz", "zst", "bz2", "zip", "json", "pq", "xlsx")
 """Suffixes of formats that are not written here, and that TSV must not be mistaken for."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from protperf.errors import ConfigError
 from protperf.lm.device import DEVICES, check_device, check_dtype
 from protperf.lm.model.config import SIZES
-from protperf.lm.options import check, from_mapping, listed, option, options_of
+from protperf.lm.options import REQUIRED, check, from_mapping, listed, option, options_of
 from protperf.lm.shared_options import parse_duration, residues_option, seq_col_option
 from protperf.lm.training.recipe import RECIPES
 from protperf.message import Argument, Message
@@ -193,6 +193,27 @@ class TrainOptions:
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON."""
         return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PathOptions:
+    """The sequence files that a training reads, and the run directory that it makes."""
+
+    files: tuple[str, ...] = option((), "More files, after those of --fasta.", positional=True, unit="FILE...")
+    fasta: tuple[str, ...] = option(
+        (), "FASTA, or a table with --seq-col; plain or gz, xz, zst, bz2; - is standard input; repeatable.", unit="FILE"
+    )
+    out: Path = option(REQUIRED, "Run directory to make.", short="-o", unit="DIR")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.inputs:
+            raise ConfigError(Message("no sequences to train on; name a file with {fasta}", fasta=Argument("fasta")))
+
+    @property
+    def inputs(self) -> list[str]:
+        """All sequence files, in the order in which they are read."""
+        return [*self.fasta, *self.files]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,11 @@ class Outcome:
         warning = None if self.remark is None else Message("warning: {remark}", remark=self.remark)
         return [result] if warning is None else [warning, result]
 
+    def interruption(self) -> list[str]:
+        """How to go on, in words, where a signal has stopped the run."""
+        text = "stopped and saved; continue with {resume}"
+        return [] if self.signal is None else [Message(text, resume=Argument("resume", True))]
+
 
 def train_run(
     fasta: Paths,

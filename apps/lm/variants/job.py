@@ -36,6 +36,7 @@ from protperf.lm.watch import Stage, Watch
 from protperf.message import Message
 
 if TYPE_CHECKING:
+    from protperf.lm.engine import Engine
     from protperf.lm.loading import LoadedModel
 
 _WORTH_ESTIMATING = 100_000
@@ -47,15 +48,23 @@ class VariantsSummary:
     """What came of a job.
 
     Attributes:
-        num_variants: rows of the input; `num_invalid` of them have no score.
+        num_variants: rows of the input; `num_rejected` of them have no score.
         metrics: agreement with measured values; None if no column of them was named.
     """
 
     num_variants: int
-    num_invalid: int
+    num_rejected: int
     metrics: Metrics | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def facts(self) -> list[str]:
+        """What was read, in words."""
+        return [f"scored {self.num_variants:,} variants"]
+
+    def figures(self) -> list[str]:
+        """Agreement with measured values, in words."""
+        return [] if self.metrics is None else [str(self.metrics)]
 
 
 class VariantTable(Table[Row]):
@@ -130,7 +139,7 @@ class VariantsJob:
             ConfigError: a strategy that a model was not trained for; DataError: a variant that it has no score for.
         """
         watch = watch or Watch()
-        ensemble = Ensemble([model.engine for model in models], self._wild, self._strategy, self.prior)
+        ensemble = self.ensemble([model.engine for model in models])
         if self._work is not None and self._work.indel is not None and self._options.invalid == "error":
             _check(ensemble, self._work.indel)
         for model, scorer in zip(models, ensemble.scorers, strict=True):
@@ -172,12 +181,20 @@ class VariantsJob:
             watch.note(f"note: {note}")
         return self._summary(reader, maker, measured, count)
 
-    def table(self, engines: Ensemble) -> VariantTable:
+    def ensemble(self, engines: Sequence[Engine]) -> Ensemble:
+        """What scores the variants by these models.
+
+        Raises:
+            ConfigError: a strategy that a model was not trained for.
+        """
+        return Ensemble(engines, self._wild, self._strategy, self.prior)
+
+    def table(self, ensemble: Ensemble) -> VariantTable:
         """The rows in memory."""
-        reader, maker = self._opened(engines)
+        reader, maker = self._opened(ensemble)
         rows: list[Row] = []
         measured = _Measured()
-        for items, made in scored(engines, reader, maker):
+        for items, made in scored(ensemble, reader, maker):
             rows += made
             measured.add(items, (row[self._options.score_col] for row in made))
         summary = self._summary(reader, maker, measured, len(rows))

@@ -42,7 +42,7 @@ def softmax_attention(
 
     Args:
         window: a query sees only keys at a distance of at most `window` positions; time and memory are then linear in
-            length, O(L (window + 64)). Where S > L the queries are the last L of the S positions. None is no limit.
+            length, O(L (window + 64)). Where S > L the queries are the last L of the S positions. None sets no limit.
 
     Raises:
         ShapeError, DtypeError, ConfigError: as `favor_attention`.

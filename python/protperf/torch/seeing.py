@@ -68,7 +68,7 @@ class Seen(NamedTuple):
         """
         core, q, k = self._estimator()
         if not self.estimates_softmax:
-            raise ConfigError(f"{self.name or 'the module'} is no estimate of softmax: {core}")
+            raise ConfigError(f"{self.name or 'the module'} does not estimate softmax: {core}")
         favor = core.favor if isinstance(core, FittedAttention) else core
         shift = bool(getattr(core, "shift", False))
         given = {"feature_map": core.feature_map, "num_features": favor.num_features, "shift": shift}

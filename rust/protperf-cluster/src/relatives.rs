@@ -8,7 +8,7 @@ use protperf_core::{Error, Execution, Result};
 use protperf_cpu::Workers;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The lowest identity that can be asked for: below, proteins that are no relatives reach it too.
+/// The lowest identity that can be asked for: below, proteins that are not relatives reach it too.
 pub const MIN_IDENTITY: f64 = 0.3;
 
 /// Candidates that a sequence is aligned with, those with most words in common, where the relatives of its cluster are

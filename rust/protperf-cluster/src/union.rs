@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roots_are_the_smallest_members_whatever_the_order() {
+    fn roots_are_the_smallest_members_in_any_order() {
         let pairs = [(7, 3), (3, 5), (9, 8), (0, 1), (5, 9)];
         for turn in 0..pairs.len() {
             let union = Union::new(10);

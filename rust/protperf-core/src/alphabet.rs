@@ -1,6 +1,6 @@
 //! The alphabet: which token stands for which residue.
 //!
-//! Only the correspondence lives here; what becomes of bytes that are no residues is the scanner's business
+//! Only the correspondence lives here; what becomes of bytes that are not residues is the scanner's business
 //! ([`crate::fasta`]). Invariant: the ids never change, since checkpoints store them.
 
 /// Begin of sequence.

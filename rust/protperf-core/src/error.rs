@@ -71,6 +71,11 @@ pub enum Error {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// A device has no room.
+    DeviceOutOfMemory {
+        /// Which device, what there was no room for, and what would mend it.
+        detail: String,
+    },
     /// The caller's cancel flag was raised.
     Interrupted,
 }
@@ -83,7 +88,7 @@ impl Error {
             Error::InvalidOption { .. } => ErrorKind::Config,
             Error::UnsupportedIsa { .. } | Error::Device { .. } => ErrorKind::Device,
             Error::UnsupportedType { .. } => ErrorKind::Dtype,
-            Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            Error::OutOfMemory { .. } | Error::DeviceOutOfMemory { .. } => ErrorKind::OutOfMemory,
             Error::Interrupted => ErrorKind::Interrupted,
         }
     }
@@ -114,7 +119,7 @@ impl fmt::Display for Error {
             Error::UnsupportedIsa { requested, available } => {
                 write!(f, "this processor has no {requested}; it has {available}")
             }
-            Error::Device { detail } => write!(f, "{detail}"),
+            Error::Device { detail } | Error::DeviceOutOfMemory { detail } => write!(f, "{detail}"),
             Error::UnsupportedType { backend, found, taken } => {
                 write!(
                     f,

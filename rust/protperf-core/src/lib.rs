@@ -27,5 +27,5 @@ pub use element::{Element, Stored};
 pub use error::{Error, ErrorKind, Result};
 pub use feature_map::{Activation, Family, FeatureMap, GELU, Parameters};
 pub use half::{bf16, f16};
-pub use memory::{check_len, try_copied, try_filled, try_reserved};
+pub use memory::{check_len, try_copied, try_copy_into, try_filled, try_reserved};
 pub use tensor::{TensorRef, checked_product};

@@ -32,6 +32,17 @@ pub fn try_copied<T: Clone>(from: &[T]) -> Result<Vec<T>> {
     Ok(copied)
 }
 
+/// Makes a vector a copy of a slice, in the memory that it has where that is enough; empty where an error is returned.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn try_copy_into<T: Clone>(from: &[T], to: &mut Vec<T>) -> Result<()> {
+    to.clear();
+    to.try_reserve_exact(from.len()).map_err(|_| Error::OutOfMemory { bytes: size_of_val(from) })?;
+    to.extend_from_slice(from);
+    Ok(())
+}
+
 /// Refuses a buffer of another length than its shape needs.
 ///
 /// # Errors
@@ -54,6 +65,14 @@ mod tests {
         assert_eq!(try_reserved::<f64>(usize::MAX), Err(Error::OutOfMemory { bytes: usize::MAX }));
         assert_eq!(try_filled(3, 7), Ok(vec![7, 7, 7]));
         assert_eq!(try_copied(&[1, 2]), Ok(vec![1, 2]));
+    }
+
+    #[test]
+    fn a_vector_becomes_a_copy_in_its_own_memory() {
+        let mut to = vec![1, 2, 3];
+        let place = to.as_ptr();
+        assert_eq!(try_copy_into(&[4, 5], &mut to), Ok(()));
+        assert_eq!((to.as_slice(), to.as_ptr()), ([4, 5].as_slice(), place));
     }
 
     #[test]

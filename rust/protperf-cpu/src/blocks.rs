@@ -1,4 +1,5 @@
 //! Where a long sequence is cut into blocks, so that several threads can share one head of it.
+//! `docs/algorithm.md`, section 5.
 //!
 //! A block's keys are summed into a state of their own, states are merged in the order of the blocks, and the
 //! queries of a block start from the merged state. The cuts change the order of sums, so they depend on the shape

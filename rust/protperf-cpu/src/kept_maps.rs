@@ -62,7 +62,7 @@ fn prepared_on<T: CpuElement>(
         return Ok(found);
     }
     let made = prepare()?;
-    // A copy that does not fit in memory is no reason to fail: the next call packs again.
+    // A copy that does not fit in memory need not be an error: the next call packs again.
     if let (Ok(numbers), Some(mut kept)) = (try_copied(omega.data), lock(shelf)) {
         key.keep(&mut kept, numbers, made.clone());
     }

@@ -1,4 +1,5 @@
 //! Every size that more than one file relies on: the constants of the tiling, and the padded widths of one call.
+//! `docs/algorithm.md`, section 1, chunks and panels, and section 5, blocks.
 //!
 //! The constants decide the order in which sums are added up, so they are the same on every processor and for every
 //! number of threads: results depend on the shapes of the inputs alone.

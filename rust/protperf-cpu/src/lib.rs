@@ -3,7 +3,8 @@
 //! Generic loops over [`simd::Simd`] lanes are compiled for every instruction set and chosen at run time; features live
 //! in registers and L1 and never reach memory; rayon runs one task for each batch entry, head and segment, or, where
 //! those are few and long, for each of their blocks, whose states are merged in order. How work is cut depends on the
-//! shape alone, so threads change no bit. `docs/algorithm.md` has the algorithm; each file names its section.
+//! shape alone, so threads change no bit. `docs/algorithm.md` has the algorithm; a file that computes a part of it opens
+//! with its section.
 //!
 //! Imports follow this order, each file importing files to its left alone:
 //!

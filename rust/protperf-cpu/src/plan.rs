@@ -1,4 +1,5 @@
 //! How one call is split: into heads and segments, and long segments into blocks. Integers only, no data.
+//! `docs/algorithm.md`, section 5.
 
 use crate::blocks::Blocks;
 use protperf_core::{FavorShape, Result, try_reserved};

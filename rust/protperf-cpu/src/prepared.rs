@@ -1,4 +1,4 @@
-//! The parameters of a map, packed for the products once and for all calls that follow.
+//! The parameters of a map, packed for the products once and for all calls that follow: `docs/algorithm.md`, section 2.
 
 use crate::dispatch::Isa;
 use crate::features::{self, Family};

@@ -1,4 +1,5 @@
 //! The products of one task: in the type that is computed in, or of operands that are rounded to bf16.
+//! `docs/algorithm.md`, sections 1 and 10.
 //!
 //! Rounded operands are packed into tiles ([`crate::bf16`]), and sums are f32. What a feature is computed from may not be
 //! rounded: a relative error of 2^-9 of a log-feature of 100 bits would be a factor of 1.15, and a projection of almost 0 could

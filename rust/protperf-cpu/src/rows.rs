@@ -1,4 +1,5 @@
 //! Rows of one chunk on one side of the attention: what was loaded and, after the projection, what it became.
+//! `docs/algorithm.md`, section 1.
 
 use crate::aligned::Aligned;
 use crate::layout::{CHUNK, Layout, PANEL};

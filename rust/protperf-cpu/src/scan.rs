@@ -1,4 +1,5 @@
-//! What has to be known of all keys of a segment before the first of them is summed.
+//! What has to be known of all keys of a segment before the first of them is summed: `docs/algorithm.md`, section 1, on
+//! numbers that are not finite.
 
 use crate::load::KeyView;
 use crate::ops::{CpuElement, Ops};

@@ -1,4 +1,4 @@
-//! The types that tensors are stored in, as the CPU loads and stores them.
+//! The types that tensors are stored in, as the CPU loads and stores them: `docs/algorithm.md`, section 1, on 16 bits.
 
 use crate::ops::{CpuElement, Ops};
 use half::slice::HalfFloatSliceExt;

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kept_buffer_serves_again_whatever_its_type_and_length() {
+    fn a_kept_buffer_serves_again_for_any_type_and_length() {
         for len in [0, 1, 1000, 999, 5000, 17] {
             assert_eq!(Buffer::<f32>::zeros(len).unwrap().iter().filter(|&&x| x == 0.0).count(), len);
             assert_eq!(Buffer::<f64>::zeros(len).unwrap().iter().filter(|&&x| x == 0.0).count(), len);

@@ -1,8 +1,8 @@
 //! Which GPUs there are, and which of them is used.
 //!
-//! `PROTPERF_GPU` is an index into the list, a part of a name, or `off`. Without it the first discrete GPU is used, else
-//! the first integrated or virtual one. An adapter that computes on the processor is used only where it is asked for: as
-//! a silent default it would be slower than the CPU backend.
+//! `PROTPERF_GPU` is an index into the list, a part of a name, or `off`; digits alone are an index. Without it the first
+//! discrete GPU is used, else the first integrated or virtual one. An adapter that computes on the processor is used only
+//! where it is asked for: as a silent default it would be slower than the CPU backend.
 
 use crate::error::GpuError;
 use wgpu::{Adapter, DeviceType, Instance, InstanceDescriptor, InstanceFlags};
@@ -51,7 +51,7 @@ pub fn adapters() -> (Vec<AdapterSummary>, Option<GpuError>) {
 /// The adapter to use.
 ///
 /// # Errors
-/// [`GpuError::SwitchedOff`], [`GpuError::NoAdapter`], [`GpuError::UnknownAdapter`].
+/// [`GpuError::SwitchedOff`], [`GpuError::NoAdapter`], [`GpuError::UnknownAdapter`], [`GpuError::UnknownIndex`].
 pub fn chosen_adapter() -> Result<Adapter, GpuError> {
     let mut found = enumerate();
     let index = choose(&found)?;
@@ -72,19 +72,24 @@ fn choose(found: &[Adapter]) -> Result<usize, GpuError> {
 
 fn choose_among(known: &[(String, DeviceType)], requested: Option<&str>) -> Result<usize, GpuError> {
     let named = |index: usize| format!("{index} ({})", known[index].0);
+    let available = || (0..known.len()).map(named).collect();
     match requested.map(str::trim).filter(|requested| !requested.is_empty()) {
-        Some("off") => Err(GpuError::SwitchedOff),
+        Some(requested) if requested.eq_ignore_ascii_case("off") => Err(GpuError::SwitchedOff),
+        Some(_) if known.is_empty() => Err(GpuError::NoAdapter { on_processor: Vec::new() }),
+        // Names have digits too, so digits alone would find an adapter that was not meant.
+        Some(requested) if requested.bytes().all(|digit| digit.is_ascii_digit()) => {
+            let index = requested.parse().ok().filter(|&index: &usize| index < known.len());
+            index.ok_or_else(|| GpuError::UnknownIndex { requested: requested.to_owned(), available: available() })
+        }
         Some(requested) => {
             let part = requested.to_lowercase();
-            let by_name = || known.iter().position(|(name, _)| name.to_lowercase().contains(&part));
-            let found = requested.parse().ok().filter(|&index: &usize| index < known.len()).or_else(by_name);
-            let available = || (0..known.len()).map(named).collect();
+            let found = known.iter().position(|(name, _)| name.to_lowercase().contains(&part));
             found.ok_or_else(|| GpuError::UnknownAdapter { requested: requested.to_owned(), available: available() })
         }
         None => {
             let best = (0..known.len()).filter(|&index| known[index].1 != DeviceType::Cpu);
             let best = best.min_by_key(|&index| rank(known[index].1));
-            best.ok_or_else(|| GpuError::NoAdapter { on_processor: (0..known.len()).map(named).collect() })
+            best.ok_or_else(|| GpuError::NoAdapter { on_processor: available() })
         }
     }
 }
@@ -137,7 +142,36 @@ mod tests {
             let error = choose_among(&known(), Some(requested)).unwrap_err().to_string();
             assert!(error.contains(requested) && error.contains("1 (Iris Xe)"), "{error}");
         }
-        let error = choose_among(&[], None).unwrap_err().to_string();
-        assert!(error.contains("mesa-vulkan-drivers"), "{error}");
+    }
+
+    /// The one adapter of many machines has digits in its name.
+    #[test]
+    fn a_number_is_an_index_and_never_a_part_of_a_name() {
+        let known = [("llvmpipe (LLVM 15.0.6, 256 bits)".to_owned(), DeviceType::Cpu)];
+        assert_eq!(choose_among(&known, Some("0")), Ok(0));
+        for requested in ["1", "2", "5", "6", "15", "256", "99999999999999999999999"] {
+            let error = choose_among(&known, Some(requested)).unwrap_err().to_string();
+            assert!(error.contains(requested) && error.contains("no adapter has the index"), "{error}");
+            assert!(error.contains("0 (llvmpipe (LLVM 15.0.6, 256 bits))"), "{error}");
+        }
+        assert_eq!(choose_among(&known, Some("LLVM 15")), Ok(0));
+        assert_eq!(choose_among(&known, Some("256 bits")), Ok(0));
+    }
+
+    #[test]
+    fn off_is_off_in_any_case() {
+        for requested in ["off", "OFF", " Off "] {
+            assert_eq!(choose_among(&known(), Some(requested)), Err(GpuError::SwitchedOff));
+        }
+    }
+
+    #[test]
+    fn where_no_adapter_is_found_the_message_says_what_to_install_for_every_request() {
+        for requested in [None, Some("llvmpipe"), Some("0"), Some("7")] {
+            let error = choose_among(&[], requested).unwrap_err().to_string();
+            assert!(error.contains("no GPU was found") && error.contains("mesa-vulkan-drivers"), "{error}");
+            assert!(!error.contains("none of the adapters"), "{error}");
+        }
+        assert_eq!(choose_among(&[], Some("off")), Err(GpuError::SwitchedOff));
     }
 }

@@ -6,11 +6,11 @@
 use crate::context::{Gpu, with_gpu};
 use crate::cotangents::Cotangents;
 use crate::forward::groups;
-use crate::lines::{Call, Lines, narrowed, power_of_two};
+use crate::lines::{Call, Lines, Powers, narrowed, power_of_two};
 use crate::map_gradient::{MapSums, SideGradients};
 use crate::maps::Side;
 use crate::recorder::Recorder;
-use crate::stages::{Reader, Stages};
+use crate::stages::{Reader, Stages, Values};
 use crate::upload::{Uploaded, pass_of, sets_of};
 use protperf_core::backend::{Gradients, Saved};
 use protperf_core::state::KV_STATE;
@@ -39,10 +39,13 @@ pub fn run<T: Stored>(
             if run.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let lines = call.lines(range)?;
-            let cotangents = Cotangents::new(&call, &lines, saved)?;
-            let found = stage(gpu, (&call, &lines, &cotangents), sums.map.is_some(), run.cancel)?;
-            let part = Part { call: &call, lines: &lines, cotangents: &cotangents, found };
+            let mut lines = call.lines(range)?;
+            let powers = lines.powers(&call)?;
+            let cotangents = Cotangents::new(&call, &lines, &powers, saved)?;
+            let powers = seen_alone(&call, &mut lines, &cotangents, powers);
+            let factors = Factors::new(&call, &cotangents)?;
+            let found = stage(gpu, (&call, &lines, &powers, &cotangents, &factors), sums.map.is_some(), run.cancel)?;
+            let part = Part { call: &call, lines: &lines, cotangents: &cotangents, factors: &factors, found };
             part.store_queries(gradients.dq);
             part.add_keys(&mut sums);
             part.store_states(&mut gradients);
@@ -54,6 +57,55 @@ pub fn run<T: Stored>(
     match (sums.map, gradients.map) {
         (Some(map), Some(to)) => map.write(&call, to),
         _ => Ok(()),
+    }
+}
+
+/// Leaves out the keys that nothing sees which arrives, for their values may be larger than all others; every other value
+/// of a segment is over one power of two.
+fn seen_alone<T>(call: &Call<'_, T>, lines: &mut Lines, cotangents: &Cotangents, mut powers: Powers) -> Powers {
+    let (len, num_segments) = (call.shape.kv_len, call.segments[1].len());
+    for (of_segment, (&power, &end)) in cotangents.value_powers.iter().zip(&cotangents.seen_ends).enumerate() {
+        let (at, keys) = (of_segment / num_segments, &call.segments[1][of_segment % num_segments]);
+        lines.leave_out(len, at, end..keys.end);
+        powers.keys[at * len + keys.start..at * len + keys.end].fill(power);
+        powers.segments[of_segment] = power;
+    }
+    powers
+}
+
+/// Powers of two that gradients have to be multiplied with.
+struct Factors {
+    /// Those of rows and states, `[lines,segments]`.
+    segments: Vec<i32>,
+    /// Those of parameters, which all segments of a line add to, `[lines]`.
+    lines: Vec<i32>,
+    /// What the gradients of a row lack to the factor of its line, where there are several segments, `[lines,L]`.
+    rows: Option<Vec<i32>>,
+}
+
+impl Factors {
+    fn new<T>(call: &Call<'_, T>, cotangents: &Cotangents) -> Result<Self> {
+        let num_segments = call.segments[0].len();
+        let mut segments = try_filled(cotangents.powers.len(), 0)?;
+        for (at, to) in segments.iter_mut().enumerate() {
+            *to = cotangents.powers[at] + cotangents.value_powers[at];
+        }
+        let num_lines = segments.len() / num_segments.max(1);
+        let mut lines = try_filled(num_lines, 0)?;
+        let several = num_segments > 1;
+        let mut rows = try_filled(if several { num_lines * call.shape.q_len } else { 0 }, 0)?;
+        for (at, to) in lines.iter_mut().enumerate() {
+            let own = at * num_segments..(at + 1) * num_segments;
+            // Where there are several segments, those without a key that is seen add zeros: nothing arrives at their rows.
+            let is_seen = |of: &usize| cotangents.seen_ends[*of] > call.segments[1][of % num_segments].start;
+            *to = own.clone().filter(|of| !several || is_seen(of)).map(|of| segments[of]).max().unwrap_or(0);
+            for of_segment in if several { own } else { 0..0 } {
+                let of_rows = &call.segments[0][of_segment % num_segments];
+                let of_line = at * call.shape.q_len;
+                rows[of_line + of_rows.start..of_line + of_rows.end].fill((segments[of_segment] - *to).min(0));
+            }
+        }
+        Ok(Factors { segments, lines, rows: several.then_some(rows) })
     }
 }
 
@@ -82,39 +134,46 @@ struct Found {
 
 fn stage<T: Stored>(
     gpu: &Gpu,
-    (call, lines, cotangents): (&Call<'_, T>, &Lines, &Cotangents),
+    (call, lines, powers, cotangents, factors): (&Call<'_, T>, &Lines, &Powers, &Cotangents, &Factors),
     wants_map: bool,
     cancel: &AtomicBool,
 ) -> Result<Found> {
+    let scaled = lines.scaled(call, powers)?;
     let mut recorder = Recorder::new(gpu);
     let [queries, keys] = [
         Uploaded::new(&mut recorder, call, lines, Side::Queries)?,
         Uploaded::new(&mut recorder, call, lines, Side::Keys)?,
     ];
     let (queries, keys) = (queries.rows(), keys.rows());
-    let values = recorder.upload("values", &lines.values)?;
+    let values = recorder.upload("values", &scaled.values)?;
     let arriving = recorder.upload("gradients", &cotangents.rows)?;
-    let first = recorder.upload("first states", &lines.first_states)?;
+    let first = recorder.upload("first states", &scaled.first_states)?;
     let last = recorder.upload("gradients of states", &cotangents.final_states)?;
     let shifts = recorder.upload("shifts", &cotangents.shifts)?;
     let key_shifts = recorder.upload("shifts", &lines.key_shifts)?;
+    let row_factors = factors.rows.as_ref().map(|rows| recorder.upload("powers of gradients", rows)).transpose()?;
     let sets = sets_of(&mut recorder, call, lines.range.clone())?;
     let mut stages = Stages::new(&mut recorder, &pass_of(call), lines.range.len(), &sets)?;
     let of_queries = stages.project(&queries, Some(&shifts))?;
     let of_keys = stages.project(&keys, Some(&key_shifts))?;
-    let key_states = stages.states(&keys, &of_keys, &values, Some(&first), false)?;
-    let query_states = stages.states(&queries, &of_queries, &arriving, Some(&last), true)?;
+    // Values of a segment are over one power of two.
+    let alike = |rows| Values { rows, powers: None };
+    let key_states = stages.states(&keys, &of_keys, alike(&values), Some(&first), false)?;
+    let query_states = stages.states(&queries, &of_queries, alike(&arriving), Some(&last), true)?;
     let scores = stages.scores(&queries, &of_queries, &of_keys)?;
     let dscores = stages.score_gradient(&queries, &arriving, &values)?;
     let of_query = Reader { rows: &queries, features: &of_queries, states: &key_states };
     let dqueries = stages.feature_gradient(of_query, &arriving, &of_keys, &dscores)?;
     let of_key = Reader { rows: &keys, features: &of_keys, states: &query_states };
     let dkeys = stages.feature_gradient(of_key, &values, &of_queries, &dscores)?;
-    let [dv, _] = stages.read(of_key, &scores, &arriving)?;
+    let [dv, _] = stages.read(of_key, &scores, alike(&arriving))?;
     let [dq, dqueries, _] = stages.pull_back(&queries, &of_queries, &dqueries)?;
     let [dk, dkeys, norms] = stages.pull_back(&keys, &of_keys, &dkeys)?;
     let of_map = match wants_map {
-        true => Some([stages.parameter_gradient(&queries, &dqueries)?, stages.parameter_gradient(&keys, &dkeys)?]),
+        true => Some([
+            stages.parameter_gradient(&queries, &dqueries, row_factors.as_ref())?,
+            stages.parameter_gradient(&keys, &dkeys, row_factors.as_ref())?,
+        ]),
         false => None,
     };
     let mut wanted = vec![&dq, &dk, &dv, &query_states.last, &norms];
@@ -129,27 +188,31 @@ struct Part<'a, T> {
     call: &'a Call<'a, T>,
     lines: &'a Lines,
     cotangents: &'a Cotangents,
+    factors: &'a Factors,
     found: Found,
 }
 
 impl<T: Stored> Part<'_, T> {
-    /// What gradients of a line are multiplied with: those that reach values, and all others.
-    fn factors(&self, at: usize) -> [f64; 2] {
-        let of_values = power_of_two(self.cotangents.powers[at]);
-        [of_values, of_values * power_of_two(self.lines.value_powers[at])]
+    /// What gradients of a segment of a line are multiplied with: those that reach values, and all others.
+    fn factors(&self, at: usize, segment: usize) -> [f64; 2] {
+        let of_segment = at * self.call.segments[0].len() + segment;
+        [power_of_two(self.cotangents.powers[of_segment]), power_of_two(self.factors.segments[of_segment])]
     }
 
     fn store_queries(&self, dq: &mut [T]) {
         let size = self.call.shape.q_len * self.call.shape.head_dim;
         let width = self.call.shape.head_dim;
         for at in 0..self.lines.range.len() {
-            let [_, by] = self.factors(at);
             let to = &mut dq[(self.lines.range.start + at) * size..][..size];
-            for (row, to) in to.chunks_exact_mut(width).enumerate() {
-                let from = &self.found.dq[at * size + row * width..][..width];
-                let is_bad = self.cotangents.bad_rows[at * self.call.shape.q_len + row];
-                let by = if is_bad { f64::NAN } else { by };
-                to.iter_mut().zip(from).for_each(|(to, &x)| *to = T::round(T::Compute::from_f64(f64::from(x) * by)));
+            for (segment, rows) in self.call.segments[0].iter().enumerate() {
+                let [_, by] = self.factors(at, segment);
+                for row in rows.clone() {
+                    let from = &self.found.dq[at * size + row * width..][..width];
+                    let is_bad = self.cotangents.bad_rows[at * self.call.shape.q_len + row];
+                    let by = if is_bad { f64::NAN } else { by };
+                    let to = to[row * width..][..width].iter_mut().zip(from);
+                    to.for_each(|(to, &x)| *to = T::round(T::Compute::from_f64(f64::from(x) * by)));
+                }
             }
         }
     }
@@ -158,9 +221,10 @@ impl<T: Stored> Part<'_, T> {
         let (call, found) = (self.call, &self.found);
         let (len, d, e, width) = (call.shape.kv_len, call.shape.head_dim, call.shape.value_dim, call.width());
         for (at, line) in self.lines.range.clone().enumerate() {
-            let [of_values, by] = self.factors(at);
             let first = call.key_line(line) * len;
-            for key in 0..len {
+            let segments = call.segments[1].iter().enumerate();
+            for (segment, key) in segments.flat_map(|(segment, keys)| keys.clone().map(move |key| (segment, key))) {
+                let [of_values, by] = self.factors(at, segment);
                 let (from, to) = (at * len + key, first + key);
                 let dk = sums.dk[to * d..][..d].iter_mut().zip(&found.dk[from * d..]);
                 dk.for_each(|(to, &x)| *to += f64::from(x) * by);
@@ -168,8 +232,11 @@ impl<T: Stored> Part<'_, T> {
                 dv.for_each(|(to, &x)| *to += f64::from(x) * of_values);
             }
             if let Some(map) = &mut sums.map {
+                let by_segment: Vec<f64> = (0..call.segments[1].len()).map(|of| self.factors(at, of)[1]).collect();
+                let (norms, by) = (&found.norms, power_of_two(self.factors.lines[at]));
                 for (side, parameters) in [Side::Queries, Side::Keys].into_iter().zip(&found.parameters) {
-                    map.add(call, self.lines, at, &SideGradients { side, parameters, norms: &found.norms }, by);
+                    let found = SideGradients { side, parameters, norms, by, by_segment: &by_segment };
+                    map.add(call, self.lines, at, &found);
                 }
             }
             self.spoil_keys(sums, at);
@@ -206,8 +273,8 @@ impl<T: Stored> Part<'_, T> {
         let (call, row) = (self.call, KV_STATE + self.call.shape.value_dim);
         let (size, num_segments) = (call.shape.feature_dim * row, call.segments[0].len());
         for (at, line) in self.lines.range.clone().enumerate() {
-            let [of_values, of_ones] = self.factors(at);
             for segment in 0..num_segments {
+                let [of_values, of_ones] = self.factors(at, segment);
                 let own = (at * num_segments + segment) * size..(at * num_segments + segment + 1) * size;
                 let first = self.lines.first_states[own.clone()].chunks_exact(row);
                 let readers = self.found.readers[own].chunks_exact(row);

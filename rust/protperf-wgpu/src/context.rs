@@ -18,6 +18,7 @@ pub struct Gpu {
     pub device: Device,
     pub queue: Queue,
     kernels: Kernels,
+    adapter: String,
     /// What of its memory is used.
     pub(crate) memory: Account,
     /// What was carried to it and back.
@@ -120,8 +121,9 @@ impl Gpu {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(no_device)?;
         let faults = Arc::new(Mutex::new(Vec::new()));
-        let reported = Arc::clone(&faults);
-        device.on_uncaptured_error(Arc::new(move |error| locked(&reported).push(fault(&error))));
+        let name = adapter.get_info().name;
+        let (reported, named) = (Arc::clone(&faults), name.clone());
+        device.on_uncaptured_error(Arc::new(move |error| locked(&reported).push(fault(&named, &error))));
         let reported = Arc::clone(&faults);
         device.set_device_lost_callback(move |reason, detail| {
             if reason != wgpu::DeviceLostReason::Destroyed {
@@ -133,6 +135,7 @@ impl Gpu {
             device,
             queue,
             kernels: Kernels::default(),
+            adapter: name,
             memory: Account::default(),
             carried: Carried::default(),
             faults,
@@ -151,6 +154,12 @@ impl Gpu {
     pub fn max_binding(&self) -> u64 {
         let limits = self.device.limits();
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
+    /// That there is no room for so many bytes.
+    pub(crate) fn out_of_memory(&self, bytes: u64) -> GpuError {
+        let (used, budget) = (self.memory.used(), self.memory.budget());
+        GpuError::OutOfMemory { adapter: self.adapter.clone(), bytes, used, budget }
     }
 
     /// Another number for each device that was opened: what lies on one of them is of no use to the others.
@@ -185,9 +194,11 @@ impl Gpu {
     }
 }
 
-fn fault(error: &wgpu::Error) -> GpuError {
+fn fault(adapter: &str, error: &wgpu::Error) -> GpuError {
     match error {
-        wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { bytes: 0 },
+        wgpu::Error::OutOfMemory { .. } => {
+            GpuError::OutOfMemory { adapter: adapter.to_owned(), bytes: 0, used: 0, budget: None }
+        }
         other => GpuError::Refused { detail: other.to_string() },
     }
 }
@@ -222,7 +233,7 @@ mod tests {
             assert_eq!(report(lost.clone(), is_seen), Err(lost));
             let second = opening();
             assert!(second > first);
-            let no_memory = GpuError::OutOfMemory { bytes: 5 };
+            let no_memory = with_gpu(|gpu| Ok::<_, GpuError>(gpu.out_of_memory(5))).unwrap();
             assert_eq!(report(no_memory.clone(), is_seen), Err(no_memory));
             assert_eq!(opening(), second);
         }

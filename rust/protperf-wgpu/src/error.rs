@@ -21,6 +21,13 @@ pub enum GpuError {
         /// The adapters there are.
         available: Vec<String>,
     },
+    /// `PROTPERF_GPU` is an index beyond the adapters.
+    UnknownIndex {
+        /// What was asked for.
+        requested: String,
+        /// The adapters there are.
+        available: Vec<String>,
+    },
     /// An adapter gave no device.
     NoDevice {
         /// The adapter.
@@ -46,10 +53,21 @@ pub enum GpuError {
         /// How much there may be.
         limit: usize,
     },
-    /// The device ran out of memory.
+    /// The device has no room, or the budget has none.
     OutOfMemory {
-        /// Size of the buffers of the call in bytes.
+        /// The adapter.
+        adapter: String,
+        /// What there was no room for, in bytes.
         bytes: u64,
+        /// What this process uses of the device's memory, in bytes.
+        used: u64,
+        /// What `PROTPERF_GPU_MEMORY` allows, in bytes, where it says something.
+        budget: Option<u64>,
+    },
+    /// The host has no room for what is to be carried to the device.
+    OutOfHostMemory {
+        /// Bytes asked for.
+        bytes: usize,
     },
     /// The driver refused an operation, or a shader did not compile: a fault of ours or of the driver.
     Refused {
@@ -97,6 +115,11 @@ impl fmt::Display for GpuError {
             GpuError::UnknownAdapter { requested, available } => {
                 write!(f, "PROTPERF_GPU={requested:?} is none of the adapters: {}", available.join(", "))
             }
+            GpuError::UnknownIndex { requested, available } => write!(
+                f,
+                "PROTPERF_GPU={requested}: no adapter has the index {requested}; choose one of {}",
+                available.join(", ")
+            ),
             GpuError::NoDevice { adapter, detail } => write!(f, "the GPU {adapter} could not be opened: {detail}"),
             GpuError::TooLarge { what, bytes, limit } => write!(
                 f,
@@ -106,7 +129,17 @@ impl fmt::Display for GpuError {
             GpuError::TooMany { what, found, limit } => {
                 write!(f, "{what}: {found} are more than the {limit} that shaders count to; compute on the CPU")
             }
-            GpuError::OutOfMemory { bytes } => write!(f, "the GPU has no room for {bytes} bytes"),
+            GpuError::OutOfMemory { adapter, bytes, used, budget: Some(budget) } => write!(
+                f,
+                "the GPU {adapter} has no room for {bytes} bytes: {used} are used of the {budget} that PROTPERF_GPU_MEMORY \
+                 allows; allow more, or compute on the CPU"
+            ),
+            GpuError::OutOfMemory { adapter, bytes, used, budget: None } => write!(
+                f,
+                "the GPU {adapter} has no room for {bytes} bytes: this process uses {used}, and PROTPERF_GPU_MEMORY sets no \
+                 limit; end what else uses this GPU, or compute on the CPU"
+            ),
+            GpuError::OutOfHostMemory { bytes } => Error::OutOfMemory { bytes: *bytes }.fmt(f),
             GpuError::Refused { detail } => write!(f, "the GPU refused a call, please report it: {detail}"),
             GpuError::Lost { detail } => write!(f, "the GPU was lost: {detail}; the next call opens it anew"),
             GpuError::Gone { what, remedy } => write!(
@@ -127,11 +160,30 @@ impl std::error::Error for GpuError {}
 impl From<GpuError> for Error {
     fn from(error: GpuError) -> Self {
         match error {
-            GpuError::OutOfMemory { bytes } => {
-                Error::OutOfMemory { bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
-            }
+            GpuError::OutOfMemory { .. } => Error::DeviceOutOfMemory { detail: error.to_string() },
+            GpuError::OutOfHostMemory { bytes } => Error::OutOfMemory { bytes },
             GpuError::Interrupted => Error::Interrupted,
             other => Error::Device { detail: other.to_string() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protperf_core::ErrorKind;
+
+    #[test]
+    fn a_gpu_without_room_is_named_and_so_is_what_limits_it() {
+        let full = |budget| GpuError::OutOfMemory { adapter: "RTX 4060".into(), bytes: 70, used: 50, budget };
+        for (budget, limit) in [(Some(100), "50 are used of the 100"), (None, "this process uses 50")] {
+            let error = Error::from(full(budget));
+            assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+            let message = error.to_string();
+            for part in ["the GPU RTX 4060 has no room for 70 bytes", limit, "PROTPERF_GPU_MEMORY", "; "] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+        assert_eq!(Error::from(GpuError::OutOfHostMemory { bytes: 9 }), Error::OutOfMemory { bytes: 9 });
     }
 }

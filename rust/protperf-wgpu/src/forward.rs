@@ -3,17 +3,16 @@
 //! Lines are worked on in groups whose buffers the adapter can bind. A group is one submission.
 
 use crate::context::{Gpu, with_gpu};
-use crate::error::GpuError;
 use crate::groups::in_groups;
-use crate::lines::{Call, Lines, narrowed, power_of_two};
+use crate::lines::{Call, Lines, Powers, narrowed, power_of_two};
 use crate::maps::Side;
 use crate::recorder::Recorder;
-use crate::stages::{Reader, Stages};
+use crate::stages::{Reader, Stages, Values};
 use crate::tiles::Tiling;
 use crate::upload::{Uploaded, pass_of, sets_of};
 use protperf_core::backend::Outputs;
 use protperf_core::state::KV_STATE;
-use protperf_core::{Element, Error, Execution, FavorArgs, Result, Stored};
+use protperf_core::{Element, Error, ErrorKind, Execution, FavorArgs, Result, Stored};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,8 +32,9 @@ pub fn run<T: Stored>(args: &FavorArgs<'_, T>, mut outputs: Outputs<'_, T>, run:
                 return Err(Error::Interrupted);
             }
             let lines = call.lines(range)?;
-            let found = stage(gpu, &call, &lines, outputs.state_out.is_some(), run.cancel)?;
-            found.store(&call, &lines, &mut outputs);
+            let powers = lines.powers(&call)?;
+            let found = stage(gpu, (&call, &lines, &powers), outputs.state_out.is_some(), run.cancel)?;
+            found.store(&call, &lines, &powers, &mut outputs);
             Ok(())
         })
     })
@@ -54,7 +54,7 @@ pub fn groups<T>(gpu: &Gpu, call: &Call<'_, T>, work: impl FnMut(Range<usize>) -
     let of_scores = if call.args.causal { tiling.num_pairs() * 8 } else { 0 };
     let bytes = GROUP_BYTES.min(usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX));
     let step = (bytes / of_features.max(of_states).max(of_scores)).max(1);
-    let is_full = |error: &Error| matches!(error, Error::OutOfMemory { .. });
+    let is_full = |error: &Error| error.kind() == ErrorKind::OutOfMemory;
     in_groups(gpu, num_lines, is_full, |first, most| first..num_lines.min(first + step.min(most)), work)
 }
 
@@ -70,28 +70,31 @@ struct Found {
 
 fn stage<T: Stored>(
     gpu: &Gpu,
-    call: &Call<'_, T>,
-    lines: &Lines,
+    (call, lines, powers): (&Call<'_, T>, &Lines, &Powers),
     wants_state: bool,
     cancel: &AtomicBool,
-) -> Result<Found, GpuError> {
+) -> Result<Found> {
+    let scaled = lines.scaled(call, powers)?;
     let mut recorder = Recorder::new(gpu);
     let [queries, keys] = [
         Uploaded::new(&mut recorder, call, lines, Side::Queries)?,
         Uploaded::new(&mut recorder, call, lines, Side::Keys)?,
     ];
     let (queries, keys) = (queries.rows(), keys.rows());
-    let values = recorder.upload("values", &lines.values)?;
-    let first = recorder.upload("first states", &lines.first_states)?;
+    let values = recorder.upload("values", &scaled.values)?;
+    let first = recorder.upload("first states", &scaled.first_states)?;
+    let of_values = recorder.upload("powers of values", &powers.keys)?;
     let shifts = recorder.upload("shifts", &lines.key_shifts)?;
     let sets = sets_of(&mut recorder, call, lines.range.clone())?;
     let mut stages = Stages::new(&mut recorder, &pass_of(call), lines.range.len(), &sets)?;
     let of_queries = stages.project(&queries, None)?;
     let of_keys = stages.project(&keys, Some(&shifts))?;
-    let states = stages.states(&keys, &of_keys, &values, Some(&first), false)?;
+    // Where every query sees every key there is one power for a segment.
+    let values = Values { rows: &values, powers: call.args.causal.then_some(&of_values) };
+    let states = stages.states(&keys, &of_keys, values, Some(&first), false)?;
     let scores = stages.scores(&queries, &of_queries, &of_keys)?;
     let reader = Reader { rows: &queries, features: &of_queries, states: &states };
-    let [out, den] = stages.read(reader, &scores, &values)?;
+    let [out, den] = stages.read(reader, &scores, values)?;
     let wanted = [&out, &den, &states.last];
     let mut read = recorder.read_back(&wanted[..if wants_state { 3 } else { 2 }], cancel)?.into_iter();
     let mut next = || read.next().unwrap_or_default();
@@ -100,18 +103,21 @@ fn stage<T: Stored>(
 
 impl Found {
     /// Writes what belongs to the lines; NaN where something that is not finite was seen.
-    fn store<T: Stored>(&self, call: &Call<'_, T>, lines: &Lines, outputs: &mut Outputs<'_, T>) {
+    fn store<T: Stored>(&self, call: &Call<'_, T>, lines: &Lines, powers: &Powers, outputs: &mut Outputs<'_, T>) {
         let (e, width, len) = (call.shape.value_dim, call.width(), call.shape.q_len);
         let (nan, first) = (T::Compute::from_f64(f64::NAN), lines.range.start * len);
         for at in 0..lines.range.len() {
-            let by = power_of_two(lines.value_powers[at]);
             for (segment, rows) in call.segments[0].iter().enumerate() {
                 for row in rows.clone() {
+                    let by = power_of_two(match call.args.causal {
+                        true => powers.keys[at * len + row],
+                        false => powers.segments[at * call.segments[0].len() + segment],
+                    });
                     let (from, to) = (at * len + row, first + at * len + row);
                     let is_bad = lines.is_bad(call, at, segment, row);
                     let out = &mut outputs.out[to * e..][..e];
                     for (out, &x) in out.iter_mut().zip(&self.out[from * width + 1..]) {
-                        *out = T::round(if is_bad { nan } else { limited(f64::from(x) * by) });
+                        *out = T::round(if is_bad { nan } else { limited(flushed(x) * by) });
                     }
                     let den = &mut outputs.den[to * 2..][..2];
                     den.iter_mut().zip(&self.den[from * 2..]).for_each(|(to, &x)| *to = T::Compute::from_f64(x.into()));
@@ -121,26 +127,39 @@ impl Found {
                 }
             }
             if let Some(all) = &mut outputs.state_out {
-                self.store_states(call, lines, at, all);
+                self.store_states(call, lines, powers, at, all);
             }
         }
     }
 
-    fn store_states<T: Stored>(&self, call: &Call<'_, T>, lines: &Lines, at: usize, all: &mut [T::Compute]) {
+    fn store_states<T: Stored>(
+        &self,
+        call: &Call<'_, T>,
+        lines: &Lines,
+        powers: &Powers,
+        at: usize,
+        all: &mut [T::Compute],
+    ) {
         let size = call.shape.feature_dim * (1 + call.width());
-        let by = power_of_two(lines.value_powers[at]);
         for segment in 0..call.segments[0].len() {
+            let by = power_of_two(powers.segments[at * call.segments[0].len() + segment]);
             let to = &mut all[call.state_range(lines.range.start + at, segment)];
             let from = &self.states[(at * call.segments[0].len() + segment) * size..][..size];
             for (column, (to, &x)) in to.iter_mut().zip(from).enumerate() {
                 let is_value = column % (1 + call.width()) >= KV_STATE;
-                *to = T::Compute::from_f64(f64::from(x) * if is_value { by } else { 1.0 });
+                *to = T::Compute::from_f64(flushed(x) * if is_value { by } else { 1.0 });
             }
             if lines.is_state_bad(call, at, segment) {
                 to.fill(T::Compute::from_f64(f64::NAN));
             }
         }
     }
+}
+
+/// A number below the normal ones is 0, as it is in `stored_bits` of `shaders/tensor/prelude.wgsl`: devices may make zeros
+/// of such numbers, so what is left of them says nothing.
+fn flushed(x: f32) -> f64 {
+    if x.is_subnormal() { 0f64.copysign(f64::from(x)) } else { f64::from(x) }
 }
 
 /// A mean of finite numbers is finite, though its rounding may not be.

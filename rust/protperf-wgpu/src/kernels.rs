@@ -43,9 +43,12 @@ pub struct Sizes {
     pub factor: f32,
     /// 1 where something may be left out, as the shader says.
     pub flag: u32,
+    /// 1 where values are over powers of two.
+    pub powers: u32,
+    pub padding: [u32; 3],
 }
 
-const _: () = assert!(size_of::<Sizes>() == 64);
+const _: () = assert!(size_of::<Sizes>() == 80);
 
 /// Sizes of one dispatch, as some shaders take them.
 pub trait Uniform: Pod {
@@ -94,13 +97,13 @@ kernels! {
     /// Rows to features.
     Project = "project" after "prelude", reads 4, writes 1;
     /// The state that the keys of one tile make.
-    Summarize = "summarize" after "prelude", reads 3, writes 1;
+    Summarize = "summarize" after "prelude" "powers", reads 4, writes 1;
     /// The states before each tile, and after the last.
-    Scan = "scan" after "prelude", reads 3, writes 2;
+    Scan = "scan" after "prelude" "powers", reads 5, writes 2;
     /// Products of the features of queries and keys of one tile.
     Scores = "scores" after "prelude", reads 3, writes 1;
     /// What rows read from a state and from their own tile.
-    Read = "read" after "prelude", reads 5, writes 2;
+    Read = "read" after "prelude" "powers", reads 6, writes 2;
     /// Gradients of the scores of one tile.
     ScoreGradient = "score_gradient" after "prelude", reads 3, writes 1;
     /// Gradients of features.
@@ -112,7 +115,7 @@ kernels! {
     /// Gradients of the rows.
     InputGradient = "input_gradient" after "prelude", reads 5, writes 1;
     /// Gradients of directions and constants, one part per block of rows.
-    ParameterGradient = "parameter_gradient" after "prelude", reads 2, writes 1;
+    ParameterGradient = "parameter_gradient" after "prelude" "powers", reads 3, writes 1;
     /// Tokens to the residual stream.
     Embed = "network/embed" after "network/prelude", reads 3, writes 1;
     /// Rows over their root mean square, times a gain.
@@ -138,15 +141,17 @@ kernels! {
     /// A tensor of queries to rows of lines.
     TensorQueries = "tensor/queries" after "tensor/prelude", reads 1, writes 2;
     /// A tensor of keys to rows of lines, and what is known of them.
-    TensorKeys = "tensor/keys" after "tensor/prelude" "tensor/packed", reads 4, writes 3;
+    TensorKeys = "tensor/keys" after "tensor/prelude" "tensor/packed", reads 4, writes 4;
+    /// The powers of two that values are divided by.
+    TensorPowers = "tensor/powers" after "tensor/prelude", reads 3, writes 3;
     /// A tensor of values to rows of lines.
-    TensorValues = "tensor/values" after "tensor/prelude" "tensor/packed", reads 4, writes 1;
+    TensorValues = "tensor/values" after "tensor/prelude", reads 3, writes 1;
     /// What is known of states before the first keys.
     StateFacts = "tensor/state_facts" after "tensor/prelude", reads 1, writes 1;
     /// A tensor of states to states of lines.
-    FirstStates = "tensor/first_states" after "tensor/prelude", reads 2, writes 1;
+    FirstStates = "tensor/first_states" after "tensor/prelude", reads 4, writes 1;
     /// What queries read to a tensor.
-    TensorOutputs = "tensor/outputs" after "tensor/prelude" "tensor/packed", reads 4, writes 1;
+    TensorOutputs = "tensor/outputs" after "tensor/prelude" "tensor/packed", reads 5, writes 1;
     /// States of lines to a tensor.
     LastStates = "tensor/last_states" after "tensor/prelude", reads 2, writes 1;
     /// Normals of a projection.

@@ -12,6 +12,26 @@ use std::ops::Range;
 pub const LEFT_OUT: i32 = -i32::MAX;
 /// Values are divided by a power of two where the largest is beyond these bits, so that their sums are finite.
 const EXTREME_BITS: i32 = 60;
+/// The power of zeros, below the exponent of every number: the twin of `OF_ZEROS` in `shaders/tensor/prelude.wgsl`.
+pub const OF_ZEROS: i32 = -150;
+
+/// The values of some lines, and sums of them, over powers of two.
+pub struct Scaled {
+    /// `[1, v]`, zeros where a key is left out, `[lines,S,E+1]`.
+    pub values: Vec<f32>,
+    /// States before the first keys, their sums of values over the power of the first key `[lines,segments,F,2+E]`.
+    pub first_states: Vec<f32>,
+}
+
+/// Powers of two that values are divided by. In the causal form the power of a key is that of the largest value up to its
+/// own, the first state included, so that no later value has a part in what an earlier row reads; else it is that of all
+/// keys of its segment.
+pub struct Powers {
+    /// `[lines,S]`.
+    pub keys: Vec<i32>,
+    /// Those of all keys, `[lines,segments]`.
+    pub segments: Vec<i32>,
+}
 
 /// One call, checked.
 pub struct Call<'a, T> {
@@ -30,10 +50,8 @@ pub struct Lines {
     pub queries: Vec<f32>,
     /// `[lines,S,D]`.
     pub keys: Vec<f32>,
-    /// `[1, v]` over the power of two of its line, `[lines,S,E+1]`.
-    pub values: Vec<f32>,
-    /// Powers of two that values are divided by, `[lines]`.
-    pub value_powers: Vec<i32>,
+    /// `[lines,S,E]`.
+    values: Vec<f32>,
     /// 0, or [`LEFT_OUT`] where a key is padding or bad, `[lines,S]`.
     pub key_shifts: Vec<i32>,
     /// States before the first key `[lines,segments,F,2+E]`.
@@ -103,8 +121,7 @@ impl<'a, T: Stored> Call<'a, T> {
         bad_keys.iter_mut().zip(bad_values).for_each(|(bad, of_value)| *bad |= of_value);
         let mut lines = Lines {
             queries,
-            values: try_filled(range.len() * s.kv_len * self.width(), 0.0)?,
-            value_powers: try_filled(range.len(), 0)?,
+            values,
             key_shifts: try_filled(range.len() * s.kv_len, 0)?,
             first_states: try_reserved(0)?,
             bad_queries,
@@ -128,7 +145,6 @@ impl<'a, T: Stored> Call<'a, T> {
         }
         lines.keys = keys;
         self.first_states(&mut lines)?;
-        self.scale_values(&mut lines, &values);
         Ok(lines)
     }
 
@@ -152,34 +168,70 @@ impl<'a, T: Stored> Call<'a, T> {
         }
         Ok(())
     }
-
-    /// Divides values, and those in first states, by the power of two of their line; rows that are left out stay zero.
-    fn scale_values(&self, lines: &mut Lines, values: &[f32]) {
-        let (e, width, len) = (self.shape.value_dim, self.width(), self.shape.kv_len);
-        let size = self.segments[0].len() * self.shape.feature_dim * (1 + width);
-        for at in 0..lines.range.len() {
-            let shifts = &lines.key_shifts[at * len..][..len];
-            let own = (0..len).filter(|&key| shifts[key] != LEFT_OUT).map(|key| &values[(at * len + key) * e..][..e]);
-            let states = &mut lines.first_states[at * size..][..size];
-            let seen = own.clone().flatten().chain(states.chunks_exact(1 + width).flat_map(|row| &row[KV_STATE..]));
-            let power = extreme_power(seen);
-            lines.value_powers[at] = power;
-            let by = power_of_two(-power);
-            for key in (0..len).filter(|&key| shifts[key] != LEFT_OUT) {
-                let row = at * len + key;
-                let to = &mut lines.values[row * width..][..width];
-                to[0] = 1.0;
-                to[1..].iter_mut().zip(&values[row * e..]).for_each(|(to, v)| *to = (f64::from(*v) * by) as f32);
-            }
-            if power != 0 {
-                let sums = states.chunks_exact_mut(1 + width).flat_map(|row| &mut row[KV_STATE..]);
-                sums.for_each(|sum| *sum = (f64::from(*sum) * by) as f32);
-            }
-        }
-    }
 }
 
 impl Lines {
+    /// The powers of two that values are divided by.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn powers<T>(&self, call: &Call<'_, T>) -> Result<Powers> {
+        let (e, len, num_segments) = (call.shape.value_dim, call.shape.kv_len, call.segments[1].len());
+        let size = call.shape.feature_dim * (KV_STATE + e);
+        let largest_of = |numbers: &[f32]| numbers.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let mut powers =
+            Powers { keys: try_filled(self.range.len() * len, 0)?, segments: try_reserved(self.range.len())? };
+        for of_segment in 0..self.range.len() * num_segments {
+            let (at, keys) = (of_segment / num_segments, call.segments[1][of_segment % num_segments].clone());
+            let rows = at * len + keys.start..at * len + keys.end;
+            let state = self.first_states[of_segment * size..][..size].chunks_exact(KV_STATE + e);
+            let mut largest = state.map(|row| largest_of(&row[KV_STATE..])).fold(0.0, f32::max);
+            for row in rows.clone() {
+                if self.key_shifts[row] != LEFT_OUT {
+                    largest = largest.max(largest_of(&self.values[row * e..][..e]));
+                }
+                powers.keys[row] = power_of(largest);
+            }
+            powers.segments.push(power_of(largest));
+            if !call.args.causal {
+                powers.keys[rows].fill(power_of(largest));
+            }
+        }
+        Ok(powers)
+    }
+
+    /// Values over the powers of their keys.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn scaled<T>(&self, call: &Call<'_, T>, powers: &Powers) -> Result<Scaled> {
+        let (e, width, len, num_segments) =
+            (call.shape.value_dim, call.shape.value_dim + 1, call.shape.kv_len, call.segments[1].len());
+        let mut values = try_filled(self.range.len() * len * width, 0.0)?;
+        for (row, to) in values.chunks_exact_mut(width).enumerate() {
+            if self.key_shifts[row] != LEFT_OUT {
+                to[0] = 1.0;
+                let values = &self.values[row * e..][..e];
+                to[1..].iter_mut().zip(values).for_each(|(to, &v)| *to = over_power(v, powers.keys[row]));
+            }
+        }
+        let mut first_states = try_reserved(self.first_states.len())?;
+        first_states.extend_from_slice(&self.first_states);
+        let size = call.shape.feature_dim * (1 + width);
+        for of_segment in 0..self.range.len() * num_segments {
+            let (at, keys) = (of_segment / num_segments, &call.segments[1][of_segment % num_segments]);
+            let power = if keys.is_empty() { powers.segments[of_segment] } else { powers.keys[at * len + keys.start] };
+            let rows = first_states[of_segment * size..][..size].chunks_exact_mut(1 + width);
+            rows.flat_map(|row| &mut row[KV_STATE..]).for_each(|sum| *sum = over_power(*sum, power));
+        }
+        Ok(Scaled { values, first_states })
+    }
+
+    /// Leaves out keys that nothing sees of what a pass is about, those of a segment of the line `at` from a row on.
+    pub fn leave_out(&mut self, kv_len: usize, at: usize, keys: Range<usize>) {
+        self.key_shifts[at * kv_len + keys.start..at * kv_len + keys.end].fill(LEFT_OUT);
+    }
+
     /// Whether a query saw something that is not finite, or is itself not finite; `query` is a row of the line.
     pub fn is_bad<T>(&self, call: &Call<'_, T>, at: usize, segment: usize, query: usize) -> bool {
         let of_segment = at * call.segments[0].len() + segment;
@@ -237,8 +289,32 @@ pub fn narrowed<C: Element>(numbers: &[C]) -> Result<Vec<f32>> {
 /// The exponent of the largest magnitude, or 0 where that is an ordinary one.
 pub fn extreme_power<'a>(numbers: impl Iterator<Item = &'a f32>) -> i32 {
     let largest = numbers.fold(0.0f32, |most, x| most.max(x.abs()));
-    let power = if largest > 0.0 { f64::from(largest).log2().floor() as i32 } else { 0 };
-    if power.abs() > EXTREME_BITS { power } else { 0 }
+    if largest > 0.0 { power_of(largest) } else { 0 }
+}
+
+/// The power of two that values are divided by where their largest magnitude is this: the twin of `power_of` in
+/// `shaders/tensor/prelude.wgsl`. It never falls where the magnitude grows.
+fn power_of(largest: f32) -> i32 {
+    match exponent_of(largest) {
+        None => OF_ZEROS,
+        Some(exponent) if exponent.abs() > EXTREME_BITS => exponent,
+        Some(_) => 0,
+    }
+}
+
+/// A number over a power of two that is no less than its own, and 0 so far below that a product with it could be denormal:
+/// the twin of `over_power` in `shaders/tensor/prelude.wgsl`.
+fn over_power(x: f32, power: i32) -> f32 {
+    match exponent_of(x.abs()) {
+        _ if power == 0 => x,
+        Some(exponent) if exponent - power >= -125 => (f64::from(x) * power_of_two(-power)) as f32,
+        _ => 0.0f32.copysign(x),
+    }
+}
+
+/// The exponent of a magnitude, also of one below the normal numbers.
+fn exponent_of(magnitude: f32) -> Option<i32> {
+    (magnitude > 0.0).then(|| (f64::from(magnitude).to_bits() >> 52) as i32 - 1023)
 }
 
 /// 2^power, exact for every power that a number of f32 has.

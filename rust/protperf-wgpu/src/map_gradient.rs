@@ -14,6 +14,10 @@ pub struct SideGradients<'a> {
     pub parameters: &'a [f32],
     /// Of h, `[lines,rows]`.
     pub norms: &'a [f32],
+    /// What gradients of directions and constants are multiplied with.
+    pub by: f64,
+    /// What those of h are, of each segment.
+    pub by_segment: &'a [f64],
 }
 
 impl MapSums {
@@ -26,8 +30,9 @@ impl MapSums {
         Ok(MapSums((0..call.map.is_bad.len()).map(zeros).collect::<Result<_>>()?))
     }
 
-    /// Adds what one side of a line gives, times a power of two; `at` is the line within its group.
-    pub fn add<T: Stored>(&mut self, call: &Call<'_, T>, lines: &Lines, at: usize, found: &SideGradients<'_>, by: f64) {
+    /// Adds what one side of a line gives, times powers of two; `at` is the line within its group.
+    pub fn add<T: Stored>(&mut self, call: &Call<'_, T>, lines: &Lines, at: usize, found: &SideGradients<'_>) {
+        let by = found.by;
         let (d, scale) = (call.shape.head_dim, call.map.input_scale);
         let sums = &mut self.0[call.set_of(lines.range.start + at)];
         let (directions, constants) = match found.side {
@@ -45,7 +50,9 @@ impl MapSums {
         if let (Side::Keys, Some(quadratic)) = (found.side, &mut sums.key_quadratic) {
             let len = call.shape.kv_len;
             let limit = call.map.input_limit();
-            for (key, &dh) in found.norms[at * len..][..len].iter().enumerate() {
+            let keys = call.segments[1].iter().zip(found.by_segment);
+            for (key, by) in keys.flat_map(|(keys, &by)| keys.clone().map(move |key| (key, by))) {
+                let dh = found.norms[at * len + key];
                 let x = &lines.keys[(at * len + key) * d..][..d];
                 for (to, &x) in quadratic.iter_mut().zip(x) {
                     let y = f64::from(x.clamp(-limit, limit)) * scale;

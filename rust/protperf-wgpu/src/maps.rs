@@ -6,7 +6,7 @@ use std::f64::consts::LOG2_E;
 /// Scaled inputs saturate here, so that every product of them is finite.
 const INPUT_LIMIT: f64 = 1e15;
 
-/// Numbers of the families that are no activation maps; [`family_number`].
+/// Numbers of the families that are not activation maps; [`family_number`].
 pub const EXPONENTIAL: u32 = 0;
 pub const TRIGONOMETRIC: u32 = 3;
 
@@ -117,5 +117,26 @@ fn family_number(family: Family) -> u32 {
         Family::Activation(Activation::Gelu) => 9,
         Family::Activation(Activation::Cos) => 10,
         Family::Activation(Activation::Identity) => 11,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protperf_core::FeatureMap;
+
+    /// A number that no shader knows would be computed as the identity without a word.
+    #[test]
+    fn every_activation_has_its_number_and_its_case_in_the_shaders() {
+        let (prelude, project) = (include_str!("shaders/prelude.wgsl"), include_str!("shaders/project.wgsl"));
+        let activation = project.split_once("fn activation(").expect("the function").1;
+        for map in FeatureMap::ALL {
+            let Family::Activation(kind) = map.family() else { continue };
+            let name = format!("{kind:?}").to_uppercase();
+            let number = family_number(map.family());
+            assert!(prelude.contains(&format!("const {name} = {number}u;")), "{name} = {number}");
+            let is_a_case = activation.contains(&format!("case {name}: {{"));
+            assert_eq!(is_a_case, kind != Activation::Identity, "{name}");
+        }
     }
 }

@@ -58,13 +58,14 @@ impl Account {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Refuses what the budget has no room for.
-    ///
-    /// # Errors
-    /// [`GpuError::OutOfMemory`].
-    pub fn check(&self, bytes: u64) -> Result<(), GpuError> {
-        let budget = self.budget.load(Ordering::Relaxed);
-        if budget > 0 && self.used() + bytes > budget { Err(GpuError::OutOfMemory { bytes }) } else { Ok(()) }
+    /// Bytes that may be used, where something says so.
+    pub fn budget(&self) -> Option<u64> {
+        Some(self.budget.load(Ordering::Relaxed)).filter(|&budget| budget > 0)
+    }
+
+    /// Whether the budget has room for so many bytes more.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.budget().is_none_or(|budget| self.used() + bytes <= budget)
     }
 
     /// A buffer that counts as used.

@@ -87,12 +87,14 @@ impl<'a> Recorder<'a> {
 
     /// A buffer that counts as used. Where there is no room, what was let go by earlier work is waited for once.
     fn held(&self, what: &'static str, bytes: u64, usage: BufferUsages) -> Result<Held, GpuError> {
-        self.gpu.memory.check(bytes)?;
+        if !self.gpu.memory.has_room(bytes) {
+            return Err(self.gpu.out_of_memory(bytes));
+        }
         let made = self.try_buffer(what, bytes, usage).or_else(|| {
             self.gpu.wait();
             self.try_buffer(what, bytes, usage)
         });
-        made.map(|buffer| self.gpu.memory.hold(buffer)).ok_or(GpuError::OutOfMemory { bytes: self.bytes })
+        made.map(|buffer| self.gpu.memory.hold(buffer)).ok_or_else(|| self.gpu.out_of_memory(self.bytes))
     }
 
     /// A buffer, where the driver has room for it.
@@ -176,7 +178,7 @@ impl<'a> Recorder<'a> {
         };
         if let Some(fault) = gpu.take_faults().into_iter().next() {
             return Err(match fault {
-                GpuError::OutOfMemory { .. } => GpuError::OutOfMemory { bytes },
+                GpuError::OutOfMemory { .. } => gpu.out_of_memory(bytes),
                 other => other,
             });
         }

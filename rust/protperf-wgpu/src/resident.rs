@@ -10,7 +10,7 @@ use crate::lines::Call;
 use crate::maps::Side;
 use crate::memory::OnDevice;
 use crate::recorder::Recorder;
-use crate::stages::{Reader, Stages};
+use crate::stages::{Cut, Reader, Stages, Values};
 use crate::tensor::{DeviceTensor, StoredAs};
 use crate::upload::{Uploaded, pass_of, sets_of};
 use bytemuck::{Pod, Zeroable};
@@ -97,7 +97,9 @@ struct Shape {
     stored: u32,
     causal: u32,
     masked: u32,
-    padding: [u32; 3],
+    tiles: u32,
+    step: u32,
+    padding: u32,
 }
 
 const _: () = assert!(size_of::<Shape>() == 64);
@@ -123,6 +125,8 @@ struct Known {
     facts: OnDevice,
     /// `[lines,L]`.
     bad_queries: OnDevice,
+    /// The powers of two that values are divided by, `[lines,S]`.
+    powers: OnDevice,
 }
 
 type Outcome<T> = std::result::Result<T, GpuError>;
@@ -132,21 +136,25 @@ impl Group<'_> {
         let mut recorder = Recorder::new(gpu);
         let recorder = &mut recorder;
         let (queries, bad_queries) = self.queries(recorder)?;
-        let known = Known { borders: self.borders(recorder)?, facts: self.facts(recorder)?, bad_queries };
-        let (keys, shifts) = self.keys(recorder, &known)?;
-        let first = self.first_states(recorder, &known)?;
-        let values = self.values(recorder, &known, &shifts)?;
+        let (borders, facts) = (self.borders(recorder)?, self.facts(recorder)?);
+        let (keys, shifts, largest) = self.keys(recorder, &borders, &facts)?;
         let queries = Uploaded::of_rows(recorder, self.call, queries, Side::Queries)?;
         let keys = Uploaded::of_rows(recorder, self.call, keys, Side::Keys)?;
         let (queries, keys) = (queries.rows(), keys.rows());
+        let powers = self.powers(recorder, keys.cut, &facts, &largest)?;
+        let known = Known { borders, facts, bad_queries, powers };
+        let first = self.first_states(recorder, &known)?;
+        let values = self.values(recorder, &known, &shifts)?;
         let sets = sets_of(recorder, self.call, self.range.clone())?;
         let mut stages = Stages::new(recorder, &pass_of(self.call), self.range.len(), &sets)?;
         let of_queries = stages.project(&queries, None)?;
         let of_keys = stages.project(&keys, Some(&shifts))?;
-        let states = stages.states(&keys, &of_keys, &values, first.as_ref(), false)?;
+        // Where every query sees every key there is one power for a segment.
+        let values = Values { rows: &values, powers: self.call.args.causal.then_some(&known.powers) };
+        let states = stages.states(&keys, &of_keys, values, first.as_ref(), false)?;
         let scores = stages.scores(&queries, &of_queries, &of_keys)?;
         let reader = Reader { rows: &queries, features: &of_queries, states: &states };
-        let [found, _] = stages.read(reader, &scores, &values)?;
+        let [found, _] = stages.read(reader, &scores, values)?;
         self.outputs(recorder, &known, &found, out);
         if let Some(last) = last {
             let shape = self.shape(0, &[self.num_states(), self.call.shape.feature_dim, KV_STATE + self.value_dim()]);
@@ -178,34 +186,67 @@ impl Group<'_> {
         recorder.upload("segments", &facts.flatten().collect::<Vec<u32>>())
     }
 
-    fn keys(&self, recorder: &mut Recorder<'_>, known: &Known) -> Outcome<(OnDevice, OnDevice)> {
+    /// Keys, their shifts, and the largest magnitude of each row of values as its bits.
+    fn keys(
+        &self,
+        recorder: &mut Recorder<'_>,
+        borders: &OnDevice,
+        facts: &OnDevice,
+    ) -> Outcome<(OnDevice, OnDevice, OnDevice)> {
         let rows = self.call.shape.kv_len;
         let keys = self.scratch(recorder, "keys", rows * self.call.shape.head_dim)?;
         let shifts = self.scratch(recorder, "shifts", rows)?;
+        let largest = self.scratch(recorder, "sizes of values", rows)?;
         let mask = self.call.args.key_padding_mask.map(|mask| mask.iter().map(|&is| u32::from(is)).collect::<Vec<_>>());
         let padding = recorder.upload("padding", mask.as_deref().unwrap_or(&[]))?;
         let shape = Shape { masked: u32::from(mask.is_some()), ..self.shape(rows, &[rows, self.range.len()]) };
         let tensors = [&self.tensors.k.memory, &self.tensors.v.memory, &padding];
-        let bindings = [&[&known.borders], &tensors[..], &[&keys, &shifts, &known.facts]].concat();
+        let bindings = [&[borders], &tensors[..], &[&keys, &shifts, facts, &largest]].concat();
         recorder.dispatch(Kernel::TensorKeys, shape, &bindings);
-        Ok((keys, shifts))
+        Ok((keys, shifts, largest))
+    }
+
+    /// The powers of two that values are divided by. Of the states and of all keys of a segment the largest value becomes
+    /// one of its facts.
+    fn powers(
+        &self,
+        recorder: &mut Recorder<'_>,
+        cut: &Cut,
+        facts: &OnDevice,
+        largest: &OnDevice,
+    ) -> Outcome<OnDevice> {
+        if let Some(state) = self.tensors.state {
+            let shape = self.shape(0, &[self.num_states(), self.call.shape.feature_dim]);
+            recorder.dispatch(Kernel::StateFacts, shape, &[&state.memory, facts]);
+        }
+        let num_tiles = cut.tiling().tiles.len();
+        let of_tiles = self.scratch(recorder, "sizes of values", num_tiles)?;
+        let powers = self.scratch(recorder, "powers of values", self.call.shape.kv_len)?;
+        let [tiles, segments] = cut.on_device();
+        for (step, count) in (0..).zip([num_tiles, self.call.shape.num_segments, num_tiles]) {
+            let shape = self.shape(self.call.shape.kv_len, &[count, self.range.len()]);
+            let shape = Shape { tiles: num_tiles as u32, step, ..shape };
+            let bindings = [tiles, segments, largest, facts, &of_tiles, &powers];
+            recorder.dispatch(Kernel::TensorPowers, shape, &bindings);
+        }
+        Ok(powers)
     }
 
     fn first_states(&self, recorder: &mut Recorder<'_>, known: &Known) -> Outcome<Option<OnDevice>> {
         let Some(state) = self.tensors.state else { return Ok(None) };
         let features = self.call.shape.feature_dim;
-        let shape = self.shape(0, &[self.num_states(), features]);
-        recorder.dispatch(Kernel::StateFacts, shape, &[&state.memory, &known.facts]);
         let of_line = self.call.shape.num_segments * features * (KV_STATE + self.value_dim());
         let first = self.scratch(recorder, "first states", of_line)?;
-        recorder.dispatch(Kernel::FirstStates, shape, &[&state.memory, &known.facts, &first]);
+        let shape = self.shape(self.call.shape.kv_len, &[self.num_states(), features]);
+        let bindings = [&state.memory, &known.facts, &known.borders, &known.powers, &first];
+        recorder.dispatch(Kernel::FirstStates, shape, &bindings);
         Ok(Some(first))
     }
 
     fn values(&self, recorder: &mut Recorder<'_>, known: &Known, shifts: &OnDevice) -> Outcome<OnDevice> {
         let (rows, width) = (self.call.shape.kv_len, self.call.width());
         let values = self.scratch(recorder, "values", rows * width)?;
-        let bindings = [&known.borders, &self.tensors.v.memory, shifts, &known.facts, &values];
+        let bindings = [&self.tensors.v.memory, shifts, &known.powers, &values];
         recorder.dispatch(Kernel::TensorValues, self.shape(rows, &[rows, width, self.range.len()]), &bindings);
         Ok(values)
     }
@@ -216,7 +257,7 @@ impl Group<'_> {
         let [first, end] = [self.range.start * of_line, self.range.end * of_line];
         // A word of two numbers may belong to two groups.
         let words = if out.stored() == StoredAs::Float32 { end - first } else { end.div_ceil(2) - first / 2 };
-        let bindings = [&known.borders, found, &known.bad_queries, &known.facts, &out.memory];
+        let bindings = [&known.borders, found, &known.bad_queries, &known.facts, &known.powers, &out.memory];
         recorder.dispatch(Kernel::TensorOutputs, self.shape(rows, &[if end > first { words } else { 0 }]), &bindings);
     }
 

@@ -69,6 +69,15 @@ pub struct States {
     pub last: OnDevice,
 }
 
+/// Rows `[lines,rows,E+1]` of ones and values, or of what takes their place.
+#[derive(Clone, Copy)]
+pub struct Values<'b> {
+    pub rows: &'b OnDevice,
+    /// The powers of two that the values of each row are over, `[lines,rows]`, which only grow along a segment; `None`
+    /// where they are all alike. Sums of values are over such powers then: see the shaders.
+    pub powers: Option<&'b OnDevice>,
+}
+
 /// Which side a stage works for.
 #[derive(Clone, Copy)]
 pub struct Reader<'b> {
@@ -96,6 +105,11 @@ impl Cut {
     /// How the rows are cut.
     pub fn tiling(&self) -> &Tiling {
         &self.tiling
+    }
+
+    /// Tiles, and the first tile and the number of tiles of each segment.
+    pub fn on_device(&self) -> [&OnDevice; 2] {
+        [&self.tiles, &self.segments]
     }
 }
 
@@ -150,8 +164,8 @@ impl<'r, 'a> Stages<'r, 'a> {
         Ok(features)
     }
 
-    /// States that rows with their values `[lines,rows,E+1]` make on top of the first `[lines,segments,F,2+E]`, or of
-    /// none.
+    /// States that rows with their values make on top of the first `[lines,segments,F,2+E]`, or of none. Sums of values
+    /// of the first states are over the power of the first row of their segment, those of the last over that of its last.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
@@ -159,22 +173,26 @@ impl<'r, 'a> Stages<'r, 'a> {
         &mut self,
         rows: &Rows<'_>,
         features: &OnDevice,
-        values: &OnDevice,
+        values: Values<'_>,
         first: Option<&OnDevice>,
         reversed: bool,
     ) -> Result<States> {
-        let sizes = self.sizes(rows);
+        debug_assert!(!reversed || values.powers.is_none(), "powers grow in the order of the walk");
+        let powers = values.powers.unwrap_or(values.rows);
+        let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.sizes(rows) };
         let state = (sizes.features * (1 + sizes.width)) as usize;
         let own = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
         let tiles = [sizes.width.div_ceil(4), sizes.features.div_ceil(4), sizes.tiles, sizes.lines];
-        self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &[features, values, &rows.cut.tiles, &own]);
+        let bindings = [features, values.rows, &rows.cut.tiles, powers, &own];
+        self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &bindings);
         let before = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
         let of_segments = (rows.cut.tiling.segments.len() * state) as u64;
         let last = self.recorder.scratch("states", u64::from(self.base.lines) * of_segments * 4)?;
         let states = rows.cut.tiling.segments.len() as u32;
         let sizes = Sizes { mode: u32::from(reversed), flag: u32::from(first.is_some()), states, ..sizes };
         let columns = [sizes.width, sizes.features, states, sizes.lines];
-        let bindings = [&own, first.unwrap_or(&own), &rows.cut.segments, &before, &last];
+        let walked = [&rows.cut.segments, &rows.cut.tiles, powers];
+        let bindings = [&[&own, first.unwrap_or(&own)], &walked[..], &[&before, &last]].concat();
         self.recorder.dispatch(Kernel::Scan, over(sizes, &columns), &bindings);
         Ok(States { before, last })
     }
@@ -211,18 +229,20 @@ impl<'r, 'a> Stages<'r, 'a> {
     }
 
     /// Outputs `[lines,rows,E+1]`, of which the first column is not filled, and denominators `[lines,rows,2]`; for keys
-    /// gradients of their values `[lines,rows,E+1]`, and no denominators.
+    /// gradients of their values `[lines,rows,E+1]`, and no denominators. Outputs are over the powers of values of their
+    /// own rows where every query sees the keys up to its own.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn read(&mut self, reader: Reader<'_>, scores: &OnDevice, values: &OnDevice) -> Result<[OnDevice; 2]> {
+    pub fn read(&mut self, reader: Reader<'_>, scores: &OnDevice, values: Values<'_>) -> Result<[OnDevice; 2]> {
         let Reader { rows, features, states } = reader;
-        let sizes = self.reader_sizes(rows);
+        let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.reader_sizes(rows) };
         let out = self.scratch("output", rows.cut.num_rows * sizes.width as usize, 4)?;
         let den =
             self.scratch("denominators", if rows.side == Side::Queries { rows.cut.num_rows * 2 } else { 0 }, 4)?;
         let tiles = [sizes.width.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
-        let bindings = [features, self.state_of(states), &rows.cut.tiles, scores, values, &out, &den];
+        let powers = values.powers.unwrap_or(values.rows);
+        let bindings = [features, self.state_of(states), &rows.cut.tiles, scores, values.rows, powers, &out, &den];
         self.recorder.dispatch(Kernel::Read, over(sizes, &tiles), &bindings);
         Ok([out, den])
     }
@@ -271,18 +291,26 @@ impl<'r, 'a> Stages<'r, 'a> {
         Ok([inputs, projections, norms])
     }
 
-    /// Gradients of directions and constants `[lines,blocks,P,D+1]`, to be added over the blocks.
+    /// Gradients of directions and constants `[lines,blocks,P,D+1]`, to be added over the blocks, where those of
+    /// projections are over the powers of two of their rows `[lines,rows]`, if there are any.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn parameter_gradient(&mut self, rows: &Rows<'_>, projections: &OnDevice) -> Result<OnDevice> {
+    pub fn parameter_gradient(
+        &mut self,
+        rows: &Rows<'_>,
+        projections: &OnDevice,
+        powers: Option<&OnDevice>,
+    ) -> Result<OnDevice> {
         let blocks = rows.cut.num_rows.div_ceil(PARAMETER_ROWS);
-        let sizes = Sizes { tiles: blocks as u32, tile_rows: PARAMETER_ROWS as u32, ..self.sizes(rows) };
+        let [tiles, tile_rows] = [blocks as u32, PARAMETER_ROWS as u32];
+        let sizes = Sizes { tiles, tile_rows, powers: u32::from(powers.is_some()), ..self.sizes(rows) };
         let columns = sizes.head_dim + 1;
         let numbers = blocks * (sizes.projections * columns) as usize;
         let gradients = self.scratch("gradients of the feature map", numbers, 4)?;
         let tiles = [columns.div_ceil(4), sizes.projections.div_ceil(4), sizes.tiles, sizes.lines];
-        self.recorder.dispatch(Kernel::ParameterGradient, over(sizes, &tiles), &[projections, rows.inputs, &gradients]);
+        let bindings = [projections, rows.inputs, powers.unwrap_or(projections), &gradients];
+        self.recorder.dispatch(Kernel::ParameterGradient, over(sizes, &tiles), &bindings);
         Ok(gradients)
     }
 

@@ -40,7 +40,7 @@ class FavorAttention(torch.nn.Module):
     omega is a persistent buffer, [M,D] or, with `num_heads`, [H,M,D]. `redraw(draw)` replaces it: a training loop calls
     it between optimizer steps, and nothing else does. The state dictionary holds omega and the key of the draw
     (seed, layer, draw, sampler and norm), so that a module that was loaded goes on with the draws of the one that was
-    saved; one without a key, from before there were any, is loaded with the module's own seed, layer and sampler.
+    saved; a dictionary from before there were keys is loaded with the module's own seed, layer and sampler.
 
     Args:
         head_dim: D.

@@ -75,8 +75,8 @@ class LearnedAttention(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, LogLinear]:
         """Queries and keys with one more axis, values, and their map.
 
-        The logarithm of the sum of a key's features is subtracted from the logarithm of each. It is no quadratic of the
-        key, so it is carried as one more axis that the directions of keys read; that of a query cancels.
+        The logarithm of the sum of a key's features is subtracted from the logarithm of each. It is not a quadratic of
+        the key, so it is carried as one more axis that the directions of keys read; that of a query cancels.
         """
         q, k, v = autocast(q, k, v)
         num_heads, _, head_dim = self.weight.shape

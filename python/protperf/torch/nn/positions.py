@@ -6,7 +6,7 @@ import torch
 
 from protperf.errors import ConfigError
 
-__all__ = ["QKNorm", "Rotary"]
+__all__ = ["QKNorm", "Rotary", "rotate", "rotations"]
 
 
 class QKNorm(torch.nn.Module):
@@ -74,8 +74,22 @@ class Rotary(torch.nn.Module):
         """Rows [..,L,D] turned by the angles of their positions [L]."""
         if positions is None:
             positions = torch.arange(x.shape[-2], device=x.device)
-        even = torch.arange(0, self.head_dim, 2, device=x.device, dtype=torch.float64)
-        angles = positions.to(torch.float64)[:, None] * self.base ** (-even / self.head_dim)
-        cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        first, second = x.chunk(2, -1)
-        return torch.cat([first * cosines - second * sines, first * sines + second * cosines], -1)
+        return rotate(x, rotations(positions, self.head_dim, x.dtype, self.base))
+
+
+def rotations(
+    positions: torch.Tensor, head_dim: int, dtype: torch.dtype, base: float = 10000.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines [L,D/2] of the angles of positions [L], on their device."""
+    # MPS has no float64.
+    device = torch.device("cpu") if positions.device.type == "mps" else positions.device
+    rates = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim)
+    angles = positions.to(device, torch.float64)[:, None] * rates
+    return angles.cos().to(positions.device, dtype), angles.sin().to(positions.device, dtype)
+
+
+def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """The pairs (x[i], x[i + D/2]) of rows x [..,L,D] turned by the angles of these cosines and sines."""
+    cosines, sines = rotary
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], -1)

@@ -126,7 +126,8 @@ class WindowedHeads(torch.nn.Module):
             count = self.num_window_heads * heads // self.num_heads
             if count * self.num_heads != self.num_window_heads * heads or not 0 < count < heads:
                 found = f"{name} has {heads} heads"
-                raise ShapeError(f"{found}; {self.num_window_heads} of {self.num_heads} heads are no part of them")
+                share = f"{self.num_window_heads} of {self.num_heads} heads"
+                raise ShapeError(f"{found}; {share} are not a whole number of them")
             far.append(x[:, : heads - count])
             near.append(x[:, heads - count :])
         return far, near

@@ -10,6 +10,7 @@ use super::error::{FastaError, FastaErrorKind, shown_id};
 use super::format;
 use super::residues::{self, ResiduePolicy, Table};
 use crate::alphabet::UNKNOWN;
+use crate::memory::try_reserved;
 
 /// Records with more residues than this, all of them ACGTUN, look like nucleotides.
 pub const NUCLEOTIDE_LENGTH: u64 = 50;
@@ -181,12 +182,13 @@ impl Records {
     fn decode_latin1(&mut self) -> Result<(), FastaError> {
         let latin1 = &self.current.header;
         let bytes = latin1.len() + latin1.iter().filter(|byte| !byte.is_ascii()).count();
-        let mut text = String::new();
-        if text.try_reserve_exact(bytes).is_err() {
+        let Ok(mut text) = try_reserved(bytes) else {
             return Err(self.out_of_memory(bytes));
+        };
+        for &byte in latin1 {
+            text.extend_from_slice(char::from(byte).encode_utf8(&mut [0; 2]).as_bytes());
         }
-        text.extend(latin1.iter().map(|&byte| char::from(byte)));
-        self.current.header = text.into_bytes();
+        self.current.header = text;
         self.current.flags |= flag::LATIN1_HEADER;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Gradient rows that several query heads add to, rounded once.
+//! Gradient rows that several query heads add to, rounded once: `docs/algorithm.md`, section 1, on tensors of 16 bits.
 
 use crate::out_rows::RowsMut;
 use crate::stored::{CpuStored, nan};

@@ -1,4 +1,4 @@
-//! What arrives at the final state of a head segment.
+//! What arrives at the final state of a head segment: `docs/algorithm.md`, section 7, "Through the states".
 
 use crate::layout::Layout;
 use crate::ops::{CpuElement, Ops};

@@ -1,4 +1,5 @@
 //! Head segments that are cut into blocks: states of each block first, merged in order; then gradients.
+//! `docs/algorithm.md`, sections 5 and 7.
 
 use super::arriving::Arriving;
 use super::block::{Backward, CausalSegment};

@@ -1,4 +1,5 @@
 //! The gradients of the map's parameters: sums of what the tasks found, in the order of the tasks.
+//! `docs/algorithm.md`, section 7, the gradients of w, c and g.
 
 use crate::call::Call;
 use crate::layout::{Layout, PANEL};

@@ -1,4 +1,5 @@
 //! Head segments that are not cut: all query heads of one key head are one task, or two where the sums run both ways.
+//! `docs/algorithm.md`, section 7.
 
 use super::block::{Backward, CausalSegment};
 use super::parameters::ParameterSums;

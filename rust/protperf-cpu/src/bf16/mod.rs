@@ -1,4 +1,5 @@
 //! Products of f32 matrices whose operands are rounded to bf16, with sums in f32: the arithmetic of AMX tiles.
+//! `docs/algorithm.md`, section 10.
 //!
 //! An operand is packed into tiles ([`Role::pack`]) and rounded on the way, to nearest, ties to even, denormals to zero.
 //! The product ([`Unit::multiply`]) of a left tile `[16, 32]` and a right tile `[32, 16]` adds to a tile of sums, for

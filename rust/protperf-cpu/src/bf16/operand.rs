@@ -1,4 +1,4 @@
-//! A matrix of f32 as tiles of bf16.
+//! A matrix of f32 as tiles of bf16: `docs/algorithm.md`, section 10.
 //!
 //! An operand is the tiles along its depth, then those of the next 16 rows or columns: `[outer][depth]`.
 

@@ -1,4 +1,5 @@
 //! The product of two packed operands, in blocks of two by two tiles of sums: each tile that is loaded is used twice.
+//! `docs/algorithm.md`, section 10.
 
 use crate::dispatch::Isa;
 use crate::ops::{Mode, Triangle};

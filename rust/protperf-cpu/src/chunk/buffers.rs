@@ -1,4 +1,5 @@
 //! The buffers of a chunk, grouped by what they serve, and the values that its stages pass on.
+//! `docs/algorithm.md`, section 1, and section 7 for the gradients.
 //!
 //! A stage takes what the stage before it returned, so the compiler keeps their order:
 //!

@@ -1,4 +1,4 @@
-//! One checked call of exact attention, and the squares of scores that it is made of.
+//! One checked call of exact attention, and the squares of scores that it is made of: `docs/algorithm.md`, section 8.
 
 use super::scratch::{Scratch, with_scratch};
 use crate::bf16::Unit;

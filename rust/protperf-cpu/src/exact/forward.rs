@@ -1,4 +1,4 @@
-//! Outputs of exact attention, a block of queries at a time.
+//! Outputs of exact attention, a block of queries at a time: `docs/algorithm.md`, section 8.
 
 use super::call::{Call, Square, limits};
 use super::scratch::Scratch;

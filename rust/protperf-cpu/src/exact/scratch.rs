@@ -1,4 +1,4 @@
-//! The memory of one task, kept by each thread for the next.
+//! The memory of one task of exact attention, kept by each thread for the next: `docs/algorithm.md`, section 8.
 
 use crate::aligned::Aligned;
 use crate::layout::{CHUNK, PAD};

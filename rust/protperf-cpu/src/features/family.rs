@@ -1,4 +1,5 @@
 //! What a family of feature maps owns: from a row's projections to its features, and back.
+//! `docs/algorithm.md`, sections 2 to 4.
 //!
 //! A chunk knows features only through this trait. They come in panels; each has a reference, an integer exponent that
 //! cancels in the quotient of the attention and keeps sums in range.

@@ -1,4 +1,5 @@
 //! The families of feature maps, and the one place that asks which family a map belongs to.
+//! `docs/algorithm.md`, sections 2 to 4.
 
 mod activation;
 mod exponential;

@@ -1,4 +1,4 @@
-//! The product of inputs and directions that every family starts from.
+//! The product of inputs and directions that every family starts from: `docs/algorithm.md`, section 1, "project".
 
 use crate::layout::{CHUNK, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle};

@@ -1,4 +1,5 @@
 //! Families whose features share one reference: a row's features are plain numbers times the row's own power of two.
+//! `docs/algorithm.md`, sections 3 and 4.
 
 use crate::layout::CHUNK;
 use crate::ops::CpuElement;

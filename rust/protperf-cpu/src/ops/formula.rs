@@ -1,4 +1,4 @@
-//! The functions of activation maps over registers, and their slopes.
+//! The functions of activation maps over registers, and their slopes: `docs/algorithm.md`, section 3.
 //!
 //! Errors in f32, as the tests below hold them: sigmoid and tanh 5e-7 relative on [-20, 20], gelu 1e-6 on [-6, 6], cosine
 //! 1.5e-6 on [-20, 20], where the rounding of the angle itself is as large.

@@ -1,4 +1,4 @@
-//! Passes over one panel `[rows][PANEL]` that hold for every feature map.
+//! Passes over one panel `[rows][PANEL]` that hold for every feature map: `docs/algorithm.md`, sections 1 and 7.
 
 use super::row::largest_of;
 use crate::layout::{Extent, PAD, PANEL};

@@ -1,4 +1,4 @@
-//! Matrix products of a few dozen rows: the one place where nearly all time is spent.
+//! Matrix products of a few dozen rows: the one place where nearly all time is spent. `docs/algorithm.md`, section 1.
 //!
 //! `C[r][c] (op)= sum_k A[r][k] B[k][c]`. A is broadcast element by element from any strides, B is read in whole
 //! registers, the accumulators never leave the registers. Each element of C is one chain of fused multiply-adds in

@@ -1,4 +1,4 @@
-//! From the caller's memory into scratch: passes over one row of any length.
+//! From the caller's memory into scratch: passes over one row of any length. `docs/algorithm.md`, section 1, "load".
 
 use crate::layout::PAD;
 use crate::simd::{Real, Simd};

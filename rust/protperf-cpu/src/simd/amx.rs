@@ -1,4 +1,5 @@
 //! AMX: eight tile registers of 16 rows of 64 bytes, and the product of two of them in bf16.
+//! `docs/algorithm.md`, section 10.
 //!
 //! Stable Rust has no intrinsics for tiles, so each instruction is one `asm!`. The compiler never uses a tile register
 //! by itself, because no code here enables the feature: what one `asm!` left in a register is there for the next one on

@@ -1,4 +1,4 @@
-//! AVX2 with FMA: 8 floats or 4 doubles a register, tiles of 6 rows by 2 registers (12 of 16 accumulate).
+//! AVX2 with FMA: 8 floats or 4 doubles per register, tiles of 6 rows by 2 registers (12 of 16 accumulate).
 
 use super::{Real, Simd};
 use std::arch::x86_64::*;

@@ -1,4 +1,4 @@
-//! AVX-512: 16 floats or 8 doubles a register, tiles of 6 rows by 4 registers (24 of 32 accumulate).
+//! AVX-512: 16 floats or 8 doubles per register, tiles of 6 rows by 4 registers (24 of 32 accumulate).
 
 use super::Simd;
 use std::arch::x86_64::*;

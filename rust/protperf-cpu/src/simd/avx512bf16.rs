@@ -1,4 +1,5 @@
 //! AVX-512 BF16: numbers rounded into the words of tiles, 32 per instruction, and products of tiles.
+//! `docs/algorithm.md`, section 10.
 
 use super::Simd;
 use super::avx512::F32;

@@ -1,4 +1,5 @@
 //! Tiles in plain Rust: the oracle of the instructions, and their place where a processor has none.
+//! `docs/algorithm.md`, section 10.
 
 use super::tile::{COLS, DEPTH, Rounding, Tile, Tiles};
 use std::marker::PhantomData;

@@ -1,4 +1,4 @@
-//! Tiles of pairs of bf16, and what an instruction set does with them.
+//! Tiles of pairs of bf16, and what an instruction set does with them: `docs/algorithm.md`, section 10.
 //!
 //! ```text
 //! left tile   [row][pair]     16 rows of the left operand, 32 columns of it

@@ -5,7 +5,7 @@ use crate::buffer::Buffer;
 use crate::weights::{Attention, BlockShape};
 use protperf_core::attention::exact::SoftmaxArgs;
 use protperf_core::backend::Saved;
-use protperf_core::{Error, Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_reserved};
+use protperf_core::{Execution, FavorArgs, FeatureMap, MapArgs, Omega, Result, TensorRef, try_copy_into, try_reserved};
 use protperf_cpu::{
     Cpu, CpuElement, DecodingState, ExactSaved, OutRows, PreparedMap, RowGradients, RowOutputs, StepArgs,
 };
@@ -122,10 +122,7 @@ impl<T: CpuElement> Attend<T> {
                 let out = OutRows::token_major("attended", attended, shape)?;
                 let outputs = RowOutputs { state_in, out, den: denominators, state_out: Some(&mut after) };
                 cpu.forward_rows(&args, Some(prepared), outputs, scope.run)?;
-                state.clear();
-                state.try_reserve_exact(after.len()).map_err(|_| Error::OutOfMemory { bytes: size_of_val(&*after) })?;
-                state.extend_from_slice(&after);
-                Ok(())
+                try_copy_into(&after, state)
             }
             (None, None) => {
                 let out = OutRows::token_major("attended", attended, shape)?;

@@ -12,7 +12,7 @@ use crate::source::TensorSource;
 use network::{Answer, Layer, Tokens};
 pub use network::{GpuNetwork, GpuState};
 use protperf_core::alphabet::VOCABULARY_SIZE;
-use protperf_core::{Error, Execution, try_reserved};
+use protperf_core::{Error, ErrorKind, Execution, try_reserved};
 use protperf_wgpu::network::Forward;
 use protperf_wgpu::{in_groups, with_gpu};
 use std::ops::Range;
@@ -52,7 +52,7 @@ impl Device<f32> for GpuDevice {
         with_gpu(|gpu| {
             network.check(gpu)?;
             let at_once = network.tokens_at_once(gpu);
-            let is_full = |fault: &Fault| matches!(fault, Fault::Core(Error::OutOfMemory { .. }));
+            let is_full = |fault: &Fault| matches!(fault, Fault::Core(error) if error.kind() == ErrorKind::OutOfMemory);
             let group = |first, most| group(reading, first, at_once, most);
             in_groups(gpu, reading.starts.len(), is_full, group, |sequences| {
                 if run.cancel.load(Ordering::Relaxed) {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_back_to_their_places_whatever_part_they_are_read_in() {
+    fn rows_come_back_to_their_places_from_any_part() {
         let mut out = vec![0.0; 4 * VOCABULARY_SIZE];
         let rows = [9, 2, 0, 9];
         let mut to = Out::new(Wanted::LogProbs { rows: Some(&rows), out: &mut out }, 1, 8);

@@ -275,7 +275,7 @@ pub(super) fn check_selected<D: Device<f32>>(network: &Network<f32, D>) {
 }
 
 #[test]
-fn a_state_goes_on_the_same_whatever_was_asked_of_it() {
+fn a_state_goes_on_the_same_after_any_question() {
     let (tokens, _) = batch(&[70, 1]);
     let (borders, run) = ([0, 70], with_threads(2));
     for attention in all_attentions() {

@@ -168,6 +168,5 @@ pub(super) fn fours(width: usize) -> u32 {
 }
 
 pub(super) fn no_memory(error: protperf_core::Error) -> GpuError {
-    let bytes = if let protperf_core::Error::OutOfMemory { bytes } = error { bytes as u64 } else { 0 };
-    GpuError::OutOfMemory { bytes }
+    GpuError::OutOfHostMemory { bytes: if let protperf_core::Error::OutOfMemory { bytes } = error { bytes } else { 0 } }
 }

@@ -10,7 +10,7 @@ use crate::error::GpuError;
 use crate::kernels::Kernel;
 use crate::maps::{Map, Side};
 use crate::memory::OnDevice;
-use crate::stages::{Pass, Reader, Rows, Stages};
+use crate::stages::{Pass, Reader, Rows, Stages, Values};
 use protperf_core::state::KV_STATE;
 use protperf_core::{MapArgs, Result as CoreResult};
 use std::ops::Range;
@@ -133,10 +133,11 @@ fn read_group(
     let mut stages = Stages::new(&mut forward.recorder, &pass, group.len(), &sets)?;
     let of_queries = stages.project(&queries, None)?;
     let of_keys = stages.project(&keys, None)?;
-    let states = stages.states(&keys, &of_keys, &values, own.as_ref(), false)?;
+    let values = Values { rows: &values, powers: None };
+    let states = stages.states(&keys, &of_keys, values, own.as_ref(), false)?;
     let scores = stages.scores(&queries, &of_queries, &of_keys)?;
     let reader = Reader { rows: &queries, features: &of_queries, states: &states };
-    let [out, _] = stages.read(reader, &scores, &values)?;
+    let [out, _] = stages.read(reader, &scores, values)?;
     if let Some(after) = after {
         forward.recorder.copy((&states.last, 0), (after, at), bytes);
     }

@@ -2,15 +2,17 @@
 //
 //     dw_ml = sum_i du_im x_il,    dc_m = sum_i du_im
 //
-// over the rows of one block; the caller adds the blocks in their order. An invocation makes 4 projections times 4 of
+// over the rows of one block; the caller adds the blocks in their order. Gradients du may be over powers of two. An invocation makes 4 projections times 4 of
 // the D + 1 columns, the last of which is the constant's.
 
 // du [lines, rows, P]
 @group(0) @binding(1) var<storage, read> projections: array<f32>;
 // x [lines, rows, D]
 @group(0) @binding(2) var<storage, read> inputs: array<f32>;
+// of du [lines, rows]; with powers 0 there are none
+@group(0) @binding(3) var<storage, read> powers: array<i32>;
 // [lines, blocks, P, D + 1]; a block has tile_rows rows, and a line has `tiles` blocks
-@group(0) @binding(3) var<storage, read_write> gradients: array<f32>;
+@group(0) @binding(4) var<storage, read_write> gradients: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -38,7 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         let x = vec4u(row * d) + axis;
         let inputs4 = clamp(vec4f(inputs[x.x], inputs[x.y], inputs[x.z], inputs[x.w]), -limit, limit);
         sums += outer(
-            vec4f(projections[u.x], projections[u.y], projections[u.z], projections[u.w]),
+            vec4f(projections[u.x], projections[u.y], projections[u.z], projections[u.w]) * exp2_int(power_at(row)),
             select(inputs4, vec4f(1.0), c == vec4u(d)),
         );
     }

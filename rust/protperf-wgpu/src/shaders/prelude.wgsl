@@ -1,6 +1,6 @@
 // What every stage of linear attention shares. A feature is a pair, mantissa * 2^exponent; a state has a row for each
 // feature, [reference, sum of features, sums of features times values], relative to 2^reference. Exponents are integers,
-// so a change of reference is exact.
+// so a change of reference is exact. Values may be over powers of two, and sums of them then are, too: `powers.wgsl`.
 
 struct Sizes {
     invocations: u32,
@@ -19,6 +19,10 @@ struct Sizes {
     input_limit: f32,
     factor: f32,
     flag: u32,
+    powers: u32,
+    padding_0: u32,
+    padding_1: u32,
+    padding_2: u32,
 }
 
 struct Feature {

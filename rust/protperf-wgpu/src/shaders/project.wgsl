@@ -82,9 +82,9 @@ fn store(row: u32, projection: u32, u: f32, norm: f32) {
         }
         case TRIGONOMETRIC: {
             let size = power_of_two(norm);
-            let turned = cos_and_sin(u);
-            features[at] = placed(Feature(size.mantissa * turned.x, size.exponent), shift);
-            features[at + sizes.projections] = placed(Feature(size.mantissa * turned.y, size.exponent), shift);
+            let circle = cos_and_sin(u);
+            features[at] = placed(Feature(size.mantissa * circle.x, size.exponent), shift);
+            features[at + sizes.projections] = placed(Feature(size.mantissa * circle.y, size.exponent), shift);
         }
         default: {
             features[at] = placed(activated(u), shift);
@@ -148,9 +148,10 @@ fn activation(u: f32) -> vec2f {
             return gelu(u);
         }
         case COS: {
-            let turned = cos_and_sin(u);
-            return vec2f(turned.x, -turned.y);
+            let circle = cos_and_sin(u);
+            return vec2f(circle.x, -circle.y);
         }
+        // IDENTITY: a test in maps.rs finds a map that falls through to it.
         default: {
             return vec2f(u, 1.0);
         }

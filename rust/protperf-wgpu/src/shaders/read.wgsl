@@ -5,7 +5,8 @@
 //
 // Mode 0, forward: rows are queries, j <= i; out is N / D, or 0 where D is 0, and den is D as exponent and mantissa.
 // Mode 1, backward: rows are keys that read the state of later queries, j >= i; t is 0 and out is N, den is not written.
-// With flag 0 there is the state alone. An invocation makes 4 rows times 4 columns of [D, N].
+// With flag 0 there is the state alone. Values and sums of them may be over powers of two; N is over that of the row then,
+// which no later row has a part in. An invocation makes 4 rows times 4 columns of [D, N].
 
 // [lines, rows, F]
 @group(0) @binding(1) var<storage, read> features: array<Feature>;
@@ -17,10 +18,12 @@
 @group(0) @binding(4) var<storage, read> scores: array<Feature>;
 // [1, v] of the other side [lines, rows, width]
 @group(0) @binding(5) var<storage, read> values: array<f32>;
-// [lines, rows, width]: column 0 is not written in mode 0
-@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+// of values [lines, rows]; with powers 0 there are none
+@group(0) @binding(6) var<storage, read> powers: array<i32>;
+// [lines, rows, width]: column 0 is not filled in mode 0
+@group(0) @binding(7) var<storage, read_write> out: array<f32>;
 // [lines, rows, 2]
-@group(0) @binding(7) var<storage, read_write> den: array<f32>;
+@group(0) @binding(8) var<storage, read_write> den: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -60,6 +63,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         sums += outer(read, vec4f(states[s + 1u + c.x], states[s + 1u + c.y], states[s + 1u + c.z], states[s + 1u + c.w]));
         ones += read * states[s + 1u];
     }
+    var power = vec4i(0);
+    var state_power = 0;
+    if sizes.flag == 1u {
+        let r = vec4u(first_row) + row;
+        power = vec4i(power_at(r.x), power_at(r.y), power_at(r.z), power_at(r.w));
+        state_power = power_at(first_row);
+    }
+    let of_state = exp2_int4(vec4i(state_power) - power);
+    sums = mat4x4f(sums[0] * of_state.x, sums[1] * of_state.y, sums[2] * of_state.z, sums[3] * of_state.w);
     var own_sums = mat4x4f();
     var own_ones = vec4f();
     for (var j = 0u; j < select(0u, tile.count, sizes.flag == 1u); j++) {
@@ -70,7 +82,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
             score(of_tile, row.w, j, top.w),
         );
         let v = (first_row + j) * sizes.width;
-        own_sums += outer(read, vec4f(values[v + c.x], values[v + c.y], values[v + c.z], values[v + c.w]));
+        // A row that is not seen has read 0, and a power that may be larger.
+        let of_value = exp2_int4(min(vec4i(power_at(first_row + j)) - power, vec4i(0)));
+        own_sums += outer(read * of_value, vec4f(values[v + c.x], values[v + c.y], values[v + c.z], values[v + c.w]));
         own_ones += read * values[v];
     }
     sums += own_sums;

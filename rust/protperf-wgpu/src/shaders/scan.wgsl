@@ -3,7 +3,9 @@
 //     n = max(n', n''),   S = 2^(n' - n) S' + 2^(n'' - n) S''
 //
 // Walks the tiles of a segment in order, in mode 1 from its end, and writes the state before each tile and the one
-// after all. An invocation carries one column of one feature; its tiles are at most 65,535.
+// after all. Sums of values are over powers of two: those of the first state over that of the first row, those of a tile
+// alone over that of its last row, those before a tile over that of its first row, and the last over that of the last row.
+// An invocation carries one column of one feature; its tiles are at most 65,535.
 
 // states of tiles by themselves [lines, tiles, F, 1 + width]
 @group(0) @binding(1) var<storage, read> own: array<f32>;
@@ -11,10 +13,14 @@
 @group(0) @binding(2) var<storage, read> first: array<f32>;
 // first tile and number of tiles of each segment
 @group(0) @binding(3) var<storage, read> segments: array<vec2u>;
+// [tiles]
+@group(0) @binding(4) var<storage, read> tiles: array<Tile>;
+// of values [lines, rows]; with powers 0 there are none
+@group(0) @binding(5) var<storage, read> powers: array<i32>;
 // [lines, tiles, F, 1 + width]
-@group(0) @binding(4) var<storage, read_write> before: array<f32>;
+@group(0) @binding(6) var<storage, read_write> before: array<f32>;
 // [lines, segments, F, 1 + width]
-@group(0) @binding(5) var<storage, read_write> last: array<f32>;
+@group(0) @binding(7) var<storage, read_write> last: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -27,7 +33,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let feature = at / sizes.width % sizes.features;
     let state = at / sizes.width / sizes.features;
     let segment = segments[state % sizes.states];
-    let first_tile = state / sizes.states * sizes.tiles + segment.x;
+    let line = state / sizes.states;
+    let has_power = sizes.powers == 1u && column > 1u;
     let base = (state * sizes.features + feature) * row;
     var reference = EMPTY;
     var sum = 0.0;
@@ -35,16 +42,27 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         reference = reference_of(first[base]);
         sum = first[base + column];
     }
+    // That of `sum`.
+    var power = 0;
     for (var step = 0u; step < segment.y; step++) {
-        let tile = first_tile + select(step, segment.y - 1u - step, sizes.mode == 1u);
-        let to = (tile * sizes.features + feature) * row;
+        let at_tile = segment.x + select(step, segment.y - 1u - step, sizes.mode == 1u);
+        let to = ((line * sizes.tiles + at_tile) * sizes.features + feature) * row;
+        var by_tile = 1.0;
+        if has_power {
+            let first_row = line * sizes.rows + tiles[at_tile].first;
+            let low = powers[first_row];
+            let high = powers[first_row + tiles[at_tile].count - 1u];
+            sum *= exp2_int(select(power - low, 0, step == 0u));
+            by_tile = exp2_int(low - high);
+            power = high;
+        }
         before[to + column] = sum;
         if column == 1u {
             before[to] = stored_reference(reference);
         }
         let added = reference_of(own[to]);
         let top = max(reference, added);
-        sum = sum * exp2_int(reference - top) + own[to + column] * exp2_int(added - top);
+        sum = sum * by_tile * exp2_int(reference - top) + own[to + column] * exp2_int(added - top);
         reference = top;
     }
     last[base + column] = sum;

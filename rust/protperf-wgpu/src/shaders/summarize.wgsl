@@ -2,7 +2,7 @@
 //
 //     n_m = max_j exponent_jm,   S_m = sum_j 2^(exponent_jm - n_m) mantissa_jm [1, v_j]
 //
-// An invocation makes 4 features times 4 columns.
+// Sums of values are over the power of the tile's last row. An invocation makes 4 features times 4 columns.
 
 // [lines, rows, F]
 @group(0) @binding(1) var<storage, read> features: array<Feature>;
@@ -10,8 +10,10 @@
 @group(0) @binding(2) var<storage, read> values: array<f32>;
 // [tiles]
 @group(0) @binding(3) var<storage, read> tiles: array<Tile>;
+// of values [lines, rows]; with powers 0 there are none
+@group(0) @binding(4) var<storage, read> powers: array<i32>;
 // [lines, tiles, F, 1 + width]
-@group(0) @binding(4) var<storage, read_write> states: array<f32>;
+@group(0) @binding(5) var<storage, read_write> states: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -35,6 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
             vec4i(features[base.x].exponent, features[base.y].exponent, features[base.z].exponent, features[base.w].exponent);
         reference = max(reference, exponents);
     }
+    let last_power = power_at(first_row + tile.count - 1u);
     var sums = mat4x4f();
     for (var j = 0u; j < tile.count; j++) {
         let base = vec4u((first_row + j) * sizes.features) + m;
@@ -44,9 +47,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         let w = features[base.w];
         let powers = exp2_int4(vec4i(x.exponent, y.exponent, z.exponent, w.exponent) - reference);
         let v = vec4u((first_row + j) * sizes.width) + c;
+        let by = select(vec4f(exp2_int(power_at(first_row + j) - last_power)), vec4f(1.0), c == vec4u(0u));
         sums += outer(
             vec4f(x.mantissa, y.mantissa, z.mantissa, w.mantissa) * powers,
-            vec4f(values[v.x], values[v.y], values[v.z], values[v.w]),
+            vec4f(values[v.x], values[v.y], values[v.z], values[v.w]) * by,
         );
     }
     for (var i = 0u; i < 4u; i++) {

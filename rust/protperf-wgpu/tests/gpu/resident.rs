@@ -117,7 +117,7 @@ fn what_is_not_finite_and_what_is_extreme_is_met_as_on_the_host() {
         let packed = Case { borders: Some(vec![0, 10, 10, 40]), ..case.clone() };
         for case in [case.clone(), Case { masked: true, ..case }, packed] {
             let (data, first) = (case.data(1), first_state::<f32>(&case, 2));
-            let mut changed = vec![data.clone(); 6];
+            let mut changed = vec![data.clone(); 10];
             changed[0].q[5] = f64::NAN;
             changed[1].k[13 * 4] = f64::INFINITY;
             changed[2].v[7 * 3 + 1] = f64::NEG_INFINITY;
@@ -125,9 +125,18 @@ fn what_is_not_finite_and_what_is_extreme_is_met_as_on_the_host() {
             changed[4].v.iter_mut().for_each(|x| *x *= 2f64.powi(124));
             // The numbers below the normal ones, of which devices may make zeros.
             changed[5].v.iter_mut().for_each(|x| *x *= 2f64.powi(-130));
+            // Sizes that differ along the sequence and between its segments, and a beginning of zeros.
+            let rows = |v: &mut Vec<f64>, size: fn(usize) -> f64| {
+                v.iter_mut().enumerate().for_each(|(at, x)| *x *= size(at / 3 % 40));
+            };
+            rows(&mut changed[6].v, |row| if row < 10 { 1e-20 } else { 1e25 });
+            rows(&mut changed[7].v, |row| if row < 10 { 1e30 } else { 1e-30 });
+            rows(&mut changed[8].v, |row| 2f64.powi(6 * row as i32 - 120));
+            rows(&mut changed[9].v, |row| if row < 20 { 0.0 } else { 1e-30 });
             for (at, data) in changed.iter().enumerate() {
                 assert_same::<f32>(&case, data, None, &format!("change {at}"));
                 assert_same::<bf16>(&case, data, None, &format!("change {at}"));
+                assert_same::<f32>(&case, data, Some(&first), &format!("change {at} from a state"));
             }
             for column in 0..3 {
                 let mut first = first.clone();
@@ -170,6 +179,52 @@ fn every_number_of_16_bits_is_read_and_written_as_it_is() {
             let (given, found) = (wide(*bits), wide(u16::from_ne_bytes(found.try_into().unwrap())));
             // A value that is not finite makes NaN.
             assert!(found == given || found.is_nan() && !given.is_finite(), "{bits:#06x} {given:e} {found:e}");
+        }
+    }
+}
+
+/// Means of values that cancel, or that have small weights next to huge ones, down to below the normal numbers.
+#[test]
+fn results_below_the_normal_numbers_are_the_same() {
+    if !has_gpu() {
+        return;
+    }
+    for causal in [false, true] {
+        for map in [FeatureMap::Positive, FeatureMap::Relu, FeatureMap::Trigonometric] {
+            let case = Case { heads: (2, 1), ..Case::new(Map::Named(map), causal, 90, [4, 3, 6]) };
+            for seed in 0..8 {
+                let mut data = case.data(seed);
+                for (at, v) in data.v.iter_mut().enumerate() {
+                    let power = (at as i32 * 37 + seed as i32 * 11) % 240 - 126;
+                    *v = v.clamp(-1.9, 1.9) * 2f64.powi(power) * f64::from(u8::from(at % 3 < 2 || at % 7 == 0));
+                    if at % 3 == 2 {
+                        *v *= 2f64.powi(-20 - power);
+                    }
+                    if at % 3 == 1 {
+                        *v *= 2f64.powi(-power - 126);
+                    }
+                }
+                assert_same::<f32>(&case, &data, None, &format!("seed {seed}"));
+            }
+        }
+    }
+}
+
+/// Estimates whose denominators cancel leave the hull of the values, and the range of float16.
+#[test]
+fn estimates_beyond_the_range_of_16_bits_are_the_same() {
+    if !has_gpu() {
+        return;
+    }
+    for causal in [false, true] {
+        let case = Case { heads: (2, 1), ..Case::new(Map::Named(FeatureMap::Trigonometric), causal, 90, [4, 3, 6]) };
+        let case = Case { scale: 2.0, ..case };
+        for seed in 0..8 {
+            let mut data = case.data(seed);
+            data.v.iter_mut().for_each(|v| *v *= 2e4);
+            assert_same::<f16>(&case, &data, None, &format!("seed {seed}"));
+            data.v.iter_mut().for_each(|v| *v *= 2f64.powi(112));
+            assert_same::<bf16>(&case, &data, None, &format!("seed {seed}"));
         }
     }
 }

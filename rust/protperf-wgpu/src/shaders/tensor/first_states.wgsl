@@ -1,12 +1,17 @@
-// States before the first keys as the scan takes them, their sums of values over the power of two of the segment. A row
-// that is not finite is that of an empty state. An invocation carries the row of a feature.
+// States before the first keys as the scan takes them, their sums of values over the power of two of the first key, or
+// over their own where there is none. A row that is not finite is that of an empty state. An invocation carries the row of
+// a feature.
 
 // [B, H, F, 2 + E], or [segments, H, F, 2 + E]
 @group(0) @binding(1) var<storage, read> words: array<u32>;
 // [lines, segments, 2]
 @group(0) @binding(2) var<storage, read> facts: array<u32>;
+// [num_segments + 1]
+@group(0) @binding(3) var<storage, read> borders: array<u32>;
+// [lines, S]
+@group(0) @binding(4) var<storage, read> powers: array<i32>;
 // [lines, segments, F, 2 + E]
-@group(0) @binding(3) var<storage, read_write> states: array<f32>;
+@group(0) @binding(5) var<storage, read_write> states: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -21,7 +26,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     for (var column = 0u; column < width; column++) {
         bad = bad || !is_finite(words[base + column]);
     }
-    let power = power_of(facts[state * 2u + 1u]);
+    let segment = state % shape.segments;
+    var power = power_of(facts[state * 2u + 1u]);
+    if borders[segment] < borders[segment + 1u] {
+        power = powers[state / shape.segments * shape.rows + borders[segment]];
+    }
     states[at * width] = select(bitcast<f32>(select(words[base], 0u, bad)), EMPTY_REFERENCE, bad);
     for (var column = 1u; column < width; column++) {
         let bits = select(words[base + column], 0u, bad);

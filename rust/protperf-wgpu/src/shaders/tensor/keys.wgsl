@@ -15,6 +15,8 @@
 @group(0) @binding(6) var<storage, read_write> shifts: array<i32>;
 // [lines, segments, 2]
 @group(0) @binding(7) var<storage, read_write> facts: array<atomic<u32>>;
+// bits of the largest magnitude of each row of values, 0 where a row is left out [lines, S]
+@group(0) @binding(8) var<storage, read_write> largest_of: array<u32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -48,11 +50,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         keys[at * d + axis] = bitcast<f32>(select(bits_in(words[word_of(number)], number), 0u, left_out));
     }
     shifts[at] = select(0, LEFT_OUT, left_out);
-    let segment = (line * shape.segments + segment_of(row)) * 2u;
+    largest_of[at] = select(largest, 0u, left_out);
     if bad && !padding {
-        atomicMax(&facts[segment], NO_KEY - row);
-    }
-    if !left_out {
-        atomicMax(&facts[segment + 1u], largest);
+        atomicMax(&facts[(line * shape.segments + segment_of(row)) * 2u], NO_KEY - row);
     }
 }

@@ -22,5 +22,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         return;
     }
     let power = select(0, power_of(facts[state * 2u + 1u]), column >= 2u);
-    words[to] = stored_bits(states[at], power, FLOAT32);
+    words[to] = stored_bits(states[at], power, FLOAT32, false);
 }

@@ -9,8 +9,10 @@
 @group(0) @binding(3) var<storage, read> is_bad: array<u32>;
 // [lines, segments, 2]
 @group(0) @binding(4) var<storage, read> facts: array<u32>;
+// [lines, S]
+@group(0) @binding(5) var<storage, read> powers: array<i32>;
 // [B, H, L, E]
-@group(0) @binding(5) var<storage, read_write> words: array<u32>;
+@group(0) @binding(6) var<storage, read_write> words: array<u32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -48,5 +50,11 @@ fn rounded(at: u32) -> u32 {
     if is_bad[place] == 1u || sees_bad {
         return nan_bits(shape.stored);
     }
-    return stored_bits(out[place * (shape.value_dim + 1u) + column + 1u], power_of(facts[segment + 1u]), shape.stored);
+    var power = power_of(facts[segment + 1u]);
+    if shape.causal == 1u {
+        power = powers[place];
+    }
+    // A mean of finite numbers is finite, though its rounding may not be.
+    let is_limited = shape.stored == FLOAT32;
+    return stored_bits(out[place * (shape.value_dim + 1u) + column + 1u], power, shape.stored, is_limited);
 }

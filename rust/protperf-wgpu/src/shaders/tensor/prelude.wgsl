@@ -21,9 +21,11 @@ struct Shape {
     causal: u32,
     // 1 where there is a mask of padding.
     masked: u32,
-    padding_0: u32,
-    padding_1: u32,
-    padding_2: u32,
+    // Tiles of a line of keys.
+    tiles: u32,
+    // Which step of a shader that has several.
+    step: u32,
+    padding: u32,
 }
 
 @group(0) @binding(0) var<uniform> shape: Shape;
@@ -35,6 +37,8 @@ const BFLOAT16 = 2u;
 const LEFT_OUT = -2147483647;
 // Values are divided by a power of two where the largest is beyond these bits, so that their sums are finite.
 const EXTREME_BITS = 60;
+// The power of zeros: below the exponent of every number.
+const OF_ZEROS = -150;
 // Facts of a segment of a line: the first, less this, is the first key that is not finite, and 0 where there is none; the
 // second are the bits of the largest magnitude of a value. Both are maxima, which no order changes.
 const NO_KEY = 0xffffffffu;
@@ -91,10 +95,11 @@ fn exponent_of(magnitude: u32) -> i32 {
     return i32(magnitude >> 23u) - 127;
 }
 
-// What the values of a segment are divided by: an exponent, 0 where their largest magnitude is an ordinary one.
+// What values are divided by whose largest magnitude has some bits: an exponent, 0 where that is an ordinary one, and
+// below all others where there are only zeros. It never falls where the magnitude grows.
 fn power_of(largest: u32) -> i32 {
     if largest == 0u {
-        return 0;
+        return OF_ZEROS;
     }
     let exponent = exponent_of(largest);
     return select(0, exponent, abs(exponent) > EXTREME_BITS);
@@ -112,8 +117,9 @@ fn over_power(bits: u32, power: i32) -> f32 {
     return mantissa * exp2_int(exponent_of(magnitude) - power);
 }
 
-// x times 2^power as a tensor of a type stores it, rounded to the nearest, ties to even, and never beyond the largest.
-fn stored_bits(x: f32, power: i32, stored: u32) -> u32 {
+// x times 2^power as a tensor of a type stores it, rounded to the nearest, ties to even. Beyond the largest number it is
+// infinite, or where it is limited that number, as tensors of the host are stored.
+fn stored_bits(x: f32, power: i32, stored: u32, is_limited: bool) -> u32 {
     var digits = 23u;
     var lowest = -126;
     var highest = 127;
@@ -143,7 +149,7 @@ fn stored_bits(x: f32, power: i32, stored: u32) -> u32 {
     let rounded = kept + select(0u, 1u, is_up);
     // A carry moves on to the exponent by itself.
     let biased = u32(max(exponent, lowest) - lowest) << digits;
-    let largest = (u32(highest - lowest + 2) << digits) - 1u;
+    let largest = (u32(highest - lowest + 2) << digits) - select(0u, 1u, is_limited);
     return sign | select(min(biased + rounded, largest), largest, exponent > highest);
 }
 

@@ -1,16 +1,14 @@
-// Rows [1, v] of a tensor of values as lines, v over the power of two of its segment, and zeros where a row is left out.
-// An invocation carries a number.
+// Rows [1, v] of a tensor of values as lines, v over the power of two of its row, and zeros where a row is left out. An
+// invocation carries a number.
 
-// [num_segments + 1]
-@group(0) @binding(1) var<storage, read> borders: array<u32>;
 // [B, Hk, S, E]
-@group(0) @binding(2) var<storage, read> words: array<u32>;
+@group(0) @binding(1) var<storage, read> words: array<u32>;
 // [lines, S]
-@group(0) @binding(3) var<storage, read> shifts: array<i32>;
-// [lines, segments, 2]
-@group(0) @binding(4) var<storage, read> facts: array<u32>;
+@group(0) @binding(2) var<storage, read> shifts: array<i32>;
+// [lines, S]
+@group(0) @binding(3) var<storage, read> powers: array<i32>;
 // [lines, S, 1 + E]
-@group(0) @binding(5) var<storage, read_write> values: array<f32>;
+@group(0) @binding(4) var<storage, read_write> values: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -31,6 +29,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let row = place % shape.rows;
     let line = place / shape.rows;
     let number = (key_line(line) * shape.rows + row) * shape.value_dim + column - 1u;
-    let power = power_of(facts[(line * shape.segments + segment_of(row)) * 2u + 1u]);
-    values[at] = over_power(bits_in(words[word_of(number)], number), power);
+    values[at] = over_power(bits_in(words[word_of(number)], number), powers[place]);
 }
