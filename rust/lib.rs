@@ -14,7 +14,7 @@ pub use protperf_core::*;
 pub use protperf_cpu::rehearse_panic;
 pub use protperf_cpu::{
     Cpu, CpuElement, CpuStored, DecodingState, ExactSaved, Isa, OutRows, PreparedMap, RowGradients, RowOutputs,
-    StepArgs, bf16::Unit as Bf16Unit, default_num_threads,
+    StepArgs, bf16::Unit as Bf16Unit, default_num_threads, team,
 };
 pub use protperf_io as io;
 pub use protperf_model as model;

@@ -237,6 +237,9 @@ def gpu_favor(
 ) -> tuple[GpuTensor, GpuTensor | None]:
     """Output and, where it is wanted, final state, which stay on the GPU."""
 
+def use_team(parallel: int, max_threads: int) -> None:
+    """Lets short calls of this thread run on the workers of an OpenMP library, by the addresses of two functions."""
+
 def build_info() -> dict[str, Any]:
     """Version, profile, isa, isas, bf16, num_threads, target."""
 

@@ -6,6 +6,7 @@ from protperf.torch import fitting, nn, reference, regime, seeing
 from protperf.torch.block import BlockWeights, token_loss, transformer_block
 from protperf.torch.exact import softmax_attention
 from protperf.torch.functional import favor_attention, favor_attention_with_state, merge_states
+from protperf.torch.team import share_threads
 
 __all__ = [
     "BlockWeights",
@@ -21,3 +22,5 @@ __all__ = [
     "token_loss",
     "transformer_block",
 ]
+
+share_threads()

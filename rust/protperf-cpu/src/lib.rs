@@ -53,6 +53,7 @@ pub mod simd;
 mod state;
 mod step;
 mod stored;
+pub mod team;
 mod workspace;
 
 pub use backend::Cpu;

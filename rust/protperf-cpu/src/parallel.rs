@@ -3,6 +3,7 @@
 //! Work is always split by shape and combined in index order, so the number of threads changes no bit.
 
 use crate::layout::CHUNK;
+use crate::team::{self, Team};
 use protperf_core::{Error, Execution, Result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -57,6 +58,8 @@ pub struct Workers<'a> {
     num_threads: usize,
     /// Raised by the caller to stop the call.
     cancel: &'a AtomicBool,
+    /// What runs in the place of the pool.
+    team: Option<&'static Team>,
 }
 
 /// Rows between two checks of the cancel flag in scans that do little with a row.
@@ -65,7 +68,7 @@ const ROWS_BETWEEN_CHECKS: usize = 1024;
 impl<'a> Workers<'a> {
     /// The threads that a caller grants.
     pub fn new(run: &Execution<'a>) -> Self {
-        Workers { num_threads: run.num_threads, cancel: run.cancel }
+        Workers { num_threads: run.num_threads, cancel: run.cancel, team: team::in_use() }
     }
 
     /// Stops where the caller asked for it.
@@ -134,6 +137,9 @@ impl<'a> Workers<'a> {
         let helpers = self.num_threads.min(num_tasks).saturating_sub(1);
         if helpers == 0 {
             worker();
+        } else if let Some(team) = self.team {
+            // All of it, also where fewer have work: a team of another size would be made anew.
+            team.run(self.num_threads, &worker);
         } else {
             // A helper that no thread has started by the end finds no task left: the call does not wait for a busy core.
             pool(self.num_threads)?.install(|| {

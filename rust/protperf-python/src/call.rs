@@ -1,7 +1,7 @@
 //! How a call runs: without the GIL, answering signals, and with a panic turned into an exception.
 
 use crate::errors::{panicked, to_python};
-use protperf::{Error, Result};
+use protperf::{Error, Result, team};
 use pyo3::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -13,6 +13,8 @@ use std::time::Duration;
 pub const SLICE: Duration = Duration::from_millis(20);
 /// Work up to this many multiply-adds (about a millisecond) is done by the calling thread alone.
 const SMALL: f64 = 2e7;
+/// Work up to this many (10 to 60 ms on two threads) is done without a look at signals, where torch's threads can do it.
+const SHORT: f64 = 4e9;
 
 /// The result of `body`, with a panic turned into `InternalError`: PyO3's own exception for one does not derive from
 /// `Exception`, so callers would not catch it.
@@ -21,7 +23,8 @@ pub fn guarded<R>(py: Python<'_>, body: impl FnOnce() -> PyResult<R>) -> PyResul
 }
 
 /// Runs `body` without the GIL. Large work goes to another thread while this one looks for signals; an interrupt
-/// raises the cancel flag, and the exception of the signal's handler is what the caller sees.
+/// raises the cancel flag, and the exception of the signal's handler is what the caller sees. Between the small and the
+/// large, torch's own threads do it, if this is the thread that they belong to.
 pub fn run<R: Send>(
     py: Python<'_>,
     work: f64,
@@ -44,6 +47,8 @@ pub fn run_or<R: Send, E: Send>(
     let mut raised = None;
     let outcome = if work < SMALL {
         py.detach(|| guarded(1))
+    } else if let Some(team) = team::of_this_thread(num_threads).filter(|_| work < SHORT) {
+        py.detach(|| team.during(|| guarded(num_threads)))
     } else {
         std::thread::scope(|scope| {
             let (done, mut waiting) = channel();

@@ -20,6 +20,7 @@ mod network;
 mod projection;
 #[cfg(feature = "rehearse-panic")]
 mod rehearsal;
+mod team;
 
 use pyo3::prelude::*;
 
@@ -38,5 +39,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cluster::register(module)?;
     #[cfg(feature = "rehearse-panic")]
     rehearsal::register(module)?;
+    team::register(module)?;
     data::register(module)
 }
