@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from machine import HANG_S
+
+from protperf.threads import cores_allowed
 
 PROGRAM = """
 import json, os, sys, threading
@@ -70,13 +73,11 @@ def answers(num_threads=2, **environment):
 
 
 def is_gnu():
-    from pathlib import Path
-
     return any(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not is_gnu(), reason="torch's threads are not those of GNU's OpenMP")
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no team")
+@pytest.mark.skipif(cores_allowed() < 2, reason="one core has no team")
 def test_the_thread_that_torch_computes_from_needs_no_pool_and_all_others_one():
     found = answers()
     assert found["pools"] == [0, 2]
@@ -84,7 +85,7 @@ def test_the_thread_that_torch_computes_from_needs_no_pool_and_all_others_one():
     assert found["child"] == "1", "a forked child has a pool of its own"
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no pool")
+@pytest.mark.skipif(cores_allowed() < 2, reason="one core has no pool")
 def test_threads_that_do_not_spin_are_left_alone():
     found = answers(OMP_WAIT_POLICY="PASSIVE")
     assert found["pools"] == [2, 2]
