@@ -23,6 +23,7 @@ import torch
 
 import protperf
 import protperf.torch
+from protperf.torch.team import share_threads
 
 BATCH, HEADS = 1, 8
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
@@ -147,6 +148,8 @@ def _calls(
 ) -> tuple[dict[str, Callable[[], list[torch.Tensor]]], torch.Tensor]:
     """Of each method a call, and the directions."""
     torch.set_num_threads(threads)
+    # As in a program that was not forked: the parent has computed nothing.
+    share_threads()
     omega = torch.from_numpy(protperf.draw_projection(case.num_features, case.head_dim)).float()
     calls = {}
     for name in names:

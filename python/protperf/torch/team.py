@@ -20,7 +20,10 @@ __all__ = ["share_threads"]
 
 
 def share_threads() -> None:
-    """Make torch's workers known, once; those of the thread that calls this."""
+    """Make torch's workers known: those of the thread that calls this. Importing `protperf.torch` does so.
+
+    A forked child has none, and keeps to the pool. It may call this where its parent has computed nothing with torch.
+    """
     if sys.platform != "linux" or os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive":
         return
     for path in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):

@@ -10,7 +10,8 @@ use std::any::Any;
 use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread::ThreadId;
 
 /// `GOMP_parallel(function, data, num_threads, flags)`: calls `function(data)` once on every thread of a team.
@@ -18,7 +19,7 @@ type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_
 /// `omp_get_max_threads()`: of the team that the calling thread would get.
 type MaxThreads = unsafe extern "C" fn() -> c_int;
 
-static TEAM: OnceLock<Team> = OnceLock::new();
+static TEAM: AtomicPtr<Team> = AtomicPtr::new(std::ptr::null_mut());
 
 thread_local! {
     /// The team that calls of this thread run on.
@@ -42,7 +43,7 @@ struct Job<'a> {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// Makes known the OpenMP library whose workers belong to this thread. Only the first call counts.
+/// Makes known the OpenMP library whose workers belong to this thread of this process; the last call counts.
 ///
 /// # Safety
 /// The addresses are those of `GOMP_parallel` and `omp_get_max_threads` of one library that is never unloaded.
@@ -52,12 +53,14 @@ pub unsafe fn register(parallel: usize, max_threads: usize) {
         (std::mem::transmute::<usize, Parallel>(parallel), std::mem::transmute::<usize, MaxThreads>(max_threads))
     };
     let (pid, thread) = (std::process::id(), std::thread::current().id());
-    TEAM.get_or_init(|| Team { parallel, max_threads, pid, thread });
+    // Never freed, for a call may run on it: a few words for each call of this function, of which a program makes one.
+    TEAM.store(Box::into_raw(Box::new(Team { parallel, max_threads, pid, thread })), Ordering::Release);
 }
 
 /// The team of this thread, where it has just so many threads: asked for another number, it would make its workers anew.
 pub fn of_this_thread(num_threads: usize) -> Option<&'static Team> {
-    let found = TEAM.get()?;
+    // SAFETY: a team, once published, is never freed.
+    let found = unsafe { TEAM.load(Ordering::Acquire).as_ref() }?;
     if found.thread != std::thread::current().id() || found.pid != std::process::id() {
         return None;
     }

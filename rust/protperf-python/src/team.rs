@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-/// Lets short calls of this thread run on the workers of an OpenMP library. Only the first call counts.
+/// Lets short calls of this thread run on the workers of an OpenMP library; the last call counts.
 ///
 /// `parallel` and `max_threads` are the addresses of its functions `GOMP_parallel` and `omp_get_max_threads`.
 #[pyfunction]
