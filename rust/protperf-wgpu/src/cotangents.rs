@@ -69,12 +69,8 @@ impl Cotangents {
                 let out = &out[(at * len + row) * e..][..e];
                 cotangents.set_row(of_segment, at * len + row, [grad_of(row), out], den_of(row)[1]);
             }
-            if reaches_state {
-                cotangents.set_final_state(call, lines, of_segment, saved.final_state);
-            } else {
-                let size = call.shape.feature_dim * (KV_STATE + e);
-                protperf_core::state::fill_empty(&mut cotangents.final_states[of_segment * size..][..size], e);
-            }
+            let arriving = saved.final_state.filter(|_| reaches_state);
+            cotangents.set_final_state(call, lines, of_segment, arriving);
         }
         Ok(cotangents)
     }
@@ -130,7 +126,7 @@ impl Cotangents {
         to[1..].iter_mut().zip(grad).for_each(|(to, &g)| *to = (f64::from(g) * by) as f32);
     }
 
-    /// A feature's sums count with `2^-reference` of the final state.
+    /// A feature's sums count with `2^-reference` of the final state; the state is empty where nothing arrives at it.
     fn set_final_state<T: Stored>(
         &mut self,
         call: &Call<'_, T>,
