@@ -13,7 +13,7 @@ from machine import HANG_S
 from protperf.threads import cores_allowed
 
 PROGRAM = """
-import json, os, sys, threading
+import json, os, re, sys, threading
 import torch
 from pathlib import Path
 import protperf
@@ -26,8 +26,10 @@ q, k, v = (torch.randn(1, 4, 250, 32, generator=generator) for _ in range(3))
 omega = torch.randn(512, 32, generator=generator)
 
 
-def names():
-    return [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+def pool():
+    # The thread of a call has another name, and may still be on its way out.
+    names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return sum(re.match("protperf-[0-9]", name) is not None for name in names)
 
 
 def bits():
@@ -42,11 +44,11 @@ def elsewhere(found):
 
 
 here, answers = bits(), []
-pools = [sum(name.startswith("protperf") for name in names())]
+pools = [pool()]
 thread = threading.Thread(target=elsewhere, args=(answers,))
 thread.start()
 thread.join()
-pools.append(sum(name.startswith("protperf") for name in names()))
+pools.append(pool())
 read, write = os.pipe()
 child = os.fork()
 if child == 0:
