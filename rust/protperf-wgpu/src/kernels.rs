@@ -31,7 +31,7 @@ pub struct Sizes {
     pub tile_rows: u32,
     /// States of each line.
     pub states: u32,
-    /// The family of the map, or the function of an activation map, as `prelude.wgsl` numbers them.
+    /// The family of the map, or the function of an activation map, as `prelude.wgsl` and `project.wgsl` number them.
     pub family: u32,
     /// Which variant of the stage, as its shader says.
     pub mode: u32,

@@ -1,14 +1,18 @@
 //! The feature map of a call as the shaders take it.
 
-use protperf_core::{Activation, Family, MapArgs, Parameters, Result, try_filled};
+use protperf_core::{Family, FeatureMap, MapArgs, Parameters, Result, try_filled};
 use std::f64::consts::LOG2_E;
 
 /// Scaled inputs saturate here, so that every product of them is finite.
 const INPUT_LIMIT: f64 = 1e15;
 
-/// Numbers of the families that are not activation maps; [`family_number`].
+/// The file that declares a number for each activation map.
+const PROJECT: &str = include_str!("shaders/project.wgsl");
+/// Numbers of the families that are not activation maps: the twins of the constants in `shaders/prelude.wgsl`.
 pub const EXPONENTIAL: u32 = 0;
-pub const TRIGONOMETRIC: u32 = 3;
+pub const TRIGONOMETRIC: u32 = 1;
+/// Numbers of activation maps, by their place among all activations. The crate does not compile where one has none.
+const ACTIVATIONS: [u32; FeatureMap::ALL.len()] = activation_numbers();
 
 /// Queries or keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,41 +106,77 @@ impl Map {
     }
 }
 
-/// The number by which the shaders know a family: the twin of the constants in `shaders/prelude.wgsl`.
+/// The number by which the shaders know a family, or the function of an activation map.
 fn family_number(family: Family) -> u32 {
     match family {
         Family::Exponential => EXPONENTIAL,
-        Family::Activation(Activation::Relu) => 1,
-        Family::Activation(Activation::Elu1) => 2,
         Family::Trigonometric => TRIGONOMETRIC,
-        Family::Activation(Activation::Abs) => 4,
-        Family::Activation(Activation::Relu2) => 5,
-        Family::Activation(Activation::Square) => 6,
-        Family::Activation(Activation::Sigmoid) => 7,
-        Family::Activation(Activation::Tanh) => 8,
-        Family::Activation(Activation::Gelu) => 9,
-        Family::Activation(Activation::Cos) => 10,
-        Family::Activation(Activation::Identity) => 11,
+        Family::Activation(activation) => ACTIVATIONS[activation as usize],
     }
+}
+
+const fn activation_numbers() -> [u32; FeatureMap::ALL.len()] {
+    let mut numbers = [0; FeatureMap::ALL.len()];
+    let mut next = 0;
+    while next < FeatureMap::ALL.len() {
+        let row = FeatureMap::ALL[next].row();
+        if let Family::Activation(activation) = row.family {
+            numbers[activation as usize] = declared(PROJECT.as_bytes(), row.name.as_bytes());
+        }
+        next += 1;
+    }
+    numbers
+}
+
+/// The N of the line `const NAME = Nu;` of a shader.
+const fn declared(source: &[u8], name: &[u8]) -> u32 {
+    let mut start = 0;
+    while start < source.len() {
+        if let Some(number) = number_at(source, start, name) {
+            return number;
+        }
+        while start < source.len() && source[start] != b'\n' {
+            start += 1;
+        }
+        start += 1;
+    }
+    panic!("project.wgsl has no number and no case for an activation map")
+}
+
+/// The number of a line that declares this name.
+const fn number_at(source: &[u8], start: usize, name: &[u8]) -> Option<u32> {
+    let Some((_, line)) = source.split_at_checked(start) else { return None };
+    let Some((keyword, rest)) = line.split_at_checked(b"const ".len()) else { return None };
+    let Some((found, rest)) = rest.split_at_checked(name.len()) else { return None };
+    if !keyword.eq_ignore_ascii_case(b"const ") || !found.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    let [b' ', b'=', b' ', digits @ ..] = rest else { return None };
+    let (mut number, mut at) = (0, 0);
+    while digits[at].is_ascii_digit() {
+        number = number * 10 + (digits[at] - b'0') as u32;
+        at += 1;
+    }
+    Some(number)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protperf_core::FeatureMap;
+    use std::collections::BTreeSet;
 
-    /// A number that no shader knows would be computed as the identity without a word.
+    /// A number without a case would be computed as the identity without a word.
     #[test]
-    fn every_activation_has_its_number_and_its_case_in_the_shaders() {
-        let (prelude, project) = (include_str!("shaders/prelude.wgsl"), include_str!("shaders/project.wgsl"));
-        let activation = project.split_once("fn activation(").expect("the function").1;
+    fn every_activation_has_a_number_and_a_case_of_its_own_in_the_shader() {
+        let function = PROJECT.split_once("fn activation(").expect("the function").1;
+        let mut numbers = BTreeSet::from([EXPONENTIAL, TRIGONOMETRIC]);
         for map in FeatureMap::ALL {
-            let Family::Activation(kind) = map.family() else { continue };
-            let name = format!("{kind:?}").to_uppercase();
-            let number = family_number(map.family());
-            assert!(prelude.contains(&format!("const {name} = {number}u;")), "{name} = {number}");
-            let is_a_case = activation.contains(&format!("case {name}: {{"));
-            assert_eq!(is_a_case, kind != Activation::Identity, "{name}");
+            if matches!(map.family(), Family::Activation(_)) {
+                let case = format!("case {}", map.name().to_uppercase());
+                let is_known =
+                    function.contains(&(case.clone() + ": {")) || function.contains(&(case + ", default: {"));
+                assert!(is_known && numbers.insert(family_number(map.family())), "{}", map.name());
+            }
         }
     }
 }

@@ -1,9 +1,8 @@
 //! Activation features of one panel, `f(y) + epsilon`, and their gradient: `docs/algorithm.md`, section 3.
 //!
-//! A map is a pair of formulas over registers (`formula.rs`), f and f', and one arm in [`activate`] and in [`gradient`].
-//! Both match on every function there is, so a new one does not compile until they know it.
+//! The loops are written once, over the pair of formulas of a map, f and f' (`formula.rs`).
 
-use super::formula::{Abs, Cos, Elu1, Formula, Gelu, Identity, Relu, Relu2, Sigmoid, Square, Tanh};
+use super::formula::{Formula, with_formula};
 use super::panel::clear_tail;
 use crate::layout::{Extent, PANEL};
 use crate::simd::{Real, Simd};
@@ -23,20 +22,7 @@ pub unsafe fn activate<S: Simd>(
     features: &mut [S::T],
 ) {
     // SAFETY: the caller guarantees the instruction set.
-    unsafe {
-        match activation {
-            Activation::Relu => activate_as::<S, Relu>(y, extent, epsilon, factor, features),
-            Activation::Elu1 => activate_as::<S, Elu1>(y, extent, epsilon, factor, features),
-            Activation::Identity => activate_as::<S, Identity>(y, extent, epsilon, factor, features),
-            Activation::Abs => activate_as::<S, Abs>(y, extent, epsilon, factor, features),
-            Activation::Relu2 => activate_as::<S, Relu2>(y, extent, epsilon, factor, features),
-            Activation::Square => activate_as::<S, Square>(y, extent, epsilon, factor, features),
-            Activation::Sigmoid => activate_as::<S, Sigmoid>(y, extent, epsilon, factor, features),
-            Activation::Tanh => activate_as::<S, Tanh>(y, extent, epsilon, factor, features),
-            Activation::Gelu => activate_as::<S, Gelu>(y, extent, epsilon, factor, features),
-            Activation::Cos => activate_as::<S, Cos>(y, extent, epsilon, factor, features),
-        }
-    }
+    unsafe { with_formula!(activation, activate_as::<S>(y, extent, epsilon, factor, features)) }
 }
 
 /// `gradient = gradient * factor[row] * f'(y)`.
@@ -52,20 +38,7 @@ pub unsafe fn gradient<S: Simd>(
     gradient: &mut [S::T],
 ) {
     // SAFETY: the caller guarantees the instruction set.
-    unsafe {
-        match activation {
-            Activation::Relu => gradient_as::<S, Relu>(y, extent, factor, gradient),
-            Activation::Elu1 => gradient_as::<S, Elu1>(y, extent, factor, gradient),
-            Activation::Identity => gradient_as::<S, Identity>(y, extent, factor, gradient),
-            Activation::Abs => gradient_as::<S, Abs>(y, extent, factor, gradient),
-            Activation::Relu2 => gradient_as::<S, Relu2>(y, extent, factor, gradient),
-            Activation::Square => gradient_as::<S, Square>(y, extent, factor, gradient),
-            Activation::Sigmoid => gradient_as::<S, Sigmoid>(y, extent, factor, gradient),
-            Activation::Tanh => gradient_as::<S, Tanh>(y, extent, factor, gradient),
-            Activation::Gelu => gradient_as::<S, Gelu>(y, extent, factor, gradient),
-            Activation::Cos => gradient_as::<S, Cos>(y, extent, factor, gradient),
-        }
-    }
+    unsafe { with_formula!(activation, gradient_as::<S>(y, extent, factor, gradient)) }
 }
 
 #[inline(always)]

@@ -119,6 +119,18 @@ fn activated(u: f32) -> Feature {
     return Feature(select(value, huge.mantissa, is_huge), exponent);
 }
 
+// Activation maps by their names, in any order; maps.rs reads the numbers.
+const RELU = 2u;
+const ELU1 = 3u;
+const IDENTITY = 4u;
+const ABS = 5u;
+const RELU2 = 6u;
+const SQUARE = 7u;
+const SIGMOID = 8u;
+const TANH = 9u;
+const GELU = 10u;
+const COS = 11u;
+
 // f(u) and f'(u), the left derivative where the two differ, but 0 for |u| at 0.
 fn activation(u: f32) -> vec2f {
     let positive = max(u, 0.0);
@@ -151,8 +163,8 @@ fn activation(u: f32) -> vec2f {
             let circle = cos_and_sin(u);
             return vec2f(circle.x, -circle.y);
         }
-        // IDENTITY: a test in maps.rs finds a map that falls through to it.
-        default: {
+        // Every map has its case, as a test in maps.rs sees to.
+        case IDENTITY, default: {
             return vec2f(u, 1.0);
         }
     }
