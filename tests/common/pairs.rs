@@ -32,16 +32,16 @@ macro_rules! pairs {
                 let zeros = |x: &[f64]| vec![0.0; x.len()];
                 let mut answer =
                     [zeros(&data.grad), zeros(&data.q), zeros(&data.k), zeros(&data.v), zeros(&data.omega)];
-                for line in 0..case.batch * heads {
+                for batch_head in 0..case.batch * heads {
                     let matrix = case.num_features * case.head_dim;
-                    let start = if case.directions == Directions::PerHead { line % heads * matrix } else { 0 };
+                    let start = if case.directions == Directions::PerHead { batch_head % heads * matrix } else { 0 };
                     let own = match case.directions {
                         Directions::Axes => Parameters::of_directions(axes(case.head_dim)),
                         _ => case.map.parameters(&data.omega[start..start + matrix], case.head_dim).unwrap(),
                     };
                     assert!(own.key_directions.is_none(), "see tests/kernels/parameters.rs");
-                    let head = Head { absolute, ..Head::new(case, data, line, &own) };
-                    let gradient = head.run(case, data, line, &own, &mut answer);
+                    let head = Head { absolute, ..Head::new(case, data, batch_head, &own) };
+                    let gradient = head.run(case, data, batch_head, &own, &mut answer);
                     if case.directions != Directions::Axes {
                         let omega = &data.omega[start..start + matrix];
                         let domega = &mut answer[4][start..start + matrix];
@@ -75,7 +75,7 @@ macro_rules! pairs {
             struct Head<'a> {
                 case: &'a Case,
                 absolute: bool,
-                kv_line: usize,
+                kv_batch_head: usize,
                 weights: Vec<Float>,
                 /// g, which all maps of the registry have the same of on every axis.
                 quadratic: Float,
@@ -116,11 +116,11 @@ macro_rules! pairs {
             }
 
             impl<'a> Head<'a> {
-                fn new(case: &'a Case, data: &Data, line: usize, own: &Parameters<Vec<f64>>) -> Self {
+                fn new(case: &'a Case, data: &Data, batch_head: usize, own: &Parameters<Vec<f64>>) -> Self {
                     let weights = cast(&own.query_directions);
                     let (h, hk) = case.heads;
                     let (l, s, d, e) = (case.q_len, case.kv_len, case.head_dim, case.value_dim);
-                    let kv_line = line / h * hk + line % h / (h / hk);
+                    let kv_batch_head = batch_head / h * hk + batch_head % h / (h / hk);
                     let rows = |x: &[f64], constants: &Option<Vec<f64>>| {
                         let constants = cast(constants.as_deref().unwrap_or_default());
                         let made = cast(x);
@@ -130,13 +130,13 @@ macro_rules! pairs {
                     Head {
                         case,
                         absolute: false,
-                        kv_line,
-                        queries: rows(&data.q[line * l * d..][..l * d], &own.query_constants),
-                        keys: rows(&data.k[kv_line * s * d..][..s * d], &own.key_constants),
+                        kv_batch_head,
+                        queries: rows(&data.q[batch_head * l * d..][..l * d], &own.query_constants),
+                        keys: rows(&data.k[kv_batch_head * s * d..][..s * d], &own.key_constants),
                         weights,
                         quadratic: own.key_quadratic.as_ref().map_or(1.0, |g| g[0] as Float),
-                        values: cast(&data.v[kv_line * s * e..][..s * e]),
-                        grad: cast(&data.grad[line * l * e..][..l * e]),
+                        values: cast(&data.v[kv_batch_head * s * e..][..s * e]),
+                        grad: cast(&data.grad[batch_head * l * e..][..l * e]),
                     }
                 }
 
@@ -145,7 +145,7 @@ macro_rules! pairs {
                     &self,
                     case: &Case,
                     data: &Data,
-                    line: usize,
+                    batch_head: usize,
                     own: &Parameters<Vec<f64>>,
                     answer: &mut Answer,
                 ) -> Parameters<Vec<f64>> {
@@ -156,7 +156,7 @@ macro_rules! pairs {
                     let mut dweights = vec![0.0 as Float; self.weights.len()];
                     let mut dconstants = [(); 2].map(|()| vec![0.0 as Float; self.weights.len() / d]);
                     for i in 0..l {
-                        let batch = line / case.heads.0;
+                        let batch = batch_head / case.heads.0;
                         let seen: Vec<usize> = (0..s).filter(|&j| sees(case, &data.mask, batch, i, j)).collect();
                         let Some((total, scores, terms)) = self.scores(i, &seen) else { continue };
                         if total == 0.0 {
@@ -166,7 +166,7 @@ macro_rules! pairs {
                             seen.iter().zip(&scores).map(|(&j, p)| p * self.size(self.values[j * e + c])).sum()
                         };
                         let out: Vec<Float> = (0..e).map(|c| weighted(c) / total).collect();
-                        let to = &mut answer[0][(line * l + i) * e..][..e];
+                        let to = &mut answer[0][(batch_head * l + i) * e..][..e];
                         to.iter_mut().zip(&out).for_each(|(to, &x)| *to = f64::from(x));
                         let g = &self.grad[i * e..][..e];
                         let num_terms = self.queries[i].projected.len().max(1);
@@ -183,9 +183,9 @@ macro_rules! pairs {
                     let add = |to: &mut [f64], from: &[Float]| {
                         to.iter_mut().zip(from).for_each(|(to, &x)| *to += f64::from(x));
                     };
-                    add(&mut answer[1][line * l * d..], &dq);
-                    add(&mut answer[2][self.kv_line * s * d..], &dk);
-                    add(&mut answer[3][self.kv_line * s * e..], &dv);
+                    add(&mut answer[1][batch_head * l * d..], &dq);
+                    add(&mut answer[2][self.kv_batch_head * s * d..], &dk);
+                    add(&mut answer[3][self.kv_batch_head * s * e..], &dv);
                     let wide = |x: &[Float]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
                     Parameters {
                         query_constants: own.query_constants.as_ref().map(|_| wide(&dconstants[0])),

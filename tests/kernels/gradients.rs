@@ -319,25 +319,26 @@ fn plain_softmax(case: &Case, data: &Data) -> Answer {
     let zeros = |x: &[f64]| vec![0.0; x.len()];
     let mut answer = [zeros(&data.grad), zeros(&data.q), zeros(&data.k), zeros(&data.v), Vec::new()];
     let unit = (d as f64).sqrt().recip();
-    for line in 0..case.batch * h {
-        let kv = line / h * hk + line % h / (h / hk);
+    for batch_head in 0..case.batch * h {
+        let kv = batch_head / h * hk + batch_head % h / (h / hk);
         for i in 0..l {
-            let q = &data.q[(line * l + i) * d..][..d];
+            let q = &data.q[(batch_head * l + i) * d..][..d];
             let key = |j: usize| &data.k[(kv * s + j) * d..][..d];
             let value = |j: usize| &data.v[(kv * s + j) * e..][..e];
-            let seen: Vec<usize> = (0..s).filter(|&j| crate::common::sees(case, &data.mask, line / h, i, j)).collect();
+            let seen: Vec<usize> =
+                (0..s).filter(|&j| crate::common::sees(case, &data.mask, batch_head / h, i, j)).collect();
             let weight = |j: usize| (q.iter().zip(key(j)).map(|(a, b)| a * b).sum::<f64>() * unit).exp();
             let total: f64 = seen.iter().map(|&j| weight(j)).sum();
-            let g = &data.grad[(line * l + i) * e..][..e];
+            let g = &data.grad[(batch_head * l + i) * e..][..e];
             let out: Vec<f64> = (0..e).map(|c| seen.iter().map(|&j| weight(j) / total * value(j)[c]).sum()).collect();
             for &j in &seen {
                 let p = weight(j) / total;
                 let dlogit: f64 = p * (0..e).map(|c| g[c] * (value(j)[c] - out[c])).sum::<f64>() * unit;
-                (0..d).for_each(|c| answer[1][(line * l + i) * d + c] += dlogit * key(j)[c]);
+                (0..d).for_each(|c| answer[1][(batch_head * l + i) * d + c] += dlogit * key(j)[c]);
                 (0..d).for_each(|c| answer[2][(kv * s + j) * d + c] += dlogit * q[c]);
                 (0..e).for_each(|c| answer[3][(kv * s + j) * e + c] += p * g[c]);
             }
-            answer[0][(line * l + i) * e..][..e].copy_from_slice(&out);
+            answer[0][(batch_head * l + i) * e..][..e].copy_from_slice(&out);
         }
     }
     answer

@@ -61,15 +61,15 @@ fn plain(case: &Case, data: &Data, record: &Record, means: [&[f64]; 2]) -> Vec<f
     let (l, s, d, e) = (case.q_len, case.kv_len, case.head_dim, case.value_dim);
     let unit = (d as f64).powf(-0.25);
     let mut out = vec![0.0; data.grad.len()];
-    for line in 0..case.batch * h {
-        let (kv, own) = (line / h * hk + line % h / (h / hk), set(record, line % h));
+    for batch_head in 0..case.batch * h {
+        let (kv, own) = (batch_head / h * hk + batch_head % h / (h / hk), set(record, batch_head % h));
         let row = |x: &[f64], at: usize, mean: &[f64]| {
             x[at * d..][..d].iter().zip(mean).map(|(x, mean)| unit * x - mean).collect::<Vec<f64>>()
         };
         let keys = own.key_directions.as_ref().unwrap_or(&own.query_directions);
         let constant = |of: &Option<Vec<f64>>, m: usize| of.as_ref().map_or(0.0, |of| of[m]);
         for i in 0..l {
-            let x = row(&data.q, line * l + i, means[0]);
+            let x = row(&data.q, batch_head * l + i, means[0]);
             let log = |j: usize, m: usize| {
                 let y = row(&data.k, kv * s + j, means[1]);
                 let g = |axis: usize| own.key_quadratic.as_ref().map_or(1.0, |g| g[axis]);
@@ -83,7 +83,8 @@ fn plain(case: &Case, data: &Data, record: &Record, means: [&[f64]; 2]) -> Vec<f
                     - h
                     + moved
             };
-            let seen: Vec<usize> = (0..s).filter(|&j| crate::common::sees(case, &data.mask, line / h, i, j)).collect();
+            let seen: Vec<usize> =
+                (0..s).filter(|&j| crate::common::sees(case, &data.mask, batch_head / h, i, j)).collect();
             let logs: Vec<Vec<f64>> =
                 seen.iter().map(|&j| (0..case.num_features).map(|m| log(j, m)).collect()).collect();
             let top = logs.iter().flatten().fold(f64::NEG_INFINITY, |top: f64, x| top.max(*x));
@@ -91,7 +92,7 @@ fn plain(case: &Case, data: &Data, record: &Record, means: [&[f64]; 2]) -> Vec<f
             let total: f64 = weights.iter().sum();
             for c in (0..e).filter(|_| !seen.is_empty()) {
                 let sum: f64 = seen.iter().zip(&weights).map(|(&j, w)| w * data.v[(kv * s + j) * e + c]).sum();
-                out[(line * l + i) * e + c] = sum / total;
+                out[(batch_head * l + i) * e + c] = sum / total;
             }
         }
     }

@@ -27,7 +27,7 @@ pub use table::Columns;
 
 use lines::Lines;
 use record::{Form, Section};
-use table::Rows;
+use table::TableRows;
 
 /// The scanner. See the module's text for its contract.
 ///
@@ -48,7 +48,7 @@ use table::Rows;
 pub struct Scanner {
     lines: Lines,
     /// The state of a table; `None` for other forms.
-    rows: Option<Box<Rows>>,
+    rows: Option<Box<TableRows>>,
     failure: Option<FastaError>,
 }
 
@@ -67,7 +67,7 @@ impl Scanner {
     /// A scanner for a table, CSV or TSV, whose first row names the columns: one record per row. The separator is a tab
     /// where the first line has one, else a comma where it has one, else a semicolon.
     pub fn of_table(policy: ResiduePolicy, columns: Columns) -> Self {
-        Self { rows: Some(Box::new(Rows::new(columns))), ..Self::of_form(policy, Form::Table) }
+        Self { rows: Some(Box::new(TableRows::new(columns))), ..Self::of_form(policy, Form::Table) }
     }
 
     fn of_form(policy: ResiduePolicy, form: Form) -> Self {

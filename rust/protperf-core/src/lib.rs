@@ -21,6 +21,7 @@ mod shape;
 pub mod state;
 mod tensor;
 
+pub use attention::features::Side;
 pub use attention::{FavorArgs, FavorShape, LogLinear, MapArgs, MapGradients, MapSizes, Omega};
 pub use backend::{Backend, Execution};
 pub use element::{Element, Stored};

@@ -25,17 +25,17 @@ const FEATURES_PER_CHECK: usize = 1024;
 ///
 /// # Errors
 /// [`Error::OutOfMemory`].
-pub fn empty_state<E: Element>(shape: &FavorShape) -> Result<Vec<E>> {
-    let mut state = try_filled(shape.state().iter().product(), E::default())?;
+pub fn empty_state<T: Element>(shape: &FavorShape) -> Result<Vec<T>> {
+    let mut state = try_filled(shape.state().iter().product(), T::default())?;
     fill_empty(&mut state, shape.value_dim);
     Ok(state)
 }
 
 /// Makes a state one that has seen no key.
-pub fn fill_empty<E: Element>(state: &mut [E], value_dim: usize) {
+pub fn fill_empty<T: Element>(state: &mut [T], value_dim: usize) {
     for row in state.chunks_exact_mut(KV_STATE + value_dim) {
-        row.fill(E::default());
-        row[0] = E::EMPTY_REFERENCE;
+        row.fill(T::default());
+        row[0] = T::EMPTY_REFERENCE;
     }
 }
 
@@ -46,7 +46,7 @@ pub fn fill_empty<E: Element>(state: &mut [E], value_dim: usize) {
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] where the lengths differ or hold no whole number of rows; [`Error::Interrupted`].
-pub fn merge_states<E: Element>(a: &[E], b: &[E], value_dim: usize, out: &mut [E], cancel: &AtomicBool) -> Result<()> {
+pub fn merge_states<T: Element>(a: &[T], b: &[T], value_dim: usize, out: &mut [T], cancel: &AtomicBool) -> Result<()> {
     let width = KV_STATE + value_dim;
     check_len("a", a.len(), a.len() / width * width)?;
     check_len("b", b.len(), a.len())?;
@@ -57,7 +57,7 @@ pub fn merge_states<E: Element>(a: &[E], b: &[E], value_dim: usize, out: &mut [E
             return Err(Error::Interrupted);
         }
         let top = if a[0] > b[0] { a[0] } else { b[0] };
-        let (of_a, of_b) = (E::exp2_int(a[0] - top), E::exp2_int(b[0] - top));
+        let (of_a, of_b) = (T::exp2_int(a[0] - top), T::exp2_int(b[0] - top));
         out[0] = top;
         for ((out, &a), &b) in out[1..].iter_mut().zip(&a[1..]).zip(&b[1..]) {
             *out = a * of_a + b * of_b;

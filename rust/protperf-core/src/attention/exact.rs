@@ -2,7 +2,7 @@
 
 use super::FavorShape;
 use super::features::dot;
-use super::rows::{InputGradients, Inputs, LineRows, check_grad, gradient_rows, poison};
+use super::rows::{InputGradients, Inputs, SegmentRows, check_grad, gradient_rows, poison};
 use crate::element::{Element, Stored};
 use crate::error::{Error, Result};
 use crate::memory::{check_len, try_reserved};
@@ -66,7 +66,7 @@ pub fn softmax_attention<T: Stored>(
     let shape = inputs.validate()?;
     check_len("out", out.len(), shape.out().iter().product())?;
     for place in inputs.places(&shape) {
-        let line = Logits::new(inputs.rows(place, should_stop)?, &shape);
+        let segment = Logits::new(inputs.rows(place, should_stop)?, &shape);
         let mut weights = try_reserved(place.k_len)?;
         let mut row = try_reserved(shape.value_dim)?;
         let first = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
@@ -75,8 +75,8 @@ pub fn softmax_attention<T: Stored>(
                 return Err(Error::Interrupted);
             }
             let out = &mut out[(first + query) * shape.value_dim..][..shape.value_dim];
-            line.probabilities(query, &mut weights);
-            line.output(query, &weights, &mut row);
+            segment.probabilities(query, &mut weights);
+            segment.output(query, &weights, &mut row);
             out.iter_mut().zip(&row).for_each(|(to, &x)| *to = T::round(T::Compute::from_f64(x)));
         }
     }
@@ -102,9 +102,9 @@ pub fn softmax_attention_backward<T: Stored>(
     check_grad(grad, &shape)?;
     let mut gradients = InputGradients::zeros(&shape)?;
     for place in inputs.places(&shape) {
-        let line = Logits::new(inputs.rows(place, should_stop)?, &shape);
+        let segment = Logits::new(inputs.rows(place, should_stop)?, &shape);
         let g = gradient_rows(grad, &place);
-        let bad = line.rows.bad_gradients(&g, shape.value_dim);
+        let bad = segment.rows.bad_gradients(&g, shape.value_dim);
         let mut dq = vec![0.0; place.q_len * shape.head_dim];
         let mut dk = vec![0.0; place.k_len * shape.head_dim];
         let mut dv = vec![0.0; place.k_len * shape.value_dim];
@@ -114,25 +114,25 @@ pub fn softmax_attention_backward<T: Stored>(
             }
             let g = &g[query * shape.value_dim..][..shape.value_dim];
             if g.iter().any(|&g| g != 0.0) {
-                line.pull_back(query, g, [&mut dq, &mut dk, &mut dv]);
+                segment.pull_back(query, g, [&mut dq, &mut dk, &mut dv]);
             }
         }
-        poison(&line.rows, &bad, &shape, [&mut dq, &mut dk, &mut dv]);
-        gradients.add_line(&shape, &place, [&dq, &dk, &dv]);
+        poison(&segment.rows, &bad, &shape, [&mut dq, &mut dk, &mut dv]);
+        gradients.add_segment(&shape, &place, [&dq, &dk, &dv]);
     }
     Ok(gradients)
 }
 
-/// A line with scaled queries and keys.
+/// A head segment with scaled queries and keys.
 struct Logits {
-    rows: LineRows,
+    rows: SegmentRows,
     head_dim: usize,
     value_dim: usize,
     scale: f64,
 }
 
 impl Logits {
-    fn new(mut rows: LineRows, shape: &FavorShape) -> Self {
+    fn new(mut rows: SegmentRows, shape: &FavorShape) -> Self {
         let scale = 1.0 / libm::sqrt(libm::sqrt(shape.head_dim as f64));
         for x in rows.queries.iter_mut().chain(&mut rows.keys) {
             *x = (*x * scale).clamp(-INPUT_LIMIT, INPUT_LIMIT);

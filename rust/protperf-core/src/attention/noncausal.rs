@@ -5,7 +5,7 @@ use super::recurrent::{Denominator, State, finish};
 
 /// One batch entry, head and segment, with finite numbers only.
 #[derive(Clone, Copy, Debug)]
-pub struct Line<'a> {
+pub struct HeadSegment<'a> {
     /// Features of the queries.
     pub queries: &'a Features,
     /// Features of the keys.
@@ -20,7 +20,7 @@ pub struct Line<'a> {
     pub initial: &'a State,
 }
 
-/// Outputs `[L,E]` of a line and the denominators `[L]`.
+/// Outputs `[L,E]` of a head segment and the denominators `[L]`.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
     /// `[L,E]`.
@@ -29,9 +29,9 @@ pub struct Outputs {
     pub denominators: Vec<Denominator>,
 }
 
-/// Gradients of a line: of the mantissas of its features, and of its values.
+/// Gradients of a head segment: of the mantissas of its features, and of its values.
 #[derive(Clone, Debug)]
-pub struct LineGradients {
+pub struct SegmentGradients {
     /// `[L,F]`.
     pub queries: Vec<f64>,
     /// `[S,F]`.
@@ -42,15 +42,15 @@ pub struct LineGradients {
     pub readers: State,
 }
 
-impl Line<'_> {
+impl HeadSegment<'_> {
     /// Number of keys.
     pub fn kv_len(&self) -> usize {
         self.keep.len()
     }
 
     /// Gradients with no row yet; `readers` holds what arrives at the final state.
-    pub fn gradients(&self, readers: &State) -> LineGradients {
-        LineGradients { queries: Vec::new(), keys: Vec::new(), values: Vec::new(), readers: readers.clone() }
+    pub fn gradients(&self, readers: &State) -> SegmentGradients {
+        SegmentGradients { queries: Vec::new(), keys: Vec::new(), values: Vec::new(), readers: readers.clone() }
     }
 
     /// `[v, 1]` of a key.
@@ -73,7 +73,7 @@ impl Line<'_> {
     }
 
     /// Appends the gradient of a query from the state that it read.
-    pub fn pull_query(&self, query: usize, cotangent: Option<&Cotangent>, keys: &State, to: &mut LineGradients) {
+    pub fn pull_query(&self, query: usize, cotangent: Option<&Cotangent>, keys: &State, to: &mut SegmentGradients) {
         match cotangent {
             Some(cotangent) => {
                 let exponents = self.queries.exponents(query);
@@ -90,7 +90,7 @@ impl Line<'_> {
     }
 
     /// Appends the gradients of a key from a state of the queries that see it.
-    pub fn pull_key(&self, key: usize, to: &mut LineGradients) {
+    pub fn pull_key(&self, key: usize, to: &mut SegmentGradients) {
         let queries = &to.readers;
         if !self.keep[key] {
             to.keys.extend(std::iter::repeat_n(0.0, self.keys.width));
@@ -132,34 +132,34 @@ pub fn cotangents(outputs: &Outputs, grad: &[f64], value_dim: usize) -> Vec<Opti
 }
 
 /// Outputs of every query, and the state after all keys.
-pub fn forward(line: &Line<'_>) -> (Outputs, State) {
-    let mut state = line.initial.clone();
-    for key in 0..line.kv_len() {
-        line.add_key(key, &mut state);
+pub fn forward(segment: &HeadSegment<'_>) -> (Outputs, State) {
+    let mut state = segment.initial.clone();
+    for key in 0..segment.kv_len() {
+        segment.add_key(key, &mut state);
     }
     let mut outputs = Outputs::default();
-    let num_queries = line.queries.exponent.len() / line.queries.width;
+    let num_queries = segment.queries.exponent.len() / segment.queries.width;
     for query in 0..num_queries {
-        line.read(query, &state, &mut outputs);
+        segment.read(query, &state, &mut outputs);
     }
     (outputs, state)
 }
 
 /// Gradients of every row; `arriving` is what arrives at the final state.
-pub fn backward(line: &Line<'_>, cotangents: &[Option<Cotangent>], arriving: &State) -> LineGradients {
-    let mut keys = line.initial.clone();
-    for key in 0..line.kv_len() {
-        line.add_key(key, &mut keys);
+pub fn backward(segment: &HeadSegment<'_>, cotangents: &[Option<Cotangent>], arriving: &State) -> SegmentGradients {
+    let mut keys = segment.initial.clone();
+    for key in 0..segment.kv_len() {
+        segment.add_key(key, &mut keys);
     }
-    let mut gradients = line.gradients(arriving);
+    let mut gradients = segment.gradients(arriving);
     for (query, cotangent) in cotangents.iter().enumerate() {
-        line.pull_query(query, cotangent.as_ref(), &keys, &mut gradients);
+        segment.pull_query(query, cotangent.as_ref(), &keys, &mut gradients);
         if let Some(cotangent) = cotangent {
-            line.add_query(query, cotangent, &mut gradients.readers);
+            segment.add_query(query, cotangent, &mut gradients.readers);
         }
     }
-    for key in 0..line.kv_len() {
-        line.pull_key(key, &mut gradients);
+    for key in 0..segment.kv_len() {
+        segment.pull_key(key, &mut gradients);
     }
     gradients
 }

@@ -1,4 +1,4 @@
-//! From strided tensors to plain rows: one line is a batch entry, query head and segment.
+//! From strided tensors to plain rows: a head segment is one query head of one batch entry in one segment.
 //!
 //! Rows that hold a number that is not finite are set to zero here and flagged, so that the forms never see one;
 //! their callers write NaN where such a row was seen.
@@ -20,7 +20,7 @@ pub(crate) struct Inputs<'a, T> {
     pub key_padding_mask: Option<&'a [bool]>,
 }
 
-/// Where a line lies in its tensors.
+/// Where a head segment lies in its tensors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub batch: usize,
@@ -33,9 +33,9 @@ pub(crate) struct Place {
     pub k_len: usize,
 }
 
-/// The rows of a line.
+/// The rows of a head segment.
 #[derive(Clone, Debug)]
-pub(crate) struct LineRows {
+pub(crate) struct SegmentRows {
     pub place: Place,
     pub causal: bool,
     /// `[L,D]`.
@@ -65,13 +65,13 @@ impl<'a, T: Stored> Inputs<'a, T> {
         Ok(shape)
     }
 
-    /// Every line, in the order of batch, head and segment.
+    /// Every head segment, in the order of batch, head and segment.
     pub fn places(&self, shape: &FavorShape) -> impl Iterator<Item = Place> + use<'a, T> {
         let (shape, borders) = (*shape, self.cu_seqlens);
         let segments = borders.map_or(1, |borders| borders.len() - 1);
         (0..shape.batch * shape.heads * segments).map(move |task| {
-            let (line, segment) = (task / segments, task % segments);
-            let (batch, head) = (line / shape.heads, line % shape.heads);
+            let (batch_head, segment) = (task / segments, task % segments);
+            let (batch, head) = (batch_head / shape.heads, batch_head % shape.heads);
             let kv_head = head / shape.group();
             let (q_len, k_len) = (shape.q_len, shape.kv_len);
             let place = Place { batch, segment, head, kv_head, q_start: 0, q_len, k_start: 0, k_len };
@@ -81,11 +81,11 @@ impl<'a, T: Stored> Inputs<'a, T> {
         })
     }
 
-    /// The rows of a line; `should_stop` is called now and then.
+    /// The rows of a head segment; `should_stop` is called now and then.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Interrupted`].
-    pub fn rows(&self, place: Place, should_stop: &dyn Fn() -> bool) -> Result<LineRows> {
+    pub fn rows(&self, place: Place, should_stop: &dyn Fn() -> bool) -> Result<SegmentRows> {
         let Place { batch, head, kv_head, q_start, q_len, k_start, k_len, .. } = place;
         let mask = self.key_padding_mask;
         let is_padding = |j: usize| mask.is_some_and(|mask| mask[batch * self.k.shape()[2] + k_start + j]);
@@ -103,7 +103,7 @@ impl<'a, T: Stored> Inputs<'a, T> {
             values[j * e..][..e].fill(0.0);
         }
         let first_bad_key = (0..k_len).find(|&j| !padding[j] && bad(j));
-        Ok(LineRows {
+        Ok(SegmentRows {
             place,
             causal: self.causal,
             queries,
@@ -118,7 +118,7 @@ impl<'a, T: Stored> Inputs<'a, T> {
     }
 }
 
-impl LineRows {
+impl SegmentRows {
     /// Whether the output of a query row is NaN.
     pub fn is_bad(&self, query: usize) -> bool {
         self.all_bad || self.bad_query[query] || self.first_bad_key.is_some_and(|key| !self.causal || key <= query)
@@ -177,7 +177,7 @@ fn gather<T: Stored>(
     Ok((rows, bad))
 }
 
-/// The rows `[L,E]` of a gradient of the output that belong to a line, as they are.
+/// The rows `[L,E]` of a gradient of the output that belong to a head segment, as they are.
 pub(crate) fn gradient_rows<T: Stored>(grad: &TensorRef<'_, T>, place: &Place) -> Vec<f64> {
     let value_dim = grad.shape()[3];
     let get = |i: usize, j: usize| grad.get([place.batch, place.head, place.q_start + i, j]).widen().to_f64();
@@ -217,8 +217,8 @@ impl InputGradients {
         })
     }
 
-    /// Adds the gradients of a line: `[L,D]`, `[S,D]`, `[S,E]`.
-    pub(crate) fn add_line(&mut self, shape: &FavorShape, place: &Place, [dq, dk, dv]: [&[f64]; 3]) {
+    /// Adds the gradients of a head segment: `[L,D]`, `[S,D]`, `[S,E]`.
+    pub(crate) fn add_segment(&mut self, shape: &FavorShape, place: &Place, [dq, dk, dv]: [&[f64]; 3]) {
         let q_row = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
         let k_row = (place.batch * shape.kv_heads + place.kv_head) * shape.kv_len + place.k_start;
         let add = |to: &mut [f64], from: &[f64]| to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
@@ -228,8 +228,9 @@ impl InputGradients {
     }
 }
 
-/// Writes NaN into the gradients `[L,D]`, `[S,D]`, `[S,E]` of a line: of each bad row, and of every key it sees.
-pub(crate) fn poison(rows: &LineRows, bad: &[bool], shape: &FavorShape, [dq, dk, dv]: [&mut [f64]; 3]) {
+/// Writes NaN into the gradients `[L,D]`, `[S,D]`, `[S,E]` of a head segment: of each bad row, and of every key it
+/// sees.
+pub(crate) fn poison(rows: &SegmentRows, bad: &[bool], shape: &FavorShape, [dq, dk, dv]: [&mut [f64]; 3]) {
     for query in (0..bad.len()).filter(|&i| bad[i]) {
         dq[query * shape.head_dim..][..shape.head_dim].fill(f64::NAN);
         poison_keys(rows.seen(query), shape, [&mut *dk, &mut *dv]);

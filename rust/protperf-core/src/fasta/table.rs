@@ -34,7 +34,7 @@ pub struct Columns {
 
 /// A row in progress, and what the first row says.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(super) struct TableRows {
     columns: Columns,
     /// Whether the byte order mark was looked for.
     has_started: bool,
@@ -91,7 +91,7 @@ struct Position {
     after_carriage_return: bool,
 }
 
-impl Rows {
+impl TableRows {
     pub(super) fn new(columns: Columns) -> Self {
         Self {
             columns,

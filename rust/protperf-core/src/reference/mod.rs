@@ -4,7 +4,7 @@
 //! in f64 for every type that tensors are stored in; [`Reference`] is the same as a backend, rounding at the end.
 
 mod backend;
-mod line;
+mod segment;
 
 use crate::attention::features::HeadMap;
 use crate::attention::recurrent::Denominator;
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::feature_map::Parameters;
 use crate::memory::{check_len, try_filled};
 use crate::tensor::TensorRef;
-use line::{FeatureLine, Initial};
+use segment::{Initial, SegmentFeatures};
 
 /// The reference as a backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,14 +93,14 @@ pub fn favor_forward_from<T: Stored>(
         denominators: try_filled(rows, Denominator { exponent: 0, mantissa: 0.0 })?,
     };
     for place in inputs.places(&shape) {
-        let line = maps.line(&inputs, &shape, place, initial, should_stop)?;
-        let (outputs, state) = line.forward();
+        let segment = maps.segment(&inputs, &shape, place, initial, should_stop)?;
+        let (outputs, state) = segment.forward();
         let first = (place.batch * shape.heads + place.head) * shape.q_len + place.q_start;
         result.out[first * shape.value_dim..][..outputs.out.len()].copy_from_slice(&outputs.out);
         result.denominators[first..][..place.q_len].copy_from_slice(&outputs.denominators);
         if let Some(all) = &mut state_out {
             let own = own_state(&shape, &place);
-            match line.rows.is_state_bad() {
+            match segment.rows.is_state_bad() {
                 true => all[own].fill(f64::NAN),
                 false => state.export(&mut all[own]),
             }
@@ -126,8 +126,8 @@ pub fn favor_backward<T: Stored>(args: &FavorArgs<'_, T>, grad: &TensorRef<'_, T
 /// Gradients of [`favor_forward_from`], those of the initial state among them.
 ///
 /// References are constants: the gradient of a state's sums is that of the sums relative to `2^reference`. What
-/// arrives at a final state that is not finite, or is itself not finite, makes NaN of every gradient of its line but
-/// dq.
+/// arrives at a final state that is not finite, or is itself not finite, makes NaN of every gradient of its head
+/// segment but dq.
 ///
 /// # Errors
 /// As [`favor_forward_from`].
@@ -147,15 +147,15 @@ pub fn favor_backward_from<T: Stored>(
     let mut of_map = maps.zero_gradients()?;
     let mut state_in = try_filled(states.initial.map_or(0, <[f64]>::len), 0.0)?;
     for place in inputs.places(&shape) {
-        let line = maps.line(&inputs, &shape, place, states.initial, should_stop)?;
+        let segment = maps.segment(&inputs, &shape, place, states.initial, should_stop)?;
         let own = own_state(&shape, &place);
         let arriving = states.final_with_grad.map(|(last, grad)| (&last[own.clone()], &grad[own.clone()]));
-        let mut found = line.backward(grad, arriving)?;
-        line.poison(&mut found, &shape);
-        of_inputs.add_line(&shape, &place, [&found.dq, &found.dk, &found.dv]);
-        of_map.add_line(&maps, place.head, &found.parameters, found.is_any_bad());
+        let mut found = segment.backward(grad, arriving)?;
+        segment.poison(&mut found, &shape);
+        of_inputs.add_segment(&shape, &place, [&found.dq, &found.dk, &found.dv]);
+        of_map.add_segment(&maps, place.head, &found.parameters, found.is_any_bad());
         if states.initial.is_some() {
-            found.write_state_gradient(&line.initial, &mut state_in[own]);
+            found.write_state_gradient(&segment.initial, &mut state_in[own]);
         }
     }
     let InputGradients { dq, dk, dv } = of_inputs;
@@ -179,7 +179,7 @@ struct Maps<'a> {
     sets: Vec<HeadMap>,
 }
 
-/// Sums of gradients of the map's parameters over lines.
+/// Sums of gradients of the map's parameters over head segments.
 struct MapSums {
     domega: Option<Vec<f64>>,
     sets: Vec<Parameters<Vec<f64>>>,
@@ -195,19 +195,19 @@ impl<'a> Maps<'a> {
         Ok(Maps { args: args.map, sets: (0..args.map.num_sets()).map(map_of).collect::<Result<_>>()? })
     }
 
-    fn line<T: Stored>(
+    fn segment<T: Stored>(
         &self,
         inputs: &Inputs<'_, T>,
         shape: &FavorShape,
         place: Place,
         initial: Option<&[f64]>,
         should_stop: &dyn Fn() -> bool,
-    ) -> Result<FeatureLine<'_>> {
+    ) -> Result<SegmentFeatures<'_>> {
         let set = self.args.set_of(place.head);
         let initial = Initial::new(initial.map(|all| &all[own_state(shape, &place)]), shape);
         let mut rows = inputs.rows(place, should_stop)?;
         rows.all_bad = !initial.is_finite || !self.args.is_finite(set);
-        Ok(FeatureLine::new(&self.sets[set], shape, rows, initial.state))
+        Ok(SegmentFeatures::new(&self.sets[set], shape, rows, initial.state))
     }
 
     fn zero_gradients(&self) -> Result<MapSums> {
@@ -225,8 +225,8 @@ impl<'a> Maps<'a> {
 }
 
 impl MapSums {
-    /// Adds the gradient of the parameters that a line of a head has.
-    fn add_line(&mut self, maps: &Maps<'_>, head: usize, gradient: &Parameters<Vec<f64>>, is_bad: bool) {
+    /// Adds the gradient of the parameters that a head segment has.
+    fn add_segment(&mut self, maps: &Maps<'_>, head: usize, gradient: &Parameters<Vec<f64>>, is_bad: bool) {
         let set = maps.args.set_of(head);
         if let (MapArgs::Named { map, omega: Some(omega), .. }, Some(domega)) = (&maps.args, &mut self.domega) {
             let size = omega.num_features * omega.head_dim;
@@ -245,7 +245,7 @@ impl MapSums {
     }
 }
 
-/// Where a line's state lies among all states.
+/// Where a head segment's state lies among all states.
 fn own_state(shape: &FavorShape, place: &Place) -> std::ops::Range<usize> {
     let [_, heads, features, width] = shape.state();
     let state = (place.batch * shape.num_segments + place.segment) * heads + place.head;

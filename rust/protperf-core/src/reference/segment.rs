@@ -1,9 +1,9 @@
-//! One line, a head of one batch entry in one segment: its features, outputs and gradients.
+//! One head segment, a query head of one batch entry in one segment: its features, outputs and gradients.
 
 use crate::attention::features::{Features, HeadMap, Side, scale2};
-use crate::attention::noncausal::{Cotangent, Line, Outputs, cotangents};
+use crate::attention::noncausal::{Cotangent, HeadSegment, Outputs, cotangents};
 use crate::attention::recurrent::State;
-use crate::attention::rows::{LineRows, gradient_rows, poison, poison_keys};
+use crate::attention::rows::{SegmentRows, gradient_rows, poison, poison_keys};
 use crate::attention::{FavorShape, causal, noncausal};
 use crate::element::Stored;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::feature_map::Parameters;
 use crate::state::KV_STATE;
 use crate::tensor::TensorRef;
 
-/// What a line begins with.
+/// What a head segment begins with.
 pub(super) struct Initial {
     pub state: State,
     pub is_finite: bool,
@@ -30,9 +30,9 @@ impl Initial {
     }
 }
 
-/// A line with its features.
-pub(super) struct FeatureLine<'a> {
-    pub rows: LineRows,
+/// A head segment with its features.
+pub(super) struct SegmentFeatures<'a> {
+    pub rows: SegmentRows,
     pub initial: State,
     map: &'a HeadMap,
     queries: Features,
@@ -40,7 +40,7 @@ pub(super) struct FeatureLine<'a> {
     value_dim: usize,
 }
 
-/// Gradients of a line.
+/// Gradients of a head segment.
 pub(super) struct FoundGradients {
     /// `[L,D]`.
     pub dq: Vec<f64>,
@@ -56,11 +56,11 @@ pub(super) struct FoundGradients {
     is_state_bad: bool,
 }
 
-impl<'a> FeatureLine<'a> {
-    pub fn new(map: &'a HeadMap, shape: &FavorShape, rows: LineRows, initial: State) -> Self {
+impl<'a> SegmentFeatures<'a> {
+    pub fn new(map: &'a HeadMap, shape: &FavorShape, rows: SegmentRows, initial: State) -> Self {
         let queries = map.features(&rows.queries, Side::Query);
         let keys = map.features(&rows.keys, Side::Key);
-        FeatureLine { rows, initial, map, queries, keys, value_dim: shape.value_dim }
+        SegmentFeatures { rows, initial, map, queries, keys, value_dim: shape.value_dim }
     }
 
     /// Outputs, NaN in the rows that see something that is not finite, and the state after all keys.
@@ -69,9 +69,9 @@ impl<'a> FeatureLine<'a> {
         let mut initial = self.initial.clone();
         initial.scale_values(-power);
         let values_and_ones = self.values_and_ones(power);
-        let line = self.line(&values_and_ones, &initial);
+        let segment = self.segment(&values_and_ones, &initial);
         let (mut outputs, mut state) =
-            if self.rows.causal { causal::forward(&line) } else { noncausal::forward(&line) };
+            if self.rows.causal { causal::forward(&segment) } else { noncausal::forward(&segment) };
         state.scale_values(power);
         outputs.out.iter_mut().for_each(|x| *x = scale2(*x, power).clamp(-f64::MAX, f64::MAX));
         for query in (0..self.rows.place.q_len).filter(|&i| self.rows.is_bad(i)) {
@@ -97,10 +97,10 @@ impl<'a> FeatureLine<'a> {
         };
         let cotangents = self.cotangents(&g, &bad_rows);
         let values_and_ones = self.values_and_ones(0);
-        let line = self.line(&values_and_ones, &self.initial);
+        let segment = self.segment(&values_and_ones, &self.initial);
         let found = match self.rows.causal {
-            true => causal::backward(&line, &cotangents, &arriving),
-            false => noncausal::backward(&line, &cotangents, &arriving),
+            true => causal::backward(&segment, &cotangents, &arriving),
+            false => noncausal::backward(&segment, &cotangents, &arriving),
         };
         let mut parameters = self.map.zero_gradient()?;
         let dq = self.map.pull_back(&self.queries, &found.queries, &mut parameters);
@@ -128,8 +128,8 @@ impl<'a> FeatureLine<'a> {
         all
     }
 
-    fn line<'b>(&'b self, values_and_ones: &'b [f64], initial: &'b State) -> Line<'b> {
-        Line {
+    fn segment<'b>(&'b self, values_and_ones: &'b [f64], initial: &'b State) -> HeadSegment<'b> {
+        HeadSegment {
             queries: &self.queries,
             keys: &self.keys,
             values_and_ones,
@@ -160,7 +160,7 @@ impl<'a> FeatureLine<'a> {
 }
 
 impl FoundGradients {
-    /// Whether anything that arrives is bad: then the gradients of what the whole line shares are NaN.
+    /// Whether anything that arrives is bad: then the gradients of what the whole head segment shares are NaN.
     pub fn is_any_bad(&self) -> bool {
         self.is_state_bad || self.bad_rows.contains(&true)
     }
