@@ -17,12 +17,12 @@ const FEW_HEADS: usize = 4;
 
 /// One segment's positions, cut into blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocks {
+pub struct SequenceBlocks {
     len: usize,
     step: usize,
 }
 
-impl Blocks {
+impl SequenceBlocks {
     /// The blocks of `len` positions of a call with `heads` heads, all batch entries together.
     pub fn new(len: usize, heads: usize, causal: bool) -> Self {
         let max_count = match causal {
@@ -31,7 +31,7 @@ impl Blocks {
             false => MAX_BLOCKS / heads.max(1),
         };
         let count = len.div_ceil(BLOCK).min(max_count).max(1);
-        Blocks { len, step: len.div_ceil(count).next_multiple_of(if causal { BLOCK } else { CHUNK }).max(1) }
+        SequenceBlocks { len, step: len.div_ceil(count).next_multiple_of(if causal { BLOCK } else { CHUNK }).max(1) }
     }
 
     /// How many there are: at least one, which may be empty.
@@ -69,7 +69,7 @@ mod tests {
         for causal in [false, true] {
             for heads in [1, 2, 3, 4, 8, 31, 32, 33, 1000] {
                 for len in [0, 1, 63, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 10_000, 65_537] {
-                    let blocks = Blocks::new(len, heads, causal);
+                    let blocks = SequenceBlocks::new(len, heads, causal);
                     let mut end = 0;
                     for range in blocks.ranges() {
                         assert_eq!(range.start, end, "{blocks:?}");
@@ -85,9 +85,9 @@ mod tests {
 
     #[test]
     fn causal_blocks_of_a_sequence_are_those_of_its_beginning() {
-        let long = Blocks::new(10_000, 1, true);
+        let long = SequenceBlocks::new(10_000, 1, true);
         for len in [2048, 5000, 9999] {
-            for (a, b) in Blocks::new(len, 1, true).ranges().zip(long.ranges()) {
+            for (a, b) in SequenceBlocks::new(len, 1, true).ranges().zip(long.ranges()) {
                 assert_eq!(a.start, b.start);
             }
         }

@@ -70,23 +70,23 @@ impl<'a, S: CpuStored> Call<'a, S> {
     }
 
     /// Rows of a tensor that has one row for each query of the segment.
-    pub fn queries(&self, tensor: &'a TensorRef<'a, S>, part: &HeadSegment) -> RowView<'a, S> {
-        self.loader.queries(&self.plan, tensor, part)
+    pub fn queries(&self, tensor: &'a TensorRef<'a, S>, segment: &HeadSegment) -> RowView<'a, S> {
+        self.loader.queries(&self.plan, tensor, segment)
     }
 
     /// Keys and values of the segment.
-    pub fn keys(&self, part: &HeadSegment) -> KeyView<'a, S> {
-        self.loader.keys(&self.plan, part)
+    pub fn keys(&self, segment: &HeadSegment) -> KeyView<'a, S> {
+        self.loader.keys(&self.plan, segment)
     }
 
     /// The initial state of a head segment, `[F,2+E]`; `None`: an empty one.
-    pub fn state_in(&self, part: &HeadSegment) -> Option<&'a [S::Compute]> {
-        self.state_in.map(|all| &all[self.plan.state_range(part)])
+    pub fn state_in(&self, segment: &HeadSegment) -> Option<&'a [S::Compute]> {
+        self.state_in.map(|all| &all[self.plan.state_range(segment)])
     }
 
     /// Makes a state that of a head segment before its first key.
-    pub fn import_state(&self, part: &HeadSegment, to: &mut State<S::Compute>) {
-        match self.state_in(part) {
+    pub fn import_state(&self, segment: &HeadSegment, to: &mut State<S::Compute>) {
+        match self.state_in(segment) {
             Some(state) => to.import(&self.layout, state),
             None => to.clear(),
         }
@@ -144,16 +144,16 @@ impl<'a, S: CpuStored> Call<'a, S> {
     ///
     /// # Errors
     /// `Interrupted`.
-    pub fn scan(&self, part: &HeadSegment) -> Result<KeyScan<S::Compute>> {
-        Ok(self.with_shared(part, self.scan_keys(part)?))
+    pub fn scan(&self, segment: &HeadSegment) -> Result<KeyScan<S::Compute>> {
+        Ok(self.with_shared(segment, self.scan_keys(segment)?))
     }
 
     /// Scans the keys of one head segment, the same for all heads that share them.
     ///
     /// # Errors
     /// `Interrupted`.
-    pub fn scan_keys(&self, part: &HeadSegment) -> Result<KeyScan<S::Compute>> {
-        let keys = self.keys(part);
+    pub fn scan_keys(&self, segment: &HeadSegment) -> Result<KeyScan<S::Compute>> {
+        let keys = self.keys(segment);
         KeyScan::new(&self.workers, self.loader.ops, &keys, 0..keys.len())
     }
 
@@ -161,30 +161,30 @@ impl<'a, S: CpuStored> Call<'a, S> {
     ///
     /// # Errors
     /// `OutOfMemory`, `Interrupted`.
-    pub fn scan_blocks(&self, parts: &[HeadSegment]) -> Result<Vec<KeyScan<S::Compute>>> {
-        let mut scans = try_filled(parts.len(), KeyScan::empty())?;
-        let tasks = self.plan.key_tasks(parts)?;
+    pub fn scan_blocks(&self, segments: &[HeadSegment]) -> Result<Vec<KeyScan<S::Compute>>> {
+        let mut scans = try_filled(segments.len(), KeyScan::empty())?;
+        let tasks = self.plan.key_tasks(segments)?;
         self.workers.fold(
             tasks.len(),
             |task| {
                 let (at, range) = &tasks[task];
-                KeyScan::new(&self.workers, self.loader.ops, &self.keys(&parts[*at]), range.clone())
+                KeyScan::new(&self.workers, self.loader.ops, &self.keys(&segments[*at]), range.clone())
             },
             |task, found| {
                 scans[tasks[task].0].join(&found);
                 Ok(())
             },
         )?;
-        Ok(parts.iter().zip(scans).map(|(part, of_keys)| self.with_shared(part, of_keys)).collect())
+        Ok(segments.iter().zip(scans).map(|(segment, of_keys)| self.with_shared(segment, of_keys)).collect())
     }
 
     /// Adds to a scan of keys what every row of a head segment sees: the initial state and the parameters of the map.
-    pub fn with_shared(&self, part: &HeadSegment, of_keys: KeyScan<S::Compute>) -> KeyScan<S::Compute> {
+    pub fn with_shared(&self, segment: &HeadSegment, of_keys: KeyScan<S::Compute>) -> KeyScan<S::Compute> {
         let mut scan = of_keys;
-        if let Some(state) = self.state_in(part) {
+        if let Some(state) = self.state_in(segment) {
             scan.join_state(self.loader.ops, state, self.layout.value_dim);
         }
-        if !self.map.of_head(part.head).1 {
+        if !self.map.of_head(segment.head).1 {
             scan.mark_all_bad();
         }
         scan

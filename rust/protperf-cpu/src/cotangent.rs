@@ -48,13 +48,13 @@ impl<'a, S: CpuStored> Cotangents<'a, S> {
     pub fn new(
         call: &'a Call<'a, S>,
         saved: &'a Saved<'a, S>,
-        part: &HeadSegment,
+        segment: &HeadSegment,
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
     ) -> Result<Self> {
-        let rows = |tensor| call.queries(tensor, part).part(range.clone(), false);
+        let rows = |tensor| call.queries(tensor, segment).part(range.clone(), false);
         let (queries, out, grad) = (rows(&call.args.q), rows(&saved.out), rows(&saved.grad));
-        let (first, zero) = (call.plan.first_query(part) + range.start, S::Compute::ZERO);
+        let (first, zero) = (call.plan.first_query(segment) + range.start, S::Compute::ZERO);
         let den = &saved.den[first * 2..(first + range.len()) * 2];
         let mut contributions = try_filled(range.len(), Contribution::Nothing)?;
         let ops = call.loader.ops;

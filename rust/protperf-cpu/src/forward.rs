@@ -56,57 +56,57 @@ struct Forward<'a, S: CpuStored> {
 
 impl<S: CpuStored> Forward<'_, S> {
     /// A head's segment as one task.
-    fn run_whole(&self, part: &HeadSegment) -> Result<()> {
-        let (call, keys) = (self.call, self.call.keys(part));
-        let scan = call.scan(part)?;
-        call.with_workspace(part.head, |workspace| {
-            self.first_state(part, &scan, workspace.chunk.state);
+    fn run_whole(&self, segment: &HeadSegment) -> Result<()> {
+        let (call, keys) = (self.call, self.call.keys(segment));
+        let scan = call.scan(segment)?;
+        call.with_workspace(segment.head, |workspace| {
+            self.first_state(segment, &scan, workspace.chunk.state);
             if !call.args.causal && scan.is_clean() {
                 call.add_keys(workspace, &keys, scan.value_scales().0)?;
             }
-            self.answer_queries(workspace, part, &scan, call.plan.query_blocks(part).range(0))
+            self.answer_queries(workspace, segment, &scan, call.plan.query_blocks(segment).range(0))
         })
     }
 
     /// Head segments as one task per block.
-    fn run_cut(&self, parts: &[HeadSegment]) -> Result<()> {
+    fn run_cut(&self, segments: &[HeadSegment]) -> Result<()> {
         let call = self.call;
-        let scans = call.scan_blocks(parts)?;
-        let states = self.block_states(parts, &scans)?;
-        let tasks = call.plan.query_tasks(parts)?;
+        let scans = call.scan_blocks(segments)?;
+        let states = self.block_states(segments, &scans)?;
+        let tasks = call.plan.query_tasks(segments)?;
         call.workers.run(tasks.len(), |task| {
             let (at, range) = &tasks[task];
-            let block = if call.args.causal { range.start / call.plan.query_blocks(&parts[*at]).step() } else { 0 };
-            call.with_workspace(parts[*at].head, |workspace| {
+            let block = if call.args.causal { range.start / call.plan.query_blocks(&segments[*at]).step() } else { 0 };
+            call.with_workspace(segments[*at].head, |workspace| {
                 workspace.chunk.state.copy_from(&states[*at][block]);
-                self.answer_queries(workspace, &parts[*at], &scans[*at], range.clone())
+                self.answer_queries(workspace, &segments[*at], &scans[*at], range.clone())
             })
         })
     }
 
     /// For each head segment the states that the queries of each block start from; one state, of all keys, where the
     /// call is not causal.
-    fn block_states(&self, parts: &[HeadSegment], scans: &[KeyScan<S::Compute>]) -> Result<Vec<BlockStates<S>>> {
+    fn block_states(&self, segments: &[HeadSegment], scans: &[KeyScan<S::Compute>]) -> Result<Vec<BlockStates<S>>> {
         let (call, causal) = (self.call, self.call.args.causal);
         let mut states: Vec<BlockStates<S>> = Vec::new();
-        for (part, scan) in parts.iter().zip(scans) {
+        for (segment, scan) in segments.iter().zip(scans) {
             let mut first = State::new(&call.layout)?;
-            self.first_state(part, scan, &mut first);
+            self.first_state(segment, scan, &mut first);
             states.push(vec![first]);
         }
-        let mut tasks = call.plan.key_tasks(parts)?;
+        let mut tasks = call.plan.key_tasks(segments)?;
         if causal {
             // No query comes after the last block.
-            tasks.retain(|(at, range)| range.end < call.plan.key_blocks(&parts[*at]).len());
+            tasks.retain(|(at, range)| range.end < call.plan.key_blocks(&segments[*at]).len());
         }
         call.workers.fold(
             tasks.len(),
             |task| {
                 let (at, range) = &tasks[task];
                 let usable = range.start..range.start + scans[*at].usable(range, causal);
-                call.with_workspace(parts[*at].head, |workspace| {
+                call.with_workspace(segments[*at].head, |workspace| {
                     let (scale, _) = scans[*at].value_scales();
-                    call.add_keys(workspace, &call.keys(&parts[*at]).part(usable, false), scale)?;
+                    call.add_keys(workspace, &call.keys(&segments[*at]).part(usable, false), scale)?;
                     workspace.chunk.state.try_clone()
                 })
             },
@@ -125,8 +125,8 @@ impl<S: CpuStored> Forward<'_, S> {
     }
 
     /// The state before the segment's first key, its sums of values divided as the values will be.
-    fn first_state(&self, part: &HeadSegment, scan: &KeyScan<S::Compute>, state: &mut State<S::Compute>) {
-        self.call.import_state(part, state);
+    fn first_state(&self, segment: &HeadSegment, scan: &KeyScan<S::Compute>, state: &mut State<S::Compute>) {
+        self.call.import_state(segment, state);
         state.scale_values(scan.value_scales().0);
     }
 
@@ -134,15 +134,15 @@ impl<S: CpuStored> Forward<'_, S> {
     fn answer_queries(
         &self,
         workspace: &mut Workspace<'_, S::Compute>,
-        part: &HeadSegment,
+        segment: &HeadSegment,
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
     ) -> Result<()> {
         let call = self.call;
-        let all = call.queries(&call.args.q, part);
-        let (row, first) = (call.plan.first_query(part) + range.start, call.plan.query_range(part).start);
+        let all = call.queries(&call.args.q, segment);
+        let (row, first) = (call.plan.first_query(segment) + range.start, call.plan.query_range(segment).start);
         // SAFETY: this task alone has the query rows of this head, segment and block.
-        let out = unsafe { self.out.rows(part.batch, part.head, first + range.start..first + range.end) };
+        let out = unsafe { self.out.rows(segment.batch, segment.head, first + range.start..first + range.end) };
         // SAFETY: the same.
         let den = self.den.as_ref().map(|den| unsafe { den.range(row * 2, range.len() * 2) });
         let usable = scan.usable(&range, call.args.causal);
@@ -150,21 +150,21 @@ impl<S: CpuStored> Forward<'_, S> {
         let mut outputs =
             QueryOutputs { call, queries: all.part(range.clone(), false), value_power: scan.value_power(), out, den };
         if call.args.causal {
-            let keys = call.keys(part).part(range, false);
+            let keys = call.keys(segment).part(range, false);
             outputs.causal(workspace, &keys, usable, is_last && self.state_out.is_some())?;
         } else {
             outputs.noncausal(workspace, usable)?;
         }
         outputs.fill_with_nan(usable);
         if is_last {
-            self.store_state(workspace.chunk.state, part, scan);
+            self.store_state(workspace.chunk.state, segment, scan);
         }
         Ok(())
     }
 
-    fn store_state(&self, state: &mut State<S::Compute>, part: &HeadSegment, scan: &KeyScan<S::Compute>) {
+    fn store_state(&self, state: &mut State<S::Compute>, segment: &HeadSegment, scan: &KeyScan<S::Compute>) {
         let Some(state_out) = &self.state_out else { return };
-        let range = self.call.plan.state_range(part);
+        let range = self.call.plan.state_range(segment);
         // SAFETY: one task has the last query rows of a head segment.
         let to = unsafe { state_out.range(range.start, range.len()) };
         state.scale_values(scan.value_scales().1);

@@ -3,13 +3,13 @@
 use crate::chunk::Loaded;
 use crate::features::{Family, Norm};
 use crate::layout::Layout;
-use crate::ops::{CpuElement, Ops, Rows};
+use crate::ops::{CpuElement, Ops, StridedRows};
 use crate::packed_omega::PackedOmega;
 use crate::plan::{HeadSegment, Plan};
-use crate::rows::{ChunkRows, Side};
+use crate::rows::ChunkRows;
 use crate::simd::Real;
 use crate::stored::CpuStored;
-use protperf_core::{FavorArgs, TensorRef};
+use protperf_core::{FavorArgs, Side, TensorRef};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -90,12 +90,12 @@ impl<'a, S: CpuStored> RowView<'a, S> {
     ) {
         let [_, _, _, width] = self.tensor.shape();
         if let Some((rows, step)) = self.block(low, count) {
-            let from = Rows { data: rows, step, width, count, reversed: self.reversed };
+            let from = StridedRows { data: rows, step, width, count, reversed: self.reversed };
             return ops.load_rows(&from, scale, limit, to, to_step);
         }
         for row in 0..count {
             let from = self.adjacent(low + row, gathered);
-            let from = Rows { data: from, step: width, width, count: 1, reversed: false };
+            let from = StridedRows { data: from, step: width, width, count: 1, reversed: false };
             ops.load_rows(&from, scale, limit, &mut to[row * to_step..], to_step);
         }
     }
@@ -200,14 +200,14 @@ pub struct Loader<'a, S: CpuStored> {
 
 impl<'a, S: CpuStored> Loader<'a, S> {
     /// Rows of a tensor that has one row for each query of the segment.
-    pub fn queries(&self, plan: &Plan, tensor: &'a TensorRef<'a, S>, part: &HeadSegment) -> RowView<'a, S> {
-        RowView::new(tensor, part.batch, part.head, plan.query_range(part))
+    pub fn queries(&self, plan: &Plan, tensor: &'a TensorRef<'a, S>, segment: &HeadSegment) -> RowView<'a, S> {
+        RowView::new(tensor, segment.batch, segment.head, plan.query_range(segment))
     }
 
     /// Keys and values of the segment.
-    pub fn keys(&self, plan: &Plan, part: &HeadSegment) -> KeyView<'a, S> {
+    pub fn keys(&self, plan: &Plan, segment: &HeadSegment) -> KeyView<'a, S> {
         let (tensors, mask) = ([&self.args.k, &self.args.v], self.args.key_padding_mask);
-        KeyView::new(tensors, mask, part.batch, plan.key_head(part), plan.key_range(part))
+        KeyView::new(tensors, mask, segment.batch, plan.key_head(segment), plan.key_range(segment))
     }
 
     /// Loads some keys and their values times `scale`; padding carries zeros and is not visible.

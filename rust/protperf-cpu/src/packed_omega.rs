@@ -7,8 +7,7 @@ use crate::aligned::Aligned;
 use crate::layout::{Layout, PANEL};
 use crate::ops::{CpuElement, Ops};
 use crate::products::{PackedDirections, Products};
-use crate::rows::Side;
-use protperf_core::{Parameters, Result, try_filled};
+use protperf_core::{Parameters, Result, Side, try_filled};
 
 /// Packed directions of one side.
 pub struct Directions<T> {

@@ -1,7 +1,7 @@
 //! How one call is split: into heads and segments, and long segments into blocks. Integers only, no data.
 //! `docs/algorithm.md`, section 5.
 
-use crate::blocks::Blocks;
+use crate::blocks::SequenceBlocks;
 use protperf_core::{FavorShape, Result, try_reserved};
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -52,76 +52,80 @@ impl Plan {
         let (mut cut, mut whole) = (Vec::new(), try_reserved(order.len().saturating_mul(heads))?);
         for segment in order {
             for at in 0..heads {
-                let part = HeadSegment { batch: at / self.shape.heads, head: at % self.shape.heads, segment };
-                let is_cut = self.query_blocks(&part).count() > 1 || self.key_blocks(&part).count() > 1;
-                if is_cut { cut.push(part) } else { whole.push(part) }
+                let head_segment = HeadSegment { batch: at / self.shape.heads, head: at % self.shape.heads, segment };
+                let is_cut = self.query_blocks(&head_segment).count() > 1 || self.key_blocks(&head_segment).count() > 1;
+                if is_cut { cut.push(head_segment) } else { whole.push(head_segment) }
             }
         }
         Ok((cut, whole))
     }
 
-    fn blocks(&self, len: usize) -> Blocks {
-        Blocks::new(len, self.shape.batch * self.shape.heads, self.causal)
+    fn blocks(&self, len: usize) -> SequenceBlocks {
+        SequenceBlocks::new(len, self.shape.batch * self.shape.heads, self.causal)
     }
 
     /// Blocks of the queries.
-    pub fn query_blocks(&self, part: &HeadSegment) -> Blocks {
-        self.blocks(self.query_range(part).len())
+    pub fn query_blocks(&self, head_segment: &HeadSegment) -> SequenceBlocks {
+        self.blocks(self.query_range(head_segment).len())
     }
 
     /// Blocks of the keys.
-    pub fn key_blocks(&self, part: &HeadSegment) -> Blocks {
-        self.blocks(self.key_range(part).len())
+    pub fn key_blocks(&self, head_segment: &HeadSegment) -> SequenceBlocks {
+        self.blocks(self.key_range(head_segment).len())
     }
 
     /// Every query block of some head segments, in order.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn query_tasks(&self, parts: &[HeadSegment]) -> Result<Vec<BlockTask>> {
-        block_tasks(parts, |part| self.query_blocks(part))
+    pub fn query_tasks(&self, head_segments: &[HeadSegment]) -> Result<Vec<BlockTask>> {
+        block_tasks(head_segments, |head_segment| self.query_blocks(head_segment))
     }
 
     /// Every key block of some head segments, in order.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn key_tasks(&self, parts: &[HeadSegment]) -> Result<Vec<BlockTask>> {
-        block_tasks(parts, |part| self.key_blocks(part))
+    pub fn key_tasks(&self, head_segments: &[HeadSegment]) -> Result<Vec<BlockTask>> {
+        block_tasks(head_segments, |head_segment| self.key_blocks(head_segment))
     }
 
     /// Positions of the queries.
-    pub fn query_range(&self, part: &HeadSegment) -> Range<usize> {
-        self.segments[part.segment].clone()
+    pub fn query_range(&self, head_segment: &HeadSegment) -> Range<usize> {
+        self.segments[head_segment.segment].clone()
     }
 
     /// Positions of the keys: the queries' own in a packed batch, else all.
-    pub fn key_range(&self, part: &HeadSegment) -> Range<usize> {
-        if self.is_packed { self.query_range(part) } else { 0..self.shape.kv_len }
+    pub fn key_range(&self, head_segment: &HeadSegment) -> Range<usize> {
+        if self.is_packed { self.query_range(head_segment) } else { 0..self.shape.kv_len }
     }
 
     /// The key head that a head reads.
-    pub fn key_head(&self, part: &HeadSegment) -> usize {
-        part.head / self.shape.group()
+    pub fn key_head(&self, head_segment: &HeadSegment) -> usize {
+        head_segment.head / self.shape.group()
     }
 
     /// Index of the first query among all query rows `[B,H,L]`.
-    pub fn first_query(&self, part: &HeadSegment) -> usize {
-        (part.batch * self.shape.heads + part.head) * self.shape.q_len + self.query_range(part).start
+    pub fn first_query(&self, head_segment: &HeadSegment) -> usize {
+        (head_segment.batch * self.shape.heads + head_segment.head) * self.shape.q_len
+            + self.query_range(head_segment).start
     }
 
     /// Where the state of a head segment lies among all states, `[B,H,F,2+E]` or `[num_segments,H,F,2+E]`.
-    pub fn state_range(&self, part: &HeadSegment) -> Range<usize> {
+    pub fn state_range(&self, head_segment: &HeadSegment) -> Range<usize> {
         let [_, heads, features, width] = self.shape.state();
-        let state = (part.batch * self.shape.num_segments + part.segment) * heads + part.head;
+        let state = (head_segment.batch * self.shape.num_segments + head_segment.segment) * heads + head_segment.head;
         state * features * width..(state + 1) * features * width
     }
 }
 
-fn block_tasks(parts: &[HeadSegment], blocks: impl Fn(&HeadSegment) -> Blocks) -> Result<Vec<BlockTask>> {
-    let mut tasks = try_reserved(parts.iter().map(|part| blocks(part).count()).sum())?;
-    for (at, part) in parts.iter().enumerate() {
-        tasks.extend(blocks(part).ranges().map(|range| (at, range)));
+fn block_tasks(
+    head_segments: &[HeadSegment],
+    blocks: impl Fn(&HeadSegment) -> SequenceBlocks,
+) -> Result<Vec<BlockTask>> {
+    let mut tasks = try_reserved(head_segments.iter().map(|head_segment| blocks(head_segment).count()).sum())?;
+    for (at, head_segment) in head_segments.iter().enumerate() {
+        tasks.extend(blocks(head_segment).ranges().map(|range| (at, range)));
     }
     Ok(tasks)
 }

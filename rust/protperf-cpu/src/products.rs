@@ -9,7 +9,7 @@
 //! An operand of several products is packed once: [`Products::left`] and [`Products::right`] return it packed, in memory of
 //! which one task has little, a place for each purpose. In f32 there is nothing to pack, and a packed operand is empty.
 
-use crate::bf16::{Matrix, Part, Role, Session, Split, Tile, TileProduct, Unit, round_all};
+use crate::bf16::{Matrix, Role, Session, Split, Term, Tile, TileProduct, Unit, round_all};
 use crate::layout::{CHUNK, Layout, PANEL};
 use crate::ops::{CpuElement, Mode, Ops, Product};
 use crate::simd::tile::{COLS, DEPTH};
@@ -72,7 +72,7 @@ impl TileMemory {
 
     fn pack_split(&self, place: Place, role: Role, from: &Matrix<'_>) -> RefMut<'_, [Tile]> {
         let mut tiles = self.take(place, 2 * role.num_tiles(from.rows, from.cols));
-        role.pack_parts(from, &PARTS, &mut tiles);
+        role.pack_terms(from, &TERMS, &mut tiles);
         tiles
     }
 
@@ -237,18 +237,18 @@ impl<'a, T: CpuElement> Products<'a, T> {
         Packed(self.tiles.map(|(_, memory)| {
             let from = left_of(p).1;
             let (split, depth) = (self.split_of_inputs(), Role::Left.num_tiles(1, p.depth));
-            let step = split.parts()[0] * depth + usize::from(norms);
+            let step = split.terms()[0] * depth + usize::from(norms);
             let mut tiles = memory.take(Place::Shared, p.rows.div_ceil(COLS) * step);
-            Role::Left.pack_parts(&from, &PARTS[..split.parts()[0]], &mut tiles);
+            Role::Left.pack_terms(&from, &TERMS[..split.terms()[0]], &mut tiles);
             if norms {
-                let mut parts = [0.0; CHUNK * NORM_PARTS];
-                for (row, parts) in parts.chunks_exact_mut(NORM_PARTS).enumerate().take(p.rows) {
-                    in_parts(from.data[row * p.a_row + p.depth], parts);
+                let mut terms = [0.0; CHUNK * NORM_TERMS];
+                for (row, terms) in terms.chunks_exact_mut(NORM_TERMS).enumerate().take(p.rows) {
+                    in_terms(from.data[row * p.a_row + p.depth], terms);
                 }
                 for (outer, tiles) in tiles.chunks_exact_mut(step).enumerate() {
                     let rows = COLS.min(p.rows - outer * COLS);
-                    let data = &parts[outer * COLS * NORM_PARTS..];
-                    let matrix = Matrix { data, row: NORM_PARTS, rows, cols: NORM_PARTS };
+                    let data = &terms[outer * COLS * NORM_TERMS..];
+                    let matrix = Matrix { data, row: NORM_TERMS, rows, cols: NORM_TERMS };
                     Role::Left.pack(&matrix, &mut tiles[step - 1..]);
                 }
             }
@@ -284,22 +284,22 @@ impl<'a, T: CpuElement> Products<'a, T> {
     }
 }
 
-/// The two numbers that an operand is split into.
-const PARTS: [Part; 2] = [Part::High, Part::Low];
-/// Numbers of bf16 that a norm is split into: all bits of an f32.
-const NORM_PARTS: usize = 3;
+/// The high and the low term that an operand is split into.
+const TERMS: [Term; 2] = [Term::High, Term::Low];
+/// Terms of bf16 that a norm is split into: all bits of an f32.
+const NORM_TERMS: usize = 3;
 
 /// Splits a number into others of bf16 whose sum it is.
-fn in_parts(mut x: f32, parts: &mut [f32]) {
-    for part in parts {
-        *part = x;
-        round_all(std::slice::from_mut(part));
-        x -= *part;
+fn in_terms(mut x: f32, terms: &mut [f32]) {
+    for term in terms {
+        *term = x;
+        round_all(std::slice::from_mut(term));
+        x -= *term;
     }
 }
 
 /// Directions of a head as right operands, where products are rounded: the columns of each panel and, as tails, the factors of
-/// the norms, once for each part of them.
+/// the norms, once for each term of them.
 pub struct PackedDirections {
     tiles: Vec<Tile>,
     panels: usize,
@@ -315,15 +315,15 @@ impl PackedDirections {
         let Some(columns) = T::as_f32(columns).filter(|_| is_rounded) else {
             return Ok(PackedDirections { tiles: Vec::new(), panels });
         };
-        let step = PARTS.len() * Role::Right.num_tiles(d, 1) + 1;
+        let step = TERMS.len() * Role::Right.num_tiles(d, 1) + 1;
         let mut tiles = try_filled(panels * PANEL / COLS * step, Tile::ZERO)?;
         for (data, to) in columns.chunks_exact((1 + d) * PANEL).zip(tiles.chunks_exact_mut(PANEL / COLS * step)) {
-            Role::Right.pack_parts(&Matrix { data, row: PANEL, rows: d, cols: PANEL }, &PARTS, to);
+            Role::Right.pack_terms(&Matrix { data, row: PANEL, rows: d, cols: PANEL }, &TERMS, to);
             let factors = data[d * PANEL..].chunks_exact(COLS);
             for (tiles, factors) in to.chunks_exact_mut(step).zip(factors) {
-                let mut rows = [0.0; NORM_PARTS * COLS];
+                let mut rows = [0.0; NORM_TERMS * COLS];
                 rows.chunks_exact_mut(COLS).for_each(|row| row.copy_from_slice(factors));
-                let matrix = Matrix { data: &rows, row: COLS, rows: NORM_PARTS, cols: COLS };
+                let matrix = Matrix { data: &rows, row: COLS, rows: NORM_TERMS, cols: COLS };
                 Role::Right.pack(&matrix, &mut tiles[step - 1..]);
             }
         }

@@ -6,15 +6,6 @@ use crate::layout::{CHUNK, Layout, PANEL};
 use crate::ops::CpuElement;
 use protperf_core::{Result, try_filled};
 
-/// Which side of the kernel some rows are on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// phi(q): a factor that a query carries cancels in the quotient, so its norm is not computed.
-    Query,
-    /// phi(k): the norm of a key counts.
-    Key,
-}
-
 /// Up to [`CHUNK`] rows of one side.
 pub struct ChunkRows<T> {
     /// Inputs `[CHUNK][input_row]`: the row, then, in column D, minus the term of the norm (exponential keys).

@@ -10,7 +10,7 @@
 //! The stages of a chunk of one row, but the state is read and written once, where it lies. A key is never later than its
 //! query, so no row has to be computed again.
 
-use crate::decoding::{DecodingState, Line};
+use crate::decoding::{DecodingState, HeadState};
 use crate::features::{Family, KeyPanel, QueryPanel};
 use crate::layout::{Layout, PAD, PANEL};
 use crate::load::InputScales;
@@ -19,10 +19,9 @@ use crate::packed_omega::{Head, PackedOmega};
 use crate::parallel::Workers;
 use crate::prepared::PreparedMap;
 use crate::products::Products;
-use crate::rows::Side;
 use crate::shared_out::SharedOut;
 use crate::workspace::{Scratch, with_scratch};
-use protperf_core::{Execution, Result, check_len};
+use protperf_core::{Execution, Result, Side, check_len};
 
 /// One token of each of some sequences.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +59,7 @@ pub fn run<T: CpuElement>(
     run: &Execution<'_>,
 ) -> Result<()> {
     let StepArgs { first, num_sequences: n, heads, kv_heads, value_dim, .. } = *args;
-    let (layout, width) = (map.layout(value_dim), state.line_len());
+    let (layout, width) = (map.layout(value_dim), state.state_len());
     map.check_heads(heads, kv_heads)?;
     check_len("q", args.q.len(), n * heads * layout.head_dim)?;
     check_len("k", args.k.len(), n * kv_heads * layout.head_dim)?;
@@ -69,23 +68,21 @@ pub fn run<T: CpuElement>(
     check_len("out", out.len(), n * heads * value_dim)?;
     let (ops, family) = (Ops::of(map.isa()), &**map.family());
     let scales = [InputScales::new(&layout, Some(family.norm())), InputScales::new(&layout, None)];
-    let state = &mut state.lines_mut()[first * heads * width..][..n * heads * width];
+    let state = &mut state.memory_mut()[first * heads * width..][..n * heads * width];
     let num_threads = if state.len() < SMALL { 1 } else { run.num_threads };
     let (state, out) = (SharedOut::new(state), SharedOut::new(out));
     Workers::new(&Execution { num_threads, ..*run }).run(n, |sequence| {
         with_scratch(layout, |scratch| {
-            for line in sequence * heads..(sequence + 1) * heads {
-                let head = line % heads;
+            for at in sequence * heads..(sequence + 1) * heads {
+                let head = at % heads;
                 let key = sequence * kv_heads + head / (heads / kv_heads);
-                // SAFETY: a task has the states and outputs of one sequence, and each line of it once.
-                let (state, out) =
-                    unsafe { (state.range(line * width, width), out.range(line * value_dim, value_dim)) };
+                // SAFETY: a task has the states and outputs of one sequence, and each head of it once.
+                let (state, out) = unsafe { (state.range(at * width, width), out.range(at * value_dim, value_dim)) };
                 let (omega, is_finite) = map.of_head(head);
                 let step = Step { ops, omega, family, layout, scales: &scales };
                 let d = layout.head_dim;
-                let token =
-                    [&args.q[line * d..][..d], &args.k[key * d..][..d], &args.v[key * value_dim..][..value_dim]];
-                if !*is_finite || !step.run(token, &mut Line::new(&layout, state), out, scratch) {
+                let token = [&args.q[at * d..][..d], &args.k[key * d..][..d], &args.v[key * value_dim..][..value_dim]];
+                if !*is_finite || !step.run(token, &mut HeadState::new(&layout, state), out, scratch) {
                     state.fill(T::from_f64(f64::NAN));
                     out.fill(T::from_f64(f64::NAN));
                 }
@@ -111,7 +108,7 @@ const QUERY: usize = 1;
 
 impl<T: CpuElement> Step<'_, T> {
     /// Adds the key and answers the query; false where the state has seen something that is not finite.
-    fn run(&self, [q, k, v]: [&[T]; 3], state: &mut Line<'_, T>, out: &mut [T], scratch: &mut Scratch<T>) -> bool {
+    fn run(&self, [q, k, v]: [&[T]; 3], state: &mut HeadState<'_, T>, out: &mut [T], scratch: &mut Scratch<T>) -> bool {
         let (layout, width) = (&self.layout, self.layout.padded_value());
         let is_finite = |x: &[T]| self.ops.largest(x).1;
         self.clear_padding(state);
@@ -146,7 +143,7 @@ impl<T: CpuElement> Step<'_, T> {
     }
 
     /// Lanes that no feature has: no key was seen there.
-    fn clear_padding(&self, state: &mut Line<'_, T>) {
+    fn clear_padding(&self, state: &mut HeadState<'_, T>) {
         for panel in 0..self.layout.feature_panels() {
             let unused = panel * PANEL + self.layout.extent(panel, 1).features..(panel + 1) * PANEL;
             state.reference[unused.clone()].fill(T::EMPTY_REFERENCE);
@@ -187,7 +184,7 @@ impl<T: CpuElement> Step<'_, T> {
 
     /// Features of the key into `scratch.features` and of the query into `scratch.queries.y`, panel after panel; the
     /// sums of the key's features; the lanes of the denominator.
-    fn make_features(&self, state: &mut Line<'_, T>, scratch: &mut Scratch<T>) {
+    fn make_features(&self, state: &mut HeadState<'_, T>, scratch: &mut Scratch<T>) {
         let (head, rows, range) = (self.head(), &scratch.keys, QUERY..QUERY + 1);
         let sums = &mut scratch.buffers.sums;
         let reference = &*state.reference;
@@ -217,7 +214,7 @@ impl<T: CpuElement> Step<'_, T> {
     fn answer_carefully(
         &self,
         is_query_finite: bool,
-        state: &Line<'_, T>,
+        state: &HeadState<'_, T>,
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) -> bool {

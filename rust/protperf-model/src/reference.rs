@@ -203,17 +203,17 @@ fn run_block(
 }
 
 /// `W x` for the rows of W.
-fn product(weights: &[f64], x: &[f64]) -> Vec<f64> {
-    weights.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+fn product(matrix: &[f64], x: &[f64]) -> Vec<f64> {
+    matrix.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
 }
 
 fn add(to: &mut [f64], from: &[f64]) {
     to.iter_mut().zip(from).for_each(|(to, x)| *to += x);
 }
 
-fn norm(row: &[f64], weights: &[f64]) -> Vec<f64> {
+fn norm(row: &[f64], scales: &[f64]) -> Vec<f64> {
     let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
-    row.iter().zip(weights).map(|(x, w)| x / (mean + NORM_EPSILON).sqrt() * w).collect()
+    row.iter().zip(scales).map(|(x, w)| x / (mean + NORM_EPSILON).sqrt() * w).collect()
 }
 
 /// Heads `[H,D]` of one token with length `sqrt(temperature) D^1/4`, rotated to its position.

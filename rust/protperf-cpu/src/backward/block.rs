@@ -41,16 +41,16 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     /// `OutOfMemory`, `Interrupted`.
     pub fn cotangents(
         &self,
-        part: &HeadSegment,
+        head_segment: &HeadSegment,
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
     ) -> Result<Cotangents<'a, S>> {
-        Cotangents::new(self.call, self.saved, part, scan, range)
+        Cotangents::new(self.call, self.saved, head_segment, scan, range)
     }
 
     /// What arrives at the final state of a head segment.
-    pub fn arriving(&self, part: &HeadSegment, scan: &KeyScan<S::Compute>) -> Arriving<'a, S::Compute> {
-        let range = self.call.plan.state_range(part);
+    pub fn arriving(&self, head_segment: &HeadSegment, scan: &KeyScan<S::Compute>) -> Arriving<'a, S::Compute> {
+        let range = self.call.plan.state_range(head_segment);
         let rows = self.saved.final_state.map(|last| (&last.state[range.clone()], &last.grad[range]));
         Arriving::new(self.call.loader.ops, rows, self.call.layout.value_dim, scan.is_clean())
     }
@@ -63,13 +63,13 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     pub fn noncausal_queries(
         &self,
         workspace: &mut Workspace<'_, S::Compute>,
-        part: &HeadSegment,
+        head_segment: &HeadSegment,
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
     ) -> Result<Option<usize>> {
         let Workspace { chunk, queries: rows, features, other, .. } = workspace;
-        let cotangents = self.cotangents(part, scan, range.clone())?;
-        let mut dq = self.dq_of(part, range);
+        let cotangents = self.cotangents(head_segment, scan, range.clone())?;
+        let mut dq = self.dq_of(head_segment, range);
         if scan.is_clean() {
             let (_, unscale) = scan.value_scales();
             self.call.workers.for_each_chunk(cotangents.len(), |low, count| {
@@ -89,22 +89,22 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     /// `OutOfMemory`, `Interrupted`.
     pub fn causal_queries(
         &self,
-        part: &HeadSegment,
+        head_segment: &HeadSegment,
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
         before: Option<&State<S::Compute>>,
     ) -> Result<OfTask<S::Compute>> {
         let call = self.call;
-        let cotangents = self.cotangents(part, scan, range.clone())?;
-        let keys = call.keys(part).part(range.clone(), false);
+        let cotangents = self.cotangents(head_segment, scan, range.clone())?;
+        let keys = call.keys(head_segment).part(range.clone(), false);
         let usable = scan.usable(&range, true);
-        let mut dq = self.dq_of(part, range);
-        call.with_workspace(part.head, |workspace| {
+        let mut dq = self.dq_of(head_segment, range);
+        call.with_workspace(head_segment.head, |workspace| {
             self.clear_parameters(&mut workspace.chunk)?;
             let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
             match before {
                 Some(before) => chunk.state.copy_from(before),
-                None => self.first_state(part, scan, chunk.state),
+                None => self.first_state(head_segment, scan, chunk.state),
             }
             let (omega, (scale, unscale)) = (chunk.head.omega, scan.value_scales());
             call.workers.for_each_chunk(usable, |low, count| {
@@ -117,13 +117,13 @@ impl<'a, S: CpuStored> Backward<'a, S> {
                 }
             })?;
             self.fill_dq_with_nan(&cotangents, &mut dq);
-            self.parameters_of(part, chunk, scan, cotangents.last_not_finite.is_some())
+            self.parameters_of(head_segment, chunk, scan, cotangents.last_not_finite.is_some())
         })
     }
 
     /// The state before a head segment's first key, its sums of values scaled as the values are.
-    pub fn first_state(&self, part: &HeadSegment, scan: &KeyScan<S::Compute>, to: &mut State<S::Compute>) {
-        self.call.import_state(part, to);
+    pub fn first_state(&self, head_segment: &HeadSegment, scan: &KeyScan<S::Compute>, to: &mut State<S::Compute>) {
+        self.call.import_state(head_segment, to);
         to.scale_values(scan.value_scales().0);
     }
 
@@ -132,10 +132,11 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     }
 
     /// Zeros for the gradient of some queries.
-    fn dq_of(&self, part: &HeadSegment, range: Range<usize>) -> RowsMut<'_, S> {
-        let first = self.call.plan.query_range(part).start;
+    fn dq_of(&self, head_segment: &HeadSegment, range: Range<usize>) -> RowsMut<'_, S> {
+        let first = self.call.plan.query_range(head_segment).start;
         // SAFETY: one task asks for the query rows of a head, segment and block.
-        let mut dq = unsafe { self.dq.rows(part.batch, part.head, first + range.start..first + range.end) };
+        let mut dq =
+            unsafe { self.dq.rows(head_segment.batch, head_segment.head, first + range.start..first + range.end) };
         dq.fill(0..range.len(), S::default());
         dq
     }
@@ -165,16 +166,18 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn key_gradients(&self, part: &HeadSegment, range: Range<usize>) -> Result<KeyGradients<'_, S>> {
-        let (call, head) = (self.call, self.call.plan.key_head(part));
-        let first = call.plan.key_range(part).start;
+    pub fn key_gradients(&self, head_segment: &HeadSegment, range: Range<usize>) -> Result<KeyGradients<'_, S>> {
+        let (call, head) = (self.call, self.call.plan.key_head(head_segment));
+        let first = call.plan.key_range(head_segment).start;
         let rows = first + range.start..first + range.end;
         // SAFETY: one task asks for the key rows of a key head, segment and block, for all heads that share them.
-        let (dk, dv) = unsafe { (self.dk.rows(part.batch, head, rows.clone()), self.dv.rows(part.batch, head, rows)) };
+        let (dk, dv) = unsafe {
+            (self.dk.rows(head_segment.batch, head, rows.clone()), self.dv.rows(head_segment.batch, head, rows))
+        };
         let group = call.plan.shape.group();
         Ok(KeyGradients {
             call,
-            keys: call.keys(part).part(range.clone(), false),
+            keys: call.keys(head_segment).part(range.clone(), false),
             range,
             dk: Accumulator::new(dk, group)?,
             dv: Accumulator::new(dv, group)?,
@@ -185,14 +188,14 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     /// everything that arrived.
     pub fn store_dstate(
         &self,
-        part: &HeadSegment,
+        head_segment: &HeadSegment,
         arriving: &Arriving<'_, S::Compute>,
         cotangents: &State<S::Compute>,
         scan: &KeyScan<S::Compute>,
         is_nan: bool,
     ) {
-        let (Some(dstate), Some(initial)) = (&self.dstate, self.call.state_in(part)) else { return };
-        let range = self.call.plan.state_range(part);
+        let (Some(dstate), Some(initial)) = (&self.dstate, self.call.state_in(head_segment)) else { return };
+        let range = self.call.plan.state_range(head_segment);
         // SAFETY: one task has the state of a head segment: that of its first keys, or the thread that merges.
         let to = unsafe { dstate.range(range.start, range.len()) };
         cotangents.export_gradient(&self.call.layout, initial, arriving.rows(), scan.value_scales().1, to);
@@ -226,7 +229,7 @@ impl<'a, S: CpuStored> Backward<'a, S> {
     /// `OutOfMemory`.
     pub fn parameters_of(
         &self,
-        part: &HeadSegment,
+        head_segment: &HeadSegment,
         chunk: &Chunk<'_, S::Compute>,
         scan: &KeyScan<S::Compute>,
         is_nan: bool,
@@ -242,13 +245,13 @@ impl<'a, S: CpuStored> Backward<'a, S> {
         if is_nan {
             gradient.fields_mut().for_each(|field| field.fill(S::Compute::from_f64(f64::NAN)));
         }
-        Ok(Some((part.head, gradient)))
+        Ok(Some((head_segment.head, gradient)))
     }
 }
 
 /// A head segment of a causal call, as each of its blocks sees it.
 pub struct CausalSegment<'a, T> {
-    pub part: &'a HeadSegment,
+    pub head_segment: &'a HeadSegment,
     pub scan: &'a KeyScan<T>,
     pub arriving: &'a Arriving<'a, T>,
     /// The last row of the whole segment that makes NaN.
@@ -299,13 +302,13 @@ impl<S: CpuStored> KeyGradients<'_, S> {
         after: Option<&State<S::Compute>>,
     ) -> Result<OfTask<S::Compute>> {
         let (call, len) = (self.call, cotangents.len());
-        let CausalSegment { part, arriving, .. } = segment;
+        let CausalSegment { head_segment, arriving, .. } = segment;
         let keys = self.keys.part(0..len, true);
         // Keys from here on may hold numbers that are not finite; no row with a finite gradient sees them.
         let usable = segment.scan.usable(&self.range, true);
         let wants_dstate = self.range.start == 0 && pass.dstate.is_some();
         let (scale, unscale) = segment.scan.value_scales();
-        call.with_workspace(part.head, |workspace| {
+        call.with_workspace(head_segment.head, |workspace| {
             pass.clear_parameters(&mut workspace.chunk)?;
             let Workspace { chunk, keys: adding_rows, queries: reading_rows, features, .. } = workspace;
             match after {
@@ -327,9 +330,14 @@ impl<S: CpuStored> KeyGradients<'_, S> {
                 }
             })?;
             if wants_dstate {
-                pass.store_dstate(part, arriving, chunk.state, segment.scan, segment.last_not_finite.is_some());
+                pass.store_dstate(head_segment, arriving, chunk.state, segment.scan, segment.last_not_finite.is_some());
             }
-            pass.parameters_of(part, chunk, segment.scan, cotangents.last_not_finite.is_some() || arriving.is_nan())
+            pass.parameters_of(
+                head_segment,
+                chunk,
+                segment.scan,
+                cotangents.last_not_finite.is_some() || arriving.is_nan(),
+            )
         })
     }
 

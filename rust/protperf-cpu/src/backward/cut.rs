@@ -39,16 +39,20 @@ struct Ends<T> {
 ///
 /// # Errors
 /// `OutOfMemory`, `Interrupted`.
-pub fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], sums: &mut ParameterSums) -> Result<()> {
+pub fn noncausal<S: CpuStored>(
+    pass: &Backward<'_, S>,
+    head_segments: &[HeadSegment],
+    sums: &mut ParameterSums,
+) -> Result<()> {
     let call = pass.call;
-    let scans = call.scan_blocks(parts)?;
-    let mut tasks = call.plan.key_tasks(parts)?;
-    let arriving = arriving_at(pass, parts, &scans);
-    let keys = summed_keys(pass, parts, &scans, &tasks)?;
-    let cotangents = summed_cotangents(pass, parts, &scans, &arriving, &keys, sums)?;
-    for (at, part) in parts.iter().enumerate() {
+    let scans = call.scan_blocks(head_segments)?;
+    let mut tasks = call.plan.key_tasks(head_segments)?;
+    let arriving = arriving_at(pass, head_segments, &scans);
+    let keys = summed_keys(pass, head_segments, &scans, &tasks)?;
+    let cotangents = summed_cotangents(pass, head_segments, &scans, &arriving, &keys, sums)?;
+    for (at, head_segment) in head_segments.iter().enumerate() {
         let is_nan = cotangents.last_not_finite[at].is_some();
-        pass.store_dstate(part, &arriving[at], &cotangents.states[at], &scans[at], is_nan);
+        pass.store_dstate(head_segment, &arriving[at], &cotangents.states[at], &scans[at], is_nan);
     }
     let group = call.plan.shape.group().max(1);
     tasks.retain(|(at, _)| at.is_multiple_of(group));
@@ -56,14 +60,14 @@ pub fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], su
         tasks.len(),
         |task| {
             let (first, range) = &tasks[task];
-            let mut gradients = pass.key_gradients(&parts[*first], range.clone())?;
+            let mut gradients = pass.key_gradients(&head_segments[*first], range.clone())?;
             let mut found = Vec::new();
-            for (at, part) in parts.iter().enumerate().skip(*first).take(group) {
-                found.extend(call.with_workspace(part.head, |workspace| {
+            for (at, head_segment) in head_segments.iter().enumerate().skip(*first).take(group) {
+                found.extend(call.with_workspace(head_segment.head, |workspace| {
                     pass.clear_parameters(&mut workspace.chunk)?;
                     workspace.chunk.state.copy_from(&cotangents.states[at]);
                     gradients.noncausal(workspace, &scans[at], pass.parameters)?;
-                    pass.parameters_of(part, &workspace.chunk, &scans[at], arriving[at].is_nan())
+                    pass.parameters_of(head_segment, &workspace.chunk, &scans[at], arriving[at].is_nan())
                 })?);
                 gradients.fill_with_nan(cotangents.last_not_finite[at], &arriving[at]);
             }
@@ -79,24 +83,24 @@ pub fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], su
 
 fn arriving_at<'a, S: CpuStored>(
     pass: &Backward<'a, S>,
-    parts: &[HeadSegment],
+    head_segments: &[HeadSegment],
     scans: &[KeyScan<S::Compute>],
 ) -> Vec<Arriving<'a, S::Compute>> {
-    parts.iter().zip(scans).map(|(part, scan)| pass.arriving(part, scan)).collect()
+    head_segments.iter().zip(scans).map(|(head_segment, scan)| pass.arriving(head_segment, scan)).collect()
 }
 
 /// For each head segment the state before its first key.
 fn first_states<S: CpuStored>(
     pass: &Backward<'_, S>,
-    parts: &[HeadSegment],
+    head_segments: &[HeadSegment],
     scans: &[KeyScan<S::Compute>],
 ) -> Result<Vec<State<S::Compute>>> {
-    let state_of = |(part, scan)| {
+    let state_of = |(head_segment, scan)| {
         let mut state = State::new(&pass.call.layout)?;
-        pass.first_state(part, scan, &mut state);
+        pass.first_state(head_segment, scan, &mut state);
         Ok(state)
     };
-    parts.iter().zip(scans).map(state_of).collect()
+    head_segments.iter().zip(scans).map(state_of).collect()
 }
 
 /// For each head segment the state of cotangents after its last position.
@@ -116,18 +120,18 @@ fn last_states<S: CpuStored>(
 /// The state of all keys of each head segment.
 fn summed_keys<S: CpuStored>(
     pass: &Backward<'_, S>,
-    parts: &[HeadSegment],
+    head_segments: &[HeadSegment],
     scans: &[KeyScan<S::Compute>],
     tasks: &[BlockTask],
 ) -> Result<Vec<State<S::Compute>>> {
-    let (call, mut states) = (pass.call, first_states(pass, parts, scans)?);
+    let (call, mut states) = (pass.call, first_states(pass, head_segments, scans)?);
     call.workers.fold(
         tasks.len(),
         |task| {
             let (at, range) = &tasks[task];
-            call.with_workspace(parts[*at].head, |workspace| {
+            call.with_workspace(head_segments[*at].head, |workspace| {
                 if scans[*at].is_clean() {
-                    let keys = call.keys(&parts[*at]).part(range.clone(), false);
+                    let keys = call.keys(&head_segments[*at]).part(range.clone(), false);
                     call.add_keys(workspace, &keys, scans[*at].value_scales().0)?;
                 }
                 workspace.chunk.state.try_clone()
@@ -144,7 +148,7 @@ fn summed_keys<S: CpuStored>(
 /// dq of every query, and the state of all cotangents of each head segment.
 fn summed_cotangents<S: CpuStored>(
     pass: &Backward<'_, S>,
-    parts: &[HeadSegment],
+    head_segments: &[HeadSegment],
     scans: &[KeyScan<S::Compute>],
     arriving: &[Arriving<'_, S::Compute>],
     keys: &[State<S::Compute>],
@@ -152,19 +156,20 @@ fn summed_cotangents<S: CpuStored>(
 ) -> Result<Summed<S::Compute>> {
     let call = pass.call;
     let mut summed =
-        Summed { states: last_states(pass, arriving, scans)?, last_not_finite: try_filled(parts.len(), None)? };
-    let tasks = call.plan.query_tasks(parts)?;
+        Summed { states: last_states(pass, arriving, scans)?, last_not_finite: try_filled(head_segments.len(), None)? };
+    let tasks = call.plan.query_tasks(head_segments)?;
     call.workers.fold(
         tasks.len(),
         |task| {
             let (at, range) = &tasks[task];
-            let part = &parts[*at];
-            call.with_workspace(part.head, |workspace| {
+            let head_segment = &head_segments[*at];
+            call.with_workspace(head_segment.head, |workspace| {
                 pass.clear_parameters(&mut workspace.chunk)?;
                 workspace.chunk.state.copy_from(&keys[*at]);
                 workspace.other.clear();
-                let last_not_finite = pass.noncausal_queries(workspace, part, &scans[*at], range.clone())?;
-                let parameters = pass.parameters_of(part, &workspace.chunk, &scans[*at], last_not_finite.is_some())?;
+                let last_not_finite = pass.noncausal_queries(workspace, head_segment, &scans[*at], range.clone())?;
+                let parameters =
+                    pass.parameters_of(head_segment, &workspace.chunk, &scans[*at], last_not_finite.is_some())?;
                 Ok(OfBlock { state: Some(workspace.other.try_clone()?), last_not_finite, parameters })
             })
         },
@@ -184,20 +189,24 @@ fn summed_cotangents<S: CpuStored>(
 ///
 /// # Errors
 /// `OutOfMemory`, `Interrupted`.
-pub fn causal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], sums: &mut ParameterSums) -> Result<()> {
+pub fn causal<S: CpuStored>(
+    pass: &Backward<'_, S>,
+    head_segments: &[HeadSegment],
+    sums: &mut ParameterSums,
+) -> Result<()> {
     let call = pass.call;
-    let scans = call.scan_blocks(parts)?;
-    let arriving = arriving_at(pass, parts, &scans);
-    let ends = ends(pass, parts, &scans, &arriving)?;
+    let scans = call.scan_blocks(head_segments)?;
+    let arriving = arriving_at(pass, head_segments, &scans);
+    let ends = ends(pass, head_segments, &scans, &arriving)?;
     let group = call.plan.shape.group().max(1);
-    let queries = call.plan.query_tasks(parts)?;
+    let queries = call.plan.query_tasks(head_segments)?;
     let keys: Vec<_> = queries.iter().filter(|(at, _)| at.is_multiple_of(group)).collect();
     call.workers.fold(
         keys.len() + queries.len(),
         |task| match keys.get(task) {
             Some((first, range)) => {
                 let segments = (*first..*first + group).map(|at| CausalSegment {
-                    part: &parts[at],
+                    head_segment: &head_segments[at],
                     scan: &scans[at],
                     arriving: &arriving[at],
                     last_not_finite: ends.last_not_finite[at],
@@ -206,8 +215,8 @@ pub fn causal<S: CpuStored>(pass: &Backward<'_, S>, parts: &[HeadSegment], sums:
             }
             None => {
                 let (at, range) = &queries[task - keys.len()];
-                let before = &ends.before[*at][range.start / call.plan.query_blocks(&parts[*at]).step()];
-                pass.causal_queries(&parts[*at], &scans[*at], range.clone(), Some(before)).map(Vec::from_iter)
+                let before = &ends.before[*at][range.start / call.plan.query_blocks(&head_segments[*at]).step()];
+                pass.causal_queries(&head_segments[*at], &scans[*at], range.clone(), Some(before)).map(Vec::from_iter)
             }
         },
         |_, found| {
@@ -226,11 +235,11 @@ fn causal_keys<'a, S: CpuStored>(
 ) -> Result<Vec<(usize, ParameterGradient<S::Compute>)>> {
     let mut segments = segments.peekable();
     let Some(first) = segments.peek() else { return Ok(Vec::new()) };
-    let mut gradients = pass.key_gradients(first.part, range.clone())?;
+    let mut gradients = pass.key_gradients(first.head_segment, range.clone())?;
     let mut found = Vec::new();
     for (segment, after) in segments.zip(after) {
-        let cotangents = pass.cotangents(segment.part, segment.scan, range.clone())?;
-        let blocks = pass.call.plan.query_blocks(segment.part);
+        let cotangents = pass.cotangents(segment.head_segment, segment.scan, range.clone())?;
+        let blocks = pass.call.plan.query_blocks(segment.head_segment);
         let after = &after[blocks.count() - 1 - range.start / blocks.step()];
         found.extend(gradients.causal(pass, &segment, &cotangents, Some(after))?);
         gradients.fill_with_nan(segment.last_not_finite, segment.arriving);
@@ -241,35 +250,35 @@ fn causal_keys<'a, S: CpuStored>(
 
 fn ends<S: CpuStored>(
     pass: &Backward<'_, S>,
-    parts: &[HeadSegment],
+    head_segments: &[HeadSegment],
     scans: &[KeyScan<S::Compute>],
     arriving: &[Arriving<'_, S::Compute>],
 ) -> Result<Ends<S::Compute>> {
     let call = pass.call;
     let each_alone = |states: Vec<State<S::Compute>>| states.into_iter().map(|state| vec![state]).collect();
     let mut ends = Ends {
-        before: each_alone(first_states(pass, parts, scans)?),
+        before: each_alone(first_states(pass, head_segments, scans)?),
         after: each_alone(last_states(pass, arriving, scans)?),
-        last_not_finite: try_filled(parts.len(), None)?,
+        last_not_finite: try_filled(head_segments.len(), None)?,
     };
-    let mut keys = call.plan.key_tasks(parts)?;
+    let mut keys = call.plan.key_tasks(head_segments)?;
     // No query comes after the last block.
-    keys.retain(|(at, range)| range.end < call.plan.key_blocks(&parts[*at]).len());
-    let mut queries = call.plan.query_tasks(parts)?;
+    keys.retain(|(at, range)| range.end < call.plan.key_blocks(&head_segments[*at]).len());
+    let mut queries = call.plan.query_tasks(head_segments)?;
     queries.reverse();
     call.workers.fold(
         keys.len() + queries.len(),
         |task| match keys.get(task) {
-            Some((at, range)) => call.with_workspace(parts[*at].head, |workspace| {
+            Some((at, range)) => call.with_workspace(head_segments[*at].head, |workspace| {
                 let usable = range.start..range.start + scans[*at].usable(range, true);
-                let keys = call.keys(&parts[*at]).part(usable, false);
+                let keys = call.keys(&head_segments[*at]).part(usable, false);
                 call.add_keys(workspace, &keys, scans[*at].value_scales().0)?;
                 let state = Some(workspace.chunk.state.try_clone()?);
                 Ok(OfBlock { state, last_not_finite: None, parameters: None })
             }),
             None => {
                 let (at, range) = &queries[task - keys.len()];
-                block_cotangents(pass, &parts[*at], &scans[*at], range)
+                block_cotangents(pass, &head_segments[*at], &scans[*at], range)
             }
         },
         |task, found: OfBlock<S::Compute>| {
@@ -291,17 +300,17 @@ fn ends<S: CpuStored>(
 /// The state of a block's cotangents, in reversed time; none for the first block, before which no key comes.
 fn block_cotangents<S: CpuStored>(
     pass: &Backward<'_, S>,
-    part: &HeadSegment,
+    head_segment: &HeadSegment,
     scan: &KeyScan<S::Compute>,
     range: &Range<usize>,
 ) -> Result<OfBlock<S::Compute>> {
     let call = pass.call;
-    let cotangents = pass.cotangents(part, scan, range.clone())?;
+    let cotangents = pass.cotangents(head_segment, scan, range.clone())?;
     let of_block = |state| OfBlock { state, last_not_finite: cotangents.last_not_finite, parameters: None };
     if range.start == 0 {
         return Ok(of_block(None));
     }
-    call.with_workspace(part.head, |workspace| {
+    call.with_workspace(head_segment.head, |workspace| {
         let Workspace { chunk, keys: rows, features, .. } = workspace;
         call.workers.for_each_chunk(range.len(), |low, count| {
             let adding = chunk.project_keys(cotangents.load(call, rows, low, count, true), features);

@@ -20,5 +20,5 @@ mod product;
 
 pub use crate::simd::plain_tiles::{round, round_all};
 pub use crate::simd::tile::{COLS, Tile};
-pub use operand::{Matrix, Part, Role};
+pub use operand::{Matrix, Role, Term};
 pub use product::{Session, Split, TileProduct, Unit};

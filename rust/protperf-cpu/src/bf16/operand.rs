@@ -53,12 +53,12 @@ pub enum Role {
     RightTransposed,
 }
 
-/// A part of each number.
+/// One of the two terms that a number is split into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The number rounded to bf16.
+pub enum Term {
+    /// The high term: the number rounded to bf16.
     High,
-    /// What rounding left, rounded to bf16.
+    /// The low term: what that rounding left, rounded to bf16.
     Low,
 }
 
@@ -81,22 +81,22 @@ impl Role {
     /// # Panics
     /// Where the matrix is larger than its memory, or `to` has another length than [`Role::num_tiles`].
     pub fn pack(self, from: &Matrix<'_>, to: &mut [Tile]) {
-        self.pack_parts(from, &[Part::High], to);
+        self.pack_terms(from, &[Term::High], to);
     }
 
-    /// The same for parts of the numbers, where the tiles of each 16 rows or columns are those of the first part, of the next, and
-    /// then some that are left as they are.
+    /// The same for terms of the numbers, where the tiles of each 16 rows or columns are those of the first term, of
+    /// the next, and then some that are left as they are.
     ///
     /// # Panics
     /// Where the matrix is larger than its memory, or `to` is not so many tiles for each 16 rows or columns.
-    pub fn pack_parts(self, from: &Matrix<'_>, parts: &[Part], to: &mut [Tile]) {
+    pub fn pack_terms(self, from: &Matrix<'_>, terms: &[Term], to: &mut [Tile]) {
         assert!(from.rows == 0 || (from.rows - 1) * from.row + from.cols <= from.data.len());
         let [outer, depth] = self.grid(from.rows, from.cols);
         if outer == 0 {
             return assert!(to.is_empty());
         }
         let step = to.len() / outer;
-        assert!(to.len() == outer * step && step >= depth * parts.len());
+        assert!(to.len() == outer * step && step >= depth * terms.len());
         if depth == 0 || step == 0 {
             return;
         }
@@ -104,9 +104,9 @@ impl Role {
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if avx512bf16::is_available() {
-                return pack_avx512(self, [depth, step], from, parts, to);
+                return pack_avx512(self, [depth, step], from, terms, to);
             }
-            pack_all::<Plain>(self, [depth, step], from, parts, to);
+            pack_all::<Plain>(self, [depth, step], from, terms, to);
         }
     }
 }
@@ -117,12 +117,12 @@ impl Role {
 /// The processor must have them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx2,fma")]
-unsafe fn pack_avx512(role: Role, sizes: [usize; 2], from: &Matrix<'_>, parts: &[Part], to: &mut [Tile]) {
+unsafe fn pack_avx512(role: Role, sizes: [usize; 2], from: &Matrix<'_>, terms: &[Term], to: &mut [Tile]) {
     // SAFETY: passed on from the caller.
-    unsafe { pack_all::<avx512bf16::Rounded>(role, sizes, from, parts, to) };
+    unsafe { pack_all::<avx512bf16::Rounded>(role, sizes, from, terms, to) };
 }
 
-/// [`Role::pack_parts`] once its arguments are checked: tiles along the depth, and from 16 rows or columns to the next.
+/// [`Role::pack_terms`] once its arguments are checked: tiles along the depth, and from 16 rows or columns to the next.
 ///
 /// # Safety
 /// The processor must have the instruction set of R.
@@ -131,16 +131,16 @@ unsafe fn pack_all<R: Rounding>(
     role: Role,
     [depth, step]: [usize; 2],
     from: &Matrix<'_>,
-    parts: &[Part],
+    terms: &[Term],
     to: &mut [Tile],
 ) {
     for (outer, tiles) in to.chunks_exact_mut(step).enumerate() {
-        for (part, tiles) in parts.iter().zip(tiles.chunks_exact_mut(depth)) {
+        for (term, tiles) in terms.iter().zip(tiles.chunks_exact_mut(depth)) {
             // SAFETY: passed on from the caller.
             unsafe {
-                match part {
-                    Part::High => pack::<R>(role, outer, from, tiles),
-                    Part::Low => pack::<Low<R>>(role, outer, from, tiles),
+                match term {
+                    Term::High => pack::<R>(role, outer, from, tiles),
+                    Term::Low => pack::<Low<R>>(role, outer, from, tiles),
                 }
             }
         }
@@ -228,7 +228,7 @@ mod tests {
                 role.pack(&from, &mut tiles);
                 let mut plain = vec![Tile([[u32::MAX; COLS]; COLS]); tiles.len()];
                 // SAFETY: every processor has plain Rust.
-                unsafe { pack_all::<Plain>(role, [depth.max(1); 2], &from, &[Part::High], &mut plain) };
+                unsafe { pack_all::<Plain>(role, [depth.max(1); 2], &from, &[Term::High], &mut plain) };
                 assert_eq!(tiles, plain);
                 assert_eq!(tiles.len(), outer * depth);
                 for (at, tile) in tiles.iter().enumerate() {
@@ -263,7 +263,7 @@ mod tests {
             let (mut tiles, mut plain) = (vec![Tile::ZERO; 8], vec![Tile::ZERO; 8]);
             role.pack(&from, &mut tiles);
             // SAFETY: every processor has plain Rust.
-            unsafe { pack_all::<Plain>(role, [2; 2], &from, &[Part::High], &mut plain) };
+            unsafe { pack_all::<Plain>(role, [2; 2], &from, &[Term::High], &mut plain) };
             assert_eq!(tiles, plain);
         }
     }

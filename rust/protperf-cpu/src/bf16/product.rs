@@ -142,7 +142,7 @@ pub struct TileProduct<'a> {
 }
 
 /// Which operands are two numbers of bf16, the second of which is what rounding left of the first: their tiles follow those of
-/// the first. The product of both second parts is left out.
+/// the first. The product of both low terms is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// None.
@@ -154,8 +154,8 @@ pub enum Split {
 }
 
 impl Split {
-    /// Parts of the left and of the right operand.
-    pub fn parts(self) -> [usize; 2] {
+    /// Terms of the left and of the right operand.
+    pub fn terms(self) -> [usize; 2] {
         match self {
             Split::None => [1, 1],
             Split::Right => [1, 2],
@@ -176,7 +176,7 @@ impl TileProduct<'_> {
 
     /// Tiles of the left operand from 16 rows to the next, and of the right one from 16 columns to the next.
     fn steps(&self) -> [usize; 2] {
-        let [left, right] = self.split.parts().map(|parts| parts * self.depth.div_ceil(DEPTH));
+        let [left, right] = self.split.terms().map(|terms| terms * self.depth.div_ceil(DEPTH));
         [left + self.tails[0], right + self.tails[1]]
     }
 
@@ -196,7 +196,7 @@ impl TileProduct<'_> {
         for col in (0..self.cols).step_by(2 * COLS) {
             let right = &self.right[col / COLS * right_step..];
             for row in (0..self.rows).step_by(2 * COLS).filter(|&row| self.has(row, col)) {
-                let block = Block {
+                let block = TileBlock {
                     of: self,
                     left: &self.left[row / COLS * left_step..],
                     right,
@@ -262,7 +262,7 @@ impl TileProduct<'_> {
 }
 
 /// Up to two by two tiles of sums, in registers 0 to 3; 4 and 5 hold tiles of the left operand, 6 and 7 of the right.
-struct Block<'a> {
+struct TileBlock<'a> {
     of: &'a TileProduct<'a>,
     /// Tiles of both operands from those of the block on.
     left: &'a [Tile],
@@ -273,7 +273,7 @@ struct Block<'a> {
     c_row: usize,
 }
 
-impl Block<'_> {
+impl TileBlock<'_> {
     /// The sums of one tile of rows or two (`TALL`), and one tile of columns or two (`WIDE`).
     #[inline(always)]
     fn run<U: Tiles, const TALL: bool, const WIDE: bool>(mut self, unit: &mut U) {
@@ -288,7 +288,7 @@ impl Block<'_> {
             }
         }
         let (TileProduct { split, tails, .. }, steps) = (*self.of, self.of.steps());
-        // Where the second parts begin.
+        // Where the low terms begin.
         let low = self.of.depth.div_ceil(DEPTH);
         for k in 0..self.of.depth_of(self.row) {
             self.add::<U, TALL, WIDE, true>(unit, steps, [k, k]);

@@ -15,9 +15,9 @@ use crate::aligned::Aligned;
 use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::CpuElement;
 use crate::packed_omega::ParameterGradient;
-use crate::rows::{ChunkRows, Side};
+use crate::rows::ChunkRows;
 use crate::state::State;
-use protperf_core::Result;
+use protperf_core::{Result, Side};
 
 /// What the queries of a chunk ask for.
 #[derive(Clone, Copy, Debug, Default)]

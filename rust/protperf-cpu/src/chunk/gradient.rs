@@ -14,8 +14,9 @@ use crate::layout::{CHUNK, Layout, PAD, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle, sum_of};
 use crate::packed_omega::{Head, constants_of, directions_of};
 use crate::products::{Packed, Place};
-use crate::rows::{ChunkRows, Side};
+use crate::rows::ChunkRows;
 use crate::state::State;
+use protperf_core::Side;
 
 /// Left operands of the products of every panel.
 pub struct Operands<'m> {

@@ -33,25 +33,26 @@ pub fn run<S: CpuStored>(
     saved: &ExactSaved<'_, S>,
     [dq, dk, dv]: [OutRows<'_, S>; 3],
 ) -> Result<()> {
-    // `parts` has room for every head segment.
-    let (cut, mut parts) = call.plan.head_segments()?;
-    parts.extend(cut);
+    // `head_segments` has room for every head segment.
+    let (cut, mut head_segments) = call.plan.head_segments()?;
+    head_segments.extend(cut);
     let group = call.plan.shape.group().max(1);
-    let mut groups = try_reserved(parts.len().div_ceil(group))?;
-    groups.extend(parts.chunks(group));
+    let mut groups = try_reserved(head_segments.len().div_ceil(group))?;
+    groups.extend(head_segments.chunks(group));
     call.workers.run(groups.len(), |task| {
-        let parts = groups[task];
-        let (batch, head, range) = (parts[0].batch, call.plan.key_head(&parts[0]), call.plan.key_range(&parts[0]));
+        let head_segments = groups[task];
+        let (batch, head, range) =
+            (head_segments[0].batch, call.plan.key_head(&head_segments[0]), call.plan.key_range(&head_segments[0]));
         // SAFETY: a task has the key rows of one key head and segment, for all query heads that share it.
         let (dk, dv) = unsafe { (dk.rows(batch, head, range.clone()), dv.rows(batch, head, range)) };
         let (mut dk, mut dv) = (Accumulator::new(dk, group)?, Accumulator::new(dv, group)?);
-        let keys = call.keys(&parts[0]);
+        let keys = call.keys(&head_segments[0]);
         let scan = KeyScan::new(&call.workers, call.ops, &keys, 0..keys.len())?;
-        for part in parts {
+        for head_segment in head_segments {
             // SAFETY: a task has the query rows of each of its head segments.
-            let dq = unsafe { dq.rows(batch, part.head, call.plan.query_range(part)) };
+            let dq = unsafe { dq.rows(batch, head_segment.head, call.plan.query_range(head_segment)) };
             call.with_scratch(|scratch, products| {
-                let segment = Segment { call, products, saved, part, keys, scan: &scan };
+                let segment = Segment { call, products, saved, head_segment, keys, scan: &scan };
                 segment.run(scratch, dq, &mut dk, &mut dv)
             })?;
         }
@@ -66,7 +67,7 @@ struct Segment<'a, S: CpuStored> {
     call: &'a Call<'a, S>,
     products: Products<'a, S::Compute>,
     saved: &'a ExactSaved<'a, S>,
-    part: &'a HeadSegment,
+    head_segment: &'a HeadSegment,
     keys: KeyView<'a, S>,
     scan: &'a KeyScan<S::Compute>,
 }
@@ -109,9 +110,9 @@ impl<S: CpuStored> Segment<'_, S> {
         let (d, e, (limit, _)) = (padded(call.plan.shape.head_dim), padded(call.plan.shape.value_dim), limits());
         let Scratch { queries, cotangents, maxima, gathered, .. } = scratch;
         let tensors = [&call.args.q, &self.saved.out, &self.saved.grad];
-        let [q, out, grad] = tensors.map(|tensor| call.queries(tensor, self.part));
+        let [q, out, grad] = tensors.map(|tensor| call.queries(tensor, self.head_segment));
         q.load(call.ops, 0, rows, [call.query_scale(), limit], queries, d, gathered);
-        let den = &self.saved.den[call.plan.first_query(self.part) * 2..][..rows * 2];
+        let den = &self.saved.den[call.plan.first_query(self.head_segment) * 2..][..rows * 2];
         let (_, all_finite) = q.largest_of(call.ops, 0..rows);
         let mut bad = try_filled(rows, false)?;
         for row in 0..rows {
@@ -150,7 +151,7 @@ impl<S: CpuStored> Segment<'_, S> {
         scratch.of_values[..count * e].fill(zero);
         for row in (0..rows).step_by(CHUNK) {
             let square = Square { row, rows: CHUNK.min(rows - row), key: low, keys: count };
-            if call.seen(self.part, row + square.rows - 1) > low {
+            if call.seen(self.head_segment, row + square.rows - 1) > low {
                 call.workers.check()?;
                 self.square(&square, &packed_keys, scratch);
             }
@@ -165,7 +166,7 @@ impl<S: CpuStored> Segment<'_, S> {
         let transposed_values = &mut scratch.transposed_values;
         let (queries, cotangents) = (&queries[row * d..], &cotangents[row * (e + PAD)..]);
         score(call, products, square, queries, (packed_keys, &scratch.transposed_keys), scores);
-        square.hide(call, self.part, &self.keys, scores);
+        square.hide(call, self.head_segment, &self.keys, scores);
         let extent = Extent { rows, features: keys };
         ops.weights(scores, extent, &scratch.maxima[row..]);
         let [whole, columns, depth] = match square.is_diagonal(call) {
@@ -250,7 +251,7 @@ impl<S: CpuStored> Segment<'_, S> {
     fn poison(&self, bad: &[bool], mut dq: RowsMut<'_, S>, dk: &mut Accumulator<'_, S>, dv: &mut Accumulator<'_, S>) {
         (0..bad.len()).filter(|&row| bad[row]).for_each(|row| dq.row(row).fill(nan()));
         let Some(last) = bad.iter().rposition(|&bad| bad) else { return };
-        for key in (0..self.call.seen(self.part, last)).filter(|&key| !self.keys.is_padding(key)) {
+        for key in (0..self.call.seen(self.head_segment, last)).filter(|&key| !self.keys.is_padding(key)) {
             dk.fill_with_nan(key);
             dv.fill_with_nan(key);
         }

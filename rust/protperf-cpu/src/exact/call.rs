@@ -89,20 +89,20 @@ impl<'a, S: CpuStored> Call<'a, S> {
     }
 
     /// Rows of a tensor that has one row for each query of the segment.
-    pub fn queries(&self, tensor: &'a TensorRef<'a, S>, part: &HeadSegment) -> RowView<'a, S> {
-        RowView::new(tensor, part.batch, part.head, self.plan.query_range(part))
+    pub fn queries(&self, tensor: &'a TensorRef<'a, S>, segment: &HeadSegment) -> RowView<'a, S> {
+        RowView::new(tensor, segment.batch, segment.head, self.plan.query_range(segment))
     }
 
     /// Keys and values of the segment.
-    pub fn keys(&self, part: &HeadSegment) -> KeyView<'a, S> {
+    pub fn keys(&self, segment: &HeadSegment) -> KeyView<'a, S> {
         let tensors = [&self.args.k, &self.args.v];
-        let (head, range) = (self.plan.key_head(part), self.plan.key_range(part));
-        KeyView::new(tensors, self.args.key_padding_mask, part.batch, head, range)
+        let (head, range) = (self.plan.key_head(segment), self.plan.key_range(segment));
+        KeyView::new(tensors, self.args.key_padding_mask, segment.batch, head, range)
     }
 
     /// How many keys a query row of a segment sees, padding counted.
-    pub fn seen(&self, part: &HeadSegment, row: usize) -> usize {
-        if self.args.causal { self.offset + row + 1 } else { self.plan.key_range(part).len() }
+    pub fn seen(&self, segment: &HeadSegment, row: usize) -> usize {
+        if self.args.causal { self.offset + row + 1 } else { self.plan.key_range(segment).len() }
     }
 
     /// Whether a query row sees a key that is not finite.
@@ -132,14 +132,14 @@ impl Square {
     pub fn hide<S: CpuStored>(
         &self,
         call: &Call<'_, S>,
-        part: &HeadSegment,
+        segment: &HeadSegment,
         keys: &KeyView<'_, S>,
         scores: &mut [S::Compute],
     ) {
         let (hidden, padded) = (S::Compute::EMPTY_REFERENCE, self.keys.next_multiple_of(PAD));
-        if self.keys < padded || call.args.causal && call.seen(part, self.row) < self.key + self.keys {
+        if self.keys < padded || call.args.causal && call.seen(segment, self.row) < self.key + self.keys {
             for (row, scores) in scores.chunks_exact_mut(CHUNK).take(self.rows).enumerate() {
-                let seen = call.seen(part, self.row + row).saturating_sub(self.key).min(self.keys);
+                let seen = call.seen(segment, self.row + row).saturating_sub(self.key).min(self.keys);
                 scores[seen..padded].fill(hidden);
             }
         }

@@ -23,50 +23,50 @@ const BLOCK: usize = 256;
 /// # Errors
 /// `OutOfMemory`, `Interrupted`.
 pub fn run<S: CpuStored>(call: &Call<'_, S>, out: OutRows<'_, S>, den: Option<&mut [S::Compute]>) -> Result<()> {
-    let (cut, mut parts) = call.plan.head_segments()?;
-    parts.extend(cut);
-    let blocks = |part: &HeadSegment| call.plan.query_range(part).len().div_ceil(BLOCK);
-    let mut tasks = try_reserved(parts.iter().map(blocks).sum())?;
-    for part in &parts {
+    let (cut, mut segments) = call.plan.head_segments()?;
+    segments.extend(cut);
+    let blocks = |segment: &HeadSegment| call.plan.query_range(segment).len().div_ceil(BLOCK);
+    let mut tasks = try_reserved(segments.iter().map(blocks).sum())?;
+    for segment in &segments {
         // Causal blocks cost more towards the end: the longest first.
-        tasks.extend((0..blocks(part)).rev().map(|block| (part, block * BLOCK)));
+        tasks.extend((0..blocks(segment)).rev().map(|block| (segment, block * BLOCK)));
     }
     let den = den.map(SharedOut::new);
     call.workers.run(tasks.len(), |task| {
-        let (part, low) = tasks[task];
-        let range = low..call.plan.query_range(part).len().min(low + BLOCK);
-        let (first, row) = (call.plan.query_range(part).start, call.plan.first_query(part) + low);
+        let (segment, low) = tasks[task];
+        let range = low..call.plan.query_range(segment).len().min(low + BLOCK);
+        let (first, row) = (call.plan.query_range(segment).start, call.plan.first_query(segment) + low);
         // SAFETY: a task has the rows of one block of one head segment.
-        let out = unsafe { out.rows(part.batch, part.head, first + range.start..first + range.end) };
+        let out = unsafe { out.rows(segment.batch, segment.head, first + range.start..first + range.end) };
         // SAFETY: the same.
         let den = den.as_ref().map(|den| unsafe { den.range(row * 2, range.len() * 2) });
-        call.with_scratch(|scratch, products| Block { call, products, part, range, out, den }.run(scratch))
+        call.with_scratch(|scratch, products| QueryBlock { call, products, segment, range, out, den }.run(scratch))
     })
 }
 
 /// The queries of one task.
-struct Block<'a, S: CpuStored> {
+struct QueryBlock<'a, S: CpuStored> {
     call: &'a Call<'a, S>,
     products: Products<'a, S::Compute>,
-    part: &'a HeadSegment,
+    segment: &'a HeadSegment,
     /// Rows of the segment.
     range: Range<usize>,
     out: RowsMut<'a, S>,
     den: Option<&'a mut [S::Compute]>,
 }
 
-impl<S: CpuStored> Block<'_, S> {
+impl<S: CpuStored> QueryBlock<'_, S> {
     fn run(mut self, scratch: &mut Scratch<S::Compute>) -> Result<()> {
         let (call, shape, rows) = (self.call, &self.call.plan.shape, self.range.len());
         scratch.grow(rows, shape.head_dim, shape.value_dim, false)?;
-        let keys = call.keys(self.part);
-        let seen = call.seen(self.part, self.range.end - 1);
+        let keys = call.keys(self.segment);
+        let seen = call.seen(self.segment, self.range.end - 1);
         let scan = KeyScan::new(&call.workers, call.ops, &keys, 0..seen)?;
         // Rows from here on see a key that is not finite.
         let usable = (0..rows).find(|&row| call.reaches(&scan, self.range.start + row)).unwrap_or(rows);
         if usable > 0 {
             self.load_queries(usable, scratch);
-            let seen = call.seen(self.part, self.range.start + usable - 1);
+            let seen = call.seen(self.segment, self.range.start + usable - 1);
             for low in (0..seen).step_by(CHUNK) {
                 call.workers.check()?;
                 let count = CHUNK.min(seen - low);
@@ -81,7 +81,7 @@ impl<S: CpuStored> Block<'_, S> {
     fn load_queries(&self, usable: usize, scratch: &mut Scratch<S::Compute>) {
         let (call, (limit, _)) = (self.call, limits());
         let (d, e) = (padded(call.plan.shape.head_dim), padded(call.plan.shape.value_dim));
-        let rows = call.queries(&call.args.q, self.part);
+        let rows = call.queries(&call.args.q, self.segment);
         let by = [call.query_scale(), limit];
         rows.load(call.ops, self.range.start, usable, by, &mut scratch.queries, d, &mut scratch.gathered);
         scratch.of_queries[..usable * e].fill(S::Compute::ZERO);
@@ -104,14 +104,14 @@ impl<S: CpuStored> Block<'_, S> {
         for first in (0..usable).step_by(CHUNK) {
             let rows = CHUNK.min(usable - first);
             let square = Square { row: self.range.start + first, rows, key: low, keys: count };
-            if self.call.seen(self.part, square.row + rows - 1) <= low {
+            if self.call.seen(self.segment, square.row + rows - 1) <= low {
                 continue;
             }
             let d = padded(self.call.plan.shape.head_dim);
             let queries = &scratch.queries[first * d..];
             let keys_of = (&packed_keys, &*scratch.transposed_keys);
             score(self.call, &self.products, &square, queries, keys_of, &mut scratch.scores);
-            square.hide(self.call, self.part, keys, &mut scratch.scores);
+            square.hide(self.call, self.segment, keys, &mut scratch.scores);
             let (ops, extent) = (self.call.ops, Extent { rows, features: count });
             let power = &mut scratch.power[first..];
             let sums = &mut scratch.sums[first * PAD..];
@@ -139,7 +139,7 @@ impl<S: CpuStored> Block<'_, S> {
     fn store(&mut self, usable: usize, scan: &KeyScan<S::Compute>, scratch: &Scratch<S::Compute>) {
         let (call, zero) = (self.call, S::Compute::ZERO);
         let (e, (_, back)) = (padded(call.plan.shape.value_dim), scan.value_scales());
-        let queries = call.queries(&call.args.q, self.part).part(self.range.clone(), false);
+        let queries = call.queries(&call.args.q, self.segment).part(self.range.clone(), false);
         let (_, all_finite) = queries.largest_of(call.ops, 0..usable);
         for row in 0..self.range.len() {
             let is_bad = row >= usable || !all_finite && !queries.largest(call.ops, row).1;

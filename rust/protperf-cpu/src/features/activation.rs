@@ -10,8 +10,8 @@ use super::shared_reference as shared;
 use crate::layout::{CHUNK, PANEL};
 use crate::ops::CpuElement;
 use crate::packed_omega::Head;
-use crate::rows::{ChunkRows, Side};
-use protperf_core::Activation;
+use crate::rows::ChunkRows;
+use protperf_core::{Activation, Side};
 use std::ops::Range;
 
 /// Features above this lend their exponent to the reference.

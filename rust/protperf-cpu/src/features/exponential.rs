@@ -14,7 +14,8 @@ use super::projection::project_panels;
 use crate::layout::{CHUNK, PAD, PANEL};
 use crate::ops::{CpuElement, largest_of};
 use crate::packed_omega::Head;
-use crate::rows::{ChunkRows, Side};
+use crate::rows::ChunkRows;
+use protperf_core::Side;
 use std::ops::Range;
 
 /// Maps whose logarithm is linear in the input, up to the norm.

@@ -6,7 +6,8 @@
 
 use crate::ops::CpuElement;
 use crate::packed_omega::Head;
-use crate::rows::{ChunkRows, Side};
+use crate::rows::ChunkRows;
+use protperf_core::Side;
 use std::ops::Range;
 
 /// Where the norm of a key, 1/2 |y|^2 in bits, goes: into a column of the inputs, into the log of the row's own factor,

@@ -3,7 +3,7 @@
 use crate::layout::{CHUNK, PANEL};
 use crate::ops::{CpuElement, Mode, Product, Triangle};
 use crate::packed_omega::Head;
-use crate::rows::Side;
+use protperf_core::Side;
 
 /// `y = x . w^T + c` in panels, of inputs `[CHUNK][input_row]`; with `norms`, plus their column D.
 pub fn project_panels<T: CpuElement>(head: &Head<'_, T>, side: Side, x: &[T], y: &mut [T], count: usize, norms: bool) {

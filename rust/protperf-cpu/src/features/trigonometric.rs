@@ -9,7 +9,8 @@ use super::shared_reference as shared;
 use crate::layout::{CHUNK, PAD, PANEL};
 use crate::ops::CpuElement;
 use crate::packed_omega::Head;
-use crate::rows::{ChunkRows, Side};
+use crate::rows::ChunkRows;
+use protperf_core::Side;
 use std::ops::Range;
 
 /// Sine and cosine features.

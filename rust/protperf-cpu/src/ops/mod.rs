@@ -26,7 +26,7 @@ use crate::layout::Extent;
 use crate::simd::{self, Real, Simd};
 pub use product::{Mode, Product, Triangle};
 use protperf_core::Activation;
-pub use row::{Rows, largest_of, sum_of};
+pub use row::{StridedRows, largest_of, sum_of};
 pub use step::Token;
 
 /// The list of ops: hands `make` what it is given in front, then every op with its arguments over the type `T` and
@@ -61,7 +61,7 @@ macro_rules! each_op {
         weights(scores: &mut [T], extent: Extent, shift: &[T]) = softmax::weights;
         multiply(by: &[T], extent: Extent, to: &mut [T]) = softmax::multiply;
         load_row(from: &[T], limit: T, to: &mut [T]) -> (T, bool) = row::load_row;
-        load_rows(from: &Rows<'_, T>, scale: T, limit: T, to: &mut [T], to_step: usize) = row::load_rows;
+        load_rows(from: &StridedRows<'_, T>, scale: T, limit: T, to: &mut [T], to_step: usize) = row::load_rows;
         largest_of_rows(from: &[T], step: usize, width: usize, rows: usize) -> (T, bool) = row::largest_of_rows;
         weighted_squares(row: &[T], weights: &[T]) -> T = row::weighted_squares;
         largest(row: &[T]) -> (T, bool) = row::largest;

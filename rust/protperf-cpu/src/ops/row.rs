@@ -72,7 +72,7 @@ pub unsafe fn load_row<S: Simd>(from: &[S::T], limit: S::T, to: &mut [S::T]) -> 
 
 /// Rows in memory, `step` elements apart; in reversed time the last comes first.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a, T> {
+pub struct StridedRows<'a, T> {
     pub data: &'a [T],
     pub step: usize,
     pub width: usize,
@@ -85,8 +85,14 @@ pub struct Rows<'a, T> {
 /// # Safety
 /// The processor must have the instruction set of S.
 #[inline(always)]
-pub unsafe fn load_rows<S: Simd>(from: &Rows<'_, S::T>, scale: S::T, limit: S::T, to: &mut [S::T], to_step: usize) {
-    let Rows { data, step, width, count, reversed } = *from;
+pub unsafe fn load_rows<S: Simd>(
+    from: &StridedRows<'_, S::T>,
+    scale: S::T,
+    limit: S::T,
+    to: &mut [S::T],
+    to_step: usize,
+) {
+    let StridedRows { data, step, width, count, reversed } = *from;
     let padded = width.next_multiple_of(PAD);
     if count == 0 || width == 0 {
         return;

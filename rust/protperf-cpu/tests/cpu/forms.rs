@@ -107,9 +107,10 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
     let mut out = vec![0.0; x.g.len()];
     let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()]);
     let mut dweights = vec![0.0; w.len()];
-    for line in 0..batch * h {
-        let (b, kv) = (line / h, line / h * hk + line % h / (h / hk));
-        let queries: Vec<_> = (0..l).map(|i| features(case, &w, &x.q[(line * l + i) * d..][..d], false)).collect();
+    for batch_head in 0..batch * h {
+        let (b, kv) = (batch_head / h, batch_head / h * hk + batch_head % h / (h / hk));
+        let queries: Vec<_> =
+            (0..l).map(|i| features(case, &w, &x.q[(batch_head * l + i) * d..][..d], false)).collect();
         let keys: Vec<_> = (0..l).map(|j| features(case, &w, &x.k[(kv * l + j) * d..][..d], true)).collect();
         for i in 0..l {
             let segment = |p: usize| x.borders.iter().filter(|&&c| c as usize <= p).count();
@@ -126,7 +127,7 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
             }
             let o: Vec<f64> =
                 (0..e).map(|c| seen.iter().map(|&j| score(j) * x.v[(kv * l + j) * e + c]).sum::<f64>() / den).collect();
-            let g = &x.g[(line * l + i) * e..][..e];
+            let g = &x.g[(batch_head * l + i) * e..][..e];
             for &j in &seen {
                 let v = &x.v[(kv * l + j) * e..][..e];
                 let slope = g.iter().zip(v).zip(&o).map(|((g, v), o)| g * (v - o)).sum::<f64>() / den;
@@ -135,14 +136,14 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
                 for m in 0..queries[i].0.len() {
                     let (a, b) = (queries[i].0[m], keys[j].0[m]);
                     for c in 0..d {
-                        dq[(line * l + i) * d + c] += slope * b * queries[i].1[m][c];
+                        dq[(batch_head * l + i) * d + c] += slope * b * queries[i].1[m][c];
                         dk[(kv * l + j) * d + c] += slope * a * keys[j].1[m][c];
                         let row = m % (w.len() / d);
                         dweights[row * d + c] += slope * (b * queries[i].2[m][c] + a * keys[j].2[m][c]);
                     }
                 }
             }
-            out[(line * l + i) * e..][..e].copy_from_slice(&o);
+            out[(batch_head * l + i) * e..][..e].copy_from_slice(&o);
         }
     }
     let mut domega = vec![0.0; x.omega.len()];
@@ -150,11 +151,11 @@ fn plain(case: &Case, x: &Inputs) -> Answer {
     [out, dq, dk, dv, domega]
 }
 
-fn fused<E: CpuElement>(case: &Case, x: &Inputs, isa: Isa, num_threads: usize) -> Answer {
+fn fused<T: CpuElement>(case: &Case, x: &Inputs, isa: Isa, num_threads: usize) -> Answer {
     let (h, hk) = case.heads;
     let (l, d, e) = (case.len, case.head_dim, case.value_dim);
     let batch = if case.packed { 1 } else { 2 };
-    let cast = |x: &[f64]| x.iter().map(|&x| E::from_f64(x)).collect::<Vec<E>>();
+    let cast = |x: &[f64]| x.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>();
     let (q, k, v, g) = (cast(&x.q), cast(&x.k), cast(&x.v), cast(&x.g));
     let tensor = |name, data, h, w| TensorRef::contiguous(name, data, [batch, h, l, w]).unwrap();
     let args = FavorArgs {
@@ -173,16 +174,16 @@ fn fused<E: CpuElement>(case: &Case, x: &Inputs, isa: Isa, num_threads: usize) -
     let cancel = AtomicBool::new(false);
     let (cpu, run) = (Cpu::new(isa), Execution { num_threads, cancel: &cancel });
     let rows = batch * h * l;
-    let (mut out, mut den) = (vec![E::ONE; rows * e], vec![E::ONE; rows * 2]);
+    let (mut out, mut den) = (vec![T::ONE; rows * e], vec![T::ONE; rows * 2]);
     cpu.forward(&args, Outputs { state_in: None, out: &mut out, den: &mut den, state_out: None }, &run).unwrap();
-    let (mut dq, mut dk, mut dv) = (vec![E::ONE; q.len()], vec![E::ONE; k.len()], vec![E::ONE; v.len()]);
+    let (mut dq, mut dk, mut dv) = (vec![T::ONE; q.len()], vec![T::ONE; k.len()], vec![T::ONE; v.len()]);
     let mut domega = vec![1.0; x.omega.len()];
     let (kept, grad) = (tensor("out", &out, h, e), tensor("grad", &g, h, e));
     let saved = Saved { out: kept, den: &den, grad, state_in: None, final_state: None };
     let map = Some(MapGradients::Omega(&mut domega));
     let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, map, state_in: None };
     cpu.backward(&args, &saved, gradients, &run).unwrap();
-    let wide = |x: &[E]| x.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
+    let wide = |x: &[T]| x.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
     [wide(&out), wide(&dq), wide(&dk), wide(&dv), domega]
 }
 

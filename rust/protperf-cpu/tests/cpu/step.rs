@@ -136,7 +136,7 @@ fn a_number_that_is_not_finite_reaches_what_sees_it() {
             let good = run([&typed.q, &typed.k, &typed.v], &before);
             assert!(good.iter().flatten().all(|x| x.is_finite()));
             let size = before.len() / 8;
-            for (which, lines) in [(0, 1..2), (1, 2..4), (2, 2..4), (3, 5..6), (4, 5..6), (5, 5..6)] {
+            for (which, batch_heads) in [(0, 1..2), (1, 2..4), (2, 2..4), (3, 5..6), (4, 5..6), (5, 5..6)] {
                 let (mut q, mut k, mut v, mut first) =
                     (typed.q.clone(), typed.k.clone(), typed.v.clone(), before.clone());
                 match which {
@@ -146,18 +146,19 @@ fn a_number_that_is_not_finite_reaches_what_sees_it() {
                     at => first[5 * size + at - 3] = f32::NEG_INFINITY,
                 }
                 let [out, state] = run([&q, &k, &v], &first);
-                for line in 0..8 {
-                    let is_bad = lines.contains(&line);
-                    let (own, own_state) = (line * 3..(line + 1) * 3, line * size..(line + 1) * size);
+                for batch_head in 0..8 {
+                    let is_bad = batch_heads.contains(&batch_head);
+                    let (own, own_state) =
+                        (batch_head * 3..(batch_head + 1) * 3, batch_head * size..(batch_head + 1) * size);
                     let good_out = out[own.clone()] == good[0][own.clone()];
                     assert!(
                         if is_bad { out[own].iter().all(|x| x.is_nan()) } else { good_out },
-                        "{which} {line} {map:?}"
+                        "{which} {batch_head} {map:?}"
                     );
                     let good_state = state[own_state.clone()] == good[1][own_state.clone()];
                     let is_state_bad = is_bad && which > 0;
                     let all_nan = state[own_state].iter().all(|x| x.is_nan());
-                    assert!(if is_state_bad { all_nan } else { good_state }, "state {which} {line} {map:?}");
+                    assert!(if is_state_bad { all_nan } else { good_state }, "state {which} {batch_head} {map:?}");
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Products of tiles against plain sums of the rounded numbers, on every unit that runs here.
 
 use super::*;
-use crate::bf16::{Matrix, Part, Role, round};
+use crate::bf16::{Matrix, Role, Term, round};
 
 const WHOLE: TileProduct<'static> = TileProduct {
     left: &[],
@@ -135,7 +135,7 @@ fn transposed_operands_are_those_of_the_transposed_matrices() {
 }
 
 #[test]
-fn split_operands_and_tails_give_the_products_of_their_parts() {
+fn split_operands_and_tails_give_the_products_of_their_terms() {
     let [m, n, k] = [37, 45, 83];
     let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
     let bf16 = |x: f32| f32::from_bits(u32::from(round(x)) << 16);
@@ -146,13 +146,13 @@ fn split_operands_and_tails_give_the_products_of_their_parts() {
         for (split, a, tail) in
             [(Split::Both, &a, 0), (Split::Both, &a, 1), (Split::Right, &whole, 0), (Split::Right, &whole, 1)]
         {
-            let [left_parts, right_parts] = split.parts();
-            let [left_step, right_step] = [left_parts * k.div_ceil(DEPTH) + tail, right_parts * k.div_ceil(DEPTH) + 1];
+            let [left_terms, right_terms] = split.terms();
+            let [left_step, right_step] = [left_terms * k.div_ceil(DEPTH) + tail, right_terms * k.div_ceil(DEPTH) + 1];
             let mut left = vec![Tile::ZERO; m.div_ceil(COLS) * left_step];
             let mut right = vec![Tile::ZERO; n.div_ceil(COLS) * right_step];
-            let parts = [Part::High, Part::Low];
-            Role::Left.pack_parts(&Matrix { data: a, row: k, rows: m, cols: k }, &parts[..left_parts], &mut left);
-            Role::Right.pack_parts(&Matrix { data: &b, row: n, rows: k, cols: n }, &parts[..right_parts], &mut right);
+            let terms = [Term::High, Term::Low];
+            Role::Left.pack_terms(&Matrix { data: a, row: k, rows: m, cols: k }, &terms[..left_terms], &mut left);
+            Role::Right.pack_terms(&Matrix { data: &b, row: n, rows: k, cols: n }, &terms[..right_terms], &mut right);
             for (outer, tiles) in left.chunks_exact_mut(left_step).enumerate().filter(|_| tail == 1) {
                 let rows = COLS.min(m - outer * COLS);
                 let matrix = Matrix { data: &norms[outer * COLS..], row: 1, rows, cols: 1 };
@@ -172,7 +172,7 @@ fn split_operands_and_tails_give_the_products_of_their_parts() {
                 let (needed, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
                 let needed = needed + if tail == 1 { f64::from(norms[i]) } else { 0.0 };
                 let off = (f64::from(c[i * cols + j]) - needed).abs();
-                // Two halves of 2^-8 were rounded in each factor, and the product of both second parts is left out.
+                // Two halves of 2^-8 were rounded in each factor, and the product of both low terms is left out.
                 assert!(off <= (size + 2.0) * 2f64.powi(-15), "{unit:?} {split:?} tail {tail} {i} {j} {off:e}");
             }
         }
