@@ -1,20 +1,20 @@
 //! The backward pass: queries read the states of keys once more, and keys the states of queries with their cotangents.
 //! `docs/algorithm.md`, section 7.
 //!
-//! Features, scores and states are computed again; a group of lines is one submission, as in the forward pass.
+//! Features, scores and states are computed again; a group of batch heads is one submission, as in the forward pass.
+//! BH: batch entries times heads, those of one group.
 
+use crate::batch_heads::{BatchHeads, Call, Powers, narrowed, power_of_two};
 use crate::context::{Gpu, with_gpu};
 use crate::cotangents::Cotangents;
 use crate::forward::groups;
-use crate::lines::{Call, Lines, Powers, narrowed, power_of_two};
 use crate::map_gradient::{MapSums, SideGradients};
-use crate::maps::Side;
 use crate::recorder::Recorder;
 use crate::stages::{Reader, Stages, Values};
 use crate::upload::{Uploaded, pass_of, sets_of};
 use protperf_core::backend::{Gradients, Saved};
 use protperf_core::state::KV_STATE;
-use protperf_core::{Element, Error, Execution, FavorArgs, Result, Stored, try_filled};
+use protperf_core::{Element, Error, Execution, FavorArgs, Result, Side, Stored, try_filled};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Gradients of [`crate::forward::run`].
@@ -39,16 +39,18 @@ pub fn run<T: Stored>(
             if run.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let mut lines = call.lines(range)?;
-            let powers = lines.powers(&call)?;
-            let cotangents = Cotangents::new(&call, &lines, &powers, saved)?;
-            let powers = seen_alone(&call, &mut lines, &cotangents, powers);
+            let mut batch_heads = call.batch_heads(range)?;
+            let powers = batch_heads.powers(&call)?;
+            let cotangents = Cotangents::new(&call, &batch_heads, &powers, saved)?;
+            let powers = seen_alone(&call, &mut batch_heads, &cotangents, powers);
             let factors = Factors::new(&call, &cotangents)?;
-            let found = stage(gpu, (&call, &lines, &powers, &cotangents, &factors), sums.map.is_some(), run.cancel)?;
-            let part = Part { call: &call, lines: &lines, cotangents: &cotangents, factors: &factors, found };
-            part.store_queries(gradients.dq);
-            part.add_keys(&mut sums);
-            part.store_states(&mut gradients);
+            let found =
+                stage(gpu, (&call, &batch_heads, &powers, &cotangents, &factors), sums.map.is_some(), run.cancel)?;
+            let group =
+                Group { call: &call, batch_heads: &batch_heads, cotangents: &cotangents, factors: &factors, found };
+            group.store_queries(gradients.dq);
+            group.add_keys(&mut sums);
+            group.store_states(&mut gradients);
             Ok(())
         })
     })?;
@@ -62,11 +64,16 @@ pub fn run<T: Stored>(
 
 /// Leaves out the keys that nothing sees which arrives, for their values may be larger than all others; every other value
 /// of a segment is over one power of two.
-fn seen_alone<T>(call: &Call<'_, T>, lines: &mut Lines, cotangents: &Cotangents, mut powers: Powers) -> Powers {
+fn seen_alone<T>(
+    call: &Call<'_, T>,
+    batch_heads: &mut BatchHeads,
+    cotangents: &Cotangents,
+    mut powers: Powers,
+) -> Powers {
     let (len, num_segments) = (call.shape.kv_len, call.segments[1].len());
     for (of_segment, (&power, &end)) in cotangents.value_powers.iter().zip(&cotangents.seen_ends).enumerate() {
         let (at, keys) = (of_segment / num_segments, &call.segments[1][of_segment % num_segments]);
-        lines.leave_out(len, at, end..keys.end);
+        batch_heads.leave_out(len, at, end..keys.end);
         powers.keys[at * len + keys.start..at * len + keys.end].fill(power);
         powers.segments[of_segment] = power;
     }
@@ -75,11 +82,11 @@ fn seen_alone<T>(call: &Call<'_, T>, lines: &mut Lines, cotangents: &Cotangents,
 
 /// Powers of two that gradients have to be multiplied with.
 struct Factors {
-    /// Those of rows and states, `[lines,segments]`.
+    /// Those of rows and states, `[BH,segments]`.
     segments: Vec<i32>,
-    /// Those of parameters, which all segments of a line add to, `[lines]`.
-    lines: Vec<i32>,
-    /// What the gradients of a row lack to the factor of its line, where there are several segments, `[lines,L]`.
+    /// Those of parameters, which all segments of a batch head add to, `[BH]`.
+    batch_heads: Vec<i32>,
+    /// What the gradients of a row lack to the factor of its batch head, where there are several segments, `[BH,L]`.
     rows: Option<Vec<i32>>,
 }
 
@@ -90,43 +97,44 @@ impl Factors {
         for (at, to) in segments.iter_mut().enumerate() {
             *to = cotangents.powers[at] + cotangents.value_powers[at];
         }
-        let num_lines = segments.len() / num_segments.max(1);
-        let mut lines = try_filled(num_lines, 0)?;
+        let num_batch_heads = segments.len() / num_segments.max(1);
+        let mut batch_heads = try_filled(num_batch_heads, 0)?;
         let several = num_segments > 1;
-        let mut rows = try_filled(if several { num_lines * call.shape.q_len } else { 0 }, 0)?;
-        for (at, to) in lines.iter_mut().enumerate() {
+        let mut rows = try_filled(if several { num_batch_heads * call.shape.q_len } else { 0 }, 0)?;
+        for (at, to) in batch_heads.iter_mut().enumerate() {
             let own = at * num_segments..(at + 1) * num_segments;
             // Where there are several segments, those without a key that is seen add zeros: nothing arrives at their rows.
             let is_seen = |of: &usize| cotangents.seen_ends[*of] > call.segments[1][of % num_segments].start;
             *to = own.clone().filter(|of| !several || is_seen(of)).map(|of| segments[of]).max().unwrap_or(0);
             for of_segment in if several { own } else { 0..0 } {
                 let of_rows = &call.segments[0][of_segment % num_segments];
-                let of_line = at * call.shape.q_len;
-                rows[of_line + of_rows.start..of_line + of_rows.end].fill((segments[of_segment] - *to).min(0));
+                let of_batch_head = at * call.shape.q_len;
+                rows[of_batch_head + of_rows.start..of_batch_head + of_rows.end]
+                    .fill((segments[of_segment] - *to).min(0));
             }
         }
-        Ok(Factors { segments, lines, rows: several.then_some(rows) })
+        Ok(Factors { segments, batch_heads, rows: several.then_some(rows) })
     }
 }
 
-/// Gradients that several lines share.
+/// Gradients that several batch heads share.
 struct Sums {
     dk: Vec<f64>,
     dv: Vec<f64>,
     map: Option<MapSums>,
 }
 
-/// What the device computed for a group of lines.
+/// What the device computed for a group of batch heads.
 struct Found {
-    /// `[lines,L,D]`.
+    /// `[BH,L,D]`.
     dq: Vec<f32>,
-    /// `[lines,S,D]`.
+    /// `[BH,S,D]`.
     dk: Vec<f32>,
-    /// `[lines,S,E+1]`, the first column that of the ones.
+    /// `[BH,S,E+1]`, the first column that of the ones.
     dv: Vec<f32>,
-    /// The states of everything that read the first ones, `[lines,segments,F,2+E]`.
+    /// The states of everything that read the first ones, `[BH,segments,F,2+E]`.
     readers: Vec<f32>,
-    /// Of h of the keys, `[lines,S]`.
+    /// Of h of the keys, `[BH,S]`.
     norms: Vec<f32>,
     /// Of the parameters of queries and of keys.
     parameters: [Vec<f32>; 2],
@@ -134,15 +142,15 @@ struct Found {
 
 fn stage<T: Stored>(
     gpu: &Gpu,
-    (call, lines, powers, cotangents, factors): (&Call<'_, T>, &Lines, &Powers, &Cotangents, &Factors),
+    (call, batch_heads, powers, cotangents, factors): (&Call<'_, T>, &BatchHeads, &Powers, &Cotangents, &Factors),
     wants_map: bool,
     cancel: &AtomicBool,
 ) -> Result<Found> {
-    let scaled = lines.scaled(call, powers)?;
+    let scaled = batch_heads.scaled(call, powers)?;
     let mut recorder = Recorder::new(gpu);
     let [queries, keys] = [
-        Uploaded::new(&mut recorder, call, lines, Side::Queries)?,
-        Uploaded::new(&mut recorder, call, lines, Side::Keys)?,
+        Uploaded::new(&mut recorder, call, batch_heads, Side::Query)?,
+        Uploaded::new(&mut recorder, call, batch_heads, Side::Key)?,
     ];
     let (queries, keys) = (queries.rows(), keys.rows());
     let values = recorder.upload("values", &scaled.values)?;
@@ -150,10 +158,10 @@ fn stage<T: Stored>(
     let first = recorder.upload("first states", &scaled.first_states)?;
     let last = recorder.upload("gradients of states", &cotangents.final_states)?;
     let shifts = recorder.upload("shifts", &cotangents.shifts)?;
-    let key_shifts = recorder.upload("shifts", &lines.key_shifts)?;
+    let key_shifts = recorder.upload("shifts", &batch_heads.key_shifts)?;
     let row_factors = factors.rows.as_ref().map(|rows| recorder.upload("powers of gradients", rows)).transpose()?;
-    let sets = sets_of(&mut recorder, call, lines.range.clone())?;
-    let mut stages = Stages::new(&mut recorder, &pass_of(call), lines.range.len(), &sets)?;
+    let sets = sets_of(&mut recorder, call, batch_heads.range.clone())?;
+    let mut stages = Stages::new(&mut recorder, &pass_of(call), batch_heads.range.len(), &sets)?;
     let of_queries = stages.project(&queries, Some(&shifts))?;
     let of_keys = stages.project(&keys, Some(&key_shifts))?;
     // Values of a segment are over one power of two.
@@ -183,17 +191,17 @@ fn stage<T: Stored>(
     Ok(Found { dq: next(), dk: next(), dv: next(), readers: next(), norms: next(), parameters: [next(), next()] })
 }
 
-/// A group of lines with everything that is known of it.
-struct Part<'a, T> {
+/// A group of batch heads with everything that is known of them.
+struct Group<'a, T> {
     call: &'a Call<'a, T>,
-    lines: &'a Lines,
+    batch_heads: &'a BatchHeads,
     cotangents: &'a Cotangents,
     factors: &'a Factors,
     found: Found,
 }
 
-impl<T: Stored> Part<'_, T> {
-    /// What gradients of a segment of a line are multiplied with: those that reach values, and all others.
+impl<T: Stored> Group<'_, T> {
+    /// What gradients of a segment of a batch head are multiplied with: those that reach values, and all others.
     fn factors(&self, at: usize, segment: usize) -> [f64; 2] {
         let of_segment = at * self.call.segments[0].len() + segment;
         [power_of_two(self.cotangents.powers[of_segment]), power_of_two(self.factors.segments[of_segment])]
@@ -202,8 +210,8 @@ impl<T: Stored> Part<'_, T> {
     fn store_queries(&self, dq: &mut [T]) {
         let size = self.call.shape.q_len * self.call.shape.head_dim;
         let width = self.call.shape.head_dim;
-        for at in 0..self.lines.range.len() {
-            let to = &mut dq[(self.lines.range.start + at) * size..][..size];
+        for at in 0..self.batch_heads.range.len() {
+            let to = &mut dq[(self.batch_heads.range.start + at) * size..][..size];
             for (segment, rows) in self.call.segments[0].iter().enumerate() {
                 let [_, by] = self.factors(at, segment);
                 for row in rows.clone() {
@@ -220,8 +228,8 @@ impl<T: Stored> Part<'_, T> {
     fn add_keys(&self, sums: &mut Sums) {
         let (call, found) = (self.call, &self.found);
         let (len, d, e, width) = (call.shape.kv_len, call.shape.head_dim, call.shape.value_dim, call.width());
-        for (at, line) in self.lines.range.clone().enumerate() {
-            let first = call.key_line(line) * len;
+        for (at, batch_head) in self.batch_heads.range.clone().enumerate() {
+            let first = call.key_batch_head(batch_head) * len;
             let segments = call.segments[1].iter().enumerate();
             for (segment, key) in segments.flat_map(|(segment, keys)| keys.clone().map(move |key| (segment, key))) {
                 let [of_values, by] = self.factors(at, segment);
@@ -233,10 +241,10 @@ impl<T: Stored> Part<'_, T> {
             }
             if let Some(map) = &mut sums.map {
                 let by_segment: Vec<f64> = (0..call.segments[1].len()).map(|of| self.factors(at, of)[1]).collect();
-                let (norms, by) = (&found.norms, power_of_two(self.factors.lines[at]));
-                for (side, parameters) in [Side::Queries, Side::Keys].into_iter().zip(&found.parameters) {
+                let (norms, by) = (&found.norms, power_of_two(self.factors.batch_heads[at]));
+                for (side, parameters) in [Side::Query, Side::Key].into_iter().zip(&found.parameters) {
                     let found = SideGradients { side, parameters, norms, by, by_segment: &by_segment };
-                    map.add(call, self.lines, at, &found);
+                    map.add(call, self.batch_heads, at, &found);
                 }
             }
             self.spoil_keys(sums, at);
@@ -245,7 +253,7 @@ impl<T: Stored> Part<'_, T> {
 
     /// Makes NaN of the gradients of the keys that a bad row saw, and of the parameters of its head.
     fn spoil_keys(&self, sums: &mut Sums, at: usize) {
-        let (call, line) = (self.call, self.lines.range.start + at);
+        let (call, batch_head) = (self.call, self.batch_heads.range.start + at);
         let (len, d, e) = (call.shape.kv_len, call.shape.head_dim, call.shape.value_dim);
         for segment in 0..call.segments[0].len() {
             let (rows, keys) = (call.segments[0][segment].clone(), call.segments[1][segment].clone());
@@ -257,13 +265,13 @@ impl<T: Stored> Part<'_, T> {
                 Some(_) => keys.end,
                 None => keys.start,
             };
-            for key in (keys.start..end).filter(|&key| !call.is_padding(line, key)) {
-                let to = call.key_line(line) * len + key;
+            for key in (keys.start..end).filter(|&key| !call.is_padding(batch_head, key)) {
+                let to = call.key_batch_head(batch_head) * len + key;
                 sums.dk[to * d..][..d].fill(f64::NAN);
                 sums.dv[to * e..][..e].fill(f64::NAN);
             }
             if let Some(map) = sums.map.as_mut().filter(|_| self.cotangents.is_any_bad(call, at, segment)) {
-                map.spoil(call, line);
+                map.spoil(call, batch_head);
             }
         }
     }
@@ -272,14 +280,14 @@ impl<T: Stored> Part<'_, T> {
         let Some(all) = &mut gradients.state_in else { return };
         let (call, row) = (self.call, KV_STATE + self.call.shape.value_dim);
         let (size, num_segments) = (call.shape.feature_dim * row, call.segments[0].len());
-        for (at, line) in self.lines.range.clone().enumerate() {
+        for (at, batch_head) in self.batch_heads.range.clone().enumerate() {
             for segment in 0..num_segments {
                 let [of_values, of_ones] = self.factors(at, segment);
                 let own = (at * num_segments + segment) * size..(at * num_segments + segment + 1) * size;
-                let first = self.lines.first_states[own.clone()].chunks_exact(row);
+                let first = self.batch_heads.first_states[own.clone()].chunks_exact(row);
                 let readers = self.found.readers[own].chunks_exact(row);
                 let is_bad = self.cotangents.is_any_bad(call, at, segment);
-                let to = all[call.state_range(line, segment)].chunks_exact_mut(row);
+                let to = all[call.state_range(batch_head, segment)].chunks_exact_mut(row);
                 for ((to, first), readers) in to.zip(first).zip(readers) {
                     let references = [f64::from(first[0]), f64::from(readers[0])];
                     let is_untouched = references.iter().all(|&n| n < -1e30);

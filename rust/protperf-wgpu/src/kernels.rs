@@ -14,8 +14,8 @@ pub struct Sizes {
     /// Invocations that have something to do.
     pub invocations: u32,
     /// Batch entries times query heads.
-    pub lines: u32,
-    /// Rows of each line on the side that is worked on.
+    pub batch_heads: u32,
+    /// Rows of each batch head on the side that is worked on.
     pub rows: u32,
     /// D.
     pub head_dim: u32,
@@ -25,11 +25,11 @@ pub struct Sizes {
     pub features: u32,
     /// E + 1: a one and the values, or their gradients.
     pub width: u32,
-    /// Tiles of each line.
+    /// Tiles of each batch head.
     pub tiles: u32,
     /// The most rows that a tile has.
     pub tile_rows: u32,
-    /// States of each line.
+    /// States of each batch head.
     pub states: u32,
     /// The family of the map, or the function of an activation map, as `prelude.wgsl` and `project.wgsl` number them.
     pub family: u32,
@@ -122,7 +122,7 @@ kernels! {
     Norm = "network/norm" after "network/prelude", reads 2, writes 1;
     /// Products of rows with the rows of a matrix.
     Linear = "network/linear" after "network/prelude", reads 2, writes 1;
-    /// Rows of queries, keys and values to lines of heads.
+    /// Rows of queries, keys and values to rows of batch heads.
     Heads = "network/heads" after "network/prelude", reads 3, writes 3;
     /// What heads read, side by side in rows.
     Merge = "network/merge" after "network/prelude", reads 1, writes 1;
@@ -138,21 +138,21 @@ kernels! {
     ExactWeights = "network/exact_weights" after "network/prelude", reads 1, writes 1;
     /// Means of values, weighted.
     ExactRead = "network/exact_read" after "network/prelude", reads 3, writes 1;
-    /// A tensor of queries to rows of lines.
+    /// A tensor of queries to rows of batch heads.
     TensorQueries = "tensor/queries" after "tensor/prelude", reads 1, writes 2;
-    /// A tensor of keys to rows of lines, and what is known of them.
+    /// A tensor of keys to rows of batch heads, and what is known of them.
     TensorKeys = "tensor/keys" after "tensor/prelude" "tensor/packed", reads 4, writes 4;
     /// The powers of two that values are divided by.
     TensorPowers = "tensor/powers" after "tensor/prelude", reads 3, writes 3;
-    /// A tensor of values to rows of lines.
+    /// A tensor of values to rows of batch heads.
     TensorValues = "tensor/values" after "tensor/prelude", reads 3, writes 1;
     /// What is known of states before the first keys.
     StateFacts = "tensor/state_facts" after "tensor/prelude", reads 1, writes 1;
-    /// A tensor of states to states of lines.
+    /// A tensor of states to states of batch heads.
     FirstStates = "tensor/first_states" after "tensor/prelude", reads 4, writes 1;
     /// What queries read to a tensor.
     TensorOutputs = "tensor/outputs" after "tensor/prelude" "tensor/packed", reads 5, writes 1;
-    /// States of lines to a tensor.
+    /// States of batch heads to a tensor.
     LastStates = "tensor/last_states" after "tensor/prelude", reads 2, writes 1;
     /// Normals of a projection.
     Normals = "draw/normals" after "draw/prelude", reads 0, writes 1;

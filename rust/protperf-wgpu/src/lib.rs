@@ -6,15 +6,16 @@
 //! integers alone, which no order changes.
 //!
 //! The invariant to carry through: a number that is not finite is never computed with on the device, for shader compilers
-//! may assume that neither NaN nor infinity exists. [`lines`] sets rows that hold one to zero and remembers them, and the
-//! outputs that saw one are made NaN after they were read back; for tensors that stay on the device `shaders/tensor/` does
-//! the same with their bits.
+//! may assume that neither NaN nor infinity exists. [`batch_heads`] sets rows that hold one to zero and remembers them,
+//! and the outputs that saw one are made NaN after they were read back; for tensors that stay on the device
+//! `shaders/tensor/` does the same with their bits.
 
 #![forbid(unsafe_code)]
 
 mod adapters;
 mod backend;
 mod backward;
+mod batch_heads;
 mod context;
 mod cotangents;
 mod draw;
@@ -22,7 +23,6 @@ mod error;
 mod forward;
 mod groups;
 mod kernels;
-mod lines;
 mod map_gradient;
 mod maps;
 mod memory;

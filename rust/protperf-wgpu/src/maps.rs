@@ -1,6 +1,6 @@
 //! The feature map of a call as the shaders take it.
 
-use protperf_core::{Family, FeatureMap, MapArgs, Parameters, Result, try_filled};
+use protperf_core::{Family, FeatureMap, MapArgs, Parameters, Result, Side, try_filled};
 use std::f64::consts::LOG2_E;
 
 /// Scaled inputs saturate here, so that every product of them is finite.
@@ -13,13 +13,6 @@ pub const EXPONENTIAL: u32 = 0;
 pub const TRIGONOMETRIC: u32 = 1;
 /// Numbers of activation maps, by their place among all activations. The crate does not compile where one has none.
 const ACTIVATIONS: [u32; FeatureMap::ALL.len()] = activation_numbers();
-
-/// Queries or keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Queries,
-    Keys,
-}
 
 /// A map with the parameters of all its sets.
 pub struct Map {
@@ -49,8 +42,7 @@ impl Map {
         };
         for set in 0..args.num_sets() {
             let parameters = args.parameters(set, head_dim)?;
-            let sides =
-                [Side::Queries, Side::Keys].map(|side| map.pack(&parameters, [num_projections, head_dim], side));
+            let sides = [Side::Query, Side::Key].map(|side| map.pack(&parameters, [num_projections, head_dim], side));
             let is_finite = args.is_finite(set) && sides.iter().flatten().all(|x| x.is_finite());
             map.is_bad.push(!is_finite);
             for (all, own) in map.packed.iter_mut().zip(sides) {
@@ -68,7 +60,7 @@ impl Map {
     /// What the sum of weighted squares is multiplied with to give h in bits.
     pub fn norm_factor(&self, side: Side) -> f32 {
         match (self.family, side) {
-            (Family::Activation(_), _) | (_, Side::Queries) => 0.0,
+            (Family::Activation(_), _) | (_, Side::Query) => 0.0,
             _ => (0.5 * LOG2_E) as f32,
         }
     }
@@ -76,9 +68,9 @@ impl Map {
     /// The gradient of h over that of the features.
     pub fn norm_sign(&self, side: Side) -> f32 {
         match (self.family, side) {
-            (Family::Activation(_), _) | (_, Side::Queries) => 0.0,
-            (Family::Exponential, Side::Keys) => -1.0,
-            (Family::Trigonometric, Side::Keys) => 1.0,
+            (Family::Activation(_), _) | (_, Side::Query) => 0.0,
+            (Family::Exponential, Side::Key) => -1.0,
+            (Family::Trigonometric, Side::Key) => 1.0,
         }
     }
 
@@ -89,8 +81,8 @@ impl Map {
 
     fn pack(&self, parameters: &Parameters<Vec<f64>>, [num_projections, head_dim]: [usize; 2], side: Side) -> Vec<f32> {
         let (directions, constants) = match side {
-            Side::Queries => (&parameters.query_directions[..], &parameters.query_constants),
-            Side::Keys => (parameters.of_keys(), &parameters.key_constants),
+            Side::Query => (&parameters.query_directions[..], &parameters.query_constants),
+            Side::Key => (parameters.of_keys(), &parameters.key_constants),
         };
         let (unit, scale) = (self.unit(), self.input_scale);
         let mut packed: Vec<f32> = directions.iter().map(|w| (w * unit * scale) as f32).collect();

@@ -1,13 +1,13 @@
 //! Attention from tensors on the device to tensors on the device: nothing is read back, and nothing is waited for.
 //!
-//! `shaders/tensor/` does there what [`crate::lines`] does for tensors of the host; between the two run the same stages.
+//! `shaders/tensor/` does there what [`crate::batch_heads`] does for tensors of the host; between the two run the same
+//! stages. BH: batch entries times heads, those of one group.
 
+use crate::batch_heads::Call;
 use crate::context::{Gpu, with_gpu};
 use crate::error::GpuError;
 use crate::forward::groups;
 use crate::kernels::{Kernel, Uniform};
-use crate::lines::Call;
-use crate::maps::Side;
 use crate::memory::OnDevice;
 use crate::recorder::Recorder;
 use crate::stages::{Cut, Reader, Stages, Values};
@@ -15,7 +15,7 @@ use crate::tensor::{DeviceTensor, StoredAs};
 use crate::upload::{Uploaded, pass_of, sets_of};
 use bytemuck::{Pod, Zeroable};
 use protperf_core::state::KV_STATE;
-use protperf_core::{Error, Execution, FavorArgs, Result};
+use protperf_core::{Error, Execution, FavorArgs, Result, Side};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -85,8 +85,8 @@ fn check(argument: &'static str, tensor: &DeviceTensor, shape: [usize; 4], store
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 struct Shape {
     invocations: u32,
-    lines: u32,
-    first_line: u32,
+    batch_heads: u32,
+    first_batch_head: u32,
     heads: u32,
     group: u32,
     rows: u32,
@@ -110,7 +110,7 @@ impl Uniform for Shape {
     }
 }
 
-/// Some lines of a call.
+/// Some batch heads of a call.
 struct Group<'a> {
     call: &'a Call<'a, f32>,
     tensors: Resident<'a>,
@@ -121,11 +121,11 @@ struct Group<'a> {
 struct Known {
     /// Borders of segments.
     borders: OnDevice,
-    /// `[lines,segments,2]`.
+    /// `[BH,segments,2]`.
     facts: OnDevice,
-    /// `[lines,L]`.
+    /// `[BH,L]`.
     bad_queries: OnDevice,
-    /// The powers of two that values are divided by, `[lines,S]`.
+    /// The powers of two that values are divided by, `[BH,S]`.
     powers: OnDevice,
 }
 
@@ -138,8 +138,8 @@ impl Group<'_> {
         let (queries, bad_queries) = self.queries(recorder)?;
         let (borders, facts) = (self.borders(recorder)?, self.facts(recorder)?);
         let (keys, shifts, largest) = self.keys(recorder, &borders, &facts)?;
-        let queries = Uploaded::of_rows(recorder, self.call, queries, Side::Queries)?;
-        let keys = Uploaded::of_rows(recorder, self.call, keys, Side::Keys)?;
+        let queries = Uploaded::of_rows(recorder, self.call, queries, Side::Query)?;
+        let keys = Uploaded::of_rows(recorder, self.call, keys, Side::Key)?;
         let (queries, keys) = (queries.rows(), keys.rows());
         let powers = self.powers(recorder, keys.cut, &facts, &largest)?;
         let known = Known { borders, facts, bad_queries, powers };
@@ -180,9 +180,10 @@ impl Group<'_> {
 
     /// Facts before any tensor was looked at: a map with a number that is not finite spoils all that its heads read.
     fn facts(&self, recorder: &mut Recorder<'_>) -> Outcome<OnDevice> {
-        let of_line = |line| [if self.call.map.is_bad[self.call.set_of(line)] { u32::MAX } else { 0 }, 0];
+        let of_batch_head =
+            |batch_head| [if self.call.map.is_bad[self.call.set_of(batch_head)] { u32::MAX } else { 0 }, 0];
         let segments = self.call.shape.num_segments;
-        let facts = self.range.clone().flat_map(|line| std::iter::repeat_n(of_line(line), segments));
+        let facts = self.range.clone().flat_map(|batch_head| std::iter::repeat_n(of_batch_head(batch_head), segments));
         recorder.upload("segments", &facts.flatten().collect::<Vec<u32>>())
     }
 
@@ -235,8 +236,8 @@ impl Group<'_> {
     fn first_states(&self, recorder: &mut Recorder<'_>, known: &Known) -> Outcome<Option<OnDevice>> {
         let Some(state) = self.tensors.state else { return Ok(None) };
         let features = self.call.shape.feature_dim;
-        let of_line = self.call.shape.num_segments * features * (KV_STATE + self.value_dim());
-        let first = self.scratch(recorder, "first states", of_line)?;
+        let of_batch_head = self.call.shape.num_segments * features * (KV_STATE + self.value_dim());
+        let first = self.scratch(recorder, "first states", of_batch_head)?;
         let shape = self.shape(self.call.shape.kv_len, &[self.num_states(), features]);
         let bindings = [&state.memory, &known.facts, &known.borders, &known.powers, &first];
         recorder.dispatch(Kernel::FirstStates, shape, &bindings);
@@ -253,8 +254,8 @@ impl Group<'_> {
 
     fn outputs(&self, recorder: &mut Recorder<'_>, known: &Known, found: &OnDevice, out: &DeviceTensor) {
         let rows = self.call.shape.q_len;
-        let of_line = rows * self.value_dim();
-        let [first, end] = [self.range.start * of_line, self.range.end * of_line];
+        let of_batch_head = rows * self.value_dim();
+        let [first, end] = [self.range.start * of_batch_head, self.range.end * of_batch_head];
         // A word of two numbers may belong to two groups.
         let words = if out.stored() == StoredAs::Float32 { end - first } else { end.div_ceil(2) - first / 2 };
         let bindings = [&known.borders, found, &known.bad_queries, &known.facts, &known.powers, &out.memory];
@@ -266,8 +267,8 @@ impl Group<'_> {
         let shape = &self.call.shape;
         Shape {
             invocations: counts.iter().product::<usize>() as u32,
-            lines: self.range.len() as u32,
-            first_line: self.range.start as u32,
+            batch_heads: self.range.len() as u32,
+            first_batch_head: self.range.start as u32,
             heads: shape.heads as u32,
             group: shape.group() as u32,
             rows: rows as u32,
@@ -281,8 +282,8 @@ impl Group<'_> {
         }
     }
 
-    fn scratch(&self, recorder: &mut Recorder<'_>, what: &'static str, per_line: usize) -> Outcome<OnDevice> {
-        recorder.scratch(what, self.range.len() as u64 * per_line as u64 * 4)
+    fn scratch(&self, recorder: &mut Recorder<'_>, what: &'static str, per_batch_head: usize) -> Outcome<OnDevice> {
+        recorder.scratch(what, self.range.len() as u64 * per_batch_head as u64 * 4)
     }
 
     fn num_states(&self) -> usize {

@@ -1,11 +1,13 @@
-//! The stages of a pass over some lines, each one a shader with its sizes.
+//! The stages of a pass over some batch heads, each one a shader with its sizes.
+//! BH: batch entries times heads, those of one group.
 
 use crate::error::GpuError;
 use crate::kernels::{Kernel, Sizes};
-use crate::maps::{EXPONENTIAL, Side, TRIGONOMETRIC};
+use crate::maps::{EXPONENTIAL, TRIGONOMETRIC};
 use crate::memory::OnDevice;
 use crate::recorder::Recorder;
 use crate::tiles::Tiling;
+use protperf_core::Side;
 use std::f64::consts::LN_2;
 use std::ops::Range;
 
@@ -18,7 +20,7 @@ const MAX_COUNT: usize = 65_000;
 /// Rows whose gradients of parameters one invocation adds.
 const PARAMETER_ROWS: usize = 1024;
 
-/// A pass over some lines that is being recorded.
+/// A pass over some batch heads that is being recorded.
 pub struct Stages<'r, 'a> {
     pub recorder: &'r mut Recorder<'a>,
     base: Sizes,
@@ -26,7 +28,7 @@ pub struct Stages<'r, 'a> {
     sets: &'r OnDevice,
 }
 
-/// What the lines of a pass have in common.
+/// What the batch heads of a pass have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
     /// D.
@@ -43,10 +45,10 @@ pub struct Pass {
     pub causal: bool,
 }
 
-/// One side of the lines: its rows, the parameters that make its features, and how the rows are cut.
-pub struct Rows<'b> {
+/// One side of the batch heads: its rows, the parameters that make its features, and how the rows are cut.
+pub struct SideRows<'b> {
     pub side: Side,
-    /// `[lines,rows,D]`.
+    /// `[BH,rows,D]`.
     pub inputs: &'b OnDevice,
     /// As [`crate::maps::Map::packed`].
     pub parameters: &'b OnDevice,
@@ -55,7 +57,7 @@ pub struct Rows<'b> {
     pub norm_sign: f32,
 }
 
-/// How the rows of every line are cut, as the device knows it.
+/// How the rows of every batch head are cut, as the device knows it.
 pub struct Cut {
     num_rows: usize,
     tiling: Tiling,
@@ -69,11 +71,11 @@ pub struct States {
     pub last: OnDevice,
 }
 
-/// Rows `[lines,rows,E+1]` of ones and values, or of what takes their place.
+/// Rows `[BH,rows,E+1]` of ones and values, or of what takes their place.
 #[derive(Clone, Copy)]
 pub struct Values<'b> {
     pub rows: &'b OnDevice,
-    /// The powers of two that the values of each row are over, `[lines,rows]`, which only grow along a segment; `None`
+    /// The powers of two that the values of each row are over, `[BH,rows]`, which only grow along a segment; `None`
     /// where they are all alike. Sums of values are over such powers then: see the shaders.
     pub powers: Option<&'b OnDevice>,
 }
@@ -81,7 +83,7 @@ pub struct Values<'b> {
 /// Which side a stage works for.
 #[derive(Clone, Copy)]
 pub struct Reader<'b> {
-    pub rows: &'b Rows<'b>,
+    pub rows: &'b SideRows<'b>,
     pub features: &'b OnDevice,
     /// The state of the other side.
     pub states: &'b States,
@@ -114,15 +116,20 @@ impl Cut {
 }
 
 impl<'r, 'a> Stages<'r, 'a> {
-    /// Stages over lines that have each a set of parameters, `[lines]` in `sets`.
+    /// Stages over batch heads that have each a set of parameters, `[BH]` in `sets`.
     ///
     /// # Errors
     /// [`GpuError::TooMany`].
-    pub fn new(recorder: &'r mut Recorder<'a>, pass: &Pass, num_lines: usize, sets: &'r OnDevice) -> Result<Self> {
+    pub fn new(
+        recorder: &'r mut Recorder<'a>,
+        pass: &Pass,
+        num_batch_heads: usize,
+        sets: &'r OnDevice,
+    ) -> Result<Self> {
         check_count("features", pass.features, MAX_COUNT / 2)?;
         check_count("columns of q and v", pass.head_dim.max(pass.width), MAX_COUNT)?;
         let base = Sizes {
-            lines: num_lines as u32,
+            batch_heads: num_batch_heads as u32,
             head_dim: pass.head_dim as u32,
             projections: pass.projections as u32,
             features: pass.features as u32,
@@ -135,11 +142,11 @@ impl<'r, 'a> Stages<'r, 'a> {
         Ok(Stages { recorder, base, causal: pass.causal, sets })
     }
 
-    /// Features of the rows, with exponents lowered by the shifts `[lines,rows]` where there are any.
+    /// Features of the rows, with exponents lowered by the shifts `[BH,rows]` where there are any.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn project(&mut self, rows: &Rows<'_>, shifts: Option<&OnDevice>) -> Result<OnDevice> {
+    pub fn project(&mut self, rows: &SideRows<'_>, shifts: Option<&OnDevice>) -> Result<OnDevice> {
         self.project_in_mode(rows, shifts, 0)
     }
 
@@ -147,31 +154,31 @@ impl<'r, 'a> Stages<'r, 'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn slopes(&mut self, rows: &Rows<'_>) -> Result<OnDevice> {
+    pub fn slopes(&mut self, rows: &SideRows<'_>) -> Result<OnDevice> {
         if [EXPONENTIAL, TRIGONOMETRIC].contains(&self.base.family) {
             return self.recorder.scratch("slopes", 0);
         }
         self.project_in_mode(rows, None, 1)
     }
 
-    fn project_in_mode(&mut self, rows: &Rows<'_>, shifts: Option<&OnDevice>, mode: u32) -> Result<OnDevice> {
+    fn project_in_mode(&mut self, rows: &SideRows<'_>, shifts: Option<&OnDevice>, mode: u32) -> Result<OnDevice> {
         let features = self.scratch("features", rows.cut.num_rows * self.base.features as usize, FEATURE)?;
         let flag = u32::from(shifts.is_some());
         let sizes = Sizes { mode, flag, factor: rows.norm_factor, ..self.sizes(rows) };
-        let tiles = [sizes.projections.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
+        let tiles = [sizes.projections.div_ceil(4), sizes.rows.div_ceil(4), sizes.batch_heads];
         let bindings = [rows.inputs, rows.parameters, shifts.unwrap_or(self.sets), self.sets, &features];
         self.recorder.dispatch(Kernel::Project, over(sizes, &tiles), &bindings);
         Ok(features)
     }
 
-    /// States that rows with their values make on top of the first `[lines,segments,F,2+E]`, or of none. Sums of values
+    /// States that rows with their values make on top of the first `[BH,segments,F,2+E]`, or of none. Sums of values
     /// of the first states are over the power of the first row of their segment, those of the last over that of its last.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
     pub fn states(
         &mut self,
-        rows: &Rows<'_>,
+        rows: &SideRows<'_>,
         features: &OnDevice,
         values: Values<'_>,
         first: Option<&OnDevice>,
@@ -182,15 +189,15 @@ impl<'r, 'a> Stages<'r, 'a> {
         let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.sizes(rows) };
         let state = (sizes.features * (1 + sizes.width)) as usize;
         let own = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
-        let tiles = [sizes.width.div_ceil(4), sizes.features.div_ceil(4), sizes.tiles, sizes.lines];
+        let tiles = [sizes.width.div_ceil(4), sizes.features.div_ceil(4), sizes.tiles, sizes.batch_heads];
         let bindings = [features, values.rows, &rows.cut.tiles, powers, &own];
         self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &bindings);
         let before = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
         let of_segments = (rows.cut.tiling.segments.len() * state) as u64;
-        let last = self.recorder.scratch("states", u64::from(self.base.lines) * of_segments * 4)?;
+        let last = self.recorder.scratch("states", u64::from(self.base.batch_heads) * of_segments * 4)?;
         let states = rows.cut.tiling.segments.len() as u32;
         let sizes = Sizes { mode: u32::from(reversed), flag: u32::from(first.is_some()), states, ..sizes };
-        let columns = [sizes.width, sizes.features, states, sizes.lines];
+        let columns = [sizes.width, sizes.features, states, sizes.batch_heads];
         let walked = [&rows.cut.segments, &rows.cut.tiles, powers];
         let bindings = [&[&own, first.unwrap_or(&own)], &walked[..], &[&before, &last]].concat();
         self.recorder.dispatch(Kernel::Scan, over(sizes, &columns), &bindings);
@@ -201,7 +208,7 @@ impl<'r, 'a> Stages<'r, 'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn scores(&mut self, rows: &Rows<'_>, queries: &OnDevice, keys: &OnDevice) -> Result<OnDevice> {
+    pub fn scores(&mut self, rows: &SideRows<'_>, queries: &OnDevice, keys: &OnDevice) -> Result<OnDevice> {
         let scores = self.pairs(rows, "scores", FEATURE)?;
         if self.causal {
             let sizes = self.sizes(rows);
@@ -218,7 +225,12 @@ impl<'r, 'a> Stages<'r, 'a> {
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn score_gradient(&mut self, rows: &Rows<'_>, cotangents: &OnDevice, values: &OnDevice) -> Result<OnDevice> {
+    pub fn score_gradient(
+        &mut self,
+        rows: &SideRows<'_>,
+        cotangents: &OnDevice,
+        values: &OnDevice,
+    ) -> Result<OnDevice> {
         let gradients = self.pairs(rows, "gradients of scores", 4)?;
         if self.causal {
             let sizes = self.sizes(rows);
@@ -228,8 +240,8 @@ impl<'r, 'a> Stages<'r, 'a> {
         Ok(gradients)
     }
 
-    /// Outputs `[lines,rows,E+1]`, of which the first column is not filled, and denominators `[lines,rows,2]`; for keys
-    /// gradients of their values `[lines,rows,E+1]`, and no denominators. Outputs are over the powers of values of their
+    /// Outputs `[BH,rows,E+1]`, of which the first column is not filled, and denominators `[BH,rows,2]`; for keys
+    /// gradients of their values `[BH,rows,E+1]`, and no denominators. Outputs are over the powers of values of their
     /// own rows where every query sees the keys up to its own.
     ///
     /// # Errors
@@ -238,16 +250,15 @@ impl<'r, 'a> Stages<'r, 'a> {
         let Reader { rows, features, states } = reader;
         let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.reader_sizes(rows) };
         let out = self.scratch("output", rows.cut.num_rows * sizes.width as usize, 4)?;
-        let den =
-            self.scratch("denominators", if rows.side == Side::Queries { rows.cut.num_rows * 2 } else { 0 }, 4)?;
-        let tiles = [sizes.width.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
+        let den = self.scratch("denominators", if rows.side == Side::Query { rows.cut.num_rows * 2 } else { 0 }, 4)?;
+        let tiles = [sizes.width.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.batch_heads];
         let powers = values.powers.unwrap_or(values.rows);
         let bindings = [features, self.state_of(states), &rows.cut.tiles, scores, values.rows, powers, &out, &den];
         self.recorder.dispatch(Kernel::Read, over(sizes, &tiles), &bindings);
         Ok([out, den])
     }
 
-    /// Gradients of the mantissas of features `[lines,rows,F]`; `values` are those of the reader's own rows, `others`
+    /// Gradients of the mantissas of features `[BH,rows,F]`; `values` are those of the reader's own rows, `others`
     /// the features of the other side.
     ///
     /// # Errors
@@ -262,43 +273,48 @@ impl<'r, 'a> Stages<'r, 'a> {
         let Reader { rows, features, states } = reader;
         let sizes = self.reader_sizes(rows);
         let gradients = self.scratch("gradients of features", rows.cut.num_rows * sizes.features as usize, 4)?;
-        let tiles = [sizes.features.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.lines];
+        let tiles = [sizes.features.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.batch_heads];
         let bindings = [features, values, self.state_of(states), &rows.cut.tiles, others, score_gradients, &gradients];
         self.recorder.dispatch(Kernel::FeatureGradient, over(sizes, &tiles), &bindings);
         Ok(gradients)
     }
 
-    /// Gradients of the rows `[lines,rows,D]`, of their projections `[lines,rows,P]` and of h `[lines,rows]`.
+    /// Gradients of the rows `[BH,rows,D]`, of their projections `[BH,rows,P]` and of h `[BH,rows]`.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
-    pub fn pull_back(&mut self, rows: &Rows<'_>, features: &OnDevice, gradients: &OnDevice) -> Result<[OnDevice; 3]> {
+    pub fn pull_back(
+        &mut self,
+        rows: &SideRows<'_>,
+        features: &OnDevice,
+        gradients: &OnDevice,
+    ) -> Result<[OnDevice; 3]> {
         let sizes = self.sizes(rows);
         let slopes = self.slopes(rows)?;
         let projections =
             self.scratch("gradients of projections", rows.cut.num_rows * sizes.projections as usize, 4)?;
-        let per_row = [sizes.projections, sizes.rows, sizes.lines];
+        let per_row = [sizes.projections, sizes.rows, sizes.batch_heads];
         let bindings = [features, &slopes, gradients, &projections];
         self.recorder.dispatch(Kernel::PullBack, over(sizes, &per_row), &bindings);
         let norms = self.scratch("gradients of norms", rows.cut.num_rows, 4)?;
-        let of_norms = Sizes { factor: rows.norm_sign, ..over(sizes, &[sizes.rows, sizes.lines]) };
+        let of_norms = Sizes { factor: rows.norm_sign, ..over(sizes, &[sizes.rows, sizes.batch_heads]) };
         self.recorder.dispatch(Kernel::NormGradient, of_norms, &[features, gradients, &norms]);
         let inputs = self.scratch("gradients of rows", rows.cut.num_rows * sizes.head_dim as usize, 4)?;
         let factor = if self.base.family == EXPONENTIAL { LN_2 as f32 } else { 1.0 };
-        let tiles = [sizes.head_dim.div_ceil(4), sizes.rows.div_ceil(4), sizes.lines];
+        let tiles = [sizes.head_dim.div_ceil(4), sizes.rows.div_ceil(4), sizes.batch_heads];
         let bindings = [&projections, &norms, rows.inputs, rows.parameters, self.sets, &inputs];
         self.recorder.dispatch(Kernel::InputGradient, Sizes { factor, ..over(sizes, &tiles) }, &bindings);
         Ok([inputs, projections, norms])
     }
 
-    /// Gradients of directions and constants `[lines,blocks,P,D+1]`, to be added over the blocks, where those of
-    /// projections are over the powers of two of their rows `[lines,rows]`, if there are any.
+    /// Gradients of directions and constants `[BH,blocks,P,D+1]`, to be added over the blocks, where those of
+    /// projections are over the powers of two of their rows `[BH,rows]`, if there are any.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`].
     pub fn parameter_gradient(
         &mut self,
-        rows: &Rows<'_>,
+        rows: &SideRows<'_>,
         projections: &OnDevice,
         powers: Option<&OnDevice>,
     ) -> Result<OnDevice> {
@@ -308,31 +324,31 @@ impl<'r, 'a> Stages<'r, 'a> {
         let columns = sizes.head_dim + 1;
         let numbers = blocks * (sizes.projections * columns) as usize;
         let gradients = self.scratch("gradients of the feature map", numbers, 4)?;
-        let tiles = [columns.div_ceil(4), sizes.projections.div_ceil(4), sizes.tiles, sizes.lines];
+        let tiles = [columns.div_ceil(4), sizes.projections.div_ceil(4), sizes.tiles, sizes.batch_heads];
         let bindings = [projections, rows.inputs, powers.unwrap_or(projections), &gradients];
         self.recorder.dispatch(Kernel::ParameterGradient, over(sizes, &tiles), &bindings);
         Ok(gradients)
     }
 
-    /// Memory for some numbers of each line.
-    fn scratch(&mut self, what: &'static str, per_line: usize, bytes: u64) -> Result<OnDevice> {
-        self.recorder.scratch(what, u64::from(self.base.lines) * per_line as u64 * bytes)
+    /// Memory for some numbers of each batch head.
+    fn scratch(&mut self, what: &'static str, per_batch_head: usize, bytes: u64) -> Result<OnDevice> {
+        self.recorder.scratch(what, u64::from(self.base.batch_heads) * per_batch_head as u64 * bytes)
     }
 
     /// Memory for each pair of rows of a tile, where the call is causal.
-    fn pairs(&mut self, rows: &Rows<'_>, what: &'static str, bytes: u64) -> Result<OnDevice> {
+    fn pairs(&mut self, rows: &SideRows<'_>, what: &'static str, bytes: u64) -> Result<OnDevice> {
         self.scratch(what, if self.causal { rows.cut.tiling.num_pairs() } else { 0 }, bytes)
     }
 
-    fn sizes(&self, rows: &Rows<'_>) -> Sizes {
+    fn sizes(&self, rows: &SideRows<'_>) -> Sizes {
         let tiling = &rows.cut.tiling;
         let (tiles, tile_rows) = (tiling.tiles.len() as u32, tiling.rows as u32);
         Sizes { rows: rows.cut.num_rows as u32, tiles, tile_rows, ..self.base }
     }
 
-    fn reader_sizes(&self, rows: &Rows<'_>) -> Sizes {
+    fn reader_sizes(&self, rows: &SideRows<'_>) -> Sizes {
         let states = if self.causal { rows.cut.tiling.tiles.len() } else { rows.cut.tiling.segments.len() } as u32;
-        let mode = u32::from(rows.side == Side::Keys);
+        let mode = u32::from(rows.side == Side::Key);
         Sizes { states, mode, flag: u32::from(self.causal), ..self.sizes(rows) }
     }
 
@@ -348,7 +364,7 @@ fn check_count(what: &'static str, found: usize, limit: usize) -> Result<()> {
 /// Blocks of 4 queries times 4 keys of every tile.
 fn blocks(sizes: &Sizes) -> [u32; 4] {
     let of_tile = sizes.tile_rows.div_ceil(4);
-    [of_tile, of_tile, sizes.tiles, sizes.lines]
+    [of_tile, of_tile, sizes.tiles, sizes.batch_heads]
 }
 
 /// The sizes of as many invocations as the product of some counts.

@@ -1,4 +1,4 @@
-//! How the rows of a line are cut: into tiles that stay inside of their segment. The shape alone decides it.
+//! How the rows of a batch head are cut: into tiles that stay inside of their segment. The shape alone decides it.
 
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
@@ -8,18 +8,18 @@ const CAUSAL_ROWS: usize = 64;
 /// The most rows of a tile where every query sees every key.
 const NONCAUSAL_ROWS: usize = 256;
 
-/// Some rows of a line: the twin of `Tile` in `shaders/prelude.wgsl`.
+/// Some rows of a batch head: the twin of `Tile` in `shaders/prelude.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Tile {
     pub segment: u32,
     pub first: u32,
     pub count: u32,
-    /// The state of the line that its rows read: before the tile where the call is causal, else of the segment.
+    /// The state of the batch head that its rows read: before the tile where the call is causal, else of the segment.
     pub state: u32,
 }
 
-/// The tiles of one side of every line.
+/// The tiles of one side of every batch head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tiling {
     pub tiles: Vec<Tile>,

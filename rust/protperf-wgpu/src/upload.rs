@@ -1,15 +1,16 @@
-//! The rows of some lines of a call on the device, and what the stages have to know of the call.
+//! The rows of some batch heads of a call on the device, and what the stages have to know of the call.
+//! BH: batch entries times heads, those of one group.
 
+use crate::batch_heads::{BatchHeads, Call};
 use crate::error::GpuError;
-use crate::lines::{Call, Lines};
-use crate::maps::Side;
 use crate::memory::OnDevice;
 use crate::recorder::Recorder;
-use crate::stages::{Cut, Pass, Rows};
+use crate::stages::{Cut, Pass, SideRows};
+use protperf_core::Side;
 use protperf_core::Stored;
 use std::ops::Range;
 
-/// One side of some lines on the device.
+/// One side of some batch heads on the device.
 pub struct Uploaded {
     side: Side,
     inputs: OnDevice,
@@ -25,18 +26,18 @@ impl Uploaded {
     pub fn new<T: Stored>(
         recorder: &mut Recorder<'_>,
         call: &Call<'_, T>,
-        lines: &Lines,
+        batch_heads: &BatchHeads,
         side: Side,
     ) -> Result<Self, GpuError> {
         let inputs = match side {
-            Side::Queries => &lines.queries,
-            Side::Keys => &lines.keys,
+            Side::Query => &batch_heads.queries,
+            Side::Key => &batch_heads.keys,
         };
         let inputs = recorder.upload("rows of queries or keys", inputs)?;
         Self::of_rows(recorder, call, inputs, side)
     }
 
-    /// The same of rows that are on the device, `[lines,rows,D]`.
+    /// The same of rows that are on the device, `[BH,rows,D]`.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`], [`GpuError::TooMany`], [`GpuError::OutOfMemory`].
@@ -46,7 +47,7 @@ impl Uploaded {
         inputs: OnDevice,
         side: Side,
     ) -> Result<Self, GpuError> {
-        let at = usize::from(side == Side::Keys);
+        let at = usize::from(side == Side::Key);
         Ok(Uploaded {
             side,
             inputs,
@@ -58,8 +59,8 @@ impl Uploaded {
     }
 
     /// As the stages take it.
-    pub fn rows(&self) -> Rows<'_> {
-        Rows {
+    pub fn rows(&self) -> SideRows<'_> {
+        SideRows {
             side: self.side,
             inputs: &self.inputs,
             parameters: &self.parameters,
@@ -84,15 +85,15 @@ pub fn pass_of<T: Stored>(call: &Call<'_, T>) -> Pass {
     }
 }
 
-/// The set of parameters of each line.
+/// The set of parameters of each batch head.
 ///
 /// # Errors
 /// [`GpuError::TooLarge`].
 pub fn sets_of<T: Stored>(
     recorder: &mut Recorder<'_>,
     call: &Call<'_, T>,
-    lines: Range<usize>,
+    batch_heads: Range<usize>,
 ) -> Result<OnDevice, GpuError> {
-    let sets: Vec<u32> = lines.map(|line| call.set_of(line) as u32).collect();
+    let sets: Vec<u32> = batch_heads.map(|batch_head| call.set_of(batch_head) as u32).collect();
     recorder.upload("sets of parameters", &sets)
 }

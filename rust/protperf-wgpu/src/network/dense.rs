@@ -98,7 +98,8 @@ pub fn log_softmax(forward: &mut Forward<'_>, logits: Activations, classes: usiz
     Activations { width: classes, ..logits }
 }
 
-/// Rows of the first array, and after them of the second, of each of some lines; `table` holds their numbers.
+/// Rows of the first array `[outer,of_first,width]`, and after them of the second `[outer,of_second,width]`, the same
+/// for each outer index; `table` holds their numbers.
 ///
 /// # Errors
 /// [`GpuError::TooLarge`].
@@ -106,7 +107,7 @@ pub fn gather(
     forward: &mut Forward<'_>,
     [(first, of_first), (second, of_second)]: [(&OnDevice, usize); 2],
     table: &[u32],
-    [lines, width]: [usize; 2],
+    [outer, width]: [usize; 2],
     out: &OnDevice,
 ) -> Result<(), GpuError> {
     let rows = forward.recorder.upload("numbers of rows", table)?;
@@ -117,7 +118,7 @@ pub fn gather(
         width: width as u32,
         ..Extents::default()
     };
-    let counts = [width as u32, table.len() as u32, lines as u32];
+    let counts = [width as u32, table.len() as u32, outer as u32];
     forward.recorder.dispatch(Kernel::Gather, extents.over(&counts), &[first, second, &rows, out]);
     Ok(())
 }

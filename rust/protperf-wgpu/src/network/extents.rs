@@ -27,7 +27,7 @@ pub struct Extents {
     pub tile_rows: u32,
     /// Fours of keys that a row of a tile sees at most.
     pub tile_keys: u32,
-    /// Fours of scores of each line.
+    /// Fours of scores of each head.
     pub scores: u32,
     /// Which variant of the stage, as its shader says.
     pub mode: u32,

@@ -1,4 +1,4 @@
-//! Linear attention of the heads of a block: the stages of a call, over lines that are on the device already.
+//! Linear attention of the heads of a block: the stages of a call, over heads whose rows are on the device already.
 //!
 //! Heads are worked on in groups whose buffers the adapter can bind.
 
@@ -8,11 +8,11 @@ use super::extents::Extents;
 use super::heads::{Heads, merged, split};
 use crate::error::GpuError;
 use crate::kernels::Kernel;
-use crate::maps::{Map, Side};
+use crate::maps::Map;
 use crate::memory::OnDevice;
-use crate::stages::{Pass, Reader, Rows, Stages, Values};
+use crate::stages::{Pass, Reader, SideRows, Stages, Values};
 use protperf_core::state::KV_STATE;
-use protperf_core::{MapArgs, Result as CoreResult};
+use protperf_core::{MapArgs, Result as CoreResult, Side};
 use std::ops::Range;
 
 /// The largest buffer that a group of several heads makes, in bytes.
@@ -55,7 +55,7 @@ pub fn favor_map(
         input_limit: map.input_limit(),
         causal: false,
     };
-    let norm_factor = map.norm_factor(Side::Keys);
+    let norm_factor = map.norm_factor(Side::Key);
     let [queries, keys] = map.packed;
     let parameters = [forward.numbers(&queries)?, forward.numbers(&keys)?];
     Ok(Favor { pass, parameters, norm_factor })
@@ -126,9 +126,9 @@ fn read_group(
     };
     let [of_queries, of_keys] = &map.parameters;
     let side =
-        |side, inputs, parameters, norm_factor| Rows { side, inputs, parameters, cut, norm_factor, norm_sign: 0.0 };
-    let queries = side(Side::Queries, &queries, of_queries, 0.0);
-    let keys = side(Side::Keys, &keys, of_keys, map.norm_factor);
+        |side, inputs, parameters, norm_factor| SideRows { side, inputs, parameters, cut, norm_factor, norm_sign: 0.0 };
+    let queries = side(Side::Query, &queries, of_queries, 0.0);
+    let keys = side(Side::Key, &keys, of_keys, map.norm_factor);
     let pass = Pass { causal: heads.sequences.causal, ..map.pass };
     let mut stages = Stages::new(&mut forward.recorder, &pass, group.len(), &sets)?;
     let of_queries = stages.project(&queries, None)?;

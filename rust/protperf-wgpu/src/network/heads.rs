@@ -1,4 +1,4 @@
-//! The rows of a block as lines of its heads.
+//! Queries, keys and values of a block's tokens as rows of its heads.
 
 use super::arrays::{Activations, Forward, Sequences};
 use super::extents::Extents;

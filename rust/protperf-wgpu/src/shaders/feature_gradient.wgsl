@@ -5,20 +5,21 @@
 // Mode 0: rows are queries, S the state of the keys before their tile, x their cotangents. Mode 1: rows are keys, S the
 // state of the queries after their tile, x their [1, v]. The exponents of queries carry the denominators, so no term is
 // larger than a gradient is. With flag 0 there is the state alone. An invocation makes 4 rows times 4 features.
+// BH: batch entries times heads, those of one group.
 
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(1) var<storage, read> features: array<Feature>;
-// [lines, rows, width]
+// [BH, rows, width]
 @group(0) @binding(2) var<storage, read> values: array<f32>;
-// [lines, states, F, 1 + width]
+// [BH, states, F, 1 + width]
 @group(0) @binding(3) var<storage, read> states: array<f32>;
 // [tiles]
 @group(0) @binding(4) var<storage, read> tiles: array<Tile>;
-// features of the other side [lines, rows, F]
+// features of the other side [BH, rows, F]
 @group(0) @binding(5) var<storage, read> others: array<Feature>;
-// by query and key [lines, tiles, tile_rows, tile_rows]
+// by query and key [BH, tiles, tile_rows, tile_rows]
 @group(0) @binding(6) var<storage, read> score_gradients: array<f32>;
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(7) var<storage, read_write> gradients: array<f32>;
 
 @compute @workgroup_size(64)
@@ -36,12 +37,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     if own_row >= tile.count {
         return;
     }
-    let line = of_tile / sizes.tiles;
-    let first_row = line * sizes.rows + tile.first;
+    let batch_head = of_tile / sizes.tiles;
+    let first_row = batch_head * sizes.rows + tile.first;
     let row = min(vec4u(own_row) + vec4u(0u, 1u, 2u, 3u), vec4u(tile.count - 1u));
     let m = min(vec4u(first_feature) + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.features - 1u));
     let x = (vec4u(first_row) + row) * sizes.width;
-    let s = ((line * sizes.states + tile.state) * sizes.features + m) * (sizes.width + 1u);
+    let s = ((batch_head * sizes.states + tile.state) * sizes.features + m) * (sizes.width + 1u);
     let n = vec4i(reference_of(states[s.x]), reference_of(states[s.y]), reference_of(states[s.z]), reference_of(states[s.w]));
     var sums = mat4x4f();
     for (var c = 0u; c < sizes.width; c++) {

@@ -3,19 +3,19 @@
 //     dx_l = factor * sum_m du_m w_ml + dh g_l x_l
 //
 // Directions and factors of squares carry the scale of the inputs; `factor` takes log2(e) out again where directions
-// carry it. An invocation makes 4 rows times 4 axes.
+// carry it. An invocation makes 4 rows times 4 axes. BH: batch entries times heads, those of one group.
 
-// du [lines, rows, P]
+// du [BH, rows, P]
 @group(0) @binding(1) var<storage, read> projections: array<f32>;
-// dh [lines, rows]
+// dh [BH, rows]
 @group(0) @binding(2) var<storage, read> norms: array<f32>;
-// x [lines, rows, D]
+// x [BH, rows, D]
 @group(0) @binding(3) var<storage, read> inputs: array<f32>;
 // per set: directions [P, D], constants [P], factors of squares [D]
 @group(0) @binding(4) var<storage, read> parameters: array<f32>;
-// [lines]
+// [BH]
 @group(0) @binding(5) var<storage, read> sets: array<u32>;
-// [lines, rows, D]
+// [BH, rows, D]
 @group(0) @binding(6) var<storage, read_write> gradients: array<f32>;
 
 @compute @workgroup_size(64)
@@ -29,10 +29,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let row_tiles = (sizes.rows + 3u) / 4u;
     let first_axis = at % columns * 4u;
     let first_row = at / columns % row_tiles * 4u;
-    let line = at / columns / row_tiles;
-    let rows = vec4u(line * sizes.rows) + min(vec4u(first_row) + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.rows - 1u));
+    let batch_head = at / columns / row_tiles;
+    let rows = vec4u(batch_head * sizes.rows) + min(vec4u(first_row) + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.rows - 1u));
     let axes = min(vec4u(first_axis) + vec4u(0u, 1u, 2u, 3u), vec4u(d - 1u));
-    let start = sets[line] * (sizes.projections * (d + 1u) + d);
+    let start = sets[batch_head] * (sizes.projections * (d + 1u) + d);
     let du = rows * sizes.projections;
     var sums = mat4x4f();
     for (var m = 0u; m < sizes.projections; m++) {
@@ -46,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     for (var i = 0u; i < 4u; i++) {
         for (var j = 0u; j < 4u; j++) {
             if first_row + i < sizes.rows && first_axis + j < d {
-                let row = line * sizes.rows + first_row + i;
+                let row = batch_head * sizes.rows + first_row + i;
                 let x = clamp(inputs[row * d + first_axis + j], -sizes.input_limit, sizes.input_limit);
                 let of_norm = norms[row] * parameters[squares + first_axis + j] * x;
                 gradients[row * d + first_axis + j] = sizes.factor * sums[i][j] + of_norm;

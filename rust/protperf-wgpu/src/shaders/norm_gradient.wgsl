@@ -2,13 +2,13 @@
 //
 //     dh = factor * sum_m mantissa_m dphi_m      factor -1 exponential, 1 trigonometric, 0 where no norm counts
 //
-// An invocation makes one row.
+// An invocation makes one row. BH: batch entries times heads, those of one group.
 
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(1) var<storage, read> features: array<Feature>;
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(2) var<storage, read> gradients: array<f32>;
-// [lines, rows]
+// [BH, rows]
 @group(0) @binding(3) var<storage, read_write> norms: array<f32>;
 
 @compute @workgroup_size(64)

@@ -3,15 +3,15 @@
 //     dw_ml = sum_i du_im x_il,    dc_m = sum_i du_im
 //
 // over the rows of one block; the caller adds the blocks in their order. Gradients du may be over powers of two. An invocation makes 4 projections times 4 of
-// the D + 1 columns, the last of which is the constant's.
+// the D + 1 columns, the last of which is the constant's. BH: batch entries times heads, those of one group.
 
-// du [lines, rows, P]
+// du [BH, rows, P]
 @group(0) @binding(1) var<storage, read> projections: array<f32>;
-// x [lines, rows, D]
+// x [BH, rows, D]
 @group(0) @binding(2) var<storage, read> inputs: array<f32>;
-// of du [lines, rows]; with powers 0 there are none
+// of du [BH, rows]; with powers 0 there are none
 @group(0) @binding(3) var<storage, read> powers: array<i32>;
-// [lines, blocks, P, D + 1]; a block has tile_rows rows, and a line has `tiles` blocks
+// [BH, blocks, P, D + 1]; a block has tile_rows rows, and a batch head has `tiles` blocks
 @group(0) @binding(4) var<storage, read_write> gradients: array<f32>;
 
 @compute @workgroup_size(64)
@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let first_column = at % columns * 4u;
     let first_projection = at / columns % rows_of_four * 4u;
     let block = at / columns / rows_of_four;
-    let line = block / sizes.tiles;
+    let batch_head = block / sizes.tiles;
     let low = block % sizes.tiles * sizes.tile_rows;
     let high = min(low + sizes.tile_rows, sizes.rows);
     let m = min(vec4u(first_projection) + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.projections - 1u));
@@ -35,7 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let limit = vec4f(sizes.input_limit);
     var sums = mat4x4f();
     for (var i = low; i < high; i++) {
-        let row = line * sizes.rows + i;
+        let row = batch_head * sizes.rows + i;
         let u = vec4u(row * sizes.projections) + m;
         let x = vec4u(row * d) + axis;
         let inputs4 = clamp(vec4f(inputs[x.x], inputs[x.y], inputs[x.z], inputs[x.w]), -limit, limit);

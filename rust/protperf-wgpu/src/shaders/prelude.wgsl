@@ -4,7 +4,7 @@
 
 struct Sizes {
     invocations: u32,
-    lines: u32,
+    batch_heads: u32,
     rows: u32,
     head_dim: u32,
     projections: u32,
@@ -30,7 +30,7 @@ struct Feature {
     exponent: i32,
 }
 
-// Some rows of a line, and which of its states they read or make.
+// Some rows of a batch head, and which of its states they read or make.
 struct Tile {
     segment: u32,
     first: u32,

@@ -8,16 +8,17 @@
 // Directions carry the scale of the inputs and, in the exponential family, log2(e). The exponent of a feature is
 // lowered by its row's shift; a row that is left out has features of nothing. An invocation makes 4 rows times 4
 // projections. Mode 0: features. Mode 1: slopes of an activation, over the power of two that its feature carries.
+// BH: batch entries times heads, those of one group.
 
-// x [lines, rows, D]
+// x [BH, rows, D]
 @group(0) @binding(1) var<storage, read> inputs: array<f32>;
 // per set: directions [P, D], constants [P], factors of squares [D]
 @group(0) @binding(2) var<storage, read> parameters: array<f32>;
-// [lines, rows]; with flag 0 there are none
+// [BH, rows]; with flag 0 there are none
 @group(0) @binding(3) var<storage, read> shifts: array<i32>;
-// [lines]
+// [BH]
 @group(0) @binding(4) var<storage, read> sets: array<u32>;
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(5) var<storage, read_write> features: array<Feature>;
 
 const LEFT_OUT = -2147483647;
@@ -34,13 +35,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let row_tiles = (sizes.rows + 3u) / 4u;
     let first_projection = at % columns * 4u;
     let first_row = at / columns % row_tiles * 4u;
-    let line = at / columns / row_tiles;
+    let batch_head = at / columns / row_tiles;
     let d = sizes.head_dim;
     let last_row = vec4u(sizes.rows - 1u);
     let last_projection = vec4u(sizes.projections - 1u);
-    let rows = vec4u(line * sizes.rows) + min(vec4u(first_row) + vec4u(0u, 1u, 2u, 3u), last_row);
+    let rows = vec4u(batch_head * sizes.rows) + min(vec4u(first_row) + vec4u(0u, 1u, 2u, 3u), last_row);
     let projections = min(vec4u(first_projection) + vec4u(0u, 1u, 2u, 3u), last_projection);
-    let start = sets[line] * (sizes.projections * (d + 1u) + d);
+    let start = sets[batch_head] * (sizes.projections * (d + 1u) + d);
     let constants = start + sizes.projections * d;
     let squares = constants + sizes.projections;
     var products = mat4x4f();
@@ -63,7 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         let u = products[i] + added;
         for (var j = 0u; j < 4u; j++) {
             if first_projection + j < sizes.projections {
-                store(line * sizes.rows + first_row + i, first_projection + j, u[j], norms[i]);
+                store(batch_head * sizes.rows + first_row + i, first_projection + j, u[j], norms[i]);
             }
         }
     }

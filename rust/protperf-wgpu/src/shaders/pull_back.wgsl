@@ -4,15 +4,15 @@
 //     activation      du = f'(u) 2^(-exponent) dphi           (the slopes are those that `project` makes in mode 1)
 //     trigonometric   du = cos dphi_sin - sin dphi_cos
 //
-// An invocation makes one projection of one row.
+// An invocation makes one projection of one row. BH: batch entries times heads, those of one group.
 
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(1) var<storage, read> features: array<Feature>;
-// [lines, rows, F]; of activation maps alone
+// [BH, rows, F]; of activation maps alone
 @group(0) @binding(2) var<storage, read> slopes: array<Feature>;
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(3) var<storage, read> gradients: array<f32>;
-// [lines, rows, P]
+// [BH, rows, P]
 @group(0) @binding(4) var<storage, read_write> projections: array<f32>;
 
 @compute @workgroup_size(64)

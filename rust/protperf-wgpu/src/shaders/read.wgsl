@@ -7,22 +7,23 @@
 // Mode 1, backward: rows are keys that read the state of later queries, j >= i; t is 0 and out is N, den is not written.
 // With flag 0 there is the state alone. Values and sums of them may be over powers of two; N is over that of the row then,
 // which no later row has a part in. An invocation makes 4 rows times 4 columns of [D, N].
+// BH: batch entries times heads, those of one group.
 
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(1) var<storage, read> features: array<Feature>;
-// [lines, states, F, 1 + width]
+// [BH, states, F, 1 + width]
 @group(0) @binding(2) var<storage, read> states: array<f32>;
 // [tiles]
 @group(0) @binding(3) var<storage, read> tiles: array<Tile>;
-// by query and key [lines, tiles, tile_rows, tile_rows]
+// by query and key [BH, tiles, tile_rows, tile_rows]
 @group(0) @binding(4) var<storage, read> scores: array<Feature>;
-// [1, v] of the other side [lines, rows, width]
+// [1, v] of the other side [BH, rows, width]
 @group(0) @binding(5) var<storage, read> values: array<f32>;
-// of values [lines, rows]; with powers 0 there are none
+// of values [BH, rows]; with powers 0 there are none
 @group(0) @binding(6) var<storage, read> powers: array<i32>;
-// [lines, rows, width]: column 0 is not filled in mode 0
+// [BH, rows, width]: column 0 is not filled in mode 0
 @group(0) @binding(7) var<storage, read_write> out: array<f32>;
-// [lines, rows, 2]
+// [BH, rows, 2]
 @group(0) @binding(8) var<storage, read_write> den: array<f32>;
 
 @compute @workgroup_size(64)
@@ -40,11 +41,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     if own_row >= tile.count {
         return;
     }
-    let line = of_tile / sizes.tiles;
-    let first_row = line * sizes.rows + tile.first;
+    let batch_head = of_tile / sizes.tiles;
+    let first_row = batch_head * sizes.rows + tile.first;
     let row = min(vec4u(own_row) + vec4u(0u, 1u, 2u, 3u), vec4u(tile.count - 1u));
     let base = (vec4u(first_row) + row) * sizes.features;
-    let state = (line * sizes.states + tile.state) * sizes.features * (sizes.width + 1u);
+    let state = (batch_head * sizes.states + tile.state) * sizes.features * (sizes.width + 1u);
     let c = min(vec4u(first_column) + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.width - 1u));
     var top = vec4i(0);
     if sizes.mode == 0u {

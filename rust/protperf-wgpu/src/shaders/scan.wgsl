@@ -6,20 +6,21 @@
 // after all. Sums of values are over powers of two: those of the first state over that of the first row, those of a tile
 // alone over that of its last row, those before a tile over that of its first row, and the last over that of the last row.
 // An invocation carries one column of one feature; its tiles are at most 65,535.
+// BH: batch entries times heads, those of one group.
 
-// states of tiles by themselves [lines, tiles, F, 1 + width]
+// states of tiles by themselves [BH, tiles, F, 1 + width]
 @group(0) @binding(1) var<storage, read> own: array<f32>;
-// states before the first tile [lines, segments, F, 1 + width]; with flag 0 there are none
+// states before the first tile [BH, segments, F, 1 + width]; with flag 0 there are none
 @group(0) @binding(2) var<storage, read> first: array<f32>;
 // first tile and number of tiles of each segment
 @group(0) @binding(3) var<storage, read> segments: array<vec2u>;
 // [tiles]
 @group(0) @binding(4) var<storage, read> tiles: array<Tile>;
-// of values [lines, rows]; with powers 0 there are none
+// of values [BH, rows]; with powers 0 there are none
 @group(0) @binding(5) var<storage, read> powers: array<i32>;
-// [lines, tiles, F, 1 + width]
+// [BH, tiles, F, 1 + width]
 @group(0) @binding(6) var<storage, read_write> before: array<f32>;
-// [lines, segments, F, 1 + width]
+// [BH, segments, F, 1 + width]
 @group(0) @binding(7) var<storage, read_write> last: array<f32>;
 
 @compute @workgroup_size(64)
@@ -33,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let feature = at / sizes.width % sizes.features;
     let state = at / sizes.width / sizes.features;
     let segment = segments[state % sizes.states];
-    let line = state / sizes.states;
+    let batch_head = state / sizes.states;
     let has_power = sizes.powers == 1u && column > 1u;
     let base = (state * sizes.features + feature) * row;
     var reference = EMPTY;
@@ -46,10 +47,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     var power = 0;
     for (var step = 0u; step < segment.y; step++) {
         let at_tile = segment.x + select(step, segment.y - 1u - step, sizes.mode == 1u);
-        let to = ((line * sizes.tiles + at_tile) * sizes.features + feature) * row;
+        let to = ((batch_head * sizes.tiles + at_tile) * sizes.features + feature) * row;
         var by_tile = 1.0;
         if has_power {
-            let first_row = line * sizes.rows + tiles[at_tile].first;
+            let first_row = batch_head * sizes.rows + tiles[at_tile].first;
             let low = powers[first_row];
             let high = powers[first_row + tiles[at_tile].count - 1u];
             sum *= exp2_int(select(power - low, 0, step == 0u));

@@ -2,15 +2,15 @@
 //
 //     G_ij = g_i . [1, v_j]   for j <= i, else 0
 //
-// An invocation makes 4 queries times 4 keys.
+// An invocation makes 4 queries times 4 keys. BH: batch entries times heads, those of one group.
 
-// cotangents of queries [lines, rows, width]
+// cotangents of queries [BH, rows, width]
 @group(0) @binding(1) var<storage, read> cotangents: array<f32>;
-// [1, v] of keys [lines, rows, width]
+// [1, v] of keys [BH, rows, width]
 @group(0) @binding(2) var<storage, read> values: array<f32>;
 // [tiles]
 @group(0) @binding(3) var<storage, read> tiles: array<Tile>;
-// by query and key [lines, tiles, tile_rows, tile_rows]
+// by query and key [BH, tiles, tile_rows, tile_rows]
 @group(0) @binding(4) var<storage, read_write> gradients: array<f32>;
 
 @compute @workgroup_size(64)

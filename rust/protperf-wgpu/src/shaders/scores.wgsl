@@ -3,15 +3,15 @@
 //     s_ij = sum_m phi_m(q_i) phi_m(k_j)
 //
 // Each pair is relative to its own largest term, so that a pair depends on nothing but its two rows and no later row
-// can make it vanish. An invocation makes 4 queries times 4 keys.
+// can make it vanish. An invocation makes 4 queries times 4 keys. BH: batch entries times heads, those of one group.
 
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(1) var<storage, read> queries: array<Feature>;
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(2) var<storage, read> keys: array<Feature>;
 // [tiles]
 @group(0) @binding(3) var<storage, read> tiles: array<Tile>;
-// [lines, tiles, tile_rows, tile_rows]
+// [BH, tiles, tile_rows, tile_rows]
 @group(0) @binding(4) var<storage, read_write> scores: array<Feature>;
 
 @compute @workgroup_size(64)

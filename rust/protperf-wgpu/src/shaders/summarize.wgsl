@@ -3,16 +3,17 @@
 //     n_m = max_j exponent_jm,   S_m = sum_j 2^(exponent_jm - n_m) mantissa_jm [1, v_j]
 //
 // Sums of values are over the power of the tile's last row. An invocation makes 4 features times 4 columns.
+// BH: batch entries times heads, those of one group.
 
-// [lines, rows, F]
+// [BH, rows, F]
 @group(0) @binding(1) var<storage, read> features: array<Feature>;
-// [lines, rows, width]
+// [BH, rows, width]
 @group(0) @binding(2) var<storage, read> values: array<f32>;
 // [tiles]
 @group(0) @binding(3) var<storage, read> tiles: array<Tile>;
-// of values [lines, rows]; with powers 0 there are none
+// of values [BH, rows]; with powers 0 there are none
 @group(0) @binding(4) var<storage, read> powers: array<i32>;
-// [lines, tiles, F, 1 + width]
+// [BH, tiles, F, 1 + width]
 @group(0) @binding(5) var<storage, read_write> states: array<f32>;
 
 @compute @workgroup_size(64)

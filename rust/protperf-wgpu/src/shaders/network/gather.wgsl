@@ -1,12 +1,12 @@
-// Some rows of two arrays, of every line. An invocation carries one number.
+// Some rows of two arrays, the same for every outer index. An invocation carries one number.
 
-// [lines, rows of the first, width]
+// [outer, rows of the first, width]
 @group(0) @binding(1) var<storage, read> first: array<f32>;
-// [lines, rows of the second, width]
+// [outer, rows of the second, width]
 @group(0) @binding(2) var<storage, read> second: array<f32>;
 // rows of the first array, and then of the second [rows]
 @group(0) @binding(3) var<storage, read> table: array<u32>;
-// [lines, rows, width]
+// [outer, rows, width]
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 @compute @workgroup_size(64)
@@ -17,10 +17,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     }
     let column = at % extents.width;
     let row = table[at / extents.width % extents.rows];
-    let line = at / extents.width / extents.rows;
+    let outer_index = at / extents.width / extents.rows;
     if row < extents.inputs {
-        out[at] = first[(line * extents.inputs + row) * extents.width + column];
+        out[at] = first[(outer_index * extents.inputs + row) * extents.width + column];
     } else {
-        out[at] = second[(line * extents.outputs + row - extents.inputs) * extents.width + column];
+        out[at] = second[(outer_index * extents.outputs + row - extents.inputs) * extents.width + column];
     }
 }

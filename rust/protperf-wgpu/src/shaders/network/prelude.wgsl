@@ -20,7 +20,7 @@ struct Extents {
     tile_rows: u32,
     // Fours of keys that a row of a tile sees at most.
     tile_keys: u32,
-    // Fours of scores of each line.
+    // Fours of scores of each head.
     scores: u32,
     mode: u32,
     factor: f32,
@@ -37,7 +37,7 @@ struct QueryTile {
     keys: u32,
     // Keys that a query sees without those from its own place on; all of them where it sees every key.
     before: u32,
-    // Fours of scores of its line before its own.
+    // Fours of scores of its head before its own.
     scores: u32,
 }
 

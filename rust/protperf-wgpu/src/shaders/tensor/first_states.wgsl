@@ -1,16 +1,16 @@
 // States before the first keys as the scan takes them, their sums of values over the power of two of the first key, or
 // over their own where there is none. A row that is not finite is that of an empty state. An invocation carries the row of
-// a feature.
+// a feature. BH: batch entries times heads, those of one group.
 
 // [B, H, F, 2 + E], or [segments, H, F, 2 + E]
 @group(0) @binding(1) var<storage, read> words: array<u32>;
-// [lines, segments, 2]
+// [BH, segments, 2]
 @group(0) @binding(2) var<storage, read> facts: array<u32>;
 // [num_segments + 1]
 @group(0) @binding(3) var<storage, read> borders: array<u32>;
-// [lines, S]
+// [BH, S]
 @group(0) @binding(4) var<storage, read> powers: array<i32>;
-// [lines, segments, F, 2 + E]
+// [BH, segments, F, 2 + E]
 @group(0) @binding(5) var<storage, read_write> states: array<f32>;
 
 @compute @workgroup_size(64)

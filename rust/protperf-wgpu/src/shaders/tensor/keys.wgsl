@@ -1,5 +1,6 @@
-// Rows of a tensor of keys as lines, and what is known of them and of their values. Rows that are padding, or hold a
-// number that is not finite, are zeros and left out. An invocation carries a row.
+// Rows of a tensor of keys as those of batch heads, and what is known of them and of their values. Rows that are
+// padding, or hold a number that is not finite, are zeros and left out. An invocation carries a row. BH: batch entries
+// times heads, those of one group.
 
 // [num_segments + 1]
 @group(0) @binding(1) var<storage, read> borders: array<u32>;
@@ -9,13 +10,13 @@
 @group(0) @binding(3) var<storage, read> of_values: array<u32>;
 // 1 where a key is padding [B, S]; with masked 0 there is none
 @group(0) @binding(4) var<storage, read> is_padding: array<u32>;
-// [lines, S, D]
+// [BH, S, D]
 @group(0) @binding(5) var<storage, read_write> keys: array<f32>;
-// 0, or that a row is left out [lines, S]
+// 0, or that a row is left out [BH, S]
 @group(0) @binding(6) var<storage, read_write> shifts: array<i32>;
-// [lines, segments, 2]
+// [BH, segments, 2]
 @group(0) @binding(7) var<storage, read_write> facts: array<atomic<u32>>;
-// bits of the largest magnitude of each row of values, 0 where a row is left out [lines, S]
+// bits of the largest magnitude of each row of values, 0 where a row is left out [BH, S]
 @group(0) @binding(8) var<storage, read_write> largest_of: array<u32>;
 
 @compute @workgroup_size(64)
@@ -25,8 +26,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         return;
     }
     let row = at % shape.rows;
-    let line = at / shape.rows;
-    let base = key_line(line) * shape.rows + row;
+    let batch_head = at / shape.rows;
+    let base = key_batch_head(batch_head) * shape.rows + row;
     let d = shape.head_dim;
     var bad = false;
     for (var axis = 0u; axis < d; axis++) {
@@ -42,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     }
     var padding = false;
     if shape.masked == 1u {
-        padding = is_padding[(shape.first_line + line) / shape.heads * shape.rows + row] == 1u;
+        padding = is_padding[(shape.first_batch_head + batch_head) / shape.heads * shape.rows + row] == 1u;
     }
     let left_out = padding || bad;
     for (var axis = 0u; axis < d; axis++) {
@@ -52,6 +53,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     shifts[at] = select(0, LEFT_OUT, left_out);
     largest_of[at] = select(largest, 0u, left_out);
     if bad && !padding {
-        atomicMax(&facts[(line * shape.segments + segment_of(row)) * 2u], NO_KEY - row);
+        atomicMax(&facts[(batch_head * shape.segments + segment_of(row)) * 2u], NO_KEY - row);
     }
 }

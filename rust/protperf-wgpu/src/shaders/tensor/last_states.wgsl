@@ -1,8 +1,9 @@
 // States after the last keys as a tensor, NaN where something was not finite. An invocation carries a number.
+// BH: batch entries times heads, those of one group.
 
-// [lines, segments, F, 2 + E]
+// [BH, segments, F, 2 + E]
 @group(0) @binding(1) var<storage, read> states: array<f32>;
-// [lines, segments, 2]
+// [BH, segments, 2]
 @group(0) @binding(2) var<storage, read> facts: array<u32>;
 // [B, H, F, 2 + E], or [segments, H, F, 2 + E]
 @group(0) @binding(3) var<storage, read_write> words: array<u32>;

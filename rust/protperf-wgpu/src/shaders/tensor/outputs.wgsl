@@ -1,15 +1,16 @@
 // What queries read as rows of a tensor, and NaN where they saw a number that is not finite. An invocation writes a word;
-// of a word that a line of another group shares it leaves that half as it is.
+// of a word that a batch head of another group shares it leaves that half as it is.
+// BH: batch entries times heads, those of one group.
 
 // [num_segments + 1]
 @group(0) @binding(1) var<storage, read> borders: array<u32>;
-// [lines, L, 1 + E], the first column unused
+// [BH, L, 1 + E], the first column unused
 @group(0) @binding(2) var<storage, read> out: array<f32>;
-// [lines, L]
+// [BH, L]
 @group(0) @binding(3) var<storage, read> is_bad: array<u32>;
-// [lines, segments, 2]
+// [BH, segments, 2]
 @group(0) @binding(4) var<storage, read> facts: array<u32>;
-// [lines, S]
+// [BH, S]
 @group(0) @binding(5) var<storage, read> powers: array<i32>;
 // [B, H, L, E]
 @group(0) @binding(6) var<storage, read_write> words: array<u32>;
@@ -20,9 +21,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     if at >= shape.invocations {
         return;
     }
-    let of_line = shape.rows * shape.value_dim;
-    let first = shape.first_line * of_line;
-    let end = first + shape.lines * of_line;
+    let of_batch_head = shape.rows * shape.value_dim;
+    let first = shape.first_batch_head * of_batch_head;
+    let end = first + shape.batch_heads * of_batch_head;
     if shape.stored == FLOAT32 {
         words[first + at] = rounded(at);
         return;

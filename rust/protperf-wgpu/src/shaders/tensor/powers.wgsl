@@ -4,7 +4,7 @@
 //
 // and over all keys where every query sees them. Step 0: the largest of each tile. Step 1: the largest before each tile, and
 // that of a segment, which is a fact of it from now on. Step 2: the powers. An invocation walks a tile, or the tiles of a
-// segment, which are at most 65,535.
+// segment, which are at most 65,535. BH: batch entries times heads, those of one group.
 
 struct Tile {
     segment: u32,
@@ -17,13 +17,13 @@ struct Tile {
 @group(0) @binding(1) var<storage, read> tiles: array<Tile>;
 // first tile and number of tiles of each segment
 @group(0) @binding(2) var<storage, read> segments: array<vec2u>;
-// [lines, S]
+// [BH, S]
 @group(0) @binding(3) var<storage, read> largest_of: array<u32>;
-// [lines, segments, 2]
+// [BH, segments, 2]
 @group(0) @binding(4) var<storage, read_write> facts: array<u32>;
-// [lines, tiles]
+// [BH, tiles]
 @group(0) @binding(5) var<storage, read_write> of_tiles: array<u32>;
-// [lines, S]
+// [BH, S]
 @group(0) @binding(6) var<storage, read_write> powers: array<i32>;
 
 @compute @workgroup_size(64)
@@ -37,13 +37,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         return;
     }
     let tile = tiles[at % shape.tiles];
-    let line = at / shape.tiles;
-    let first = line * shape.rows + tile.first;
+    let batch_head = at / shape.tiles;
+    let first = batch_head * shape.rows + tile.first;
     var largest = 0u;
     if shape.step == 2u {
         largest = of_tiles[at];
         if shape.causal == 0u {
-            largest = facts[(line * shape.segments + tile.segment) * 2u + 1u];
+            largest = facts[(batch_head * shape.segments + tile.segment) * 2u + 1u];
         }
     }
     for (var row = first; row < first + tile.count; row++) {

@@ -1,16 +1,16 @@
-// What is shared by the stages between tensors that stay on the device and the rows of lines that attention computes on.
-// A tensor is read and written as words, one number in 32 bits or two in 16 each, and numbers are judged by their bits:
-// what is not finite never becomes a float here, for compilers may assume that no such number exists.
+// What is shared by the stages between tensors that stay on the device and the rows of batch heads that attention
+// computes on. A tensor is read and written as words, one number in 32 bits or two in 16 each, and numbers are judged
+// by their bits: what is not finite never becomes a float here, for compilers may assume that no such number exists.
 
 struct Shape {
     invocations: u32,
-    // Of this group of lines, and the first of them among all.
-    lines: u32,
-    first_line: u32,
+    // Of this group of batch heads, and the first of them among all.
+    batch_heads: u32,
+    first_batch_head: u32,
     // Of queries, and how many of them share a head of keys.
     heads: u32,
     group: u32,
-    // Rows of a line.
+    // Rows of a batch head.
     rows: u32,
     head_dim: u32,
     value_dim: u32,
@@ -21,7 +21,7 @@ struct Shape {
     causal: u32,
     // 1 where there is a mask of padding.
     masked: u32,
-    // Tiles of a line of keys.
+    // Tiles of the keys of a batch head.
     tiles: u32,
     // Which step of a shader that has several.
     step: u32,
@@ -39,15 +39,15 @@ const LEFT_OUT = -2147483647;
 const EXTREME_BITS = 60;
 // The power of zeros: below the exponent of every number.
 const OF_ZEROS = -150;
-// Facts of a segment of a line: the first, less this, is the first key that is not finite, and 0 where there is none; the
-// second are the bits of the largest magnitude of a value. Both are maxima, which no order changes.
+// Facts of a segment of a batch head: the first, less this, is the first key that is not finite, and 0 where there is
+// none; the second are the bits of the largest magnitude of a value. Both are maxima, which no order changes.
 const NO_KEY = 0xffffffffu;
 // The reference of a state that has seen no key.
 const EMPTY_REFERENCE = -1e37;
 
-// The head of keys of a line among all.
-fn key_line(line: u32) -> u32 {
-    return (shape.first_line + line) / shape.group;
+// The head of keys of a batch head, counted over all batch entries.
+fn key_batch_head(batch_head: u32) -> u32 {
+    return (shape.first_batch_head + batch_head) / shape.group;
 }
 
 // The word of a tensor that holds a number, and the number in it as the bits of a float.
@@ -160,9 +160,10 @@ fn nan_bits(stored: u32) -> u32 {
     return select(0x7fc0u, 0x7fc00000u, stored == FLOAT32);
 }
 
-// Where the row of a feature lies in a tensor of states; `state` counts lines, and segments of each.
+// Where the row of a feature lies in a tensor of states; `state` counts batch heads, and segments of each.
 fn state_row(state: u32, feature: u32) -> u32 {
-    let line = shape.first_line + state / shape.segments;
-    let place = (line / shape.heads * shape.segments + state % shape.segments) * shape.heads + line % shape.heads;
+    let batch_head = shape.first_batch_head + state / shape.segments;
+    let batch = batch_head / shape.heads;
+    let place = (batch * shape.segments + state % shape.segments) * shape.heads + batch_head % shape.heads;
     return (place * shape.features + feature) * (shape.value_dim + 2u);
 }

@@ -1,8 +1,9 @@
 // What is known of states before the first keys. An invocation reads the row of a feature.
+// BH: batch entries times heads, those of one group.
 
 // [B, H, F, 2 + E], or [segments, H, F, 2 + E]
 @group(0) @binding(1) var<storage, read> words: array<u32>;
-// [lines, segments, 2]
+// [BH, segments, 2]
 @group(0) @binding(2) var<storage, read_write> facts: array<atomic<u32>>;
 
 @compute @workgroup_size(64)

@@ -1,7 +1,8 @@
-//! The rows of some lines of a call, contiguous and finite. A line is a batch entry and a query head.
+//! The rows of some batch heads of a call, contiguous and finite. A batch head is one query head of one batch entry,
+//! with all its segments. BH: batch entries times heads, those of one group.
 //!
 //! Keys and values are repeated for every query head that shares them, so the shaders know nothing of heads. Rows that
-//! hold a number that is not finite are set to zero here and remembered; see [`Lines::is_bad`].
+//! hold a number that is not finite are set to zero here and remembered; see [`BatchHeads::is_bad`].
 
 use crate::maps::Map;
 use protperf_core::state::KV_STATE;
@@ -15,11 +16,11 @@ const EXTREME_BITS: i32 = 60;
 /// The power of zeros, below the exponent of every number: the twin of `OF_ZEROS` in `shaders/tensor/prelude.wgsl`.
 pub const OF_ZEROS: i32 = -150;
 
-/// The values of some lines, and sums of them, over powers of two.
+/// The values of some batch heads, and sums of them, over powers of two.
 pub struct Scaled {
-    /// `[1, v]`, zeros where a key is left out, `[lines,S,E+1]`.
+    /// `[1, v]`, zeros where a key is left out, `[BH,S,E+1]`.
     pub values: Vec<f32>,
-    /// States before the first keys, their sums of values over the power of the first key `[lines,segments,F,2+E]`.
+    /// States before the first keys, their sums of values over the power of the first key `[BH,segments,F,2+E]`.
     pub first_states: Vec<f32>,
 }
 
@@ -27,9 +28,9 @@ pub struct Scaled {
 /// own, the first state included, so that no later value has a part in what an earlier row reads; else it is that of all
 /// keys of its segment.
 pub struct Powers {
-    /// `[lines,S]`.
+    /// `[BH,S]`.
     pub keys: Vec<i32>,
-    /// Those of all keys, `[lines,segments]`.
+    /// Those of all keys, `[BH,segments]`.
     pub segments: Vec<i32>,
 }
 
@@ -43,23 +44,23 @@ pub struct Call<'a, T> {
     pub state_in: Option<&'a [f32]>,
 }
 
-/// The rows of some lines.
-pub struct Lines {
+/// The rows of some batch heads.
+pub struct BatchHeads {
     pub range: Range<usize>,
-    /// `[lines,L,D]`.
+    /// `[BH,L,D]`.
     pub queries: Vec<f32>,
-    /// `[lines,S,D]`.
+    /// `[BH,S,D]`.
     pub keys: Vec<f32>,
-    /// `[lines,S,E]`.
+    /// `[BH,S,E]`.
     values: Vec<f32>,
-    /// 0, or [`LEFT_OUT`] where a key is padding or bad, `[lines,S]`.
+    /// 0, or [`LEFT_OUT`] where a key is padding or bad, `[BH,S]`.
     pub key_shifts: Vec<i32>,
-    /// States before the first key `[lines,segments,F,2+E]`.
+    /// States before the first key `[BH,segments,F,2+E]`.
     pub first_states: Vec<f32>,
     bad_queries: Vec<bool>,
-    /// Of each line and segment: the first key that is not finite, as a row of the line.
+    /// Of each batch head and segment: the first key that is not finite, as a row of the batch head.
     first_bad_keys: Vec<Option<usize>>,
-    /// Of each line and segment: every row sees something that is not finite.
+    /// Of each batch head and segment: every row sees something that is not finite.
     all_bad: Vec<bool>,
 }
 
@@ -85,41 +86,41 @@ impl<'a, T: Stored> Call<'a, T> {
         self.shape.value_dim + 1
     }
 
-    /// The set of parameters that a line uses.
-    pub fn set_of(&self, line: usize) -> usize {
-        self.args.map.set_of(line % self.shape.heads)
+    /// The set of parameters that a batch head uses.
+    pub fn set_of(&self, batch_head: usize) -> usize {
+        self.args.map.set_of(batch_head % self.shape.heads)
     }
 
-    /// The key head of a line, counted over all batch entries.
-    pub fn key_line(&self, line: usize) -> usize {
+    /// The key head of a batch head, counted over all batch entries.
+    pub fn key_batch_head(&self, batch_head: usize) -> usize {
         let s = &self.shape;
-        line / s.heads * s.kv_heads + line % s.heads / s.group()
+        batch_head / s.heads * s.kv_heads + batch_head % s.heads / s.group()
     }
 
-    /// Where the state of a line's segment lies among all states as callers hold them.
-    pub fn state_range(&self, line: usize, segment: usize) -> Range<usize> {
+    /// Where the state of a batch head's segment lies among all states as callers hold them.
+    pub fn state_range(&self, batch_head: usize, segment: usize) -> Range<usize> {
         let [_, heads, features, width] = self.shape.state();
-        let state = (line / heads * self.shape.num_segments + segment) * heads + line % heads;
+        let state = (batch_head / heads * self.shape.num_segments + segment) * heads + batch_head % heads;
         state * features * width..(state + 1) * features * width
     }
 
-    /// Whether a key of a line is padding.
-    pub fn is_padding(&self, line: usize, key: usize) -> bool {
-        self.args.key_padding_mask.is_some_and(|mask| mask[line / self.shape.heads * self.shape.kv_len + key])
+    /// Whether a key of a batch head is padding.
+    pub fn is_padding(&self, batch_head: usize, key: usize) -> bool {
+        self.args.key_padding_mask.is_some_and(|mask| mask[batch_head / self.shape.heads * self.shape.kv_len + key])
     }
 
-    /// The rows of some lines.
+    /// The rows of some batch heads.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn lines(&self, range: Range<usize>) -> Result<Lines> {
+    pub fn batch_heads(&self, range: Range<usize>) -> Result<BatchHeads> {
         let s = &self.shape;
         let (queries, bad_queries) = gather(&self.args.q, range.clone(), s.q_len)?;
-        let key_lines = || range.clone().map(|line| self.key_line(line));
-        let (mut keys, mut bad_keys) = gather(&self.args.k, key_lines(), s.kv_len)?;
-        let (values, bad_values) = gather(&self.args.v, key_lines(), s.kv_len)?;
+        let key_batch_heads = || range.clone().map(|batch_head| self.key_batch_head(batch_head));
+        let (mut keys, mut bad_keys) = gather(&self.args.k, key_batch_heads(), s.kv_len)?;
+        let (values, bad_values) = gather(&self.args.v, key_batch_heads(), s.kv_len)?;
         bad_keys.iter_mut().zip(bad_values).for_each(|(bad, of_value)| *bad |= of_value);
-        let mut lines = Lines {
+        let mut batch_heads = BatchHeads {
             queries,
             values,
             key_shifts: try_filled(range.len() * s.kv_len, 0)?,
@@ -130,47 +131,47 @@ impl<'a, T: Stored> Call<'a, T> {
             keys: Vec::new(),
             range: range.clone(),
         };
-        for (at, line) in range.clone().enumerate() {
+        for (at, batch_head) in range.clone().enumerate() {
             let rows = at * s.kv_len..(at + 1) * s.kv_len;
             for row in rows.clone() {
-                if bad_keys[row] || self.is_padding(line, row - rows.start) {
-                    lines.key_shifts[row] = LEFT_OUT;
+                if bad_keys[row] || self.is_padding(batch_head, row - rows.start) {
+                    batch_heads.key_shifts[row] = LEFT_OUT;
                     keys[row * s.head_dim..][..s.head_dim].fill(0.0);
                 }
             }
             for segment in &self.segments[1] {
-                let is_bad = |&key: &usize| bad_keys[rows.start + key] && !self.is_padding(line, key);
-                lines.first_bad_keys.push(segment.clone().find(is_bad));
+                let is_bad = |&key: &usize| bad_keys[rows.start + key] && !self.is_padding(batch_head, key);
+                batch_heads.first_bad_keys.push(segment.clone().find(is_bad));
             }
         }
-        lines.keys = keys;
-        self.first_states(&mut lines)?;
-        Ok(lines)
+        batch_heads.keys = keys;
+        self.first_states(&mut batch_heads)?;
+        Ok(batch_heads)
     }
 
     /// States before the first keys: empty ones where none are given, or where one is not finite.
-    fn first_states(&self, lines: &mut Lines) -> Result<()> {
+    fn first_states(&self, batch_heads: &mut BatchHeads) -> Result<()> {
         let row = KV_STATE + self.shape.value_dim;
         let num_segments = self.segments[0].len();
         let size = self.shape.feature_dim * row;
-        lines.first_states = try_filled(lines.range.len() * num_segments * size, 0.0)?;
-        for (at, line) in lines.range.clone().enumerate() {
+        batch_heads.first_states = try_filled(batch_heads.range.len() * num_segments * size, 0.0)?;
+        for (at, batch_head) in batch_heads.range.clone().enumerate() {
             for segment in 0..num_segments {
-                let to = &mut lines.first_states[(at * num_segments + segment) * size..][..size];
-                let given = self.state_in.map(|all| &all[self.state_range(line, segment)]);
+                let to = &mut batch_heads.first_states[(at * num_segments + segment) * size..][..size];
+                let given = self.state_in.map(|all| &all[self.state_range(batch_head, segment)]);
                 let is_finite = given.is_none_or(|state| state.iter().all(|x| x.is_finite()));
                 match given.filter(|_| is_finite) {
                     Some(state) => to.copy_from_slice(state),
                     None => protperf_core::state::fill_empty(to, self.shape.value_dim),
                 }
-                lines.all_bad.push(!is_finite || self.map.is_bad[self.set_of(line)]);
+                batch_heads.all_bad.push(!is_finite || self.map.is_bad[self.set_of(batch_head)]);
             }
         }
         Ok(())
     }
 }
 
-impl Lines {
+impl BatchHeads {
     /// The powers of two that values are divided by.
     ///
     /// # Errors
@@ -227,12 +228,13 @@ impl Lines {
         Ok(Scaled { values, first_states })
     }
 
-    /// Leaves out keys that nothing sees of what a pass is about, those of a segment of the line `at` from a row on.
+    /// Leaves out keys that nothing sees of what a pass is about, those of a segment of the batch head `at` from a row
+    /// on.
     pub fn leave_out(&mut self, kv_len: usize, at: usize, keys: Range<usize>) {
         self.key_shifts[at * kv_len + keys.start..at * kv_len + keys.end].fill(LEFT_OUT);
     }
 
-    /// Whether a query saw something that is not finite, or is itself not finite; `query` is a row of the line.
+    /// Whether a query saw something that is not finite, or is itself not finite; `query` is a row of the batch head.
     pub fn is_bad<T>(&self, call: &Call<'_, T>, at: usize, segment: usize, query: usize) -> bool {
         let of_segment = at * call.segments[0].len() + segment;
         let sees = |key: usize| !call.args.causal || key <= query;
@@ -248,21 +250,22 @@ impl Lines {
     }
 }
 
-/// Rows `[lines,len,width]` of the lines `batch * heads + head` of a tensor, and which of them are bad and therefore 0.
+/// Rows `[BH,len,width]` of the batch heads `batch * heads + head` of a tensor, and which of them are bad and therefore
+/// 0.
 ///
 /// # Errors
 /// `OutOfMemory`.
 pub fn gather<T: Stored>(
     tensor: &TensorRef<'_, T>,
-    lines: impl ExactSizeIterator<Item = usize>,
+    batch_heads: impl ExactSizeIterator<Item = usize>,
     len: usize,
 ) -> Result<(Vec<f32>, Vec<bool>)> {
     let [_, heads, _, width] = tensor.shape();
-    let (mut rows, mut bad) = (try_reserved(lines.len() * len * width)?, try_reserved(lines.len() * len)?);
-    for line in lines {
+    let (mut rows, mut bad) = (try_reserved(batch_heads.len() * len * width)?, try_reserved(batch_heads.len() * len)?);
+    for batch_head in batch_heads {
         for row in 0..len {
             let first = rows.len();
-            let at = tensor.position([line / heads, line % heads, row, 0]);
+            let at = tensor.position([batch_head / heads, batch_head % heads, row, 0]);
             let step = tensor.strides()[3];
             let element = |axis: usize| tensor.data()[at.wrapping_add_signed(axis as isize * step)];
             rows.extend((0..width).map(|axis| element(axis).widen().to_f64() as f32));
