@@ -284,9 +284,9 @@ def test_compiles_into_one_graph_with_gradients(chunked, form):
 
 def test_meta_tensors_give_shapes_of_outputs_and_states():
     q, k, v, omega = (x.to("meta") for x in tensors(1, 4, 9, kv_heads=2, d=8, e=3, m=16))
-    for options, lines in (({}, 1), ({"cu_seqlens": torch.tensor([0, 4, 9])}, 2)):
+    for options, num_sequences in (({}, 1), ({"cu_seqlens": torch.tensor([0, 4, 9])}, 2)):
         out, state = favor_attention_with_state(q, k, v, omega, **options)
-        assert (out.shape, state.shape) == ((1, 4, 9, 3), (lines, 4, 16, 5))
+        assert (out.shape, state.shape) == ((1, 4, 9, 3), (num_sequences, 4, 16, 5))
         assert out.device.type == state.device.type == "meta"
 
 

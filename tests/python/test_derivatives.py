@@ -264,8 +264,8 @@ def test_the_first_gradient_of_softmax_attention_is_that_of_torchs_kernel_and_ke
 def state_case(feature_map, kind):
     """A call from a state, and its leaves: q, k, v, omega and the sums of the state (its references are integers)."""
     leaves = leaves_of(feature_map)
-    lines = 3 if kind == "packed" else 1
-    before = tensors(lines, 1, 4, d=3, e=2, m=4, scale=SCALE.get(feature_map, 0.7), seed=9)
+    num_sequences = 3 if kind == "packed" else 1
+    before = tensors(num_sequences, 1, 4, d=3, e=2, m=4, scale=SCALE.get(feature_map, 0.7), seed=9)
     state = favor_attention_with_state(*before, feature_map=feature_map)[1].detach()
     options = {"causal": False, **OPTIONS[kind]}
 

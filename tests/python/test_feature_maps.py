@@ -80,8 +80,8 @@ def test_first_and_second_derivatives(feature_map, kind):
 @pytest.mark.parametrize("feature_map", [*OTHERS, "hyperbolic", "smreg", "elu1", "trigonometric"])
 def test_first_and_second_derivatives_through_states_in_and_out(feature_map, kind):
     options = {"feature_map": feature_map, "kernel_epsilon": EPSILON.get(feature_map)}
-    lines = 2 if kind == "packed" else 1
-    before = tensors(lines, 1, 3, d=2, e=1, m=3, scale=0.5, seed=9)
+    num_sequences = 2 if kind == "packed" else 1
+    before = tensors(num_sequences, 1, 3, d=2, e=1, m=3, scale=0.5, seed=9)
     state = favor_attention_with_state(*before, **options)[1]
     q, k, v, omega = tensors(1, 1, 3, d=2, e=1, m=3, scale=0.5, requires_grad=True)
     leaves = (q, k, v, omega.requires_grad_(), state[..., 1:].clone().requires_grad_())

@@ -106,8 +106,10 @@ def test_opcheck(dtype, case):
     backend = "reference" if case == "backend" else "auto"
     options = (feature_map, case != "plain", 1e-3 if feature_map == "relu" else 0.0, borders, mask, backend)
     if "state" in case:
-        lines = 2 if "segments" in case else 1
-        before = favor_attention_with_state(*(x.detach().expand(lines, -1, -1, -1) for x in (q, k, v)), omega.detach())
+        num_sequences = 2 if "segments" in case else 1
+        before = favor_attention_with_state(
+            *(x.detach().expand(num_sequences, -1, -1, -1) for x in (q, k, v)), omega.detach()
+        )
         state = None if case == "no state" else before[1].requires_grad_()
         torch.library.opcheck(torch.ops.protperf.favor_state.default, (*args, state, *options))
         args = (*(x.detach() for x in args), before[1].detach())

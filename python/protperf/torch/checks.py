@@ -153,8 +153,8 @@ def num_features(feature_map: str, q: torch.Tensor, omega: torch.Tensor | None) 
 def check_state(state: Any, q: torch.Tensor, v: torch.Tensor, features: int, cu_seqlens: Any) -> None:
     """Refuse a state of another shape or type than that of the computation with so many features."""
     check_tensor("state", state, q.device)
-    lines = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    needed = [lines, q.shape[1], features, v.shape[3] + 2]
+    num_sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    needed = [num_sequences, q.shape[1], features, v.shape[3] + 2]
     if list(state.shape) != needed:
         axes = "[B,H,F,2+E]" if cu_seqlens is None else "[num_segments,H,F,2+E]"
         raise ShapeError(f"state has shape {list(state.shape)}, needed is {axes} {needed}")

@@ -34,8 +34,8 @@ from protperf.torch.autocast import without_autocast
 from protperf.torch.exponents import exponent_of, power_of_two
 from protperf.torch.features import Features
 from protperf.torch.inputs import Call, Options, poisoned
-from protperf.torch.lines import Lines, RowCollector, StateCollector
 from protperf.torch.log_linear import Parameters
+from protperf.torch.sequences import RowCollector, Sequences, StateCollector
 from protperf.torch.states import State
 
 __all__ = ["Output", "favor_attention", "forward", "square_halves"]
@@ -88,35 +88,37 @@ def forward(
     den = RowCollector([*shape, 2], q, call.dtype, in_place)
     last = StateCollector([call.num_states, call.heads, call.map.width, 2 + call.value_dim], q, call.dtype)
     walk = _causal if options.causal else _noncausal
-    for lines in call.lines:
-        last.put(lines, walk(call, lines, state, out, den))
+    for sequences in call.sequences:
+        last.put(sequences, walk(call, sequences, state, out, den))
     return Output(out.result(), den.result(), last.result())
 
 
-def _causal(call: Call, lines: Lines, given: torch.Tensor | None, out: RowCollector, den: RowCollector) -> torch.Tensor:
-    state, bad = call.first_state(lines, given)
-    for low, high in lines.chunks(lines.q_len, call.chunk_size):
-        x, bad_query = call.queries(lines, low, high)
-        keys = call.keys(lines, low, high)
+def _causal(
+    call: Call, sequences: Sequences, given: torch.Tensor | None, out: RowCollector, den: RowCollector
+) -> torch.Tensor:
+    state, bad = call.first_state(sequences, given)
+    for low, high in sequences.chunks(sequences.q_len, call.chunk_size):
+        x, bad_query = call.queries(sequences, low, high)
+        keys = call.keys(sequences, low, high)
         queries, key_features = call.map.queries(x), call.map.keys(keys.rows, keys.keep)
         exponent, sums = _read_visible(state, queries, key_features, keys.values_and_one)
         bad_so_far = (keys.bad.cumsum(-1) > 0) | bad[..., None]
-        _finish(call, lines, low, exponent, sums, bad_so_far | bad_query, out, den)
+        _finish(call, sequences, low, exponent, sums, bad_so_far | bad_query, out, den)
         state, bad = states.add(state, key_features, keys.values_and_one), bad_so_far[..., -1]
     return _last_state(call, state, bad)
 
 
 def _noncausal(
-    call: Call, lines: Lines, given: torch.Tensor | None, out: RowCollector, den: RowCollector
+    call: Call, sequences: Sequences, given: torch.Tensor | None, out: RowCollector, den: RowCollector
 ) -> torch.Tensor:
-    state, bad = call.first_state(lines, given)
-    for low, high in lines.chunks(lines.kv_len, call.chunk_size):
-        keys = call.keys(lines, low, high)
+    state, bad = call.first_state(sequences, given)
+    for low, high in sequences.chunks(sequences.kv_len, call.chunk_size):
+        keys = call.keys(sequences, low, high)
         state, bad = states.add(state, call.map.keys(keys.rows, keys.keep), keys.values_and_one), bad | keys.bad.any(-1)
-    for low, high in lines.chunks(lines.q_len, call.chunk_size):
-        x, bad_query = call.queries(lines, low, high)
+    for low, high in sequences.chunks(sequences.q_len, call.chunk_size):
+        x, bad_query = call.queries(sequences, low, high)
         exponent, sums = states.read(state, call.map.queries(x))
-        _finish(call, lines, low, exponent, sums, bad[..., None] | bad_query, out, den)
+        _finish(call, sequences, low, exponent, sums, bad[..., None] | bad_query, out, den)
     return _last_state(call, state, bad)
 
 
@@ -177,7 +179,7 @@ def _combined(
 
 def _finish(
     call: Call,
-    lines: Lines,
+    sequences: Sequences,
     low: int,
     exponent: torch.Tensor,
     sums: torch.Tensor,
@@ -192,12 +194,12 @@ def _finish(
     # Rounding may carry a mean of the largest values past them.
     largest = torch.finfo(call.dtype).max
     mean = (mean * call.value_unscale).clamp(-largest, largest)
-    out.put(lines, low, poisoned(mean, bad[..., None]))
+    out.put(sequences, low, poisoned(mean, bad[..., None]))
     shift = torch.where(empty, 0.0, exponent_of(denominator))
     mantissa = denominator.detach() * power_of_two(-shift)
     whole = torch.where(empty, 0.0, exponent[..., None] + shift)
     pair = torch.cat([torch.where(bad[..., None], 0.0, whole), torch.where(bad[..., None], torch.nan, mantissa)], -1)
-    den.put(lines, low, pair)
+    den.put(sequences, low, pair)
 
 
 def _last_state(call: Call, state: State, bad: torch.Tensor) -> torch.Tensor:

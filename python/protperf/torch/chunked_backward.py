@@ -23,8 +23,8 @@ from protperf.torch.chunked import square_halves
 from protperf.torch.exponents import NIL, power_of_two
 from protperf.torch.features import Features
 from protperf.torch.inputs import Call, Keys, Options
-from protperf.torch.lines import Lines, RowCollector, StateCollector
 from protperf.torch.log_linear import Parameters
+from protperf.torch.sequences import RowCollector, Sequences, StateCollector
 from protperf.torch.states import State
 
 __all__ = ["Gradients", "backward"]
@@ -90,65 +90,67 @@ class _Backward:
         self.dparameters: dict[str, torch.Tensor] = {}
 
     def run(self) -> Gradients:
-        for lines in self.call.lines:
-            self.dstate.put(lines, self._causal(lines) if self.call.options.causal else self._noncausal(lines))
+        for sequences in self.call.sequences:
+            self.dstate.put(
+                sequences, self._causal(sequences) if self.call.options.causal else self._noncausal(sequences)
+            )
         parameters = self.call.parameter_gradients(self.dparameters) if self.with_parameters else ()
         return Gradients(self.dq.result(), self.dk.result(), self.dv.result(), parameters, self.dstate.result())
 
-    def _causal(self, lines: Lines) -> torch.Tensor:
+    def _causal(self, sequences: Sequences) -> torch.Tensor:
         call = self.call
-        chunks = lines.chunks(lines.q_len, call.chunk_size)
-        state, bad = call.first_state(lines, self.state)
+        chunks = sequences.chunks(sequences.q_len, call.chunk_size)
+        state, bad = call.first_state(sequences, self.state)
         for low, high in chunks:
-            queries, keys = self._queries(lines, low, high), call.keys(lines, low, high)
+            queries, keys = self._queries(sequences, low, high), call.keys(sequences, low, high)
             key_features = call.map.keys(keys.rows, keys.keep)
             dfeatures = _read(state, queries.lowered, queries.cotangent)
             _add_visible_keys(dfeatures, queries.lowered, queries.cotangent, key_features, keys.values_and_one)
-            self._put_query_gradient(lines, low, queries, dfeatures)
+            self._put_query_gradient(sequences, low, queries, dfeatures)
             state, bad = states.add(state, key_features, keys.values_and_one), bad | keys.bad.any(-1)
-        later = self._last_cotangent(lines, state.reference, bad)
+        later = self._last_cotangent(sequences, state.reference, bad)
         for low, high in reversed(chunks):
-            queries, keys = self._queries(lines, low, high), call.keys(lines, low, high)
+            queries, keys = self._queries(sequences, low, high), call.keys(sequences, low, high)
             key_features = call.map.keys(keys.rows, keys.keep)
             dfeatures, dvalues = _read(later, key_features, keys.values_and_one), _read_values(later, key_features)
             _add_visible_queries(
                 dfeatures, dvalues, key_features, keys.values_and_one, queries.lowered, queries.cotangent
             )
-            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dvalues)
+            self._put_key_gradient(sequences, low, keys, key_features, dfeatures, dvalues)
             later = states.add(later, queries.lowered, queries.cotangent)
-        return self._first_gradient(lines, later)
+        return self._first_gradient(sequences, later)
 
-    def _noncausal(self, lines: Lines) -> torch.Tensor:
+    def _noncausal(self, sequences: Sequences) -> torch.Tensor:
         call = self.call
-        state, bad = call.first_state(lines, self.state)
-        key_chunks = lines.chunks(lines.kv_len, call.chunk_size)
+        state, bad = call.first_state(sequences, self.state)
+        key_chunks = sequences.chunks(sequences.kv_len, call.chunk_size)
         for low, high in key_chunks:
-            keys = call.keys(lines, low, high)
+            keys = call.keys(sequences, low, high)
             state, bad = (
                 states.add(state, call.map.keys(keys.rows, keys.keep), keys.values_and_one),
                 bad | keys.bad.any(-1),
             )
-        later = self._last_cotangent(lines, state.reference, bad)
-        for low, high in lines.chunks(lines.q_len, call.chunk_size):
-            queries = self._queries(lines, low, high)
+        later = self._last_cotangent(sequences, state.reference, bad)
+        for low, high in sequences.chunks(sequences.q_len, call.chunk_size):
+            queries = self._queries(sequences, low, high)
             dfeatures = _read(state, queries.lowered, queries.cotangent)
-            self._put_query_gradient(lines, low, queries, dfeatures)
+            self._put_query_gradient(sequences, low, queries, dfeatures)
             later = states.add(later, queries.lowered, queries.cotangent)
         for low, high in key_chunks:
-            keys = call.keys(lines, low, high)
+            keys = call.keys(sequences, low, high)
             key_features = call.map.keys(keys.rows, keys.keep)
             dfeatures, dvalues = _read(later, key_features, keys.values_and_one), _read_values(later, key_features)
-            self._put_key_gradient(lines, low, keys, key_features, dfeatures, dvalues)
-        return self._first_gradient(lines, later)
+            self._put_key_gradient(sequences, low, keys, key_features, dfeatures, dvalues)
+        return self._first_gradient(sequences, later)
 
-    def _queries(self, lines: Lines, low: int, high: int) -> _Queries:
+    def _queries(self, sequences: Sequences, low: int, high: int) -> _Queries:
         call = self.call
-        rows, _ = call.queries(lines, low, high)
-        grad, out, den = (lines.take(x, low, high).to(call.dtype) for x in (self.grad, self.out, self.den))
+        rows, _ = call.queries(sequences, low, high)
+        grad, out, den = (sequences.take(x, low, high).to(call.dtype) for x in (self.grad, self.out, self.den))
         mantissa = den[..., 1:]
         bad = mantissa.isnan()
         counts = (mantissa != 0) & ~bad
-        inside = lines.inside(low, high)
+        inside = sequences.inside(low, high)
         if inside is not None:
             counts, bad = counts & inside[..., None], bad & inside[..., None]
         grad = torch.where(counts | bad, grad, 0.0)
@@ -161,16 +163,16 @@ class _Backward:
         lowered = Features(torch.where(counts, features.mantissa, 0.0), exponent)
         return _Queries(rows, features, lowered, cotangent)
 
-    def _put_query_gradient(self, lines: Lines, low: int, queries: _Queries, dfeatures: torch.Tensor) -> None:
+    def _put_query_gradient(self, sequences: Sequences, low: int, queries: _Queries, dfeatures: torch.Tensor) -> None:
         # Values were scaled, and so was all that v~ went into.
         dfeatures = dfeatures * self.call.value_unscale
         dx, dparameters = self.call.map.queries_gradient(queries.rows, queries.features, dfeatures)
         self._add_parameters(dparameters)
-        self.dq.put(lines, low, dx)
+        self.dq.put(sequences, low, dx)
 
     def _put_key_gradient(
         self,
-        lines: Lines,
+        sequences: Sequences,
         low: int,
         keys: Keys,
         features: Features,
@@ -181,32 +183,32 @@ class _Backward:
         dx, dparameters = self.call.map.keys_gradient(keys.rows, features, dfeatures)
         self._add_parameters(dparameters)
         exists = (keys.keep | keys.bad)[..., None]
-        self.dk.put(lines, low, self.call.for_key_heads(torch.where(exists, dx, 0.0)))
-        self.dv.put(lines, low, self.call.for_key_heads(torch.where(exists, dvalues[..., :-1], 0.0)))
+        self.dk.put(sequences, low, self.call.for_key_heads(torch.where(exists, dx, 0.0)))
+        self.dv.put(sequences, low, self.call.for_key_heads(torch.where(exists, dvalues[..., :-1], 0.0)))
 
     def _add_parameters(self, gradients: Mapping[str, torch.Tensor]) -> None:
         for name, gradient in gradients.items() if self.with_parameters else ():
             before = self.dparameters.get(name)
             self.dparameters[name] = gradient if before is None else before + gradient
 
-    def _last_cotangent(self, lines: Lines, reference: torch.Tensor, bad: torch.Tensor) -> State:
+    def _last_cotangent(self, sequences: Sequences, reference: torch.Tensor, bad: torch.Tensor) -> State:
         """Where the second pass starts: the gradient of the final state, as of a query that reads it."""
         call = self.call
-        shape = (lines.count, call.heads, call.map.width, call.value_dim + 1)
+        shape = (sequences.count, call.heads, call.map.width, call.value_dim + 1)
         if self.grad_state is None:
             return states.empty(shape, call.map.num_references, call.dtype, call.q.device)
-        grad = lines.take_states(self.grad_state)
+        grad = sequences.take_states(self.grad_state)
         arrives = (grad[..., 1:] != 0).any(-1).any(-1)
         sums = torch.cat([grad[..., 2:], grad[..., 1:2] * call.value_scale], -1)
         sums = torch.where((bad & arrives)[..., None, None], torch.nan, sums)
         return State(-reference, sums)
 
-    def _first_gradient(self, lines: Lines, later: State) -> torch.Tensor:
+    def _first_gradient(self, sequences: Sequences, later: State) -> torch.Tensor:
         """The gradient of the initial state, which every query reads; its references have none."""
         call = self.call
         if self.state is None:
             return later.sums.new_zeros(*later.sums.shape[:3], call.value_dim + 2)
-        reference = states.references(lines.take_states(self.state))
+        reference = states.references(sequences.take_states(self.state))
         sums = later.sums * power_of_two(later.reference + reference)[..., None]
         return torch.cat([torch.zeros_like(sums[..., :1]), sums[..., -1:] * call.value_unscale, sums[..., :-1]], -1)
 
@@ -218,8 +220,8 @@ def _read(state: State, features: Features, held: torch.Tensor) -> torch.Tensor:
 
 def _read_values(state: State, features: Features) -> torch.Tensor:
     """What rows read from a state, [n,H,C,E+1]."""
-    weights = power_of_two(features.exponent + state.reference[..., None, :])
-    return (features.mantissa * weights) @ state.sums
+    powers = power_of_two(features.exponent + state.reference[..., None, :])
+    return (features.mantissa * powers) @ state.sums
 
 
 def _add_visible_keys(

@@ -1,7 +1,7 @@
 """From the tensors of a call to the rows of a chunk: gathered, in the type of the computation, and all finite.
 
 A row that holds a number that is not finite is set to zero and flagged, because 0 * NaN would reach outputs that do
-not see it; whoever sees it is given NaN at the end (`poisoned`). A head whose omega is not finite, and a line whose
+not see it; whoever sees it is given NaN at the end (`poisoned`). A head whose omega is not finite, and a sequence whose
 state is not, are flagged whole.
 """
 
@@ -16,8 +16,8 @@ from protperf import _arguments
 from protperf.torch import states
 from protperf.torch.exponents import exponent_of, power_of_two
 from protperf.torch.features import FeatureMap
-from protperf.torch.lines import Lines, batch_lines, packed_lines
 from protperf.torch.log_linear import LogLinearMap, Parameters
+from protperf.torch.sequences import Sequences, batch_sequences, packed_sequences
 from protperf.torch.states import State
 
 __all__ = ["Call", "Keys", "Options", "computed_type", "poisoned"]
@@ -74,7 +74,7 @@ class Call:
         self.bad_heads, self.map = self._map(omega)
         self._parameters = omega if isinstance(omega, Parameters) else (omega,)
         self.chunk_size = CHUNK_SIZE
-        self.lines = self._lines()
+        self.sequences = self._sequences()
         power = _value_power(v, self.dtype)
         self.value_scale, self.value_unscale = power_of_two(-power), power_of_two(power)
 
@@ -97,13 +97,13 @@ class Call:
         pairs = zip(found, self._parameters, strict=True)
         return tuple(None if x is None or given is None else x.to(given.dtype) for x, given in pairs)
 
-    def _lines(self) -> list[Lines]:
+    def _sequences(self) -> list[Sequences]:
         borders = self.options.cu_seqlens
         if borders is None:
-            return batch_lines(self.batch, self.q_len, self.kv_len, self.options.key_padding_mask)
+            return batch_sequences(self.batch, self.q_len, self.kv_len, self.options.key_padding_mask)
         listed = borders.tolist()
         _arguments.check_segments(borders.shape, "int64", listed, self.q_len)
-        return packed_lines(listed, self.chunk_size, self.q.device)
+        return packed_sequences(listed, self.chunk_size, self.q.device)
 
     @property
     def num_states(self) -> int:
@@ -111,17 +111,17 @@ class Call:
         borders = self.options.cu_seqlens
         return self.batch if borders is None else len(borders) - 1
 
-    def queries(self, lines: Lines, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def queries(self, sequences: Sequences, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Query rows [n,H,C,D], and which of them were not finite [n,H,C]."""
-        rows = lines.take(self.q, low, high).to(self.dtype)
+        rows = sequences.take(self.q, low, high).to(self.dtype)
         finite = rows.isfinite().all(-1)
         return torch.where(finite[..., None], rows, 0.0), ~finite
 
-    def keys(self, lines: Lines, low: int, high: int) -> Keys:
+    def keys(self, sequences: Sequences, low: int, high: int) -> Keys:
         """Keys and payloads, repeated for the query heads that share them."""
-        rows, values = (lines.take(x, low, high).to(self.dtype) for x in (self.k, self.v))
+        rows, values = (sequences.take(x, low, high).to(self.dtype) for x in (self.k, self.v))
         finite = rows.isfinite().all(-1) & values.isfinite().all(-1)
-        exists = lines.exists(low, high, rows.device)
+        exists = sequences.exists(low, high, rows.device)
         keep, bad = finite, ~finite
         if exists is not None:
             keep, bad = keep & exists, bad & exists
@@ -139,13 +139,13 @@ class Call:
         shared = self.k.shape[1]
         return x if shared == self.heads else x.unflatten(1, (shared, self.heads // shared)).sum(2)
 
-    def first_state(self, lines: Lines, state: torch.Tensor | None) -> tuple[State, torch.Tensor]:
-        """The state before the first key, and the lines [n,H] whose every output is not finite."""
-        bad = self.bad_heads.expand(lines.count, self.heads)
+    def first_state(self, sequences: Sequences, state: torch.Tensor | None) -> tuple[State, torch.Tensor]:
+        """The state before the first key, and the sequences [n,H] whose every output is not finite."""
+        bad = self.bad_heads.expand(sequences.count, self.heads)
         if state is None:
-            shape = (lines.count, self.heads, self.map.width, self.value_dim + 1)
+            shape = (sequences.count, self.heads, self.map.width, self.value_dim + 1)
             return states.empty(shape, self.map.num_references, self.dtype, self.q.device), bad
-        state = lines.take_states(state)
+        state = sequences.take_states(state)
         finite = state.isfinite().all(-1).all(-1)
         state = torch.where(finite[..., None, None], state, 0.0)
         return states.imported(state, self.map.num_references, self.value_scale), bad | ~finite

@@ -172,8 +172,8 @@ def native_favor_state(
     out, den = _output(q, v)
     given = Options(*options)
     features = feature_dim(given.feature_map, q.shape[3] if omega is None else omega.shape[-2])
-    lines = q.shape[0] if given.cu_seqlens is None else len(given.cu_seqlens) - 1
-    after = torch.empty(lines, q.shape[1], features, v.shape[3] + 2, dtype=den.dtype)
+    num_sequences = q.shape[0] if given.cu_seqlens is None else len(given.cu_seqlens) - 1
+    after = torch.empty(num_sequences, q.shape[1], features, v.shape[3] + 2, dtype=den.dtype)
     _native.favor_forward(
         *_inputs(q, k, v, omega),
         _memory(out),

@@ -129,8 +129,8 @@ def _forward_fake(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any)
     with_state, _, cu_seqlens, _, _ = rest[6:]
     out = q.new_empty(*q.shape[:3], v.shape[3])
     den = q.new_empty(*q.shape[:3], 2, dtype=computed_type(q.dtype))
-    lines = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    state = (lines, q.shape[1], rest[0].shape[-2], v.shape[3] + 2)
+    num_sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    state = (num_sequences, q.shape[1], rest[0].shape[-2], v.shape[3] + 2)
     return out, den, den.new_empty(state if with_state else 0)
 
 

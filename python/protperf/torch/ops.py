@@ -66,9 +66,9 @@ def _favor_state_fake(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     given = Options(*options)
     features = feature_dim(given.feature_map, q.shape[3] if omega is None else omega.shape[-2])
-    lines = q.shape[0] if given.cu_seqlens is None else given.cu_seqlens.shape[0] - 1
+    num_sequences = q.shape[0] if given.cu_seqlens is None else given.cu_seqlens.shape[0] - 1
     out, den = _favor_fake(q, k, v, omega)
-    return out, den, den.new_empty(lines, q.shape[1], features, v.shape[3] + 2)
+    return out, den, den.new_empty(num_sequences, q.shape[1], features, v.shape[3] + 2)
 
 
 def _favor_state_backward_fake(

@@ -125,11 +125,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return out, weights
 
     def _projected(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        weights: tuple[torch.Tensor, ...] = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        matrices: tuple[torch.Tensor, ...] = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         if self._is_packed:
-            weights = self.in_proj_weight.chunk(3)
+            matrices = self.in_proj_weight.chunk(3)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        return [functional.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+        return [functional.linear(x, w, b) for x, w, b in zip(inputs, matrices, biases, strict=True)]
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)

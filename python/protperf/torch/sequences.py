@@ -1,6 +1,6 @@
-"""Which rows belong together, gathered a chunk at a time: a line is one batch entry or one packed segment.
+"""Which rows belong together, gathered a chunk at a time: a sequence is one batch entry or one packed segment.
 
-Batch entries are lines of equal length and are walked as slices. Packed segments of similar length are walked side
+Batch entries are sequences of equal length and are walked as slices. Packed segments of similar length are walked side
 by side, so that many short ones take no more steps than one long one; a group of them gathers a bounded number of
 rows at once, however many segments there are.
 """
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Lines", "RowCollector", "StateCollector", "batch_lines", "packed_lines"]
+__all__ = ["RowCollector", "Sequences", "StateCollector", "batch_sequences", "packed_sequences"]
 
 _MAX_GATHERED = 4096
 """Rows of one head that a group of segments gathers for one chunk."""
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Lines that are walked side by side: all batch entries, or a group of packed segments.
+class Sequences:
+    """Sequences that are walked side by side: all batch entries, or a group of packed segments.
 
     Shapes: padding bool [n,S]; of a group of segments: segments [n], their numbers; rows [n,length], the position of
     each row, and lengths [n], how many of them there are.
@@ -41,7 +41,7 @@ class Lines:
         return [(low, low + min(chunk_size, _next_power_of_two(length - low))) for low in starts]
 
     def take(self, x: torch.Tensor, low: int, high: int) -> torch.Tensor:
-        """Rows low..high of each line, [n,H,high-low,width], of x [B,H,L,width]; anything past the end."""
+        """Rows low..high of each sequence, [n,H,high-low,width], of x [B,H,L,width]; anything past the end."""
         if self.rows is not None:
             return x[0][:, self.rows[:, low:high]].transpose(0, 1)
         taken = x[:, :, low:high]
@@ -49,7 +49,7 @@ class Lines:
         return torch.nn.functional.pad(taken, (0, 0, 0, missing)) if missing else taken
 
     def take_states(self, states: torch.Tensor) -> torch.Tensor:
-        """The states [n,H,F,2+E] of these lines, of [B or num_segments,H,F,2+E]."""
+        """The states [n,H,F,2+E] of these sequences, of [B or num_segments,H,F,2+E]."""
         return states if self.segments is None else states[self.segments]
 
     def inside(self, low: int, high: int) -> torch.Tensor | None:
@@ -76,12 +76,12 @@ class Lines:
         return torch.where(inside, self.rows[:, low:high], nowhere).flatten()
 
 
-def batch_lines(batch: int, q_len: int, kv_len: int, padding: torch.Tensor | None) -> list[Lines]:
-    """One line for each batch entry."""
-    return [Lines(batch, q_len, kv_len, padding)]
+def batch_sequences(batch: int, q_len: int, kv_len: int, padding: torch.Tensor | None) -> list[Sequences]:
+    """One sequence for each batch entry."""
+    return [Sequences(batch, q_len, kv_len, padding)]
 
 
-def packed_lines(borders: Sequence[int], chunk_size: int, device: torch.device) -> list[Lines]:
+def packed_sequences(borders: Sequence[int], chunk_size: int, device: torch.device) -> list[Sequences]:
     """Groups of segments, short ones first, so that those of a group have similar lengths."""
     lengths = [high - low for low, high in itertools.pairwise(borders)]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -101,14 +101,16 @@ def _groups(order: Sequence[int], lengths: Sequence[int], chunk_size: int) -> It
         yield group
 
 
-def _group(group: list[int], borders: Sequence[int], lengths: Sequence[int], device: torch.device) -> Lines:
+def _group(group: list[int], borders: Sequence[int], lengths: Sequence[int], device: torch.device) -> Sequences:
     longest = lengths[group[-1]]
     starts = torch.tensor([borders[segment] for segment in group])
-    # Chunks are rounded up: at most twice as many rows as the longest line has.
+    # Chunks are rounded up: at most twice as many rows as the longest sequence has.
     rows = starts[:, None] + torch.arange(2 * _next_power_of_two(longest))
     rows = rows.clamp(max=max(borders[-1] - 1, 0))
     counts = torch.tensor([lengths[segment] for segment in group])
-    return Lines(len(group), longest, longest, None, torch.tensor(group).to(device), rows.to(device), counts.to(device))
+    return Sequences(
+        len(group), longest, longest, None, torch.tensor(group).to(device), rows.to(device), counts.to(device)
+    )
 
 
 def _next_power_of_two(n: int) -> int:
@@ -128,11 +130,11 @@ class RowCollector:
         self._buffer: torch.Tensor | None = None
         self._pieces: list[tuple[int, torch.Tensor, torch.Tensor | None]] = []
 
-    def put(self, lines: Lines, low: int, piece: torch.Tensor) -> None:
-        """Rows from `low` of the lines, [n,H,rows,width]; rows past the end are dropped."""
+    def put(self, sequences: Sequences, low: int, piece: torch.Tensor) -> None:
+        """Rows from `low` of the sequences, [n,H,rows,width]; rows past the end are dropped."""
         length = self._shape[2]
-        if lines.rows is not None:
-            places = lines.places(low, low + piece.shape[2], length)
+        if sequences.rows is not None:
+            places = sequences.places(low, low + piece.shape[2], length)
             piece = piece.transpose(0, 1).flatten(1, 2)
             if self._in_place:
                 self._filled(length + 1)[0].index_copy_(1, places, piece.to(self._dtype))
@@ -168,15 +170,15 @@ class RowCollector:
 
 
 class StateCollector:
-    """Puts states, or gradients of states, of lines together again: [num_lines,H,F,2+E]."""
+    """Puts states, or gradients of states, of sequences together again: [num_sequences,H,F,2+E]."""
 
     def __init__(self, shape: Sequence[int], like: torch.Tensor, dtype: torch.dtype) -> None:
         self._shape, self._like, self._dtype = list(shape), like, dtype
         self._states: list[tuple[torch.Tensor | None, torch.Tensor]] = []
 
-    def put(self, lines: Lines, states: torch.Tensor) -> None:
-        """The states of these lines."""
-        self._states.append((lines.segments, states))
+    def put(self, sequences: Sequences, states: torch.Tensor) -> None:
+        """The states of these sequences."""
+        self._states.append((sequences.segments, states))
 
     def result(self) -> torch.Tensor:
         """All of them, in the order of the batch or of the segments."""
