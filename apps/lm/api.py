@@ -16,7 +16,7 @@ from protperf.lm.baselines.options import BaselineOptions
 from protperf.lm.device import choose_engine
 from protperf.lm.embedding.job import EmbedJob
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
-from protperf.lm.embedding.part import Layout
+from protperf.lm.embedding.partial_file import Layout
 from protperf.lm.embedding.result import Embeddings
 from protperf.lm.embedding.vectors import embed_batches
 from protperf.lm.evaluation.job import EvalJob
@@ -33,7 +33,7 @@ from protperf.lm.scan.scan import Scan
 from protperf.lm.scoring.job import ScoreJob, ScoreSummary
 from protperf.lm.scoring.likelihood import residue_rows, score_batches, sequence_row
 from protperf.lm.scoring.options import ScoreOptions, ScoreOutput, choose_reading
-from protperf.lm.scoring.row import ResidueRow, Row
+from protperf.lm.scoring.row import ResidueRow, ScoreRow
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions, is_taken
 from protperf.lm.source import Source
 from protperf.lm.tables.fill import JobSummary
@@ -121,7 +121,7 @@ class Model:
             rows = [row for record, values in pairs for row in residue_rows(record, values, chosen)]
         else:
             rows = [sequence_row(record, values, chosen) for record, values in pairs]
-        table = Table(ResidueRow if scoring.per_residue else Row, rows, source.rejected, source.warnings)
+        table = Table(ResidueRow if scoring.per_residue else ScoreRow, rows, source.rejected, source.warnings)
         _warn(table, "the table's")
         return table
 
@@ -349,7 +349,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Model:
     return Model(load_run(path, chosen.dtype, chosen.device, chosen.engine), chosen)
 
 
-def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table[Row]:
+def score(model: str | os.PathLike[str] | Model, records: Any, **options: Any) -> Table[ScoreRow]:
     """`load(model).score(records, **options)`."""
     return (model if isinstance(model, Model) else load(model)).score(records, **options)
 

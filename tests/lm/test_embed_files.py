@@ -23,7 +23,7 @@ from tracer import KILL, Trace, trace
 
 import protperf.lm as lm
 from protperf.lm.cli import main
-from protperf.lm.embedding import part
+from protperf.lm.embedding import partial_file
 from protperf.lm.tables import sink
 
 FORMATS = ("npz", "parquet", "h5", "safetensors")
@@ -120,7 +120,7 @@ def test_arrays_larger_than_a_piece_or_a_group_are_whole(
 ) -> None:
     from protperf.lm.embedding import formats
 
-    monkeypatch.setattr(part, "_PIECE_BYTES", 200)
+    monkeypatch.setattr(partial_file, "_PIECE_BYTES", 200)
     monkeypatch.setattr(formats, "_GROUP_NUMBERS", 500)
     rng = random.Random(1)
     path = write_fasta(

@@ -15,7 +15,7 @@ from protperf.lm.inference import CHUNK
 from protperf.lm.model.network import Network
 from protperf.lm.model.torch_engine import TorchEngine
 from protperf.lm.scoring.likelihood import score_records
-from protperf.lm.scoring.row import Row
+from protperf.lm.scoring.row import ScoreRow
 
 LENGTHS = (1, 2, 3, 7, 15, 16, 17, 30, 31, 33, 63, 64, 65, 100, 127, 150, 199, 255, 300, 420, 599)
 MAX_DIFFERENCE = 1e-5
@@ -49,7 +49,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     torch.set_num_threads(before)
 
 
-def scored(network: Network, given: list[io.Record], method: str, **choices: object) -> dict[str, Row]:
+def scored(network: Network, given: list[io.Record], method: str, **choices: object) -> dict[str, ScoreRow]:
     return {row.id: row for row in score_records(TorchEngine(network), given, method, **choices)}  # type: ignore[arg-type]
 
 

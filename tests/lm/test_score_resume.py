@@ -26,7 +26,7 @@ from tracer import KILL, Call, Trace, trace
 
 from protperf.errors import DataError
 from protperf.lm.cli import main
-from protperf.lm.scoring.row import Row
+from protperf.lm.scoring.row import ScoreRow
 from protperf.lm.tables import sink
 from protperf.lm.tables.formats import Encoder
 
@@ -103,7 +103,7 @@ def refusal(folder: Path, journal: bytes) -> str | None:
     """Why `--resume` will not continue the partial file of a folder; None where it would."""
     fingerprint = json.loads(journal)["fingerprint"]
     try:
-        sink.FileSink(folder / "scores.tsv", Encoder(Row, "tsv"), fingerprint, resume=True)._close()
+        sink.FileSink(folder / "scores.tsv", Encoder(ScoreRow, "tsv"), fingerprint, resume=True)._close()
     except DataError as error:
         return str(error)
     return None
@@ -454,7 +454,7 @@ def test_a_changed_bit_in_what_an_interruption_left_is_refused_and_named(
 
 def test_a_journal_that_names_thousands_of_inputs_is_read_again(tmp_path: Path) -> None:
     fingerprint = {"input_sha256": [f"{n:064x}" for n in range(5000)]}
-    encoder = Encoder(Row, "tsv")
+    encoder = Encoder(ScoreRow, "tsv")
     sink.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=False).interrupt()
     sink.FileSink(tmp_path / "x.tsv", encoder, fingerprint, resume=True).interrupt()
 

@@ -13,7 +13,7 @@ from conftest import LETTERS
 
 from protperf import lm
 from protperf.errors import ConfigError, DtypeError
-from protperf.lm.scoring.row import Row
+from protperf.lm.scoring.row import ScoreRow
 from protperf.lm.storage import checkpoint
 from protperf.lm.tables.formats import Encoder
 from protperf.lm.tables.sink import FileSink
@@ -102,7 +102,7 @@ def test_a_resumed_table_of_other_columns_is_refused(runs: dict[str, Path], csv:
     assert (facts["seq_col"], facts["id_col"], facts["format"]) == ("seq", "mutant", "tsv")
     added_at_the_end = ("command", "model", "input", "rejected", "records", "rows", "bytes", "records_sha256")
     started = {name: value for name, value in facts.items() if name not in added_at_the_end}
-    FileSink(out, Encoder(Row, "tsv"), started, resume=False).interrupt()
+    FileSink(out, Encoder(ScoreRow, "tsv"), started, resume=False).interrupt()
     result = in_process(*words, "--resume")
     assert result.returncode == 2
     assert "was started with another id col" in error_line(result)

@@ -16,7 +16,7 @@ from protperf.lm.storage import checkpoint
 from protperf.lm.training import input as inputs
 from protperf.lm.training import schedule
 from protperf.lm.training.clock import Clock
-from protperf.lm.training.loop import Checkpoint, Line, Loop
+from protperf.lm.training.loop import Checkpoint, Loop, MetricsLine
 from protperf.lm.training.run import train_run
 from protperf.lm.training.validation import Validation
 
@@ -123,7 +123,7 @@ def test_a_loop_whose_checkpoints_are_not_kept_ends_in_time_too(tmp_path: Path) 
     one.loop.validation.measure = costs._taking(one.loop.validation.measure, 0.1)  # type: ignore[method-assign]
     lines = checkpoints = 0
     for event in one.loop.run(lambda: False):
-        lines += isinstance(event, Line)
+        lines += isinstance(event, MetricsLine)
         checkpoints += isinstance(event, Checkpoint)
     assert one.loop.progress.total_steps == one.loop.progress.step > 50
     assert lines == 2 * checkpoints

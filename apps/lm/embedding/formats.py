@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from protperf.errors import MissingPackageError
-from protperf.lm.embedding.part import Layout, Part, gathered, row_bytes
+from protperf.lm.embedding.partial_file import Layout, PartialFile, gathered, row_bytes
 from protperf.lm.embedding.vectors import Embedded
 from protperf.lm.inference import in_batches
 from protperf.lm.storage import durable
@@ -67,7 +67,7 @@ class VectorEncoder:
         return b"".join(map(row_bytes, rows))
 
     def finished(self, part: Path, out: Path) -> Path:
-        content = Part(part, self._layout, self._metadata)
+        content = PartialFile(part, self._layout, self._metadata)
         if self.name == "h5":
             return _stage_h5(content, out)
         write = {"npz": write_npz, "safetensors": write_safetensors, "parquet": write_parquet}[self.name]
@@ -83,25 +83,25 @@ class _Array:
     pieces: Callable[[], Iterator[bytes]]
 
 
-def _arrays(part: Part) -> dict[str, _Array]:
+def _arrays(content: PartialFile) -> dict[str, _Array]:
     """All arrays but the ids, in the order of their files."""
-    layout = part.layout
+    layout = content.layout
     found = {
-        "n": _Array("<i8", (part.rows,), lambda: _integers(n for n, _, _ in part.heads())),
-        "length": _Array("<i8", (part.rows,), lambda: _integers(length for _, length, _ in part.heads())),
+        "n": _Array("<i8", (content.rows,), lambda: _integers(n for n, _, _ in content.heads())),
+        "length": _Array("<i8", (content.rows,), lambda: _integers(length for _, length, _ in content.heads())),
     }
     if layout.is_per_residue:
-        found["offsets"] = _offsets(part, lambda: (length for _, length, _ in part.heads()))
-    count = part.residues if layout.is_per_residue else part.rows
+        found["offsets"] = _offsets(content, lambda: (length for _, length, _ in content.heads()))
+    count = content.residues if layout.is_per_residue else content.rows
     for name in layout.names:
         # A name of its own for each turn of the loop.
-        pieces = (lambda wanted: lambda: part.pieces(wanted))(name)
+        pieces = (lambda wanted: lambda: content.pieces(wanted))(name)
         found[name] = _Array(layout.numpy_dtype.str, (count, layout.dim), pieces)
     return found
 
 
-def _offsets(part: Part, sizes: Callable[[], Iterator[int]]) -> _Array:
-    return _Array("<i8", (part.rows + 1,), lambda: _integers(itertools.accumulate(sizes(), initial=0)))
+def _offsets(content: PartialFile, sizes: Callable[[], Iterator[int]]) -> _Array:
+    return _Array("<i8", (content.rows + 1,), lambda: _integers(itertools.accumulate(sizes(), initial=0)))
 
 
 def _integers(values: Iterable[int]) -> Iterator[bytes]:
@@ -119,14 +119,14 @@ def _text(metadata: Mapping[str, Any]) -> str:
     return json.dumps(metadata, sort_keys=True)
 
 
-def write_npz(part: Part, stream: BinaryIO) -> None:
+def write_npz(content: PartialFile, stream: BinaryIO) -> None:
     """Write what `numpy.load` reads. The vectors are not compressed; ids are, for each has the room of the longest."""
-    width = max(1, part.id_letters)
-    ids = _Array(f"<U{width}", (part.rows,), lambda: _padded((name for _, _, name in part.heads()), width))
-    text = _text(part.metadata)
+    width = max(1, content.id_letters)
+    ids = _Array(f"<U{width}", (content.rows,), lambda: _padded((name for _, _, name in content.heads()), width))
+    text = _text(content.metadata)
     metadata = _Array(f"<U{len(text)}", (), lambda: _padded([text], len(text)))
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, array in {"id": ids, **_arrays(part), METADATA: metadata}.items():
+        for name, array in {"id": ids, **_arrays(content), METADATA: metadata}.items():
             # A fixed date: the same vectors are the same bytes.
             entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED if array.dtype.startswith("<U") else zipfile.ZIP_STORED
@@ -142,14 +142,14 @@ def _padded(texts: Iterable[str], width: int) -> Iterator[bytes]:
         yield text.encode("utf-32-le").ljust(4 * width, b"\0")
 
 
-def write_safetensors(part: Part, stream: BinaryIO) -> None:
+def write_safetensors(content: PartialFile, stream: BinaryIO) -> None:
     """Write what `safetensors.numpy.load_file` reads."""
-    arrays = _arrays(part)
-    arrays["id_offsets"] = _offsets(part, lambda: (len(name.encode()) for _, _, name in part.heads()))
-    arrays["id_bytes"] = _Array("|u1", (part.id_bytes,), lambda: (name.encode() for _, _, name in part.heads()))
+    arrays = _arrays(content)
+    arrays["id_offsets"] = _offsets(content, lambda: (len(name.encode()) for _, _, name in content.heads()))
+    arrays["id_bytes"] = _Array("|u1", (content.id_bytes,), lambda: (name.encode() for _, _, name in content.heads()))
     # Wide types first, so that each array lies at a multiple of its own.
     ordered = dict(sorted(arrays.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize))
-    header: dict[str, Any] = {"__metadata__": {METADATA: _text(part.metadata)}}
+    header: dict[str, Any] = {"__metadata__": {METADATA: _text(content.metadata)}}
     position = 0
     for name, array in ordered.items():
         end = position + int(np.prod(array.shape, dtype=np.int64)) * np.dtype(array.dtype).itemsize
@@ -164,19 +164,21 @@ def write_safetensors(part: Part, stream: BinaryIO) -> None:
             stream.write(piece)
 
 
-def write_parquet(part: Part, stream: BinaryIO) -> None:
+def write_parquet(content: PartialFile, stream: BinaryIO) -> None:
     """Write one row per record, in groups of about a million numbers, or of one record that has more."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    layout = part.layout
+    layout = content.layout
     vector = pa.list_(pa.float32() if layout.dtype == "f32" else pa.float16(), layout.dim)
     kind = pa.large_list(vector) if layout.is_per_residue else vector
     heads = [("n", pa.int64()), ("id", pa.string()), ("length", pa.int64())]
-    schema = pa.schema([*heads, *((name, kind) for name in layout.names)], {METADATA: _text(part.metadata)})
+    schema = pa.schema([*heads, *((name, kind) for name in layout.names)], {METADATA: _text(content.metadata)})
     # What would be tried and given up for every column of numbers that never repeat.
     with ParquetWriter(stream, schema, use_dictionary=["id"]) as writer:
-        for rows in in_batches(part.whole_rows(), lambda row: sum(array.size for array in row.arrays), _GROUP_NUMBERS):
+        for rows in in_batches(
+            content.whole_rows(), lambda row: sum(array.size for array in row.arrays), _GROUP_NUMBERS
+        ):
             cells = [pa.array([row.n for row in rows]), pa.array([row.id for row in rows], pa.string())]
             cells.append(pa.array([row.length for row in rows]))
             for arrays in zip(*(row.arrays for row in rows), strict=True):
@@ -188,7 +190,7 @@ def write_parquet(part: Part, stream: BinaryIO) -> None:
             writer.write_table(pa.table(cells, schema=schema), len(rows))
 
 
-def _stage_h5(part: Part, out: Path) -> Path:
+def _stage_h5(content: PartialFile, out: Path) -> Path:
     """Write an HDF5 file next to `out`, which the library must be able to read from as well."""
     partial = durable.staging_name(out)
     try:
@@ -196,7 +198,7 @@ def _stage_h5(part: Part, out: Path) -> Path:
             partial.unlink(missing_ok=True)
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
-                _write_h5(part, descriptor)
+                _write_h5(content, descriptor)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -207,15 +209,15 @@ def _stage_h5(part: Part, out: Path) -> Path:
     return partial
 
 
-def _write_h5(part: Part, descriptor: int) -> None:
+def _write_h5(content: PartialFile, descriptor: int) -> None:
     import h5py
 
     stream = _H5Stream(descriptor)
     with h5py.File(stream, "w") as file:
-        file.attrs[METADATA] = _text(part.metadata)
-        ids = file.create_dataset("id", (part.rows,), h5py.string_dtype())
-        _fill_h5(ids, ([name for _, _, name in group] for group in _groups(part.heads())))
-        for name, array in _arrays(part).items():
+        file.attrs[METADATA] = _text(content.metadata)
+        ids = file.create_dataset("id", (content.rows,), h5py.string_dtype())
+        _fill_h5(ids, ([name for _, _, name in group] for group in _groups(content.heads())))
+        for name, array in _arrays(content).items():
             _fill_h5(file.create_dataset(name, array.shape, array.dtype), _rows_of(array))
             stream.check()
     stream.check()

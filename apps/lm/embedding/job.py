@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from protperf import io
 from protperf.lm.embedding.formats import VectorEncoder, require
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput, choose_mode
-from protperf.lm.embedding.part import Layout
+from protperf.lm.embedding.partial_file import Layout
 from protperf.lm.embedding.vectors import embed_batches
 from protperf.lm.shared_options import ReadingOptions, RejectOptions
 from protperf.lm.tables.destination import check_inputs

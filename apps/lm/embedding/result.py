@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protperf import io
 from protperf.errors import ConfigError, MissingPackageError
 from protperf.lm.embedding.options import PER_RESIDUE
-from protperf.lm.embedding.part import Layout
+from protperf.lm.embedding.partial_file import Layout
 from protperf.lm.embedding.vectors import Embedded
 
 

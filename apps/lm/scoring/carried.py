@@ -64,7 +64,7 @@ class CarriedColumns:
     def _cells(self) -> Iterator[list[str]]:
         for path in self._fasta:
             table, places = self._open(path)
-            yield from ([line.cells[place] for place in places] for line in table)
+            yield from ([row.cells[place] for place in places] for row in table)
 
     def _open(self, path: str) -> tuple[TextTable, list[int]]:
         table = TextTable(path, lambda line: False, "")

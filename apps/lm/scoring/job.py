@@ -15,7 +15,7 @@ from protperf import io
 from protperf.lm.scoring.carried import CarriedColumns
 from protperf.lm.scoring.options import ScoreOptions, ScoreOutput, choose_reading
 from protperf.lm.scoring.profile import ProfilePlot
-from protperf.lm.scoring.row import ResidueRow, Row
+from protperf.lm.scoring.row import ResidueRow, ScoreRow
 from protperf.lm.shared_options import ReadingOptions, RejectOptions, is_taken
 from protperf.lm.tables.destination import check_inputs
 from protperf.lm.tables.fill import JobSummary, counts, fill, fingerprint, input_digests, summarize
@@ -62,7 +62,7 @@ class ScoreJob:
     ) -> None:  # fmt: skip
         self._fasta, self._scoring, self._reading, self._table = list(fasta), scoring, reading, table
         output = output or ScoreOutput()
-        columns = columns_of(ResidueRow if scoring.per_residue else Row)
+        columns = columns_of(ResidueRow if scoring.per_residue else ScoreRow)
         self._carried = CarriedColumns(output.carry, self._fasta, reading.seq_col, columns)
         self._carry = output.carry
         self._encoder = Encoder(self._carried.columns, choose_format(table.format, table.out))

@@ -21,7 +21,7 @@ from protperf.lm.alphabet import FIRST_RESIDUE, LAST_SCORED, MASK
 from protperf.lm.data.batches import frame
 from protperf.lm.engine import CAUSAL, MASKED, Engine
 from protperf.lm.scoring.options import BATCH_TOKENS, FAST_PASSES
-from protperf.lm.scoring.row import ResidueRow, Row
+from protperf.lm.scoring.row import ResidueRow, ScoreRow
 from protperf.lm.watch import Progress, no_progress
 from protperf.message import Argument, Message
 
@@ -35,7 +35,7 @@ def score_records(
     *,
     batch_tokens: int = BATCH_TOKENS,
     deterministic: bool = False,
-) -> Iterator[Row]:
+) -> Iterator[ScoreRow]:
     """Score records lazily, in their order; arguments are those of `score_batches`."""
     for batch in score_batches(engine, records, method, batch_tokens=batch_tokens, deterministic=deterministic):
         for record, values in batch:
@@ -190,7 +190,7 @@ def check_finite(record: io.Record, log_probs: NDArray[np.float64]) -> None:
         raise DataError(Message(text, n=record.n, id=record.id, dtype=Argument("dtype", "float64")))
 
 
-def sequence_row(record: io.Record, log_probs: NDArray[np.float64], method: str) -> Row:
+def sequence_row(record: io.Record, log_probs: NDArray[np.float64], method: str) -> ScoreRow:
     """The row of a sequence."""
     scored = is_scored(record.tokens)
     count = int(scored.sum())
@@ -198,7 +198,9 @@ def sequence_row(record: io.Record, log_probs: NDArray[np.float64], method: str)
     mean = ll / count if count else math.nan
     # math.exp raises where float64 would say inf.
     ppl = math.exp(-mean) if not mean < -700 else math.inf
-    return Row(record.n, record.id, len(record), count, ll, mean, ppl, method, ",".join(io.flag_names(record.flags)))
+    return ScoreRow(
+        record.n, record.id, len(record), count, ll, mean, ppl, method, ",".join(io.flag_names(record.flags))
+    )
 
 
 def residue_rows(record: io.Record, log_probs: NDArray[np.float64], method: str) -> list[ResidueRow]:

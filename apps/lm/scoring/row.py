@@ -8,7 +8,7 @@ from protperf.lm.tables.formats import columns_of
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScoreRow:
     """One record's score: sums in nats; NaN if nothing is scored."""
 
     n: int
@@ -34,5 +34,5 @@ class ResidueRow:
     method: str
 
 
-COLUMNS = columns_of(Row)
+COLUMNS = columns_of(ScoreRow)
 """Columns of a table of scores and their types."""

@@ -30,7 +30,7 @@ def read_numbers(path: Path, name: str, column: str, count: int) -> list[float]:
             return [_number(json.loads(line)[column]) for line in itertools.islice(lines, count)]
     table = TextTable(str(path), lambda line: False, column)
     place = table.index(column)
-    return [float(line.cells[place]) for line in itertools.islice(table, count)]
+    return [float(row.cells[place]) for row in itertools.islice(table, count)]
 
 
 def _number(value: float | None) -> float:

@@ -25,7 +25,7 @@ _SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextRow:
     """One row: its place in words, and its fields."""
 
     place: str
@@ -67,7 +67,7 @@ class TextTable:
             self.columns = tuple(next(self._rows)[1])
             self._check_names(number)
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[TextRow]:
         if self.is_list:
             yield from self._entries()
         elif self.columns:
@@ -75,7 +75,7 @@ class TextTable:
                 if len(cells) != len(self.columns):
                     text = f"{len(cells)} fields in a table of {len(self.columns)} columns"
                     raise DataError(f"{self.path}:{number}: {text}")
-                yield Line(f"{self.path}:{number}", tuple(cells))
+                yield TextRow(f"{self.path}:{number}", tuple(cells))
 
     def index(self, name: str) -> int:
         """The place of a column.
@@ -106,10 +106,10 @@ class TextTable:
                 return number, line, delimiter
         return 0, "", None
 
-    def _entries(self) -> Iterator[Line]:
+    def _entries(self) -> Iterator[TextRow]:
         for number, line in itertools.chain(self._pending, self._lines):
             if line.strip() and not line.startswith("#"):
-                yield Line(f"{self.path}:{number}", (line.strip(),))
+                yield TextRow(f"{self.path}:{number}", (line.strip(),))
 
     def _split(self) -> Iterator[tuple[int, list[str]]]:
         """Rows with the number of their first line; blank lines are left out."""

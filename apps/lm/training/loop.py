@@ -34,7 +34,7 @@ _MEASURED_STEPS, _MEASURED_FRACTION = 5, 0.08
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MetricsLine:
     """A line of metrics, and the number of steps of the whole run if it is known."""
 
     values: dict[str, Any]
@@ -88,7 +88,7 @@ class Loop:
         self._logged_tokens = progress.tokens
         self.clock.resume(progress.wall_s)
 
-    def run(self, stop: Callable[[], bool]) -> Iterator[Line | Checkpoint]:
+    def run(self, stop: Callable[[], bool]) -> Iterator[MetricsLine | Checkpoint]:
         """Train to the end, or until `stop` is true after a step. The last event is the checkpoint of the last step.
 
         Raises:
@@ -190,21 +190,21 @@ class Loop:
         names = {name: Argument(name) for name in ("lr", "warmup", "clip")}
         return DivergenceError(Message(text, what=what, lr_now=o.lr, warmup_now=o.warmup, clip_now=o.clip, **names))
 
-    def _training_line(self, loss: float) -> Line:
+    def _training_line(self, loss: float) -> MetricsLine:
         p = self.progress
         took_s, tokens = self._pace.steps_s - self._logged_steps_s, p.tokens - self._logged_tokens
         self._logged_steps_s, self._logged_tokens = self._pace.steps_s, p.tokens
         values = {"step": p.step, "loss": loss, "lr": self.optimizer.learning_rate, "tokens": p.tokens}
         return self._line({**values, "tokens_per_s": tokens / max(took_s, 1e-9), "wall_s": p.wall_s})
 
-    def _line(self, values: dict[str, Any]) -> Line:
-        return Line(values, self.progress.total_steps or self.feed.steps_of_epochs())
+    def _line(self, values: dict[str, Any]) -> MetricsLine:
+        return MetricsLine(values, self.progress.total_steps or self.feed.steps_of_epochs())
 
     def _is_due(self) -> bool:
         p = self.progress
         return p.step % schedule.checkpoint_interval(self.options, p.total_steps or 1000) == 0
 
-    def _validated(self) -> Iterator[Line | Checkpoint]:
+    def _validated(self) -> Iterator[MetricsLine | Checkpoint]:
         """Validate if anything is held out, then offer the state to be kept."""
         p = self.progress
         self._checkpoint_start_s = self.clock.elapsed_s()

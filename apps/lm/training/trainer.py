@@ -22,7 +22,7 @@ from protperf.lm.storage.plain_file import broken
 from protperf.lm.training import resume, signals
 from protperf.lm.training.clock import Clock
 from protperf.lm.training.feed import Feed
-from protperf.lm.training.loop import Checkpoint, Line, Loop
+from protperf.lm.training.loop import Checkpoint, Loop, MetricsLine
 from protperf.lm.training.low_rank import LowRankOptimizer
 from protperf.lm.training.optimizer import Optimizer
 from protperf.lm.training.options import TrainOptions
@@ -120,7 +120,7 @@ class Trainer:
         try:
             with self._logging(), signals.noted(self._stop):
                 for event in self.loop.run(lambda: self.stop_signal is not None):
-                    if isinstance(event, Line):
+                    if isinstance(event, MetricsLine):
                         self._write_metrics(event, report)
                     else:
                         last = event.figures or last
@@ -149,7 +149,7 @@ class Trainer:
             f"step-{numbers[0]}, the last healthy checkpoint, is kept" if numbers else "no checkpoint was saved before"
         )
 
-    def _write_metrics(self, line: Line, report: Report) -> None:
+    def _write_metrics(self, line: MetricsLine, report: Report) -> None:
         # JSON has no word for what is not finite, such as a perplexity beyond the largest number.
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.values.items()}
         text = json.dumps(values, allow_nan=False) + "\n"

@@ -55,10 +55,12 @@ class Validation:
         self._passes: list[_Pass] = []
         for mode in (CAUSAL, MASKED):
             if objective in ("both", "causal" if mode == CAUSAL else "masked"):
-                parts = [_causal(batch) if mode == CAUSAL else _masked(i, batch) for i, batch in sequences]
+                examples = [_causal(batch) if mode == CAUSAL else _masked(i, batch) for i, batch in sequences]
                 if mode == CAUSAL and directions == "both":
-                    parts += [_causal(batches.Batch(b.tokens[::-1], b.cu_seqlens)) for _, b in sequences]
-                self._passes += [_packed(group, mode, frequencies, device) for group in _grouped(iter(parts), budget)]
+                    examples += [_causal(batches.Batch(b.tokens[::-1], b.cu_seqlens)) for _, b in sequences]
+                self._passes += [
+                    _packed(group, mode, frequencies, device) for group in _grouped(iter(examples), budget)
+                ]
 
     def num_scored(self) -> int:
         """Residues that `val_loss` is a mean of."""
@@ -105,41 +107,41 @@ def _chosen(held: TokenStore, crop: int) -> Iterator[int]:
         yield i
 
 
-Part = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+Example = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
 """Tokens of one sequence, positions of its targets, and the targets."""
 
 
-def _causal(batch: batches.Batch) -> Part:
+def _causal(batch: batches.Batch) -> Example:
     positions, targets = batches.causal_targets(batch)
     return _standard(batch.tokens, positions, targets)
 
 
-def _masked(index: int, batch: batches.Batch) -> Part:
+def _masked(index: int, batch: batches.Batch) -> Example:
     tokens, sites, targets = batches.mask(batch, generator(0, Stream.VALIDATION_MASK, index))
     tokens[sites] = MASK
     return _standard(tokens, sites, targets)
 
 
-def _standard(tokens: NDArray[np.uint8], positions: NDArray[np.int64], targets: NDArray[np.int64]) -> Part:
+def _standard(tokens: NDArray[np.uint8], positions: NDArray[np.int64], targets: NDArray[np.int64]) -> Example:
     kept = (targets >= FIRST_RESIDUE) & (targets < FIRST_RESIDUE + NUM_STANDARD)
     return tokens, positions[kept], targets[kept]
 
 
-def _grouped(parts: Iterator[Part], budget: int) -> Iterator[list[Part]]:
+def _grouped(examples: Iterator[Example], budget: int) -> Iterator[list[Example]]:
     """Sequences in groups of at most `budget` tokens; a longer one is a group of its own."""
-    group: list[Part] = []
+    group: list[Example] = []
     total = 0
-    for part in parts:
-        if group and total + len(part[0]) > budget:
+    for example in examples:
+        if group and total + len(example[0]) > budget:
             yield group
             group, total = [], 0
-        group.append(part)
-        total += len(part[0])
+        group.append(example)
+        total += len(example[0])
     if group:
         yield group
 
 
-def _packed(group: list[Part], mode: int, frequencies: NDArray[np.float64], device: torch.device) -> _Pass:
+def _packed(group: list[Example], mode: int, frequencies: NDArray[np.float64], device: torch.device) -> _Pass:
     borders = np.cumsum([0, *(len(tokens) for tokens, _, _ in group)]).astype(np.int64)
     positions = np.concatenate([where + start for (_, where, _), start in zip(group, borders[:-1], strict=True)])
     targets = np.concatenate([targets for _, _, targets in group])

@@ -28,7 +28,7 @@ from protperf.lm.tables.table import Table
 from protperf.lm.variants.metrics import Metrics, compare
 from protperf.lm.variants.options import StrategyOptions, VariantOptions
 from protperf.lm.variants.prior import advise_prior, read_prior
-from protperf.lm.variants.reader import Item, VariantReader, Work, identify, open_lines
+from protperf.lm.variants.reader import Item, VariantReader, Work, identify, open_rows
 from protperf.lm.variants.rows import Row, RowMaker, scored
 from protperf.lm.variants.score import Ensemble
 from protperf.lm.variants.wild_type import WildType
@@ -207,7 +207,7 @@ class VariantsJob:
         return [self._given] if isinstance(self._given, str) else []
 
     def _opened(self, ensemble: Ensemble) -> tuple[VariantReader, RowMaker]:
-        reader = VariantReader(open_lines(self._given), self._wild, self._options, ensemble.check)
+        reader = VariantReader(open_rows(self._given), self._wild, self._options, ensemble.check)
         return reader, RowMaker(reader, ensemble, self._options)
 
     def _checked(self, watch: Watch) -> Work | None:
@@ -217,7 +217,7 @@ class VariantsJob:
         if self._given == "-":
             return None
         with watch.waiting("checking", " variants") as stage:
-            return Work.of(VariantReader(open_lines(self._given), self._wild, self._options), stage.update)
+            return Work.of(VariantReader(open_rows(self._given), self._wild, self._options), stage.update)
 
     def _announce(self, watch: Watch, model: LoadedModel, strategy: str) -> None:
         if not watch.takes_notes or self._work is None or strategy not in ("masked", "masked-joint"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from protperf import io
 from protperf.errors import ConfigError, DataError, DtypeError, FastaError
-from protperf.lm.tables.text_table import Line, TextTable
+from protperf.lm.tables.text_table import TextRow, TextTable
 from protperf.lm.variants.options import VariantOptions
 from protperf.lm.variants.parse import fitting_offset, is_variant, read_mutations, resolve
 from protperf.lm.variants.variant import Variant, difference
@@ -64,11 +64,11 @@ class TextList:
         self._texts = texts
         self.notes: list[str] = []
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[TextRow]:
         for n, text in enumerate(self._texts):
             if not isinstance(text, str):
                 raise DtypeError(f"variant {n} is a {type(text).__name__}; give text such as A24G")
-            yield Line(f"variant {n}", (text.strip(),))
+            yield TextRow(f"variant {n}", (text.strip(),))
 
     def index(self, name: str) -> int:
         """The place of a column.
@@ -79,7 +79,7 @@ class TextList:
         raise ConfigError(f"no column {name!r}: the variants are a list; name columns for a table only")
 
 
-def open_lines(given: str | Iterable[str]) -> TextTable | TextList:
+def open_rows(given: str | Iterable[str]) -> TextTable | TextList:
     """The rows of a file, where a path is given, or of texts."""
     return TextTable(given, is_variant, LIST_COLUMN) if isinstance(given, str) else TextList(given)
 
@@ -95,7 +95,7 @@ class VariantReader:
 
     def __init__(
         self,
-        lines: TextTable | TextList,
+        rows: TextTable | TextList,
         wild_type: WildType,
         options: VariantOptions,
         check: Callable[[Variant], None] = lambda variant: None,
@@ -108,34 +108,34 @@ class VariantReader:
         Raises:
             DataError: a column that is not there; ConfigError: columns of a list.
         """
-        self._lines, self._wild, self._options, self._check = lines, wild_type, options, check
-        self.columns, self.is_list = lines.columns, lines.is_list
+        self._rows, self._wild, self._options, self._check = rows, wild_type, options, check
+        self.columns, self.is_list = rows.columns, rows.is_list
         self._holds_sequences = options.seq_col is not None
         self._text = self._variant_column() if self.columns else 0
-        self.label = lines.index(options.label_col) if options.label_col is not None and self.columns else None
+        self.label = rows.index(options.label_col) if options.label_col is not None and self.columns else None
         self.positive = self._bin_column()
         self.invalid, self.first_invalid = 0, ""
 
     @property
     def notes(self) -> list[str]:
         """What was left out of the input, and is not wrong."""
-        return self._lines.notes
+        return self._rows.notes
 
     def __iter__(self) -> Iterator[Item]:
-        lines = iter(self._lines)
-        for n, line in enumerate(lines):
-            label = math.nan if self.label is None else self._number(line, self.label)
-            positive = math.nan if self.positive is None else self._number(line, self.positive)
+        rows = iter(self._rows)
+        for n, row in enumerate(rows):
+            label = math.nan if self.label is None else self._number(row, self.label)
+            positive = math.nan if self.positive is None else self._number(row, self.positive)
             if not (math.isnan(positive) or positive in (0.0, 1.0)):
-                self._refuse_number(line, self.positive, "0 or 1")
-            yield Item(n, line.place, line.cells, self._variant(line, lines), label, positive)
+                self._refuse_number(row, self.positive, "0 or 1")
+            yield Item(n, row.place, row.cells, self._variant(row, rows), label, positive)
 
     def _variant_column(self) -> int:
         o = self._options
-        if self._lines.is_list and o.col is None and o.seq_col is None:
+        if self._rows.is_list and o.col is None and o.seq_col is None:
             return 0
         if (name := o.seq_col or o.col) is not None:
-            return self._lines.index(name)
+            return self._rows.index(name)
         for name in _KNOWN_COLUMNS:
             if name in self.columns:
                 return self.columns.index(name)
@@ -145,25 +145,25 @@ class VariantReader:
         shown = ", ".join(repr(column) for column in self.columns[:12])
         text = "{path}: no column is called {known}; the first row names {shown}; say with {col} which has the variants"
         parts = {"known": ", ".join(_KNOWN_COLUMNS), "shown": shown, "col": Argument("col")}
-        raise DataError(Message(text, path=getattr(self._lines, "path", ""), **parts))
+        raise DataError(Message(text, path=getattr(self._rows, "path", ""), **parts))
 
     def _bin_column(self) -> int | None:
         name = self._options.bin_col
         if name is None:
             asked = self._options.label_col is not None and _KNOWN_BINS in self.columns
             return self.columns.index(_KNOWN_BINS) if asked else None
-        return self._lines.index(name) if self.columns else None
+        return self._rows.index(name) if self.columns else None
 
-    def _variant(self, line: Line, rest: Iterator[Line]) -> Variant | None:
+    def _variant(self, row: TextRow, rest: Iterator[TextRow]) -> Variant | None:
         try:
-            variant = self._read(line.cells[self._text], rest)
+            variant = self._read(row.cells[self._text], rest)
             self._check(variant)
         except DataError as error:
             reason = error.args[0]
             if isinstance(error, FastaError):
                 # Without the place that stands for a file: the row is named.
                 reason = f"{self.columns[self._text]}: {str(reason).split(': ', 1)[1]}"
-            text = Message("{place}: {what}", place=line.place, what=reason)
+            text = Message("{place}: {what}", place=row.place, what=reason)
             if self._options.invalid == "error":
                 raise DataError(text) from error
             self.first_invalid = self.first_invalid or text
@@ -171,7 +171,7 @@ class VariantReader:
             return None
         return variant
 
-    def _read(self, text: str, rest: Iterator[Line]) -> Variant:
+    def _read(self, text: str, rest: Iterator[TextRow]) -> Variant:
         if self._holds_sequences:
             # The letters of NA and of None are residues too.
             if text.strip().lower() in _MISSING:
@@ -183,17 +183,17 @@ class VariantReader:
         except DataError as error:
             if self._options.invalid != "error":
                 raise
-            for line in itertools.islice(rest, _LOOKED_AT):
-                if is_variant(line.cells[self._text]):
-                    mutations += read_mutations(line.cells[self._text])
+            for row in itertools.islice(rest, _LOOKED_AT):
+                if is_variant(row.cells[self._text]):
+                    mutations += read_mutations(row.cells[self._text])
             offset = fitting_offset(mutations, self._wild)
             if offset in (None, self._wild.offset):
                 raise
             parts = {"what": error.args[0], "offset": Argument("offset", offset)}
             raise DataError(Message("{what}; this and the next variants fit with {offset}", **parts)) from error
 
-    def _number(self, line: Line, column: int) -> float:
-        text = line.cells[column].strip()
+    def _number(self, row: TextRow, column: int) -> float:
+        text = row.cells[column].strip()
         if text.lower() in _MISSING:
             return math.nan
         try:
@@ -201,14 +201,14 @@ class VariantReader:
         except ValueError:
             number = math.inf
         if not math.isfinite(number):
-            self._refuse_number(line, column, "a number")
+            self._refuse_number(row, column, "a number")
         return number
 
-    def _refuse_number(self, line: Line, column: int | None, what: str) -> None:
+    def _refuse_number(self, row: TextRow, column: int | None, what: str) -> None:
         assert column is not None
-        text = line.cells[column]
+        text = row.cells[column]
         shown = repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
-        raise DataError(f"{line.place}: {self.columns[column]} is {shown}; it must be {what}, or empty")
+        raise DataError(f"{row.place}: {self.columns[column]} is {shown}; it must be {what}, or empty")
 
 
 @dataclass(slots=True)

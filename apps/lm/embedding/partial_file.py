@@ -48,7 +48,7 @@ def row_bytes(row: Embedded) -> bytes:
     return b"".join([_HEAD.pack(row.n, row.length, len(name)), name, *(array.tobytes() for array in row.arrays)])
 
 
-class Part:
+class PartialFile:
     """Reads a complete partial file, as often as there are columns to be made of it, in bounded memory.
 
     Attributes:
