@@ -60,6 +60,26 @@ NOT_OF_THE_ALGORITHM = {
     "bf16/product/tests.rs", "workspace/poisoned.rs",
 }  # fmt: skip
 
+# Bare names that each file could take for something of its own, and the files that may define them, which all mean the
+# same: a line of a text, the side of a kernel, a row of a table (that of the maps included), a block of the network.
+ONE_MEANING = {
+    "Line": ("rust/protperf-core/src/fasta/lines.rs",),
+    "Lines": ("rust/protperf-core/src/fasta/lines.rs",),
+    "Part": (),
+    "Parts": (),
+    "Side": ("rust/protperf-core/src/attention/features.rs",),
+    "Row": (
+        "rust/protperf-core/src/feature_map/", "apps/lm/scan/scan.py", "apps/lm/tables/table.py",
+        "apps/lm/variants/rows.py",
+    ),
+    "Rows": ("apps/lm/variants/sites.py",),
+    "Block": (
+        "rust/protperf-model/src/block/", "rust/protperf-model/src/gpu/", "apps/lm/model/network.py",
+        "apps/lm/export/modeling_protperf.py",
+    ),
+    "Blocks": (),
+}  # fmt: skip
+
 
 def room(path: Path) -> str:
     """The dotted room of a source file: protperf.lm, protperf.torch or protperf."""
@@ -150,6 +170,41 @@ def test_unsafe_stays_in_its_rooms() -> None:
             if re.search(r"\bunsafe\b(?!_)", code) and not name.startswith(UNSAFE_ALLOWED):
                 faults.append(f"{name}:{number}")
     assert not faults, "\n".join(faults)
+
+
+def definitions(name: str, source: str) -> Iterator[str]:
+    """Names of the types of a Rust source, or of the classes and the types by assignment of a Python source."""
+    python = r"^\s*class (\w+)|^(\w+)(?:: [\w.]+)? = |^type (\w+)"
+    rust = r"^\s*(?:pub(?:\([\w: ]+\))? )?(?:struct|enum|union|trait|type) (\w+)"
+    for match in re.finditer(rust if name.endswith(".rs") else python, source, re.MULTILINE):
+        yield next(filter(None, match.groups()))
+
+
+def test_a_bare_name_has_one_meaning() -> None:
+    sources = [*package_files(), ROOT / "rust" / "lib.rs", *sorted(ROOT.glob("rust/*/src/**/*.rs"))]
+    named = {path.relative_to(ROOT).as_posix(): path for path in sources}
+    faults = [
+        f"{name} defines {word}; say more exactly what it is. Files that may: {', '.join(ONE_MEANING[word]) or 'none'}"
+        for name, path in named.items()
+        for word in definitions(name, path.read_text(encoding="utf-8"))
+        if word in ONE_MEANING and not name.startswith(ONE_MEANING[word])
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("a.rs", "pub(super) struct Row<'a> {"),
+        ("a.rs", "mod tests {\n    enum Row {"),
+        ("a.rs", "pub type Row = u32;"),
+        ("a.py", "class Row(Generic[T]):"),
+        ("a.py", "Row = tuple[int, int]"),
+        ("a.py", 'Row: TypeAlias = "tuple[int, int]"'),
+    ],
+)
+def test_a_definition_is_found_in_each_form(name: str, source: str) -> None:
+    assert list(definitions(name, source)) == ["Row"]
 
 
 def test_memory_of_an_exact_length_is_asked_for_in_one_place() -> None:
