@@ -48,6 +48,7 @@ test-python: setup ## the Python tests alone
 lint: $(INSTALLED) ## formatting, lints and types; changes nothing
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	cargo clippy --package protperf-python --no-default-features --locked -- -D warnings
 	ruff check .
 	ruff format --check .
 	mypy

@@ -53,6 +53,30 @@ def test_a_long_protein_read_in_parts_is_scored_as_on_the_processor(
     assert there.ll == pytest.approx(here.ll, abs=NEAR * here.scored)
 
 
+def test_proteins_of_two_thousand_residues_and_more_are_scored_as_on_the_processor(models: list[lm.Model]) -> None:
+    letters = list(PROTEINS[1][:20])
+    long = ["".join(np.random.default_rng(length).choice(letters, length)) for length in (2000, 2341)]
+    # Exact attention needs a minute here for what a GPU does in no time.
+    is_exact = models[0].config.attention == "exact"
+    for method in ("ll",) if is_exact else ("ll", "pll-fast"):
+        here, there = (model.score(long[:1] if is_exact else long, method=method).rows for model in models)
+        for a, b in zip(here, there, strict=True):
+            assert b.ll_per_residue == pytest.approx(a.ll_per_residue, abs=NEAR)
+
+
+def test_variants_scans_and_evaluations_are_those_of_the_processor(models: list[lm.Model], tmp_path: Path) -> None:
+    protein = PROTEINS[1][:40]
+    here, there = (model.variants(protein, ["C2A:D3W", "F5del", "K9R"]).rows for model in models)
+    assert [row["score"] for row in there] == pytest.approx([row["score"] for row in here], abs=NEAR * len(protein))
+    here, there = (model.scan(protein).matrix for model in models)
+    np.testing.assert_allclose(there, here, atol=NEAR * len(protein))
+    proteins = synthetic(tmp_path / "eval.fa")
+    here, there = (model.eval(proteins, by=["length"]).rows for model in models)
+    for a, b in zip(here, there, strict=True):
+        assert (b.mode, b.group, b.residues) == (a.mode, a.group, a.residues)
+        assert b.ppl == pytest.approx(a.ppl, rel=NEAR)
+
+
 def test_vectors_and_new_sequences_are_those_of_the_processor(models: list[lm.Model]) -> None:
     for layer in (0, 1, -1):
         here, there = (model.embed(PROTEINS, layer=layer).vectors for model in models)
@@ -158,6 +182,23 @@ def test_the_command_scores_on_the_gpu(runs: dict[str, Path], fasta: Path) -> No
     column = rows[0][0].index("ll_per_residue")
     for a, b in zip(rows[0][1:], rows[1][1:], strict=True):
         assert float(b[column]) == pytest.approx(float(a[column]), abs=NEAR)
+
+
+@pytest.mark.usefixtures("gpu_device")
+@pytest.mark.parametrize("command", ["variants", "scan", "embed", "eval", "generate"])
+def test_every_command_that_reads_a_model_takes_the_device(
+    command: str, runs: dict[str, Path], fasta: Path, tmp_path: Path
+) -> None:
+    protein = tmp_path / "wt.fa"
+    protein.write_text(">wt\nMKVLAAGIC\n")
+    words = {
+        "variants": ["K2A", "--wt", protein], "scan": [protein], "embed": [fasta, "-o", tmp_path / "x.npz"], "eval": [fasta],
+        "generate": ["-n", "2", "--max-len", "20"],
+    }  # fmt: skip
+    before = gpu.traffic().read_backs
+    result = in_process(command, runs["both"], *words[command], "--device", "wgpu")
+    assert result.returncode == 0, result.stderr.decode()
+    assert gpu.traffic().read_backs > before, "computed elsewhere"
 
 
 def test_the_command_says_why_there_is_no_gpu(runs: dict[str, Path], fasta: Path) -> None:

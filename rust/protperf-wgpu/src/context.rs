@@ -208,6 +208,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Held by tests that make the open device useless, which the others would see.
+#[cfg(test)]
+pub(crate) static ALONE: Mutex<()> = Mutex::new(());
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +223,7 @@ mod tests {
             assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
             return println!("skipped: {fault}");
         }
+        let _alone = locked(&ALONE);
         let opening = || with_gpu(|gpu| Ok::<_, GpuError>(gpu.opening())).unwrap();
         let report = |fault: GpuError, is_seen: bool| {
             with_gpu(|gpu| {

@@ -234,6 +234,8 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::{ALONE, with_gpu};
+    use crate::error::GpuError;
 
     /// Without a device, so that it runs everywhere.
     #[test]
@@ -247,6 +249,25 @@ mod tests {
             let valid = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module);
             assert!(valid.is_ok(), "{}: {:?}", recipe.name, valid.err());
         }
+    }
+
+    #[test]
+    fn a_shader_that_does_not_compile_is_an_error_and_the_device_is_opened_anew() {
+        if let Some(fault) = crate::adapters().1 {
+            assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
+            return println!("skipped: {fault}");
+        }
+        let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let opening = || with_gpu(|gpu| Ok::<_, GpuError>(gpu.opening())).unwrap();
+        let before = opening();
+        let broken = Recipe { name: "broken", source: "@compute fn main() { let x: f32 = 1u; }", reads: 0, writes: 1 };
+        let found = with_gpu(|gpu| {
+            broken.compile(&gpu.device);
+            Ok::<_, GpuError>(())
+        });
+        let Err(GpuError::Refused { detail }) = found else { panic!("{found:?}") };
+        assert!(detail.contains("broken"), "{detail}");
+        assert!(opening() > before);
     }
 
     #[test]

@@ -185,22 +185,31 @@ impl<'a> Recorder<'a> {
         let lost = |error: &dyn std::fmt::Display| GpuError::Lost { detail: error.to_string() };
         waited.map_err(|error| lost(&error))?;
         let view = staging.get_mapped_range(..).map_err(|error| lost(&error))?;
-        let (mut numbers, ends) = (Vec::new(), view.len() - 16);
-        let mut rest = &view[..ends];
-        for from in wanted {
-            let (own, others) = rest.split_at(from.bytes as usize);
-            numbers.push(bytemuck::pod_collect_to_vec(own));
-            rest = others;
-        }
         gpu.carried.read_backs.fetch_add(1, Ordering::Relaxed);
         gpu.carried.read_back_bytes.fetch_add(total, Ordering::Relaxed);
-        let is_whole = view[ends..].chunks_exact(4).all(|found| found == word.to_ne_bytes());
-        if is_whole { Ok(numbers) } else { Err(GpuError::Unreliable) }
+        split(&view, wanted.iter().map(|from| from.bytes as usize), word)
     }
 
     fn buffer(&self, label: &'static str, size: u64, usage: BufferUsages) -> Buffer {
         self.gpu.device.create_buffer(&BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
     }
+}
+
+/// The numbers of each memory in what was read back, which ends with the word that went there and back.
+///
+/// # Errors
+/// [`GpuError::Unreliable`] where it does not.
+fn split(view: &[u8], byte_counts: impl Iterator<Item = usize>, word: u32) -> Result<Vec<Vec<f32>>, GpuError> {
+    let (mut rest, end) = view.split_at(view.len() - 16);
+    if end.chunks_exact(4).any(|found| found != word.to_ne_bytes()) {
+        return Err(GpuError::Unreliable);
+    }
+    let own = byte_counts.map(|bytes| {
+        let (own, others) = rest.split_at(bytes);
+        rest = others;
+        bytemuck::pod_collect_to_vec(own)
+    });
+    Ok(own.collect())
 }
 
 fn new_encoder(gpu: &Gpu) -> CommandEncoder {
@@ -211,4 +220,22 @@ fn new_encoder(gpu: &Gpu) -> CommandEncoder {
 fn canary() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     COUNT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_in_the_place_of_an_answer_are_an_error() {
+        let word = canary();
+        let mut view: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|x| x.to_ne_bytes()).collect();
+        view.extend([word.to_ne_bytes(); 4].as_flattened());
+        assert_eq!(split(&view, [8, 0, 4].into_iter(), word), Ok(vec![vec![1.0, 2.0], vec![], vec![3.0]]));
+        // The word of an earlier call, zeros of a driver that lost everything, or only the end.
+        assert_eq!(split(&view, [12].into_iter(), canary()), Err(GpuError::Unreliable));
+        assert_eq!(split(&[0; 28], [12].into_iter(), word), Err(GpuError::Unreliable));
+        *view.last_mut().unwrap() ^= 1;
+        assert_eq!(split(&view, [12].into_iter(), word), Err(GpuError::Unreliable));
+    }
 }
