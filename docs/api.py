@@ -11,16 +11,19 @@ from pathlib import Path
 PAGE = Path(__file__).parent / "api.md"
 MODULES = (
     "protperf",
+    "protperf.gpu",
+    "protperf.io",
     "protperf.torch",
     "protperf.torch.nn",
     "protperf.torch.fitting",
     "protperf.torch.regime",
     "protperf.torch.seeing",
+    "protperf.lm",
 )
 HEAD = """# Reference
 
-Written by `python docs/api.py` from the docstrings, which `help(protperf.favor_attention)` shows too. For the app see
-`protperf COMMAND --help` and `help(protperf.lm)`.
+Written by `python docs/api.py` from the docstrings, which `help(protperf.favor_attention)` shows too. `protperf.lm` is
+the app; for its commands see `protperf COMMAND --help`.
 """
 
 
@@ -72,6 +75,8 @@ def signature(name: str, thing: object) -> str:
             lines.append(f"    {argument},")
         result = "" if given.return_annotation is given.empty else f" -> {given.return_annotation}"
         text = "\n".join([f"{name}(", *lines, f"){result}"])
+    # What a default does, its documentation says; where it lies in memory is nothing to read.
+    text = re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", text)
     # Annotations are texts, which are shown without their quotes.
     text = re.sub(r"ForwardRef\(('[^']*')[^)]*\)", r"\1", text)
     return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)

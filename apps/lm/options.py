@@ -344,7 +344,7 @@ def takes(*declared: Sequence[Option]) -> Callable[[T], T]:
         kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         added = [
             inspect.Parameter(
-                each.argument, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=_annotation(each)
+                each.argument, inspect.Parameter.KEYWORD_ONLY, default=_default(each), annotation=_annotation(each)
             )
             for each in listed
         ]
@@ -358,11 +358,18 @@ def takes(*declared: Sequence[Option]) -> Callable[[T], T]:
     return decorate
 
 
+def _default(declared: Option) -> Any:
+    """The default of an argument; None, which every argument takes, where something else decides it."""
+    if declared.default is not REQUIRED:
+        return declared.default
+    return inspect.Parameter.empty if declared.is_required else None
+
+
 def _annotation(declared: Option) -> Any:
     kind: Any = tuple[declared.kind, ...] if declared.is_many else declared.kind  # type: ignore[name-defined]
     if declared.read is not None:
         kind = kind | str
-    return kind | None if declared.is_optional else kind
+    return kind | None if declared.is_optional or _default(declared) is None else kind
 
 
 def _described(declared: Option) -> str:

@@ -237,6 +237,9 @@ def gpu_favor(
 ) -> tuple[GpuTensor, GpuTensor | None]:
     """Output and, where it is wanted, final state, which stay on the GPU."""
 
+def gpu_merge_states(a: GpuTensor, b: GpuTensor) -> GpuTensor:
+    """The state of the keys of two states [B,H,F,2+E], float32, which stays on the GPU."""
+
 def use_team(parallel: int, max_threads: int) -> None:
     """Lets short calls of this thread run on the workers of an OpenMP library, by the addresses of two functions."""
 

@@ -36,6 +36,7 @@ __all__ = [
     "fault",
     "favor_attention",
     "favor_attention_with_state",
+    "merge_states",
     "traffic",
     "upload",
 ]
@@ -257,6 +258,21 @@ def favor_attention_with_state(
     return out, after
 
 
+def merge_states(a: GpuTensor, b: GpuTensor) -> GpuTensor:
+    """The state of the keys of two states, all [B,H,F,2+E] float32 on the GPU, as `favor_attention_with_state` returns.
+
+    So parts of a long input can be read in any order, each from no state, and their states merged.
+
+    Raises:
+        DtypeError: not a tensor on the GPU. ShapeError, ConfigError: they are not states of one shape.
+        DeviceError: the GPU failed; OutOfMemory: it has no room.
+    """
+    import numpy as np
+
+    _check_on_gpu({"a": a, "b": b})
+    return GpuTensor(_native.gpu_merge_states(a._handle, b._handle), np.dtype(np.float32))
+
+
 def draw_projection(
     num_features: int,
     head_dim: int,
@@ -300,11 +316,7 @@ def _attention(
     import numpy as np
 
     tensors = {"q": q, "k": k, "v": v, **({} if state is None else {"state": state})}
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, GpuTensor):
-            raise DtypeError(
-                f"{name} of type {type(tensor).__name__} is not on the GPU; carry it there with gpu.upload"
-            )
+    _check_on_gpu(tensors)
     shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
     causal = _arguments.check_flag("causal", causal)
     _arguments.check_tensors(shapes, {name: tensors[name].dtype.name for name in shapes}, causal)
@@ -321,6 +333,14 @@ def _attention(
         **visibility_arguments(q.shape, k.shape, cu_seqlens, key_padding_mask),
     )
     return GpuTensor(handle, q.dtype), None if after is None else GpuTensor(after, np.dtype(np.float32))
+
+
+def _check_on_gpu(tensors: dict[str, GpuTensor]) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, GpuTensor):
+            raise DtypeError(
+                f"{name} of type {type(tensor).__name__} is not on the GPU; carry it there with gpu.upload"
+            )
 
 
 def _on_host(omega: ArrayLike | GpuTensor | None) -> ArrayLike | None:

@@ -192,8 +192,8 @@ def test_every_command_that_reads_a_model_takes_the_device(
     protein = tmp_path / "wt.fa"
     protein.write_text(">wt\nMKVLAAGIC\n")
     words = {
-        "variants": ["K2A", "--wt", protein], "scan": [protein], "embed": [fasta, "-o", tmp_path / "x.npz"], "eval": [fasta],
-        "generate": ["-n", "2", "--max-len", "20"],
+        "variants": ["K2A", "--wt", protein], "scan": [protein], "embed": [fasta, "-o", tmp_path / "x.npz"],
+        "eval": [fasta], "generate": ["-n", "2", "--max-len", "20"],
     }  # fmt: skip
     before = gpu.traffic().read_backs
     result = in_process(command, runs["both"], *words[command], "--device", "wgpu")

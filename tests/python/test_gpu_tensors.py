@@ -50,6 +50,62 @@ def test_two_halves_through_a_state_and_queries_alone_are_the_whole():
     np.testing.assert_array_equal(after.numpy(), last.numpy())
 
 
+def test_states_of_parts_merge_to_that_of_the_whole_with_the_bits_of_the_host():
+    q, k, v, omega = arrays(2, 3, 90, scale=0.5, dtype=np.float32)
+    parts = [slice(0, 20), slice(20, 65), slice(65, 90)]
+    a, b, c = (gpu.favor_attention_with_state(*on_gpu(*(x[:, :, rows] for x in (q, k, v))), omega)[1] for rows in parts)
+    merged = gpu.merge_states(gpu.merge_states(a, b), c)
+    assert (merged.shape, merged.dtype) == (a.shape, np.float32)
+    found, _ = gpu.favor_attention_with_state(gpu.upload(q), *on_gpu(k[:, :, :0], v[:, :, :0]), omega, merged)
+    assert np.abs(found.numpy() - protperf.favor_attention(q, k, v, omega)).max() < 1e-5
+    np.testing.assert_array_equal(gpu.merge_states(a, b).numpy(), merged_on_host(a.numpy(), b.numpy()))
+
+
+def merged_on_host(a, b):
+    torch = pytest.importorskip("torch")
+    from protperf.torch import merge_states
+
+    return merge_states(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+
+
+def test_states_of_any_numbers_merge_as_on_the_host():
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((2, 1, 50, 5), dtype=np.float32) for _ in range(2))
+    for state in (a, b):
+        state[..., 0] = rng.integers(-200, 200, (2, 1, 50))
+        state[:, :, :5] = (-1e37, 0, 0, 0, 0)
+    a[0, 0, 5], b[0, 0, 6] = np.nan, np.nan
+    a[0, 0, 7], b[0, 0, 7] = (3, 1e38, -3e38, 3.4e38, 1), (3, 1e38, -3e38, 1, 3.4e38)
+    a[0, 0, 8] = b[0, 0, 8] = (0, 1, -0.0, 0.0, 2e-38)
+    expected = merged_on_host(a, b)
+    found = gpu.merge_states(*on_gpu(a, b)).numpy()
+    assert np.isinf(expected).any()
+    np.testing.assert_array_equal(found[..., 1:], expected[..., 1:])
+    is_finite = np.isfinite(a[..., 0] + b[..., 0])
+    np.testing.assert_array_equal(found[..., 0][is_finite], expected[..., 0][is_finite])
+
+
+@pytest.mark.parametrize(
+    ("shape", "other", "message"),
+    [
+        ((1, 2, 3), (1, 2, 3), "a has [1, 2, 3] where a state [B,H,F,2+E] is needed"),
+        ((1, 1, 2, 1), (1, 1, 2, 1), "a has [1, 1, 2, 1] where the last axis of a state is 2 + value_dim"),
+        ((1, 1, 2, 5), (1, 1, 3, 5), "b has [1, 1, 3, 5] where [1, 1, 2, 5] is needed"),
+    ],
+)
+def test_only_states_of_one_shape_are_merged(shape, other, message):
+    with pytest.raises(errors.ShapeError, match=re.escape(message)):
+        gpu.merge_states(*on_gpu(np.zeros(shape, np.float32), np.zeros(other, np.float32)))
+
+
+def test_states_of_another_type_or_on_the_host_are_not_merged():
+    state = np.zeros((1, 1, 2, 5), np.float32)
+    with pytest.raises(errors.ConfigError, match="b is float16 where float32 is needed"):
+        gpu.merge_states(gpu.upload(state), gpu.upload(state, dtype="float16"))
+    with pytest.raises(errors.DtypeError, match="b of type ndarray is not on the GPU"):
+        gpu.merge_states(gpu.upload(state), state)
+
+
 def test_nothing_is_carried_there_or_back_between_calls():
     x, _, _, omega = arrays(1, 2, 512, d=32, e=32, m=8, dtype=np.float32)
     chain = gpu.upload(x)

@@ -5,7 +5,7 @@ use crate::attention::work;
 use crate::call::{guarded, run};
 use crate::errors::{raise, to_python};
 use crate::inputs::{MapBuffers, ParameterTuple, Visibility};
-use protperf::gpu::{DeviceTensor, Resident, StoredAs, attention, draw_projection};
+use protperf::gpu::{self, DeviceTensor, Resident, StoredAs, attention, draw_projection};
 use protperf::projection::{Draw, Norm, Sampler};
 use protperf::{Error, Execution, FavorArgs, TensorRef};
 use pyo3::prelude::*;
@@ -17,6 +17,7 @@ const LONG: f64 = 1e12;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<GpuTensor>()?;
     module.add_function(wrap_pyfunction!(gpu_draw_projection, module)?)?;
+    module.add_function(wrap_pyfunction!(gpu_merge_states, module)?)?;
     module.add_function(wrap_pyfunction!(gpu_favor, module)?)
 }
 
@@ -111,6 +112,12 @@ fn gpu_favor(
         })?;
         Ok((GpuTensor(out), last.map(GpuTensor)))
     })
+}
+
+/// The state of the keys of two states; see `protperf_wgpu::merge_states`.
+#[pyfunction]
+fn gpu_merge_states(py: Python<'_>, a: &GpuTensor, b: &GpuTensor) -> PyResult<GpuTensor> {
+    guarded(py, || run(py, LONG, 1, |_, _| gpu::merge_states(&a.0, &b.0)).map(GpuTensor))
 }
 
 /// Omega `[num_features, head_dim]`, float32, which stays on the GPU; see `protperf_wgpu::draw_projection`.

@@ -154,6 +154,8 @@ kernels! {
     TensorOutputs = "tensor/outputs" after "tensor/prelude" "tensor/packed", reads 5, writes 1;
     /// States of batch heads to a tensor.
     LastStates = "tensor/last_states" after "tensor/prelude", reads 2, writes 1;
+    /// The states of the keys of two.
+    MergeStates = "tensor/merge_states" after "tensor/prelude", reads 2, writes 1;
     /// Normals of a projection.
     Normals = "draw/normals" after "draw/prelude", reads 0, writes 1;
     /// One reflection of a QR decomposition.

@@ -41,5 +41,5 @@ pub use draw::draw_projection;
 pub use error::GpuError;
 pub use groups::in_groups;
 pub use memory::OnDevice;
-pub use resident::{Resident, attention};
+pub use resident::{Resident, attention, merge_states};
 pub use tensor::{DeviceTensor, StoredAs};

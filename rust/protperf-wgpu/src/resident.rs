@@ -66,6 +66,35 @@ pub fn attention(
     })
 }
 
+/// Adds state b to state a, both `[..,F,2+E]` in f32: the state of both sets of keys, of the bits that
+/// [`protperf_core::state::merge_states`] gives of numbers in the normal range.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`], [`Error::InvalidOption`] where they are not states of one shape; [`Error::Device`];
+/// [`Error::OutOfMemory`].
+pub fn merge_states(a: &DeviceTensor, b: &DeviceTensor) -> Result<DeviceTensor> {
+    let Ok(shape) = <[usize; 4]>::try_from(a.shape()) else {
+        let detail = format!("has {:?} where a state [B,H,F,2+E] is needed", a.shape());
+        return Err(Error::ShapeMismatch { argument: "a", detail });
+    };
+    if shape[3] < KV_STATE {
+        let detail = format!("has {shape:?} where the last axis of a state is 2 + value_dim");
+        return Err(Error::ShapeMismatch { argument: "a", detail });
+    }
+    check("a", a, shape, StoredAs::Float32)?;
+    check("b", b, shape, StoredAs::Float32)?;
+    with_gpu(|gpu| {
+        [a, b].into_iter().try_for_each(|tensor| tensor.check(gpu))?;
+        let mut recorder = Recorder::new(gpu);
+        let merged = DeviceTensor::scratch(&mut recorder, &shape, StoredAs::Float32)?;
+        let (invocations, value_dim) = (a.len() as u32, (shape[3] - KV_STATE) as u32);
+        let shape = Shape { invocations, value_dim, ..Shape::default() };
+        recorder.dispatch(Kernel::MergeStates, shape, &[&a.memory, &b.memory, &merged.memory]);
+        recorder.submit();
+        Ok(merged)
+    })
+}
+
 fn check(argument: &'static str, tensor: &DeviceTensor, shape: [usize; 4], stored: StoredAs) -> Result<()> {
     if tensor.stored() != stored {
         let detail = format!("is {} where {} is needed", tensor.stored().name(), stored.name());
