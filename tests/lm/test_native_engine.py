@@ -78,7 +78,7 @@ def allowed(theirs: np.ndarray, exact: np.ndarray) -> float:
 @pytest.mark.parametrize("mode", [MASKED, CAUSAL])
 def test_answers_are_those_of_torch_and_as_near_to_float64(attention: str, mode: int, tmp_path: Path) -> None:
     choices = {"attention": attention}
-    if attention == "trigonometric":
+    if attention in ("trigonometric", "fourier"):
         # Sums of cosines that nearly cancel have no correct digits in float32: more of them cancel less.
         choices["num_features"] = 200  # type: ignore[assignment]
     native, composed = pair(tmp_path / "f32", **choices)
