@@ -9,7 +9,6 @@ from typing import Any
 
 from protperf.lm.baselines.manifest import TENSORS, is_baseline
 from protperf.lm.baselines.manifest import read_facts as read_baseline_facts
-from protperf.lm.model.esm_folder import is_esm_folder, read_folder
 from protperf.lm.storage import checkpoint, manifest, tensor_file
 from protperf.lm.storage.checkpoint import Step
 from protperf.lm.training.progress import read_progress
@@ -26,7 +25,13 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
         facts = read_baseline_facts(folder)
         files = facts.pop("files")
         return {"path": str(folder), **facts, "model_sha256": files[TENSORS].get("sha256")}
-    return read_folder(folder).facts() if is_esm_folder(folder) else checkpoint.read(folder, _of_step)
+    # What ESM-2 folders need is loaded where there may be one: a command that only asks starts at once.
+    if (folder / "config.json").is_file():
+        from protperf.lm.model.esm_folder import is_esm_folder, read_folder
+
+        if is_esm_folder(folder):
+            return read_folder(folder).facts()
+    return checkpoint.read(folder, _of_step)
 
 
 def _of_step(step: Step) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.baselines.options import KINDS
 from protperf.lm.storage.plain_file import broken, read_sealed, short
 
 MANIFEST, TENSORS = "baseline.json", "model.safetensors"
@@ -23,6 +22,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the manifest is missing, damaged or malformed.
     """
+    from protperf.lm.baselines.options import KINDS
+
     facts = read_sealed(path / MANIFEST)
     kind, files = facts.get("kind"), facts.get("files")
     if kind not in KINDS:
