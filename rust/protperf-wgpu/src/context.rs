@@ -208,6 +208,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a test that needs a GPU is skipped, which is a failure where `PROTPERF_REQUIRE_GPU` says so.
+#[cfg(test)]
+pub(crate) fn no_gpu_to_test() -> bool {
+    let (_, fault) = crate::adapters();
+    fault.is_some_and(|fault| {
+        assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
+        println!("skipped: {fault}");
+        true
+    })
+}
+
 /// Held by tests that make the open device useless, which the others would see.
 #[cfg(test)]
 pub(crate) static ALONE: Mutex<()> = Mutex::new(());
@@ -219,9 +230,8 @@ mod tests {
     /// As `read_back` looks at what was reported, and as a call does that ends without reading back.
     #[test]
     fn a_lost_device_is_opened_anew_by_the_next_call_and_one_without_memory_is_kept() {
-        if let Some(fault) = crate::adapters().1 {
-            assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
-            return println!("skipped: {fault}");
+        if no_gpu_to_test() {
+            return;
         }
         let _alone = locked(&ALONE);
         let opening = || with_gpu(|gpu| Ok::<_, GpuError>(gpu.opening())).unwrap();

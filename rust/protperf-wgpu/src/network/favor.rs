@@ -178,7 +178,7 @@ fn heads_at_once(forward: &Forward<'_>, sequences: &Sequences, map: &Favor) -> u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Gpu;
+    use crate::context::{Gpu, no_gpu_to_test};
     use protperf_core::{FeatureMap, Omega};
     use std::sync::atomic::AtomicBool;
 
@@ -207,9 +207,8 @@ mod tests {
 
     #[test]
     fn heads_are_cut_into_groups_where_an_adapter_binds_little_and_read_the_same() {
-        if let Some(fault) = crate::adapters().1 {
-            assert!(std::env::var("PROTPERF_REQUIRE_GPU").is_err(), "{fault}");
-            return println!("skipped: {fault}");
+        if no_gpu_to_test() {
+            return;
         }
         let (usual, small) = (Gpu::open().unwrap(), Gpu::open_binding(1 << 17).unwrap());
         // Of many short sequences and a longer one the scores take the most memory.
