@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protperf.lm.model.config import ModelConfig
+from protperf.network import Pool
 
 MASKED, CAUSAL = 0, 1
 """Modes of reading: every position sees all others, or only those before it."""
@@ -37,7 +38,13 @@ class CausalState(Protocol):
         """A copy of the states of some sequences, in this order. Repeated indices let sequences share a prefix."""
         ...
 
-    def advance(self, tokens: Tokens, borders: Borders, rows: NDArray[np.int64] | None = None) -> NDArray[np.floating]:
+    def advance(
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
+    ) -> NDArray[np.floating]:
         """Read on: the next tokens of each sequence, which may be none; the state is updated in place.
 
         Arguments and answers are those of `Engine.log_probs` in the mode CAUSAL for the sequences as a whole, but for
@@ -75,7 +82,12 @@ class Engine(Protocol):
         ...
 
     def log_probs(
-        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        mode: int,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
     ) -> NDArray[np.floating]:
         """Log-probabilities over the vocabulary, nats, [num_rows, vocabulary].
 
@@ -83,6 +95,8 @@ class Engine(Protocol):
             tokens, borders: shapes [N] and [num_sequences + 1].
             mode: MASKED or CAUSAL. A row of CAUSAL is the prediction of the token after it.
             rows: places among the N tokens whose predictions are wanted, in this order; None: all.
+            targets: one token for each row, whose log-probabilities alone are wanted, [num_rows]: a device then brings
+                no others back.
         """
         ...
 
@@ -98,3 +112,31 @@ class Engine(Protocol):
     def empty_state(self, num_sequences: int = 1) -> CausalState:
         """The state of sequences of which nothing has been read."""
         ...
+
+
+@runtime_checkable
+class PoolingEngine(Engine, Protocol):
+    """An engine that makes one vector of the hidden states of a sequence where they are."""
+
+    def pooled(
+        self, tokens: Tokens, borders: Borders, mode: int, pools: Sequence[Pool], layer: int = -1
+    ) -> NDArray[np.float64]:
+        """Vectors [num_pools, model_dim] made of the states that `hidden` gives."""
+        ...
+
+    def empty_state(self, num_sequences: int = 1) -> PoolingState: ...
+
+
+class PoolingState(CausalState, Protocol):
+    """The state of a `PoolingEngine`."""
+
+    def advance_pooled(
+        self, tokens: Tokens, borders: Borders, pools: Sequence[Pool], layer: int = -1
+    ) -> NDArray[np.float64]:
+        """Read on, as `advance` does, for vectors made of the hidden states of the new tokens."""
+        ...
+
+
+def of_targets(log_probs: NDArray[np.floating], targets: Tokens | None) -> NDArray[np.floating]:
+    """Of rows [num_rows, vocabulary] what their targets have [num_rows]; all of it where there are none."""
+    return log_probs if targets is None else log_probs[np.arange(len(log_probs)), targets]

@@ -41,13 +41,20 @@ def pack(sequences: Sequence[Tokens]) -> tuple[Tokens, Borders]:
     return np.concatenate(sequences), np.cumsum([0, *(len(tokens) for tokens in sequences)]).astype(np.int64)
 
 
-def chunked_log_probs(engine: Engine, tokens: Tokens, chunk: int | None = None) -> Iterator[NDArray[np.floating]]:
-    """Log-probabilities [n, vocabulary] after the tokens of one sequence, left to right, `chunk` tokens at a time."""
+def chunked_log_probs(
+    engine: Engine, tokens: Tokens, chunk: int | None = None, targets: Tokens | None = None
+) -> Iterator[NDArray[np.floating]]:
+    """Log-probabilities [n, vocabulary] after the tokens of one sequence, left to right, `chunk` tokens at a time.
+
+    Args:
+        targets: the tokens whose log-probabilities alone are wanted, one after each token, [n].
+    """
     length = chunk or chunk_length(engine)
     state = engine.empty_state()
     for start in range(0, len(tokens), length):
         part = tokens[start : start + length]
-        yield state.advance(part, np.array([0, len(part)]))
+        follow = None if targets is None else targets[start : start + length]
+        yield state.advance(part, np.array([0, len(part)]), targets=follow)
 
 
 def chunk_length(engine: Engine) -> int:

@@ -345,14 +345,35 @@ class Network:
         num_threads: int = 1,
     ) -> None: ...
     def log_probs(
-        self, tokens: Array, borders: Array, causal: bool, rows: Array | None, out: Array, *, num_threads: int = 1
+        self,
+        tokens: Array,
+        borders: Array,
+        causal: bool,
+        rows: Array | None,
+        targets: Array | None,
+        out: Array,
+        *,
+        num_threads: int = 1,
     ) -> None:
-        """Fill out [num_rows, vocabulary]."""
+        """Fill out [num_rows, vocabulary], or [num_rows] with what the targets have."""
 
     def hidden(
         self, tokens: Array, borders: Array, causal: bool, layer: int, out: Array, *, num_threads: int = 1
     ) -> None:
         """Fill out [N, model_dim]."""
+
+    def pooled(
+        self,
+        tokens: Array,
+        borders: Array,
+        causal: bool,
+        layer: int,
+        pools: Array,
+        out: Array,
+        *,
+        num_threads: int = 1,
+    ) -> None:
+        """Fill out [num_pools, model_dim], float64; pools [num_pools, 5] are those of `protperf.network.Pool`."""
 
     def empty_state(self, num_sequences: int) -> NetworkState:
         """The state of sequences of which nothing has been read."""
@@ -366,8 +387,22 @@ class NetworkState:
     def select(self, indices: Array) -> NetworkState:
         """Copies of the states of some sequences."""
 
-    def advance(self, tokens: Array, borders: Array, rows: Array | None, out: Array, *, num_threads: int = 1) -> None:
-        """Read on; fill out [num_rows, vocabulary]."""
+    def advance(
+        self,
+        tokens: Array,
+        borders: Array,
+        rows: Array | None,
+        targets: Array | None,
+        out: Array,
+        *,
+        num_threads: int = 1,
+    ) -> None:
+        """Read on; fill out as `Network.log_probs` does."""
 
     def advance_hidden(self, tokens: Array, borders: Array, layer: int, out: Array, *, num_threads: int = 1) -> None:
         """Read on; fill out [N, model_dim]."""
+
+    def advance_pooled(
+        self, tokens: Array, borders: Array, layer: int, pools: Array, out: Array, *, num_threads: int = 1
+    ) -> None:
+        """Read on; fill out as `Network.pooled` does."""

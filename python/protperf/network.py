@@ -8,7 +8,8 @@ finds the step and makes an engine of this. Tokens of several sequences follow o
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protperf import _arguments, _native
 from protperf.errors import ConfigError, OutOfMemory
@@ -19,7 +20,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Network", "NetworkState"]
+__all__ = ["Network", "NetworkState", "Pool"]
+
+_KINDS = ("mean", "max", "attention")
+
+
+class Pool(NamedTuple):
+    """A vector that is made of hidden states of one sequence, in float64. Of no tokens it is NaN.
+
+    Args:
+        sequence: its number in the batch.
+        start, end: its tokens from start up to end, among those that are read.
+        kind: `mean`; `max` along each axis; or `attention`, the mean with weights softmax_i(sqrt(C) cos(h_i, h_query)).
+        query: a token of the sequence.
+    """
+
+    sequence: int
+    start: int
+    end: int
+    kind: str
+    query: int = 0
 
 
 class Network:
@@ -50,20 +70,27 @@ class Network:
         self._native = _native.Network(step, dtype, device, isa=_arguments.isa(), num_threads=num_threads())
 
     def log_probs(
-        self, tokens: NDArray[Any], borders: NDArray[Any], causal: bool, rows: NDArray[Any] | None = None
+        self,
+        tokens: NDArray[Any],
+        borders: NDArray[Any],
+        causal: bool,
+        rows: NDArray[Any] | None = None,
+        targets: NDArray[Any] | None = None,
     ) -> NDArray[np.floating]:
         """Log-probabilities over the vocabulary, nats, [num_rows, vocabulary].
 
         Args:
             causal: each token sees those before it and predicts the next; else it sees all of its sequence.
             rows: places among the N tokens; None: all.
+            targets: one token for each row [num_rows], whose log-probabilities alone are wanted, [num_rows].
 
         Raises:
-            ConfigError: a token or row out of range; ShapeError: borders that are not those of the tokens; OutOfMemory.
+            ConfigError: a token, row or target out of range; ShapeError: borders that are not those of the tokens, or
+            targets that are not those of the rows; OutOfMemory.
         """
         tokens, borders, rows = _inputs(tokens, borders, rows)
-        out = _empty((len(tokens if rows is None else rows), len(VOCABULARY)), self.dtype)
-        self._native.log_probs(tokens, borders, causal, rows, out, num_threads=num_threads())
+        targets, out = _answers(tokens, rows, targets, self.dtype)
+        self._native.log_probs(tokens, borders, causal, rows, targets, out, num_threads=num_threads())
         return out
 
     def hidden(
@@ -78,6 +105,20 @@ class Network:
         out = _empty((len(tokens), self.model_dim), self.dtype)
         layer = _checked(layer, self.num_layers)
         self._native.hidden(tokens, borders, causal, layer, out, num_threads=num_threads())
+        return out
+
+    def pooled(
+        self, tokens: NDArray[Any], borders: NDArray[Any], causal: bool, pools: Sequence[Pool], layer: int = -1
+    ) -> NDArray[np.float64]:
+        """Vectors of sequences [num_pools, model_dim], made of the hidden states that `hidden` gives.
+
+        Raises:
+            As `hidden`; ConfigError: a pool of what is not read.
+        """
+        tokens, borders, _ = _inputs(tokens, borders, None)
+        numbers, out = _pools(pools, self.model_dim)
+        layer = _checked(layer, self.num_layers)
+        self._native.pooled(tokens, borders, causal, layer, numbers, out, num_threads=num_threads())
         return out
 
     def empty_state(self, num_sequences: int = 1) -> NetworkState:
@@ -112,12 +153,16 @@ class NetworkState:
         return NetworkState(self._network, self._native.select(np.require(indices, np.int64, ["C", "A"])))
 
     def advance(
-        self, tokens: NDArray[Any], borders: NDArray[Any], rows: NDArray[Any] | None = None
+        self,
+        tokens: NDArray[Any],
+        borders: NDArray[Any],
+        rows: NDArray[Any] | None = None,
+        targets: NDArray[Any] | None = None,
     ) -> NDArray[np.floating]:
         """Read the next tokens of each sequence; answers as `Network.log_probs`, with rows among the new tokens."""
         tokens, borders, rows = _inputs(tokens, borders, rows)
-        out = _empty((len(tokens if rows is None else rows), len(VOCABULARY)), self._network.dtype)
-        self._native.advance(tokens, borders, rows, out, num_threads=num_threads())
+        targets, out = _answers(tokens, rows, targets, self._network.dtype)
+        self._native.advance(tokens, borders, rows, targets, out, num_threads=num_threads())
         return out
 
     def advance_hidden(self, tokens: NDArray[Any], borders: NDArray[Any], layer: int = -1) -> NDArray[np.floating]:
@@ -126,6 +171,16 @@ class NetworkState:
         out = _empty((len(tokens), self._network.model_dim), self._network.dtype)
         layer = _checked(layer, self._network.num_layers)
         self._native.advance_hidden(tokens, borders, layer, out, num_threads=num_threads())
+        return out
+
+    def advance_pooled(
+        self, tokens: NDArray[Any], borders: NDArray[Any], pools: Sequence[Pool], layer: int = -1
+    ) -> NDArray[np.float64]:
+        """Read on as `advance` does, for vectors made of the hidden states of the new tokens, as `Network.pooled`."""
+        tokens, borders, _ = _inputs(tokens, borders, None)
+        numbers, out = _pools(pools, self._network.model_dim)
+        layer = _checked(layer, self._network.num_layers)
+        self._native.advance_pooled(tokens, borders, layer, numbers, out, num_threads=num_threads())
         return out
 
 
@@ -138,13 +193,36 @@ def _inputs(tokens: Any, borders: Any, rows: Any) -> tuple[NDArray[Any], NDArray
     return usable(tokens, np.uint8), usable(borders, np.int64), None if rows is None else usable(rows, np.int64)
 
 
+def _answers(
+    tokens: NDArray[Any], rows: NDArray[Any] | None, targets: Any, dtype: str
+) -> tuple[NDArray[Any] | None, NDArray[Any]]:
+    """Targets as the native module takes them, and the array that it fills."""
+    import numpy as np
+
+    num_rows = len(tokens if rows is None else rows)
+    if targets is None:
+        return None, _empty((num_rows, len(VOCABULARY)), dtype)
+    return np.require(targets, np.uint8, ["C", "A"]), _empty((num_rows,), dtype)
+
+
+def _pools(pools: Sequence[Pool], model_dim: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Pools as the native module takes them, and the array that it fills."""
+    import numpy as np
+
+    wrong = next((pool.kind for pool in pools if pool.kind not in _KINDS), None)
+    if wrong is not None:
+        raise ConfigError(f"kind of a pool is {wrong!r}; use {', '.join(_KINDS)}")
+    rows = [[pool.sequence, pool.start, pool.end, _KINDS.index(pool.kind), pool.query] for pool in pools]
+    return np.array(rows, np.int64), _empty((len(pools), model_dim), "float64")
+
+
 def _checked(layer: int, num_layers: int) -> int:
     if not -1 <= layer <= num_layers:
         raise ConfigError(f"layer is {layer}; it must be from -1 to {num_layers}")
     return layer
 
 
-def _empty(shape: tuple[int, int], dtype: str) -> NDArray[Any]:
+def _empty(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     import numpy as np
 
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from conftest import small_config
 
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
+from protperf.lm.engine import of_targets
 from protperf.lm.model.config import ModelConfig
 
 MEMORY = 5
@@ -27,14 +28,20 @@ class PlantedState:
         places = np.asarray(indices)
         return PlantedState(self._table, self._memory[places], self.positions[places], self._sizes)
 
-    def advance(self, tokens: np.ndarray, borders: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    def advance(
+        self,
+        tokens: np.ndarray,
+        borders: np.ndarray,
+        rows: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
+    ) -> np.ndarray:
         found = np.empty((len(tokens), VOCAB_SIZE), np.float32)
         for i, (start, end) in enumerate(itertools.pairwise(borders)):
             for place in range(start, end):
                 self._memory[i] = (3 * self._memory[i] + tokens[place]) % MEMORY
                 found[place] = self._table[self._memory[i]]
             self.positions[i] += end - start
-        return found if rows is None else found[rows]
+        return of_targets(found if rows is None else found[rows], targets)
 
 
 class PlantedEngine:
@@ -89,7 +96,12 @@ class PlantedMasked:
         return contextlib.nullcontext()
 
     def log_probs(
-        self, tokens: np.ndarray, borders: np.ndarray, mode: int, rows: np.ndarray | None = None
+        self,
+        tokens: np.ndarray,
+        borders: np.ndarray,
+        mode: int,
+        rows: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
     ) -> np.ndarray:
         self.passes += 1
         found = np.zeros((len(tokens), VOCAB_SIZE), np.float32)
@@ -97,7 +109,7 @@ class PlantedMasked:
             assert (tokens[start], tokens[end - 1]) == (BOS, EOS)
             for place in range(start + 1, end - 1):
                 found[place] = self.predict(tokens[start + 1 : end - 1], place - start - 1)
-        return found if rows is None else found[rows]
+        return of_targets(found if rows is None else found[rows], targets)
 
 
 STANDARD_TOKENS = range(FIRST_RESIDUE, FIRST_RESIDUE + NUM_STANDARD)

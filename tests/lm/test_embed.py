@@ -26,6 +26,7 @@ from protperf.lm.engine import CAUSAL, MASKED, Engine
 from protperf.lm.loading import load_run
 from protperf.lm.model.network import Network
 from protperf.lm.model.torch_engine import TorchEngine
+from protperf.network import Pool
 
 LENGTHS = (1, 2, 3, 15, 16, 17, 40, 64, 65, 90)
 NUMBERS = {"masked": MASKED, "causal": CAUSAL}
@@ -110,6 +111,46 @@ def test_vectors_of_the_native_engine_are_those_of_torch(mode: str, runs: dict[s
     ours, theirs = (embedded(each, records(), mode, pool=pools, layer=1) for each in (native, torch))
     for row, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(np.stack(row.arrays), np.stack(other.arrays), atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["masked", "causal"])
+def test_a_network_in_rust_pools_its_states_as_numpy_does(mode: str, runs: dict[str, Path]) -> None:
+    model = load_run(runs["both"]).engine
+    given = [*records(), io.Record(99, "empty", "", np.empty(0, np.uint8), 0, "", 0)]
+    pools = tuple(name for name in POOLS if mode == "masked" or name != "bos")
+    for layer in (-1, 0, 1):
+        states = hidden_states(model, [record.tokens for record in given], mode, layer)
+        found = embedded(model, given, mode, pool=",".join(pools), layer=layer)
+        for row, of_sequence in zip(found, states, strict=True):
+            for name, array in zip(pools, row.arrays, strict=True):
+                wanted = vectors.pooled(of_sequence, name, mode).astype(np.float32)
+                if name == "attention":
+                    np.testing.assert_allclose(array, wanted, rtol=1e-6)
+                else:
+                    np.testing.assert_array_equal(array, wanted)
+
+
+def test_a_long_sequence_is_pooled_chunk_after_chunk(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (record,) = load_run(runs["both"]).engine, records((500,))
+    whole = embedded(model, [record], "causal", pool="max,mean,eos,attention", layer=1)[0].arrays
+    for chunk in (501, 251, 97):
+        monkeypatch.setattr(inference, "CHUNK", chunk)
+        for pools in (("max", "mean", "eos"), ("max", "mean", "eos", "attention")):
+            found = embedded(model, [record], "causal", pool=",".join(pools), layer=1)[0].arrays
+            np.testing.assert_allclose(np.stack(found), np.stack(whole[: len(pools)]), atol=3e-5)
+
+
+def test_a_pool_of_what_is_not_read_is_refused(runs: dict[str, Path]) -> None:
+    network = load_run(runs["both"]).engine.network
+    for pool, message in (
+        (Pool(1, 0, 1, "mean"), "pools name sequence 1 of 1"),
+        (Pool(0, 0, 4, "max"), "pools hold tokens 0 to 4 of a sequence of 3"),
+        (Pool(0, 0, 3, "attention", 3), "pools name token 3"),
+        (Pool(0, -1, 3, "mean"), "pools hold .*-1"),
+        (Pool(0, 0, 3, "median"), "kind of a pool is 'median'; use mean, max, attention"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            network.pooled(np.array([0, 5, 2]), np.array([0, 3]), False, [pool])
 
 
 @pytest.mark.parametrize("attention", ["relu", "softmax", "exact"])

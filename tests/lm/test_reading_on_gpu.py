@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,42 @@ def test_vectors_and_new_sequences_are_those_of_the_processor(models: list[lm.Mo
         np.testing.assert_allclose(there, here, atol=1e-4)
     drawn = [[str(record.seq) for record in model.generate(n=3, seed=4, max_len=30)] for model in models]
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.usefixtures("gpu_device")
+def test_scores_and_pooled_states_come_back_and_nothing_else(run: Path) -> None:
+    model, tokens, small = lm.load(run, device="wgpu"), sum(len(protein) + 2 for protein in PROTEINS), 100
+    model.score(PROTEINS[:1])
+
+    def carried(call: Callable[[], object]) -> tuple[int, int]:
+        before = gpu.traffic()
+        call()
+        after = gpu.traffic()
+        return after.read_backs - before.read_backs, after.read_back_bytes - before.read_back_bytes
+
+    trips, size = carried(lambda: model.score(PROTEINS, method="ll"))
+    assert trips == 1
+    assert 4 * (tokens - 2 * len(PROTEINS)) <= size <= 4 * tokens + small
+    trips, size = carried(lambda: model.embed(PROTEINS, pool="mean,max,attention"))
+    assert trips == 1
+    vectors = 4 * 3 * len(PROTEINS) * model.config.model_dim
+    assert vectors <= size <= vectors + small
+    # The states themselves are more.
+    assert carried(lambda: model.embed(PROTEINS, per_residue=True))[1] > 5 * size
+
+
+def test_pooled_states_are_those_of_the_processor(models: list[lm.Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(proteins: list[str], mode: str, pool: str) -> None:
+        here, there = (model.embed(proteins, pool=pool, mode=mode).arrays for model in models)
+        for name, vectors in here.items():
+            np.testing.assert_allclose(there[name], vectors, atol=1e-4, err_msg=name)
+
+    long = PROTEINS[1] * 3
+    check([*PROTEINS, long], "masked", "mean,max,bos,eos,attention")
+    check([*PROTEINS, long], "causal", "mean,max,eos,attention")
+    monkeypatch.setattr("protperf.lm.inference.CHUNK", 100)
+    monkeypatch.setattr("protperf.lm.inference.EXACT_CHUNK", 100)
+    check([long], "causal", "mean,max,eos")
 
 
 def test_a_batch_that_the_gpu_has_no_room_for_is_read_in_smaller_ones(

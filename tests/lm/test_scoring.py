@@ -14,6 +14,7 @@ from conftest import STEADY, small_config
 from protperf import io
 from protperf.errors import ConfigError
 from protperf.lm.alphabet import BOS, EOS, MASK, VOCAB_SIZE
+from protperf.lm.engine import of_targets
 from protperf.lm.model.config import ATTENTIONS
 from protperf.lm.model.network import CAUSAL, MASKED, ChunkState, Network
 from protperf.lm.model.torch_engine import TorchEngine
@@ -47,7 +48,12 @@ class Planted:
         return contextlib.nullcontext()
 
     def log_probs(
-        self, tokens: np.ndarray, borders: np.ndarray, mode: int, rows: np.ndarray | None = None
+        self,
+        tokens: np.ndarray,
+        borders: np.ndarray,
+        mode: int,
+        rows: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
     ) -> np.ndarray:
         logits = np.zeros((len(tokens), VOCAB_SIZE))
         if mode == CAUSAL:
@@ -58,7 +64,7 @@ class Planted:
             follows = np.where(left == BOS, 3, left + 1)
         logits[np.arange(len(tokens)), follows.clip(max=VOCAB_SIZE - 1)] = 30.0
         log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        return log_probs if rows is None else log_probs[rows]
+        return of_targets(log_probs if rows is None else log_probs[rows], targets)
 
 
 @pytest.mark.parametrize("method", ["ll", "pll"])

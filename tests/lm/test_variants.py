@@ -148,9 +148,9 @@ def test_in_reverse_only_what_stands_before_a_change_is_read_again(monkeypatch: 
     read: list[int] = []
     advance = TorchState.advance
 
-    def counted(self: TorchState, tokens: np.ndarray, *given: object) -> np.ndarray:
+    def counted(self: TorchState, tokens: np.ndarray, *given: object, **named: object) -> np.ndarray:
         read.append(len(tokens))
-        return advance(self, tokens, *given)
+        return advance(self, tokens, *given, **named)
 
     monkeypatch.setattr(TorchState, "advance", counted)
     variants = [parse(named(3, letter, wild), wild) for letter in "ACDEFG" if letter != wild.letter(3)]

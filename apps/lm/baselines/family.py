@@ -24,7 +24,7 @@ from protperf.lm.alignment.profile import conservation, log_odds
 from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
 from protperf.lm.baselines.engine import BaselineEngine
-from protperf.lm.engine import MASKED, Borders, Tokens
+from protperf.lm.engine import MASKED, Borders, Tokens, of_targets
 from protperf.pairwise import Given
 
 _NEARLY = 0.7
@@ -52,13 +52,18 @@ class SubstitutionEngine(BaselineEngine):
         raise NotImplementedError
 
     def log_probs(
-        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        mode: int,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
     ) -> NDArray[Any]:
         if mode != MASKED:
             raise ConfigError(f"a baseline ({self.kind}) knows columns and does not read left to right")
         sequences = [tokens[start:end] for start, end in itertools.pairwise(borders.tolist())]
         found = np.concatenate(self._predicted(sequences)).astype(self.dtype)
-        return found if rows is None else found[rows]
+        return of_targets(found if rows is None else found[rows], targets)
 
     def empty_state(self, num_sequences: int = 1) -> NoReturn:
         raise ConfigError(f"a baseline ({self.kind}) does not read left to right and has no state to carry on")

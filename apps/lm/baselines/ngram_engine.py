@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protperf.errors import ConfigError
 from protperf.lm.baselines.engine import BaselineEngine
 from protperf.lm.baselines.ngram import BORDER, NUM_SYMBOLS, rolling, symbols_of
-from protperf.lm.engine import CAUSAL, Borders, Tokens
+from protperf.lm.engine import CAUSAL, Borders, Tokens, of_targets
 
 Table = NDArray[np.floating]
 
@@ -30,11 +30,16 @@ class NgramEngine(BaselineEngine):
         self._num_before = round(np.log(len(table)) / np.log(NUM_SYMBOLS))
 
     def log_probs(
-        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        mode: int,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
     ) -> NDArray[Any]:
         if mode != CAUSAL:
             raise ConfigError(f"a baseline ({self.kind}) reads left to right and knows no masks")
-        return self.empty_state(len(borders) - 1).advance(tokens, borders, rows)
+        return self.empty_state(len(borders) - 1).advance(tokens, borders, rows, targets)
 
     def empty_state(self, num_sequences: int = 1) -> NgramState:
         before = np.full((num_sequences, self._num_before), BORDER, np.int64)
@@ -51,7 +56,13 @@ class NgramState:
         places = np.asarray(indices, np.int64)
         return NgramState(self._table, self._before[places], self.positions[places])
 
-    def advance(self, tokens: Tokens, borders: Borders, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+    def advance(
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
+    ) -> NDArray[Any]:
         symbols, count = symbols_of(tokens), self._before.shape[1]
         contexts = np.zeros(len(tokens), np.int64)
         for i, (start, end) in enumerate(itertools.pairwise(borders.tolist())):
@@ -59,7 +70,7 @@ class NgramState:
             contexts[start:end] = rolling(text, count)[count:]
             self._before[i] = text[len(text) - count :]
         self.positions = self.positions + np.diff(borders)
-        return self._table[contexts if rows is None else contexts[rows]]
+        return of_targets(self._table[contexts if rows is None else contexts[rows]], targets)
 
     def advance_hidden(self, tokens: Tokens, borders: Borders, layer: int = -1) -> NDArray[Any]:
         raise ConfigError("a baseline has no hidden states to embed; name a trained network")

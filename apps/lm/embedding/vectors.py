@@ -1,8 +1,9 @@
 """The vectors of sequences: hidden states of a model, pooled over the residues or as they are.
 
 BOS and EOS are read with every sequence and are in no mean, no maximum and no vector per residue. Sequences are packed,
-never padded; one that is read left to right is read in chunks with carried state if it is long, so that besides its
-own [L, C] numbers it takes no more memory than a short one.
+never padded; one that is read left to right is read in chunks with carried state if it is long. A network in Rust pools
+the states where they are, in float64 or on a GPU; those of other engines, and of a long sequence for attention, are
+pooled here.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from protperf.errors import DataError
 from protperf.lm import inference
 from protperf.lm.data.batches import frame
 from protperf.lm.embedding.options import PER_RESIDUE, STORED_TYPES, EmbedOptions
-from protperf.lm.engine import CAUSAL, MASKED, Engine
+from protperf.lm.engine import CAUSAL, MASKED, Engine, PoolingEngine
 from protperf.lm.watch import Progress, no_progress
+from protperf.network import Pool
 
 Vectors = NDArray[np.floating]
+_MODES = {"causal": CAUSAL, "masked": MASKED}
 _BLOCK = 4096
 """Residues of which there is a copy in float64 at once."""
 
@@ -58,8 +61,56 @@ def embed_batches(
     for batch in inference.in_batches(records, lambda record: len(record.tokens) + 2, together):
         # Not around the yield: what the caller does with a batch does not belong to this.
         with engine.computing(options.deterministic):
-            states = hidden_states(engine, [record.tokens for record in batch], mode, options.layer, progress)
-        yield batch, [_embedded(*pair, options, mode) for pair in zip(batch, states, strict=True)]
+            vectors = _vectors(engine, [record.tokens for record in batch], options, mode, progress)
+        yield batch, [_embedded(record, arrays, options) for record, arrays in zip(batch, vectors, strict=True)]
+
+
+def _vectors(
+    engine: Engine, sequences: list[NDArray[np.uint8]], options: EmbedOptions, mode: str, progress: Progress
+) -> list[list[Vectors]]:
+    """The arrays of each sequence."""
+    names, layer = options.arrays, options.layer
+    is_long = _is_long(engine, sequences, mode)
+    # The query of attention left to right is the last token; of a long sequence all states have to be kept for it.
+    if names == (PER_RESIDUE,) or not isinstance(engine, PoolingEngine) or (is_long and "attention" in names):
+        states = hidden_states(engine, sequences, mode, layer, progress)
+        return [[pooled(of_sequence, name, mode) for name in names] for of_sequence in states]
+    if is_long:
+        return [_pooled_in_chunks(engine, frame(sequences[0]), names, layer, progress)]
+    tokens, borders = inference.pack([frame(x) for x in sequences])
+    pools = [_pool(i, len(x) + 2, name, mode) for i, x in enumerate(sequences) for name in names]
+    found = engine.pooled(tokens, borders, _MODES[mode], pools, layer)
+    progress(len(tokens))
+    return [list(found[i : i + len(names)]) for i in range(0, len(found), len(names))]
+
+
+def _pool(sequence: int, length: int, name: str, mode: str) -> Pool:
+    """What `pooled` does with the hidden states [L + 2, C] of a sequence of a batch."""
+    if name in ("bos", "eos"):
+        place = 0 if name == "bos" else length - 1
+        return Pool(sequence, place, place + 1, "mean")
+    return Pool(sequence, 1, length - 1, name, 0 if mode == "masked" else length - 1)
+
+
+def _pooled_in_chunks(
+    engine: PoolingEngine, tokens: NDArray[np.uint8], names: tuple[str, ...], layer: int, progress: Progress
+) -> list[Vectors]:
+    """Means, maxima and last states of a sequence read left to right, in memory that its length does not change."""
+    length, state = inference.chunk_length(engine), engine.empty_state()
+    found = {name: np.full(engine.config.model_dim, -math.inf if name == "max" else 0.0) for name in names}
+    whole = {name: _pool(0, len(tokens), name, "causal") for name in names}
+    for start in range(0, len(tokens), length):
+        part = tokens[start : start + length]
+        borders = {name: np.clip([pool.start - start, pool.end - start], 0, len(part)) for name, pool in whole.items()}
+        here = {name: Pool(0, int(a), int(b), whole[name].kind) for name, (a, b) in borders.items() if a < b}
+        rows = state.advance_pooled(part, np.array([0, len(part)]), list(here.values()), layer)
+        for (name, pool), row in zip(here.items(), rows, strict=True):
+            if name == "max":
+                found[name] = np.maximum(found[name], row)
+            else:
+                found[name] += row * ((pool.end - pool.start) / (whole[name].end - whole[name].start))
+        progress(len(part))
+    return list(found.values())
 
 
 def hidden_states(
@@ -70,12 +121,17 @@ def hidden_states(
     progress: Progress = no_progress,
 ) -> list[Vectors]:
     """Hidden states [L + 2, C] of each sequence, BOS and EOS among them."""
-    if mode == "causal" and len(sequences) == 1 and len(sequences[0]) + 2 > inference.chunk_length(engine):
+    if _is_long(engine, sequences, mode):
         return [_in_chunks(engine, frame(sequences[0]), layer, progress)]
     tokens, borders = inference.pack([frame(x) for x in sequences])
-    states = engine.hidden(tokens, borders, CAUSAL if mode == "causal" else MASKED, layer)
+    states = engine.hidden(tokens, borders, _MODES[mode], layer)
     progress(len(tokens))
     return np.split(states, borders[1:-1])
+
+
+def _is_long(engine: Engine, sequences: Sequence[NDArray[np.uint8]], mode: str) -> bool:
+    """Whether this is one sequence that is read in chunks."""
+    return mode == "causal" and len(sequences) == 1 and len(sequences[0]) + 2 > inference.chunk_length(engine)
 
 
 def _in_chunks(engine: Engine, tokens: NDArray[np.uint8], layer: int, progress: Progress) -> Vectors:
@@ -88,9 +144,9 @@ def _in_chunks(engine: Engine, tokens: NDArray[np.uint8], layer: int, progress: 
     return found
 
 
-def _embedded(record: io.Record, states: Vectors, options: EmbedOptions, mode: str) -> Embedded:
-    arrays = tuple(_stored(pooled(states, name, mode), options.stored_type, record) for name in options.arrays)
-    return Embedded(record.n, record.id, len(record), arrays)
+def _embedded(record: io.Record, arrays: list[Vectors], options: EmbedOptions) -> Embedded:
+    stored = tuple(_stored(array, options.stored_type, record) for array in arrays)
+    return Embedded(record.n, record.id, len(record), stored)
 
 
 def pooled(states: Vectors, name: str, mode: str) -> Vectors:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from protperf.errors import ConfigError
 from protperf.lm.alphabet import MASK
 from protperf.lm.device import chosen_device
-from protperf.lm.engine import MASKED, Borders, Tokens
+from protperf.lm.engine import MASKED, Borders, Tokens, of_targets
 from protperf.lm.model.esm_folder import EsmFolder
 from protperf.lm.model.network import places
 from protperf.lm.model.torch_computing import TorchComputing
@@ -119,14 +119,19 @@ class EsmEngine(TorchComputing):
         self._ids = torch.tensor(network.folder.token_ids, device=network.embedding.device)
 
     def log_probs(
-        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        mode: int,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
     ) -> NDArray[np.floating]:
         with torch.inference_mode():
             hidden = self._hidden(tokens, borders, mode)
             wanted = hidden if rows is None else hidden[self.tensor(rows)]
             # In parts: the folder's logits of a long sequence are not wanted at once.
             found = [functional.log_softmax(self.network.logits(part), -1)[:, self._ids] for part in wanted.split(4096)]
-            return np.asarray(torch.cat(found).cpu().numpy())
+            return of_targets(np.asarray(torch.cat(found).cpu().numpy()), targets)
 
     def hidden(self, tokens: Tokens, borders: Borders, mode: int, layer: int = -1) -> NDArray[np.floating]:
         self.check_layer(layer)

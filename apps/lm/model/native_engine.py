@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from protperf.lm.engine import CAUSAL, Borders, Tokens
 from protperf.lm.model.config import ModelConfig
-from protperf.network import Network, NetworkState
+from protperf.network import Network, NetworkState, Pool
 
 
 class NativeEngine:
-    """A network of a verified step; as `protperf.lm.engine.Engine`.
+    """A network of a verified step; as `protperf.lm.engine.PoolingEngine`.
 
     Every bit of a row depends on its own sequence alone and on no number of threads, so that nothing has to be done for
     results that are reproducible, or in a forked process. There are two exceptions: where no sequence of a state reads
@@ -36,19 +36,29 @@ class NativeEngine:
         return contextlib.nullcontext()
 
     def log_probs(
-        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        mode: int,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
     ) -> NDArray[np.floating]:
-        return self.network.log_probs(tokens, borders, mode == CAUSAL, rows)
+        return self.network.log_probs(tokens, borders, mode == CAUSAL, rows, targets)
 
     def hidden(self, tokens: Tokens, borders: Borders, mode: int, layer: int = -1) -> NDArray[np.floating]:
         return self.network.hidden(tokens, borders, mode == CAUSAL, layer)
+
+    def pooled(
+        self, tokens: Tokens, borders: Borders, mode: int, pools: Sequence[Pool], layer: int = -1
+    ) -> NDArray[np.float64]:
+        return self.network.pooled(tokens, borders, mode == CAUSAL, pools, layer)
 
     def empty_state(self, num_sequences: int = 1) -> NativeState:
         return NativeState(self.network.empty_state(num_sequences))
 
 
 class NativeState:
-    """The state of a native network; as `protperf.lm.engine.CausalState`."""
+    """The state of a native network; as `protperf.lm.engine.PoolingState`."""
 
     def __init__(self, inner: NetworkState) -> None:
         self._inner = inner
@@ -60,8 +70,19 @@ class NativeState:
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> NativeState:
         return NativeState(self._inner.select(indices))
 
-    def advance(self, tokens: Tokens, borders: Borders, rows: NDArray[np.int64] | None = None) -> NDArray[np.floating]:
-        return self._inner.advance(tokens, borders, rows)
+    def advance(
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
+    ) -> NDArray[np.floating]:
+        return self._inner.advance(tokens, borders, rows, targets)
 
     def advance_hidden(self, tokens: Tokens, borders: Borders, layer: int = -1) -> NDArray[np.floating]:
         return self._inner.advance_hidden(tokens, borders, layer)
+
+    def advance_pooled(
+        self, tokens: Tokens, borders: Borders, pools: Sequence[Pool], layer: int = -1
+    ) -> NDArray[np.float64]:
+        return self._inner.advance_pooled(tokens, borders, pools, layer)

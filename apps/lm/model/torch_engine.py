@@ -22,11 +22,16 @@ class TorchEngine(TorchComputing):
         self.network = network
 
     def log_probs(
-        self, tokens: Tokens, borders: Borders, mode: int, rows: NDArray[np.int64] | None = None
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        mode: int,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
     ) -> NDArray[np.floating]:
         with torch.inference_mode():
             hidden = self.network.hidden(self.tensor(tokens), self.tensor(borders), mode)
-            return self.picked(hidden, rows)
+            return self.picked(hidden, rows, targets)
 
     def hidden(self, tokens: Tokens, borders: Borders, mode: int, layer: int = -1) -> NDArray[np.floating]:
         self.check_layer(layer)
@@ -37,10 +42,15 @@ class TorchEngine(TorchComputing):
     def empty_state(self, num_sequences: int = 1) -> TorchState:
         return TorchState(self, ChunkState(torch.zeros(num_sequences, dtype=torch.int64)))
 
-    def picked(self, hidden: torch.Tensor, rows: NDArray[np.int64] | None) -> NDArray[np.floating]:
-        """Log-probabilities of some rows of normalized hidden states."""
+    def picked(
+        self, hidden: torch.Tensor, rows: NDArray[np.int64] | None, targets: Tokens | None
+    ) -> NDArray[np.floating]:
+        """Log-probabilities of some rows of normalized hidden states, or of their targets alone."""
         wanted = hidden if rows is None else hidden[self.tensor(rows)]
-        return np.asarray(functional.log_softmax(self.network.logits(wanted), -1).cpu().numpy())
+        found = functional.log_softmax(self.network.logits(wanted), -1)
+        if targets is not None:
+            found = found.gather(1, self.tensor(targets).long()[:, None])[:, 0]
+        return np.asarray(found.cpu().numpy())
 
 
 class TorchState:
@@ -56,11 +66,17 @@ class TorchState:
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TorchState:
         return TorchState(self._engine, self._inner.select([int(index) for index in indices]))
 
-    def advance(self, tokens: Tokens, borders: Borders, rows: NDArray[np.int64] | None = None) -> NDArray[np.floating]:
+    def advance(
+        self,
+        tokens: Tokens,
+        borders: Borders,
+        rows: NDArray[np.int64] | None = None,
+        targets: Tokens | None = None,
+    ) -> NDArray[np.floating]:
         engine = self._engine
         with torch.inference_mode():
             hidden = engine.network.continued(engine.tensor(tokens), engine.tensor(borders), self._inner)
-            return engine.picked(hidden, rows)
+            return engine.picked(hidden, rows, targets)
 
     def advance_hidden(self, tokens: Tokens, borders: Borders, layer: int = -1) -> NDArray[np.floating]:
         engine = self._engine

@@ -7,6 +7,7 @@ context and are not scored.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -100,12 +101,13 @@ def log_likelihoods(
         return [0.5 * (forward + reverse) for forward, reverse in zip(*readings, strict=True)]
     if len(sequences) == 1 and len(sequences[0]) + 2 > inference.CHUNK:
         return [chunked_log_likelihoods(engine, sequences[0], None, progress, direction)]
-    tokens, borders = inference.pack([_in_order(frame(x), direction)[:-1] for x in sequences])
-    log_probs = engine.log_probs(tokens, borders, CAUSAL)
+    framed = [_in_order(frame(x), direction) for x in sequences]
+    tokens, borders = inference.pack([x[:-1] for x in framed])
+    # Each token predicts the next one: BOS, or EOS in reverse, stands before the first; the last is not asked for.
+    targets = np.concatenate([x[1:] for x in framed])
+    log_probs = engine.log_probs(tokens, borders, CAUSAL, targets=targets).astype(np.float64)
     progress(sum(len(x) + 2 for x in sequences))
-    # The row of a token holds the prediction of the next one: BOS, or EOS in reverse, stands before the first.
-    parts = zip(borders, borders[1:], sequences, strict=False)
-    return [_in_order(_picked(log_probs[a : b - 1], _in_order(x, direction)), direction) for a, b, x in parts]
+    return [_in_order(log_probs[a : b - 1], direction) for a, b in itertools.pairwise(borders.tolist())]
 
 
 def chunked_log_likelihoods(
@@ -117,10 +119,9 @@ def chunked_log_likelihoods(
 ) -> NDArray[np.float64]:
     """The same for one sequence, `chunk` tokens at a time with carried state."""
     parts: list[NDArray[np.float64]] = []
-    done, wanted = 0, _in_order(residues, direction)
-    for log_probs in inference.chunked_log_probs(engine, _in_order(frame(residues), direction)[:-2], chunk):
-        parts.append(_picked(log_probs, wanted[done : done + len(log_probs)]))
-        done += len(log_probs)
+    framed = _in_order(frame(residues), direction)
+    for log_probs in inference.chunked_log_probs(engine, framed[:-2], chunk, framed[1:-1]):
+        parts.append(log_probs.astype(np.float64))
         progress(len(log_probs))
     return _in_order(np.concatenate(parts), direction) if parts else np.empty(0)
 
@@ -166,11 +167,7 @@ def _masked_log_probs(
         copy[sites + 1] = MASK
     tokens, borders = inference.pack(list(copies))
     rows = np.concatenate([start + sites + 1 for start, sites in zip(borders, masked, strict=False)])
-    return _picked(engine.log_probs(tokens, borders, MASKED, rows), residues[np.concatenate(masked)])
-
-
-def _picked(log_probs: NDArray[np.floating], residues: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return log_probs[np.arange(len(residues)), residues].astype(np.float64)
+    return engine.log_probs(tokens, borders, MASKED, rows, residues[np.concatenate(masked)]).astype(np.float64)
 
 
 def is_scored(residues: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -156,13 +156,12 @@ class FullScorer:
         for at in range(0, longest, step):
             pieces = [part[at : at + step] for part in parts]
             tokens, borders = inference.pack(pieces)
-            rows = state.advance(tokens, borders)
-            for i, (mutant, piece) in enumerate(zip(batch, pieces, strict=True)):
-                after = starts[i] + at + 1
-                follows = mutant.tokens[after : after + len(piece)]
-                counts = _is_scored(follows) & (np.arange(after, after + len(piece)) > mutant.first)
-                values = rows[borders[i] : borders[i + 1]][np.arange(len(piece)), follows]
-                sums[i].append(math.fsum(values[counts]))
+            after = [start + at + 1 for start in starts]
+            follow = [m.tokens[a : a + len(x)] for m, a, x in zip(batch, after, pieces, strict=True)]
+            values = state.advance(tokens, borders, targets=np.concatenate(follow))
+            for i, (mutant, follows) in enumerate(zip(batch, follow, strict=True)):
+                counts = _is_scored(follows) & (np.arange(after[i], after[i] + len(follows)) > mutant.first)
+                sums[i].append(math.fsum(values[borders[i] : borders[i + 1]][counts]))
         return [math.fsum(values) for values in sums]
 
     def _first(self, mutant: _Mutant) -> float:

@@ -3,9 +3,10 @@
 use crate::block::{Block, LayerState, NORM_EPSILON};
 use crate::buffer::Buffer;
 use crate::config::Config;
-use crate::device::{Device, Reading, Wanted};
+use crate::device::{Device, Layer, Reading, Wanted};
 use crate::fault::Result;
 use crate::linear::{Groups, Panels};
+use crate::pool::Pool;
 use crate::products::Products;
 use crate::rotary::Rotary;
 use crate::source::{OwnedBlock, TensorSource};
@@ -117,7 +118,7 @@ impl<T: CpuElement> CpuNetwork<T> {
         let mut wanted = wanted;
         let mut hidden = Buffer::new(reading.tokens.len() * self.shape.model_dim)?;
         self.embed(reading, &mut hidden);
-        wanted.keep(0, &hidden);
+        self.keep(0, &hidden, reading, &mut wanted, run)?;
         let rotary = Rotary::new(reading.positions(), self.shape.head_dim)?;
         // A state is one of all layers, whichever of them is wanted.
         let last = if layers.is_some() { self.blocks.len() } else { wanted.num_blocks(self.blocks.len()) };
@@ -131,13 +132,53 @@ impl<T: CpuElement> CpuNetwork<T> {
                 }
                 _ => block.forward(&mut hidden, &rotary, order, state, run)?,
             }
-            wanted.keep(layer + 1, &hidden);
+            self.keep(layer + 1, &hidden, reading, &mut wanted, run)?;
         }
         match wanted {
-            Wanted::Hidden { .. } => Ok(()),
-            Wanted::Normalized { out } => self.normalize(&hidden, out, run),
-            Wanted::LogProbs { out, .. } => self.log_probs(&hidden, out, run),
+            Wanted::Hidden { layer: Layer::Last, out } => self.normalize(&hidden, out, run),
+            Wanted::Pooled { layer: Layer::Last, pools, out } => {
+                let mut normed = Buffer::new(hidden.len())?;
+                self.normalize(&hidden, &mut normed, run)?;
+                self.pool(&normed, reading, pools, out, run)
+            }
+            Wanted::LogProbs { targets, out, .. } => self.log_probs(&hidden, targets, out, run),
+            _ => Ok(()),
         }
+    }
+
+    /// Takes what is wanted of the residual stream after so many blocks.
+    fn keep(
+        &self,
+        after: usize,
+        hidden: &[T],
+        reading: &Reading<'_>,
+        wanted: &mut Wanted<'_, T>,
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        match wanted {
+            Wanted::Hidden { layer: Layer::After(blocks), out } if *blocks == after => out.copy_from_slice(hidden),
+            Wanted::Pooled { layer: Layer::After(blocks), pools, out } if *blocks == after => {
+                self.pool(hidden, reading, pools, out, run)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn pool(
+        &self,
+        hidden: &[T],
+        reading: &Reading<'_>,
+        pools: &[Pool],
+        out: &mut [f64],
+        run: &Execution<'_>,
+    ) -> Result<()> {
+        let tiles = Tiles::new(out, self.shape.model_dim, 1)?;
+        Workers::new(run).run(pools.len(), |at| {
+            pools[at].fill(hidden, reading.borders, &mut tiles.take(at));
+            Ok(())
+        })?;
+        Ok(())
     }
 
     fn embed(&self, reading: &Reading<'_>, hidden: &mut [T]) {
@@ -162,22 +203,25 @@ impl<T: CpuElement> CpuNetwork<T> {
         Ok(())
     }
 
-    fn log_probs(&self, hidden: &[T], out: &mut [T], run: &Execution<'_>) -> Result<()> {
+    fn log_probs(&self, hidden: &[T], targets: Option<&[u8]>, out: &mut [T], run: &Execution<'_>) -> Result<()> {
         let (c, width) = (self.shape.model_dim, self.logits.cols());
         let normed_row = c.next_multiple_of(PAD);
-        let tiles = Tiles::new(out, VOCABULARY_SIZE, TILE)?;
+        let classes = if targets.is_some() { 1 } else { VOCABULARY_SIZE };
+        let tiles = Tiles::new(out, classes, TILE)?;
         Workers::new(run).run(hidden.len().div_ceil(c * TILE), |tile| {
             let mut out = tiles.take(tile);
-            let rows = out.len() / VOCABULARY_SIZE;
+            let rows = out.len() / classes;
             let (mut normed, mut logits) = (Buffer::new(rows * normed_row)?, Buffer::new(rows * width)?);
             for (row, normed) in hidden[tile * TILE * c..].chunks_exact(c).zip(normed.chunks_exact_mut(normed_row)) {
                 self.products.ops.rms_norm(row, &self.norm, T::from_f64(NORM_EPSILON), normed);
             }
             self.logits.multiply(&self.products, (&normed, normed_row), rows, (&mut logits, width))?;
             let mut scratch = Buffer::new(width)?;
-            for (logits, out) in logits.chunks_exact_mut(width).zip(out.chunks_exact_mut(VOCABULARY_SIZE)) {
+            let rows = logits.chunks_exact_mut(width).zip(out.chunks_exact_mut(classes));
+            for (row, (logits, out)) in (tile * TILE..).zip(rows) {
                 self.products.ops.log_softmax(logits, VOCABULARY_SIZE, &mut scratch);
-                out.copy_from_slice(&logits[..VOCABULARY_SIZE]);
+                let first = targets.map_or(0, |targets| usize::from(targets[row]));
+                out.copy_from_slice(&logits[first..first + classes]);
             }
             Ok(())
         })?;

@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::fault::Result;
+use crate::pool::Pool;
 use crate::source::TensorSource;
 use protperf_core::{Element, Execution};
 
@@ -33,54 +34,68 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// Which hidden states are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// The residual stream after so many blocks; 0 is the embedding.
+    After(usize),
+    /// That after the last block, normalized: what predictions are computed from.
+    Last,
+}
+
 /// What is wanted of a reading, and where it goes.
 #[derive(Debug)]
 pub enum Wanted<'a, T> {
-    /// The residual stream `[N,C]` after some blocks.
+    /// Hidden states of every token.
     Hidden {
-        /// Blocks; 0 is the embedding.
-        num_blocks: usize,
+        /// Which of them.
+        layer: Layer,
         /// `[N,C]`.
         out: &'a mut [T],
     },
-    /// What predictions are computed from: the residual stream after the last block, normalized.
-    Normalized {
-        /// `[N,C]`.
-        out: &'a mut [T],
+    /// Vectors of sequences.
+    Pooled {
+        /// The hidden states that they are made of.
+        layer: Layer,
+        /// What each of them is.
+        pools: &'a [Pool],
+        /// `[num_pools,C]`.
+        out: &'a mut [f64],
     },
     /// Log-probabilities over the vocabulary, nats, of some tokens' predictions.
     LogProbs {
         /// Places among the N tokens; `None`: all, in their order.
         rows: Option<&'a [i64]>,
-        /// `[num_rows, vocabulary]`.
+        /// The only class that is wanted of each of them, `[num_rows]`; `None`: every class.
+        targets: Option<&'a [u8]>,
+        /// `[num_rows, vocabulary]`, or with targets `[num_rows]`.
         out: &'a mut [T],
     },
 }
 
-impl<'a, T: Copy> Wanted<'a, T> {
+impl<'a, T> Wanted<'a, T> {
+    /// The layer that it is read off.
+    pub fn layer(&self) -> Layer {
+        match self {
+            Wanted::Hidden { layer, .. } | Wanted::Pooled { layer, .. } => *layer,
+            Wanted::LogProbs { .. } => Layer::Last,
+        }
+    }
+
     /// Blocks that have to be run, of `all`.
     pub fn num_blocks(&self, all: usize) -> usize {
-        match self {
-            Wanted::Hidden { num_blocks, .. } => *num_blocks,
-            _ => all,
+        match self.layer() {
+            Layer::After(num_blocks) => num_blocks,
+            Layer::Last => all,
         }
     }
 
     /// The only tokens whose residual stream after the last of `all` blocks is wanted; `None`: every token's.
     pub fn last_rows(&self, all: usize) -> Option<&'a [i64]> {
         match self {
-            Wanted::Hidden { num_blocks, .. } if *num_blocks < all => Some(&[]),
             Wanted::LogProbs { rows, .. } => *rows,
+            _ if self.num_blocks(all) < all => Some(&[]),
             _ => None,
-        }
-    }
-
-    /// Keeps the residual stream after so many blocks where it is what is wanted.
-    pub fn keep(&mut self, after: usize, hidden: &[T]) {
-        if let Wanted::Hidden { num_blocks, out } = self
-            && *num_blocks == after
-        {
-            out.copy_from_slice(hidden);
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! {buffer, products} < linear,    {tiles, rotary, dropout, linear, weights} < {block, head}
-//! {json, fault, weights} < config < tensor_file < {checkpoint, source} < device < {cpu, gpu, reference, network}
+//! {json, fault, weights} < config < tensor_file < {checkpoint, source, pool} < device < {cpu, gpu, reference, network}
 //! ```
 
 #![forbid(unsafe_code)]
@@ -26,6 +26,7 @@ pub mod head;
 pub mod json;
 mod linear;
 pub mod network;
+pub mod pool;
 mod products;
 pub mod reference;
 mod rotary;

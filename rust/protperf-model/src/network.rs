@@ -2,8 +2,9 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::device::{Device, Reading, Wanted};
+use crate::device::{Device, Layer, Reading, Wanted};
 use crate::fault::Result;
+use crate::pool::Pool;
 use crate::source::TensorSource;
 use protperf_core::alphabet::VOCABULARY_SIZE;
 use protperf_core::{Element, Error, Execution, check_len, try_filled, try_reserved};
@@ -17,15 +18,6 @@ pub enum Mode {
     Masked,
     /// Every token sees those before it.
     Causal,
-}
-
-/// Which hidden states are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layer {
-    /// The residual stream after so many blocks; 0 is the embedding.
-    After(usize),
-    /// That after the last block, normalized: what predictions are computed from.
-    Last,
 }
 
 /// A network on a device. Clones share its weights.
@@ -78,47 +70,29 @@ impl<T: Element, D: Device<T>> Network<T, D> {
         &self.inner.config
     }
 
-    /// Log-probabilities over the vocabulary, nats, of the predictions of some tokens, or of all where `rows` is `None`.
-    /// A row of [`Mode::Causal`] is the prediction of the token after it.
+    /// Reads several sequences and fills what is wanted of them. A row of [`Mode::Causal`] is the prediction of the token
+    /// after it.
     ///
     /// # Shapes
-    /// tokens `[N]`, borders `[num_sequences + 1]`, rows `[num_rows]`, out `[num_rows, vocabulary]`.
+    /// tokens `[N]`, borders `[num_sequences + 1]`.
     ///
     /// # Errors
-    /// A token, border or row out of range; a buffer of another length; `OutOfMemory`; `Interrupted`.
-    pub fn log_probs(
+    /// A token, border, row, target, layer or pool out of range; a buffer of another length; `OutOfMemory`;
+    /// `Interrupted`.
+    pub fn read(
         &self,
         tokens: &[u8],
         borders: &[i64],
         mode: Mode,
-        rows: Option<&[i64]>,
-        out: &mut [T],
+        wanted: Wanted<'_, T>,
         run: &Execution<'_>,
     ) -> Result<()> {
         check_tokens(tokens, borders)?;
-        check_rows(tokens, rows, out.len())?;
-        self.read(tokens, borders, mode, Wanted::LogProbs { rows, out }, run)
-    }
-
-    /// Hidden states of every token.
-    ///
-    /// # Shapes
-    /// As [`Network::log_probs`]; out `[N,C]`.
-    ///
-    /// # Errors
-    /// As [`Network::log_probs`]; a layer that the network has not.
-    pub fn hidden(
-        &self,
-        tokens: &[u8],
-        borders: &[i64],
-        mode: Mode,
-        layer: Layer,
-        out: &mut [T],
-        run: &Execution<'_>,
-    ) -> Result<()> {
-        check_tokens(tokens, borders)?;
-        let wanted = wanted_hidden(self.config(), tokens, layer, out)?;
-        self.read(tokens, borders, mode, wanted, run)
+        check_wanted(self.config(), tokens, borders, &wanted)?;
+        let starts = try_filled(borders.len() - 1, 0)?;
+        let reading = Reading { tokens, borders, starts: &starts, causal: mode == Mode::Causal };
+        let Inner { device, weights, .. } = &*self.inner;
+        device.read(weights, &reading, wanted, run)
     }
 
     /// States of sequences of which nothing has been read.
@@ -129,20 +103,6 @@ impl<T: Element, D: Device<T>> Network<T, D> {
         let Inner { device, weights, .. } = &*self.inner;
         let layers = Some(device.empty_state(weights, num_sequences)?);
         Ok(State { network: self.clone(), positions: try_filled(num_sequences, 0)?, layers })
-    }
-
-    fn read(
-        &self,
-        tokens: &[u8],
-        borders: &[i64],
-        mode: Mode,
-        wanted: Wanted<'_, T>,
-        run: &Execution<'_>,
-    ) -> Result<()> {
-        let starts = try_filled(borders.len() - 1, 0)?;
-        let reading = Reading { tokens, borders, starts: &starts, causal: mode == Mode::Causal };
-        let Inner { device, weights, .. } = &*self.inner;
-        device.read(weights, &reading, wanted, run)
     }
 }
 
@@ -177,42 +137,20 @@ impl<T: Element, D: Device<T>> State<T, D> {
         Ok(State { network: self.network.clone(), positions, layers })
     }
 
-    /// Reads the next tokens of each sequence, which may be none; answers as [`Network::log_probs`] does, with rows among
-    /// the new tokens. After an error other than of an argument the state is of no use.
+    /// Reads the next tokens of each sequence, which may be none, and fills what is wanted, as [`Network::read`] does;
+    /// rows and pools are among the new tokens. After an error other than of an argument the state is of no use.
     ///
     /// # Errors
-    /// As [`Network::log_probs`]; borders for another number of sequences.
+    /// As [`Network::read`]; borders for another number of sequences.
     pub fn advance(
         &mut self,
         tokens: &[u8],
         borders: &[i64],
-        rows: Option<&[i64]>,
-        out: &mut [T],
+        wanted: Wanted<'_, T>,
         run: &Execution<'_>,
     ) -> Result<()> {
         check_tokens(tokens, borders)?;
-        check_rows(tokens, rows, out.len())?;
-        self.read_on(tokens, borders, Wanted::LogProbs { rows, out }, run)
-    }
-
-    /// Reads on as [`State::advance`] does, for hidden states of the new tokens, as [`Network::hidden`] gives them.
-    ///
-    /// # Errors
-    /// As [`State::advance`] and [`Network::hidden`].
-    pub fn advance_hidden(
-        &mut self,
-        tokens: &[u8],
-        borders: &[i64],
-        layer: Layer,
-        out: &mut [T],
-        run: &Execution<'_>,
-    ) -> Result<()> {
-        check_tokens(tokens, borders)?;
-        let wanted = wanted_hidden(self.network.config(), tokens, layer, out)?;
-        self.read_on(tokens, borders, wanted, run)
-    }
-
-    fn read_on(&mut self, tokens: &[u8], borders: &[i64], wanted: Wanted<'_, T>, run: &Execution<'_>) -> Result<()> {
+        check_wanted(self.network.config(), tokens, borders, &wanted)?;
         if borders.len() - 1 != self.positions.len() {
             let detail = format!("are of {} sequences, the state of {}", borders.len() - 1, self.positions.len());
             return Err(Error::ShapeMismatch { argument: "borders", detail }.into());
@@ -227,18 +165,6 @@ impl<T: Element, D: Device<T>> State<T, D> {
             *position += ends[1].abs_diff(ends[0]);
         }
         Ok(())
-    }
-}
-
-fn wanted_hidden<'a, T>(config: &Config, tokens: &[u8], layer: Layer, out: &'a mut [T]) -> Result<Wanted<'a, T>> {
-    check_len("out", out.len(), tokens.len() * config.shape.model_dim)?;
-    match layer {
-        Layer::Last => Ok(Wanted::Normalized { out }),
-        Layer::After(num_blocks) if num_blocks <= config.num_layers => Ok(Wanted::Hidden { num_blocks, out }),
-        Layer::After(layer) => {
-            let detail = format!("is {layer}; it must be from -1 to {}", config.num_layers);
-            Err(Error::InvalidOption { argument: "layer", detail }.into())
-        }
     }
 }
 
@@ -262,11 +188,32 @@ fn check_tokens(tokens: &[u8], borders: &[i64]) -> Result<(), Error> {
     }
 }
 
-fn check_rows(tokens: &[u8], rows: Option<&[i64]>, out: usize) -> Result<(), Error> {
+fn check_wanted<T>(config: &Config, tokens: &[u8], borders: &[i64], wanted: &Wanted<'_, T>) -> Result<(), Error> {
+    if let Layer::After(layer) = wanted.layer()
+        && layer > config.num_layers
+    {
+        let detail = format!("is {layer}; it must be from -1 to {}", config.num_layers);
+        return Err(Error::InvalidOption { argument: "layer", detail });
+    }
+    match wanted {
+        Wanted::Hidden { out, .. } => check_len("out", out.len(), tokens.len() * config.shape.model_dim),
+        Wanted::Pooled { pools, out, .. } => Pool::check(pools, borders, config.shape.model_dim, out.len()),
+        Wanted::LogProbs { rows, targets, out } => check_rows(tokens, *rows, *targets, out.len()),
+    }
+}
+
+fn check_rows(tokens: &[u8], rows: Option<&[i64]>, targets: Option<&[u8]>, out: usize) -> Result<(), Error> {
     let is_row = |&row: &i64| usize::try_from(row).is_ok_and(|row| row < tokens.len());
     if let Some(row) = rows.and_then(|rows| rows.iter().find(|row| !is_row(row))) {
         let detail = format!("hold {row}; there are {} tokens", tokens.len());
         return Err(Error::InvalidOption { argument: "rows", detail });
     }
-    check_len("out", out, rows.map_or(tokens.len(), <[i64]>::len) * VOCABULARY_SIZE)
+    let num_rows = rows.map_or(tokens.len(), <[i64]>::len);
+    let Some(targets) = targets else { return check_len("out", out, num_rows * VOCABULARY_SIZE) };
+    if let Some(target) = targets.iter().find(|&&target| usize::from(target) >= VOCABULARY_SIZE) {
+        let detail = format!("hold {target}; ids end at {}", VOCABULARY_SIZE - 1);
+        return Err(Error::InvalidOption { argument: "targets", detail });
+    }
+    check_len("targets", targets.len(), num_rows)?;
+    check_len("out", out, num_rows)
 }

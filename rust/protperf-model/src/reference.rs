@@ -12,7 +12,7 @@
 //! Linear attention is the reference of protperf-core; all else is written here, and nothing of the fast form is used.
 
 use crate::config::Config;
-use crate::device::{Device, Reading, Wanted};
+use crate::device::{Device, Layer, Reading, Wanted};
 use crate::fault::Result;
 use crate::source::{OwnedBlock, TensorSource};
 use crate::weights::{Attention, BlockShape};
@@ -100,7 +100,6 @@ impl Device<f64> for Plain {
         wanted: Wanted<'_, f64>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let mut wanted = wanted;
         let mut streams = vec![Vec::new(); network.blocks.len() + 1];
         for (sequence, range) in reading.sequences().enumerate() {
             let mut rows = network.embed(&reading.tokens[range], reading.causal);
@@ -112,23 +111,31 @@ impl Device<f64> for Plain {
                 streams[layer + 1].extend(rows.clone());
             }
         }
-        let stream = streams.pop().unwrap_or_default();
-        for (after, stream) in streams.iter().chain([&stream]).enumerate() {
-            wanted.keep(after, &stream.concat());
-        }
+        let rows = match wanted.layer() {
+            Layer::After(num_blocks) => streams.swap_remove(num_blocks),
+            Layer::Last => streams.pop().iter().flatten().map(|row| norm(row, &network.norm)).collect(),
+        };
         match wanted {
-            Wanted::Hidden { .. } => {}
-            Wanted::Normalized { out } => {
-                let rows: Vec<_> = stream.iter().map(|row| norm(row, &network.norm)).collect();
-                out.copy_from_slice(&rows.concat());
+            Wanted::Hidden { out, .. } => out.copy_from_slice(&rows.concat()),
+            Wanted::Pooled { pools, out, .. } => {
+                let hidden = rows.concat();
+                let vectors = pools.iter().zip(out.chunks_exact_mut(network.config.shape.model_dim));
+                vectors.for_each(|(pool, out)| pool.fill(&hidden, reading.borders, out));
             }
-            Wanted::LogProbs { rows, out } => {
-                let places: Vec<usize> = match rows {
-                    Some(rows) => rows.iter().map(|&row| row as usize).collect(),
-                    None => (0..stream.len()).collect(),
+            Wanted::LogProbs { rows: places, targets, out } => {
+                let places: Vec<usize> = match places {
+                    Some(places) => places.iter().map(|&place| place as usize).collect(),
+                    None => (0..rows.len()).collect(),
                 };
-                for (place, out) in places.into_iter().zip(out.chunks_exact_mut(VOCABULARY_SIZE)) {
-                    out.copy_from_slice(&network.log_probs(&stream[place]));
+                let mut found = places.iter().map(|&place| network.log_probs(&rows[place]));
+                match targets {
+                    Some(targets) => {
+                        let picked = found.zip(targets).map(|(row, &target)| row[usize::from(target)]);
+                        out.iter_mut().zip(picked).for_each(|(to, x)| *to = x);
+                    }
+                    None => out
+                        .chunks_exact_mut(VOCABULARY_SIZE)
+                        .for_each(|to| to.copy_from_slice(&found.next().unwrap_or_default())),
                 }
             }
         }
@@ -147,8 +154,9 @@ impl PlainNetwork {
         tokens.iter().map(row).collect()
     }
 
+    /// Of one normalized row.
     fn log_probs(&self, row: &[f64]) -> Vec<f64> {
-        let logits = product(&self.embedding, &norm(row, &self.norm));
+        let logits = product(&self.embedding, row);
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = logits.iter().map(|x| (x - largest).exp()).sum();
         logits.iter().map(|x| x - largest - total.ln()).collect()

@@ -4,11 +4,12 @@ use crate::arrays::{buffer, contiguous, optional, optional_contiguous, writable}
 use crate::call::{Once, guarded, run_or};
 use crate::errors::{fault_to_python, raise, to_python};
 use protperf::model::cpu::CpuDevice;
-use protperf::model::device::Device;
+use protperf::model::device::{Device, Layer, Wanted};
 use protperf::model::fault::Result;
 #[cfg(feature = "wgpu")]
 use protperf::model::gpu::GpuDevice;
-use protperf::model::network::{Layer, Mode, Network, State};
+use protperf::model::network::{Mode, Network, State};
+use protperf::model::pool::{Pool, PoolKind};
 use protperf::{Element, Execution, Isa};
 use pyo3::buffer::Element as BufferElement;
 use pyo3::prelude::*;
@@ -108,8 +109,8 @@ impl PyNetwork {
         })
     }
 
-    /// Fill out [num_rows, vocabulary] with log-probabilities.
-    #[pyo3(signature = (tokens, borders, causal, rows, out, *, num_threads = 1))]
+    /// Fill out [num_rows, vocabulary] with log-probabilities, or [num_rows] with those of the targets.
+    #[pyo3(signature = (tokens, borders, causal, rows, targets, out, *, num_threads = 1))]
     #[allow(clippy::too_many_arguments)]
     fn log_probs(
         &self,
@@ -118,14 +119,12 @@ impl PyNetwork {
         borders: &Bound<'_, PyAny>,
         causal: bool,
         rows: Option<&Bound<'_, PyAny>>,
+        targets: Option<&Bound<'_, PyAny>>,
         out: &Bound<'_, PyAny>,
         num_threads: usize,
     ) -> PyResult<()> {
-        let batch = Batch { tokens, borders, num_threads };
-        guarded(
-            py,
-            || for_any!(AnyNetwork, &self.0, network => log_probs(py, network, &batch, mode(causal), rows, out)),
-        )
+        let call = Call { tokens, borders, asked: Asked::LogProbs { rows, targets }, out, num_threads };
+        guarded(py, || for_any!(AnyNetwork, &self.0, network => read(py, network, &call, mode(causal))))
     }
 
     /// Fill out [N, model_dim] with hidden states: those after `layer` blocks, or with -1 the last, normalized.
@@ -141,11 +140,27 @@ impl PyNetwork {
         out: &Bound<'_, PyAny>,
         num_threads: usize,
     ) -> PyResult<()> {
-        let batch = Batch { tokens, borders, num_threads };
-        guarded(
-            py,
-            || for_any!(AnyNetwork, &self.0, network => hidden(py, network, &batch, mode(causal), layer_of(layer), out)),
-        )
+        let call = Call { tokens, borders, asked: Asked::Hidden(layer_of(layer)), out, num_threads };
+        guarded(py, || for_any!(AnyNetwork, &self.0, network => read(py, network, &call, mode(causal))))
+    }
+
+    /// Fill out [num_pools, model_dim], float64, with pooled hidden states. A row of pools [num_pools, 5] holds the number
+    /// of a sequence, the first of its tokens and the end of them, 0 mean, 1 max or 2 attention, and the query of the last.
+    #[pyo3(signature = (tokens, borders, causal, layer, pools, out, *, num_threads = 1))]
+    #[allow(clippy::too_many_arguments)]
+    fn pooled(
+        &self,
+        py: Python<'_>,
+        tokens: &Bound<'_, PyAny>,
+        borders: &Bound<'_, PyAny>,
+        causal: bool,
+        layer: isize,
+        pools: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        num_threads: usize,
+    ) -> PyResult<()> {
+        let call = Call { tokens, borders, asked: Asked::Pooled(layer_of(layer), pools), out, num_threads };
+        guarded(py, || for_any!(AnyNetwork, &self.0, network => read(py, network, &call, mode(causal))))
     }
 
     /// The state of sequences of which nothing has been read.
@@ -175,23 +190,21 @@ impl PyNetworkState {
         })
     }
 
-    /// Read the next tokens of each sequence; fill out [num_rows, vocabulary] with log-probabilities.
-    #[pyo3(signature = (tokens, borders, rows, out, *, num_threads = 1))]
+    /// Read the next tokens of each sequence; fill out as `Network.log_probs` does.
+    #[pyo3(signature = (tokens, borders, rows, targets, out, *, num_threads = 1))]
+    #[allow(clippy::too_many_arguments)]
     fn advance(
         &self,
         py: Python<'_>,
         tokens: &Bound<'_, PyAny>,
         borders: &Bound<'_, PyAny>,
         rows: Option<&Bound<'_, PyAny>>,
+        targets: Option<&Bound<'_, PyAny>>,
         out: &Bound<'_, PyAny>,
         num_threads: usize,
     ) -> PyResult<()> {
-        let batch = Batch { tokens, borders, num_threads };
-        guarded(py, || {
-            let rows = optional("rows", rows)?;
-            let rows = optional_contiguous(py, "rows", rows.as_ref())?;
-            for_any!(AnyState, &self.0, state => advance(py, state, &batch, Asked::LogProbs(rows), out))
-        })
+        let call = Call { tokens, borders, asked: Asked::LogProbs { rows, targets }, out, num_threads };
+        guarded(py, || for_any!(AnyState, &self.0, state => advance(py, state, &call)))
     }
 
     /// Read the next tokens of each sequence; fill out [N, model_dim] with hidden states, as `Network.hidden` does.
@@ -205,26 +218,97 @@ impl PyNetworkState {
         out: &Bound<'_, PyAny>,
         num_threads: usize,
     ) -> PyResult<()> {
-        let batch = Batch { tokens, borders, num_threads };
-        guarded(
-            py,
-            || for_any!(AnyState, &self.0, state => advance(py, state, &batch, Asked::Hidden(layer_of(layer)), out)),
-        )
+        let call = Call { tokens, borders, asked: Asked::Hidden(layer_of(layer)), out, num_threads };
+        guarded(py, || for_any!(AnyState, &self.0, state => advance(py, state, &call)))
+    }
+
+    /// Read the next tokens of each sequence; fill out with pooled hidden states of them, as `Network.pooled` does.
+    #[pyo3(signature = (tokens, borders, layer, pools, out, *, num_threads = 1))]
+    #[allow(clippy::too_many_arguments)]
+    fn advance_pooled(
+        &self,
+        py: Python<'_>,
+        tokens: &Bound<'_, PyAny>,
+        borders: &Bound<'_, PyAny>,
+        layer: isize,
+        pools: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        num_threads: usize,
+    ) -> PyResult<()> {
+        let call = Call { tokens, borders, asked: Asked::Pooled(layer_of(layer), pools), out, num_threads };
+        guarded(py, || for_any!(AnyState, &self.0, state => advance(py, state, &call)))
     }
 }
 
-/// A batch as Python gives it, and the threads to read it with.
-struct Batch<'a, 'py> {
+/// A batch, what is asked of it and where that goes, as Python gives them, and the threads to read it with.
+struct Call<'a, 'py> {
     tokens: &'a Bound<'py, PyAny>,
     borders: &'a Bound<'py, PyAny>,
+    asked: Asked<'a, 'py>,
+    out: &'a Bound<'py, PyAny>,
     num_threads: usize,
 }
 
-/// What is asked of the tokens that a state reads.
+/// What is asked of tokens.
 #[derive(Clone, Copy)]
-enum Asked<'a> {
-    LogProbs(Option<&'a [i64]>),
+enum Asked<'a, 'py> {
+    LogProbs { rows: Option<&'a Bound<'py, PyAny>>, targets: Option<&'a Bound<'py, PyAny>> },
     Hidden(Layer),
+    Pooled(Layer, &'a Bound<'py, PyAny>),
+}
+
+impl Call<'_, '_> {
+    /// Calls a body with the tokens, their borders, and what is wanted of them, which it may take once.
+    fn run<T: Element + BufferElement>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&[u8], &[i64]) -> f64,
+        body: impl Fn(&[u8], &[i64], Wanted<'_, T>, &Execution<'_>) -> Result<()> + Send + Sync,
+    ) -> PyResult<()> {
+        let (tokens, borders) = (buffer("tokens", self.tokens)?, buffer("borders", self.borders)?);
+        let (tokens, borders) = (contiguous(py, "tokens", &tokens)?, contiguous(py, "borders", &borders)?);
+        let work = work(tokens, borders);
+        let run = |wanted: Once<Wanted<'_, T>>| {
+            let body =
+                |cancel: &_, num_threads| body(tokens, borders, wanted.take()?, &Execution { num_threads, cancel });
+            run_or(py, work, self.num_threads.max(1), body, fault_to_python)
+        };
+        match self.asked {
+            Asked::LogProbs { rows, targets } => {
+                let (rows, targets) = (optional("rows", rows)?, optional("targets", targets)?);
+                let rows = optional_contiguous(py, "rows", rows.as_ref())?;
+                let targets = optional_contiguous(py, "targets", targets.as_ref())?;
+                let out = buffer("out", self.out)?;
+                run(Once::new(Wanted::LogProbs { rows, targets, out: writable(py, "out", &out)? }))
+            }
+            Asked::Hidden(layer) => {
+                let out = buffer("out", self.out)?;
+                run(Once::new(Wanted::Hidden { layer, out: writable(py, "out", &out)? }))
+            }
+            Asked::Pooled(layer, pools) => {
+                let (numbers, out) = (buffer("pools", pools)?, buffer("out", self.out)?);
+                let pools = pools_of(py, contiguous(py, "pools", &numbers)?)?;
+                run(Once::new(Wanted::Pooled { layer, pools: &pools, out: writable(py, "out", &out)? }))
+            }
+        }
+    }
+}
+
+/// The pools that rows of five numbers describe.
+fn pools_of(py: Python<'_>, numbers: &[i64]) -> PyResult<Vec<Pool>> {
+    let refused = |row: &[i64]| raise(py, "ConfigError", format!("pools hold {row:?}, which describes no pool"));
+    let pools = numbers.chunks(5).map(|row| {
+        let [sequence, start, end, kind, query] =
+            row.iter().map(|&x| usize::try_from(x)).collect::<Result<Vec<_>, _>>().ok()?.try_into().ok()?;
+        let kind = match kind {
+            0 => PoolKind::Mean,
+            1 => PoolKind::Max,
+            2 => PoolKind::Attention { query },
+            _ => return None,
+        };
+        Some(Pool { sequence, tokens: start..end, kind })
+    });
+    pools.zip(numbers.chunks(5)).map(|(pool, row)| pool.ok_or_else(|| refused(row))).collect()
 }
 
 /// -1 is the last layer, normalized.
@@ -254,69 +338,36 @@ fn empty_state<T: Element, D: Device<T>>(
     network.empty_state(num_sequences).map_err(|fault| fault_to_python(py, &fault))
 }
 
-fn log_probs<T: Element + BufferElement, D: Device<T>>(
+fn read<T: Element + BufferElement, D: Device<T>>(
     py: Python<'_>,
     network: &Network<T, D>,
-    batch: &Batch<'_, '_>,
+    call: &Call<'_, '_>,
     mode: Mode,
-    rows: Option<&Bound<'_, PyAny>>,
-    out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let (tokens, borders) = (buffer("tokens", batch.tokens)?, buffer("borders", batch.borders)?);
-    let (tokens, borders) = (contiguous(py, "tokens", &tokens)?, contiguous(py, "borders", &borders)?);
-    let (rows, out) = (optional("rows", rows)?, buffer("out", out)?);
-    let rows = optional_contiguous(py, "rows", rows.as_ref())?;
-    let out = Once::new(writable(py, "out", &out)?);
-    let body = |cancel: &_, num_threads| {
-        network.log_probs(tokens, borders, mode, rows, out.take()?, &Execution { num_threads, cancel })
+    let work = |tokens: &[u8], borders: &[i64]| {
+        let longest = borders.windows(2).map(|ends| ends[1].saturating_sub(ends[0])).max().unwrap_or(0);
+        tokens.len() as f64 * network.config().work_per_token(longest as f64)
     };
-    run_or(py, work(network, tokens, borders), batch.num_threads.max(1), body, fault_to_python)
-}
-
-fn hidden<T: Element + BufferElement, D: Device<T>>(
-    py: Python<'_>,
-    network: &Network<T, D>,
-    batch: &Batch<'_, '_>,
-    mode: Mode,
-    layer: Layer,
-    out: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let (tokens, borders) = (buffer("tokens", batch.tokens)?, buffer("borders", batch.borders)?);
-    let (tokens, borders) = (contiguous(py, "tokens", &tokens)?, contiguous(py, "borders", &borders)?);
-    let out = buffer("out", out)?;
-    let out = Once::new(writable(py, "out", &out)?);
-    let body = |cancel: &_, num_threads| {
-        network.hidden(tokens, borders, mode, layer, out.take()?, &Execution { num_threads, cancel })
-    };
-    run_or(py, work(network, tokens, borders), batch.num_threads.max(1), body, fault_to_python)
+    call.run(py, work, |tokens, borders, wanted, run| network.read(tokens, borders, mode, wanted, run))
 }
 
 fn advance<T: Element + BufferElement, D: Device<T>>(
     py: Python<'_>,
     state: &Mutex<State<T, D>>,
-    batch: &Batch<'_, '_>,
-    asked: Asked<'_>,
-    out: &Bound<'_, PyAny>,
+    call: &Call<'_, '_>,
 ) -> PyResult<()> {
-    let (tokens, borders) = (buffer("tokens", batch.tokens)?, buffer("borders", batch.borders)?);
-    let (tokens, borders) = (contiguous(py, "tokens", &tokens)?, contiguous(py, "borders", &borders)?);
-    let out = buffer("out", out)?;
-    let out = Once::new(writable(py, "out", &out)?);
-    let work = py.detach(|| {
-        locked(state, |state| {
-            let before = state.positions().iter().max().map_or(0.0, |&position| position as f64);
-            tokens.len() as f64 * state.network().config().work_per_token(before + tokens.len() as f64)
-        })
-    });
-    let body = |cancel: &_, num_threads| {
-        let run = Execution { num_threads, cancel };
-        let out = out.take()?;
-        locked(state, |state| match asked {
-            Asked::LogProbs(rows) => state.advance(tokens, borders, rows, out, &run),
-            Asked::Hidden(layer) => state.advance_hidden(tokens, borders, layer, out, &run),
+    let work = |tokens: &[u8], _: &[i64]| {
+        py.detach(|| {
+            locked(state, |state| {
+                let before = state.positions().iter().max().map_or(0.0, |&position| position as f64);
+                tokens.len() as f64 * state.network().config().work_per_token(before + tokens.len() as f64)
+            })
         })
     };
-    run_or(py, work, batch.num_threads.max(1), body, fault_to_python)
+    let body = |tokens: &[u8], borders: &[i64], wanted: Wanted<'_, T>, run: &Execution<'_>| {
+        locked(state, |state| state.advance(tokens, borders, wanted, run))
+    };
+    call.run(py, work, body)
 }
 
 fn select<T: Element, D: Device<T>>(
@@ -332,10 +383,4 @@ fn select<T: Element, D: Device<T>>(
 /// marked as of no use.
 fn locked<T, R>(state: &Mutex<T>, body: impl FnOnce(&mut T) -> R) -> R {
     body(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Multiply-adds of reading a batch, roughly.
-fn work<T: Element, D: Device<T>>(network: &Network<T, D>, tokens: &[u8], borders: &[i64]) -> f64 {
-    let longest = borders.windows(2).map(|ends| ends[1].saturating_sub(ends[0])).max().unwrap_or(0);
-    tokens.len() as f64 * network.config().work_per_token(longest as f64)
 }

@@ -138,6 +138,12 @@ kernels! {
     ExactWeights = "network/exact_weights" after "network/prelude", reads 1, writes 1;
     /// Means of values, weighted.
     ExactRead = "network/exact_read" after "network/prelude", reads 3, writes 1;
+    /// Logits of the weights of rows that are pooled.
+    PoolLogits = "network/pool_logits" after "network/prelude" "network/pool_prelude", reads 2, writes 1;
+    /// Sums of blocks of rows that are pooled.
+    PoolBlocks = "network/pool_blocks" after "network/prelude" "network/pool_prelude", reads 3, writes 2;
+    /// Sums of blocks to vectors.
+    Pool = "network/pool" after "network/prelude" "network/pool_prelude", reads 3, writes 1;
     /// A tensor of queries to rows of batch heads.
     TensorQueries = "tensor/queries" after "tensor/prelude", reads 1, writes 2;
     /// A tensor of keys to rows of batch heads, and what is known of them.

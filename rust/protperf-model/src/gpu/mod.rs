@@ -8,12 +8,12 @@ mod network;
 use crate::config::Config;
 use crate::device::{Device, Reading, Wanted};
 use crate::fault::{Fault, Result};
+use crate::pool::{Pool, PoolKind};
 use crate::source::TensorSource;
-use network::{Answer, Layer, Tokens};
+use network::{Answer, Tokens};
 pub use network::{GpuNetwork, GpuState};
-use protperf_core::alphabet::VOCABULARY_SIZE;
 use protperf_core::{Error, ErrorKind, Execution, try_reserved};
-use protperf_wgpu::network::Forward;
+use protperf_wgpu::network::{Forward, Pooling};
 use protperf_wgpu::{in_groups, with_gpu};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -48,7 +48,7 @@ impl Device<f32> for GpuDevice {
         wanted: Wanted<'_, f32>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let mut out = Out::new(wanted, network.config.num_layers, network.config.shape.model_dim);
+        let mut out = Out(wanted);
         with_gpu(|gpu| {
             network.check(gpu)?;
             let at_once = network.tokens_at_once(gpu);
@@ -59,9 +59,9 @@ impl Device<f32> for GpuDevice {
                     return Err(Error::Interrupted.into());
                 }
                 let tokens = Tokens::new(reading, sequences)?;
-                let answer = out.asked(&tokens.range)?;
+                let (answer, places) = out.asked(&tokens)?;
                 let found = network.read(Forward::new(gpu), &tokens, None, &answer, run.cancel)?;
-                out.store(&tokens.range, &found);
+                out.store(&places, &found);
                 Ok(())
             })
         })
@@ -75,13 +75,13 @@ impl Device<f32> for GpuDevice {
         wanted: Wanted<'_, f32>,
         run: &Execution<'_>,
     ) -> Result<()> {
-        let mut out = Out::new(wanted, network.config.num_layers, network.config.shape.model_dim);
+        let mut out = Out(wanted);
         with_gpu(|gpu| {
             network.check(gpu)?;
             let tokens = Tokens::new(reading, 0..reading.starts.len())?;
-            let answer = out.asked(&tokens.range)?;
+            let (answer, places) = out.asked(&tokens)?;
             let found = network.read(Forward::new(gpu), &tokens, Some(state), &answer, run.cancel)?;
-            out.store(&tokens.range, &found);
+            out.store(&places, &found);
             Ok(())
         })
     }
@@ -100,51 +100,74 @@ fn group(reading: &Reading<'_>, first: usize, most_tokens: usize, most: usize) -
     first..first + fitting.count().max(1)
 }
 
-/// What is wanted of a reading, and which of its tokens it is wanted of.
-struct Out<'a> {
-    layer: Layer,
-    /// Places among all tokens; `None`: all.
-    rows: Option<&'a [i64]>,
-    width: usize,
-    out: &'a mut [f32],
-}
+/// What is wanted of a reading, of which the device answers for some sequences at a time.
+struct Out<'a>(Wanted<'a, f32>);
 
-impl<'a> Out<'a> {
-    fn new(wanted: Wanted<'a, f32>, num_layers: usize, model_dim: usize) -> Self {
-        match wanted {
-            Wanted::Hidden { num_blocks, out } => {
-                debug_assert!(num_blocks <= num_layers);
-                Out { layer: Layer::After(num_blocks), rows: None, width: model_dim, out }
+impl Out<'_> {
+    /// What is wanted of some tokens, and the places among all answers where its rows go.
+    fn asked(&self, tokens: &Tokens<'_>) -> Result<(Answer, Vec<usize>)> {
+        let every = || collected(tokens.range.len(), tokens.range.clone());
+        Ok(match &self.0 {
+            Wanted::Hidden { layer, .. } => (Answer::Hidden(*layer), every()?),
+            Wanted::Pooled { layer, pools, .. } => {
+                let own = || pools.iter().enumerate().filter(|(_, pool)| tokens.sequences.contains(&pool.sequence));
+                let pooled =
+                    own().map(|(_, pool)| on_device(pool, &tokens.ranges[pool.sequence - tokens.sequences.start]));
+                let pooled = collected(pools.len(), pooled)?;
+                (Answer::Pooled(*layer, pooled), collected(pools.len(), own().map(|(place, _)| place))?)
             }
-            Wanted::Normalized { out } => Out { layer: Layer::Normalized, rows: None, width: model_dim, out },
-            Wanted::LogProbs { rows, out } => Out { layer: Layer::LogProbs, rows, width: VOCABULARY_SIZE, out },
-        }
+            Wanted::LogProbs { rows, targets, .. } => {
+                let range = &tokens.range;
+                let (places, rows) = match rows {
+                    None => (every()?, None),
+                    Some(rows) => {
+                        let own = || rows.iter().enumerate().filter(|(_, row)| range.contains(&(**row as usize)));
+                        let numbers = own().map(|(_, &row)| (row as usize - range.start) as u32);
+                        (collected(rows.len(), own().map(|(place, _)| place))?, Some(collected(rows.len(), numbers)?))
+                    }
+                };
+                let target = |targets: &[u8]| collected(places.len(), places.iter().map(|&at| targets[at].into()));
+                let targets = targets.map(target).transpose()?;
+                (Answer::LogProbs { rows, targets }, places)
+            }
+        })
     }
 
-    /// What is wanted of some tokens.
-    fn asked(&self, range: &Range<usize>) -> Result<Answer> {
-        let Some(rows) = self.rows else { return Ok(Answer { layer: self.layer, rows: None }) };
-        let mut own = try_reserved(rows.len())?;
-        own.extend(within(rows, range).map(|(_, row)| (row - range.start) as u32));
-        Ok(Answer { layer: self.layer, rows: Some(own) })
-    }
-
-    fn store(&mut self, range: &Range<usize>, found: &[f32]) {
-        let width = self.width;
-        match self.rows {
-            None => self.out[range.start * width..range.end * width].copy_from_slice(found),
-            Some(rows) => {
-                for ((at, _), row) in within(rows, range).zip(found.chunks_exact(width)) {
-                    self.out[at * width..][..width].copy_from_slice(row);
+    /// Puts the rows that the device found into their places.
+    fn store(&mut self, places: &[usize], found: &[f32]) {
+        let width = found.len() / places.len().max(1);
+        let rows = places.iter().map(|place| place * width..(place + 1) * width).zip(found.chunks_exact(width.max(1)));
+        match &mut self.0 {
+            Wanted::Hidden { out, .. } | Wanted::LogProbs { out, .. } => {
+                rows.for_each(|(to, row)| out[to].copy_from_slice(row));
+            }
+            Wanted::Pooled { pools, out, .. } => {
+                for ((to, row), &place) in rows.zip(places) {
+                    let is_empty = pools[place].tokens.is_empty();
+                    let number = |&x: &f32| if is_empty { f64::NAN } else { x.into() };
+                    out[to].iter_mut().zip(row).for_each(|(to, x)| *to = number(x));
                 }
             }
         }
     }
 }
 
-/// Those of some rows that lie in a range, each with its place among all.
-fn within<'a>(rows: &'a [i64], range: &'a Range<usize>) -> impl Iterator<Item = (usize, usize)> + 'a {
-    rows.iter().map(|&row| row as usize).enumerate().filter(|(_, row)| range.contains(row))
+/// A pool among the tokens that are read, as its sequence lies there.
+fn on_device(pool: &Pool, sequence: &Range<usize>) -> (Range<usize>, Pooling) {
+    let first = sequence.start;
+    let kind = match pool.kind {
+        PoolKind::Mean => Pooling::Mean,
+        PoolKind::Max => Pooling::Max,
+        PoolKind::Attention { query } => Pooling::Attention { query: first + query },
+    };
+    (first + pool.tokens.start..first + pool.tokens.end, kind)
+}
+
+/// At most so many items, where there is memory for them.
+fn collected<T>(most: usize, items: impl Iterator<Item = T>) -> Result<Vec<T>> {
+    let mut all = try_reserved(most)?;
+    all.extend(items);
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -171,16 +194,17 @@ mod tests {
 
     #[test]
     fn rows_come_back_to_their_places_from_any_part() {
-        let mut out = vec![0.0; 4 * VOCABULARY_SIZE];
-        let rows = [9, 2, 0, 9];
-        let mut to = Out::new(Wanted::LogProbs { rows: Some(&rows), out: &mut out }, 1, 8);
-        for range in [0..3, 3..10] {
-            let own = to.asked(&range).unwrap().rows.unwrap();
-            let found: Vec<f32> =
-                own.iter().flat_map(|&row| vec![row as f32 + range.start as f32; VOCABULARY_SIZE]).collect();
-            to.store(&range, &found);
+        let reading = Reading { tokens: &[0; 10], borders: &[0, 3, 10], starts: &[0; 2], causal: false };
+        let (rows, targets, mut out) = ([9, 2, 0, 9], [5, 6, 7, 8], [0.0; 4]);
+        let mut to = Out(Wanted::LogProbs { rows: Some(&rows), targets: Some(&targets), out: &mut out });
+        for sequences in [0..1, 1..2] {
+            let tokens = Tokens::new(&reading, sequences).unwrap();
+            let (answer, places) = to.asked(&tokens).unwrap();
+            let Answer::LogProbs { rows: Some(rows), targets: Some(targets) } = answer else { panic!() };
+            let found =
+                rows.iter().zip(&targets).map(|(row, target)| (row * 10 + target) as f32 + tokens.range.start as f32);
+            to.store(&places, &found.collect::<Vec<_>>());
         }
-        let first: Vec<f32> = out.chunks(VOCABULARY_SIZE).map(|row| row[0]).collect();
-        assert_eq!(first, [9.0, 2.0, 0.0, 9.0]);
+        assert_eq!(out, [68.0, 26.0, 7.0, 71.0]);
     }
 }

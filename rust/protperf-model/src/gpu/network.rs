@@ -2,14 +2,14 @@
 
 use crate::block::NORM_EPSILON;
 use crate::config::Config;
-use crate::device::Reading;
+use crate::device::{Layer, Reading};
 use crate::fault::Result;
 use crate::source::{OwnedBlock, TensorSource};
 use crate::weights::Attention;
 use protperf_core::alphabet::VOCABULARY_SIZE;
 use protperf_core::{Error, Execution, MapArgs, Omega, try_reserved};
 use protperf_wgpu::network as ops;
-use protperf_wgpu::network::{Activations, Favor, Forward, Heads, Keys, Matrix, Sequences};
+use protperf_wgpu::network::{Activations, Favor, Forward, Heads, Keys, Matrix, Pooling, Sequences};
 use protperf_wgpu::{Gpu, GpuError, OnDevice};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,10 +61,12 @@ enum Past {
 /// Some sequences of a reading.
 pub struct Tokens<'a> {
     tokens: &'a [u8],
+    /// Which of the sequences they are.
+    pub sequences: Range<usize>,
     /// Their tokens among all.
     pub range: Range<usize>,
     /// Each sequence among these tokens.
-    ranges: Vec<Range<usize>>,
+    pub ranges: Vec<Range<usize>>,
     starts: &'a [u64],
     causal: bool,
 }
@@ -78,8 +80,8 @@ impl<'a> Tokens<'a> {
         let mut ranges = try_reserved(sequences.len())?;
         ranges.extend(reading.sequences().skip(sequences.start).take(sequences.len()));
         ranges.iter_mut().for_each(|range: &mut Range<usize>| *range = range.start - start..range.end - start);
-        let (tokens, starts) = (&reading.tokens[range.clone()], &reading.starts[sequences]);
-        Ok(Tokens { tokens, range, ranges, starts, causal: reading.causal })
+        let (tokens, starts) = (&reading.tokens[range.clone()], &reading.starts[sequences.clone()]);
+        Ok(Tokens { tokens, sequences, range, ranges, starts, causal: reading.causal })
     }
 
     fn positions(&self) -> impl Iterator<Item = u64> + '_ {
@@ -87,21 +89,23 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// What is read off the residual stream.
-#[derive(Clone, Copy, Debug)]
-pub enum Layer {
-    /// The stream after so many blocks.
-    After(usize),
-    /// That after the last block, normalized.
-    Normalized,
-    /// Log-probabilities of predictions.
-    LogProbs,
+/// What is wanted of some tokens.
+pub enum Answer {
+    /// Hidden states of all of them.
+    Hidden(Layer),
+    /// Vectors made of hidden states.
+    Pooled(Layer, Vec<(Range<usize>, Pooling)>),
+    /// Log-probabilities of predictions: of some tokens or all, of every class or one each.
+    LogProbs { rows: Option<Vec<u32>>, targets: Option<Vec<u32>> },
 }
 
-/// What is wanted, and of which tokens; `None`: all.
-pub struct Answer {
-    pub layer: Layer,
-    pub rows: Option<Vec<u32>>,
+impl Answer {
+    fn layer(&self) -> Layer {
+        match self {
+            Answer::Hidden(layer) | Answer::Pooled(layer, _) => *layer,
+            Answer::LogProbs { .. } => Layer::Last,
+        }
+    }
 }
 
 impl GpuNetwork {
@@ -209,9 +213,7 @@ impl GpuNetwork {
         let all: Vec<u32> = (0..stream.rows as u32).collect();
         let mut kept = None;
         for (layer, block) in self.blocks.iter().enumerate() {
-            if let Layer::After(wanted) = answer.layer
-                && wanted == layer
-            {
+            if answer.layer() == Layer::After(layer) {
                 kept = Some(ops::some_rows(&mut forward, &stream, &all)?);
                 // A state is one of all layers, whichever of them is wanted.
                 if state.is_none() {
@@ -222,18 +224,25 @@ impl GpuNetwork {
             block.run(&mut forward, &self.config, &stream, &sequences, past)?;
             forward.submit();
         }
-        let found = match (answer.layer, kept) {
-            (Layer::After(_), Some(kept)) => kept,
-            (Layer::After(_), None) => stream,
-            (Layer::Normalized, _) => ops::norm(&mut forward, &stream, &self.norm, NORM_EPSILON)?,
-            (Layer::LogProbs, _) => {
-                let rows = match &answer.rows {
-                    Some(rows) => ops::some_rows(&mut forward, &stream, rows)?,
-                    None => stream,
-                };
-                let normed = ops::norm(&mut forward, &rows, &self.norm, NORM_EPSILON)?;
-                let logits = ops::linear(&mut forward, &normed, &self.logits)?;
-                ops::log_softmax(&mut forward, logits, VOCABULARY_SIZE)
+        let stream = kept.unwrap_or(stream);
+        let hidden = match (answer, answer.layer()) {
+            (Answer::LogProbs { rows: Some(rows), .. }, _) => {
+                let rows = ops::some_rows(&mut forward, &stream, rows)?;
+                ops::norm(&mut forward, &rows, &self.norm, NORM_EPSILON)?
+            }
+            (_, Layer::Last) => ops::norm(&mut forward, &stream, &self.norm, NORM_EPSILON)?,
+            (_, Layer::After(_)) => stream,
+        };
+        let found = match answer {
+            Answer::Hidden(_) => hidden,
+            Answer::Pooled(_, pools) => ops::pool(&mut forward, &hidden, pools)?,
+            Answer::LogProbs { targets, .. } => {
+                let logits = ops::linear(&mut forward, &hidden, &self.logits)?;
+                let log_probs = ops::log_softmax(&mut forward, logits, VOCABULARY_SIZE);
+                match targets {
+                    Some(targets) => ops::picked(&mut forward, &log_probs, targets)?,
+                    None => log_probs,
+                }
             }
         };
         forward.read_back(&found, cancel)

@@ -1,8 +1,8 @@
 //! The network on a GPU against the plain one, with the checks that the one on a processor passes.
 
 use crate::network::{
-    EVEN, LENGTHS, ODD, all_attentions, apart, batch, bits, check_against_plain, check_alone, check_rows,
-    check_selected, config, in_pieces, log_probs, network,
+    EVEN, LENGTHS, ODD, all_attentions, apart, batch, bits, check_against_plain, check_alone, check_pools, check_rows,
+    check_selected, check_targets, config, in_pieces, log_probs, network,
 };
 use protperf_core::alphabet::VOCABULARY_SIZE;
 use protperf_model::gpu::GpuDevice;
@@ -71,8 +71,16 @@ fn rows_and_selected_states_are_those_of_all_on_the_gpu() {
         return;
     }
     check_rows(&network(&config(all_attentions()[0], ODD), GpuDevice));
+    check_targets(&network(&config(all_attentions()[0], ODD), GpuDevice));
     for attention in all_attentions() {
         check_selected(&network(&config(attention, EVEN), GpuDevice));
+    }
+}
+
+#[test]
+fn pooled_states_follow_their_formulas_on_the_gpu() {
+    if has_gpu() {
+        check_pools::<f32, _>(GpuDevice, 2e-4);
     }
 }
 

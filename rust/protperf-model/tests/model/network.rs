@@ -5,9 +5,10 @@ use protperf_core::{Element, Error, Execution, FeatureMap};
 use protperf_cpu::Isa;
 use protperf_model::config::{Config, Objective};
 use protperf_model::cpu::CpuDevice;
-use protperf_model::device::Device;
+use protperf_model::device::{Device, Layer, Wanted};
 use protperf_model::fault::{Fault, Result};
-use protperf_model::network::{Layer, Mode, Network, State};
+use protperf_model::network::{Mode, Network, State};
+use protperf_model::pool::{Pool, PoolKind};
 use protperf_model::reference::Plain;
 use protperf_model::source::TensorSource;
 use protperf_model::weights::{Attention, BlockShape};
@@ -89,8 +90,14 @@ pub(super) fn log_probs<T: Element, D: Device<T>>(
     num_threads: usize,
 ) -> Vec<T> {
     let mut out = vec![T::from_f64(f64::NAN); rows.map_or(tokens.len(), <[i64]>::len) * VOCABULARY_SIZE];
-    network.log_probs(tokens, borders, mode, rows, &mut out, &with_threads(num_threads)).unwrap();
+    let wanted = Wanted::LogProbs { rows, targets: None, out: &mut out };
+    network.read(tokens, borders, mode, wanted, &with_threads(num_threads)).unwrap();
     out
+}
+
+/// All log-probabilities.
+fn every<T>(out: &mut [T]) -> Wanted<'_, T> {
+    Wanted::LogProbs { rows: None, targets: None, out }
 }
 
 fn hidden<T: Element, D: Device<T>>(
@@ -100,7 +107,8 @@ fn hidden<T: Element, D: Device<T>>(
     layer: Layer,
 ) -> Vec<T> {
     let mut out = vec![T::from_f64(f64::NAN); batch.0.len() * network.config().shape.model_dim];
-    network.hidden(batch.0, batch.1, mode, layer, &mut out, &with_threads(2)).unwrap();
+    let wanted = Wanted::Hidden { layer, out: &mut out };
+    network.read(batch.0, batch.1, mode, wanted, &with_threads(2)).unwrap();
     out
 }
 
@@ -166,6 +174,104 @@ pub(super) fn check_rows<D: Device<f32>>(network: &Network<f32, D>) {
 }
 
 #[test]
+fn a_target_alone_has_the_bits_that_it_has_among_all() {
+    check_targets(&network::<f32, _>(&config(all_attentions()[0], ODD), CpuDevice { isa: Isa::from_env().unwrap() }));
+}
+
+pub(super) fn check_targets<D: Device<f32>>(network: &Network<f32, D>) {
+    let (tokens, borders) = batch(&LENGTHS);
+    let targets: Vec<u8> = tokens.iter().map(|token| (token * 5 + 2) % VOCABULARY_SIZE as u8).collect();
+    for mode in [Mode::Masked, Mode::Causal] {
+        let all = log_probs(network, (&tokens, &borders), mode, None, 1);
+        for rows in [None, Some(vec![]), Some(vec![300, 0, 5, 5, 64])] {
+            let rows = rows.as_deref();
+            let count = rows.map_or(tokens.len(), <[i64]>::len);
+            let mut out = vec![f32::NAN; count];
+            let wanted = Wanted::LogProbs { rows, targets: Some(&targets[..count]), out: &mut out };
+            network.read(&tokens, &borders, mode, wanted, &with_threads(2)).unwrap();
+            let row_of = |at: usize| rows.map_or(at, |rows| rows[at] as usize);
+            let expected = (0..count).map(|at| all[row_of(at) * VOCABULARY_SIZE + usize::from(targets[at])]);
+            assert_eq!(bits(&out), bits(&expected.collect::<Vec<_>>()), "{mode:?}");
+        }
+    }
+}
+
+/// [`LENGTHS`], and a sequence that is pooled in several blocks.
+const POOLED: [usize; 8] = [1, 0, 2, 63, 64, 65, 130, 600];
+
+/// Pools of every kind, of whole sequences, parts and single tokens, in no order; of no tokens last.
+fn pools() -> Vec<Pool> {
+    let pool = |sequence, tokens, kind| Pool { sequence, tokens, kind };
+    let query = |query| PoolKind::Attention { query };
+    let mut all =
+        vec![pool(6, 1..129, PoolKind::Mean), pool(0, 0..1, PoolKind::Max), pool(6, 129..130, PoolKind::Mean)];
+    for (sequence, &len) in POOLED.iter().enumerate().filter(|(_, len)| **len > 1) {
+        all.extend([PoolKind::Mean, PoolKind::Max, query(len - 1), query(0)].map(|kind| pool(sequence, 1..len, kind)));
+    }
+    all.push(pool(1, 0..0, PoolKind::Max));
+    all
+}
+
+pub(super) fn pooled<T: Element, D: Device<T>>(
+    network: &Network<T, D>,
+    (tokens, borders): (&[u8], &[i64]),
+    layer: Layer,
+    pools: &[Pool],
+) -> Vec<f64> {
+    let mut out = vec![f64::NAN; pools.len() * network.config().shape.model_dim];
+    let wanted = Wanted::Pooled { layer, pools, out: &mut out };
+    network.read(tokens, borders, Mode::Masked, wanted, &with_threads(2)).unwrap();
+    out
+}
+
+/// The formulas written out.
+fn by_hand(states: &[f64], pool: &Pool, c: usize) -> Vec<f64> {
+    let row = |token: usize| &states[token * c..][..c];
+    let column = |axis: usize| pool.tokens.clone().map(move |token| row(token)[axis]);
+    let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let weights: Vec<f64> = match pool.kind {
+        PoolKind::Max => return (0..c).map(|axis| column(axis).fold(f64::MIN, f64::max)).collect(),
+        PoolKind::Mean => pool.tokens.clone().map(|_| 1.0).collect(),
+        PoolKind::Attention { query } => {
+            let dot = |x: &[f64]| x.iter().zip(row(query)).map(|(x, y)| x * y).sum::<f64>();
+            let cosine = |token: usize| dot(row(token)) / (length(row(token)) * length(row(query)));
+            pool.tokens.clone().map(|token| ((c as f64).sqrt() * cosine(token)).exp()).collect()
+        }
+    };
+    let total: f64 = weights.iter().sum();
+    (0..c).map(|axis| column(axis).zip(&weights).map(|(x, w)| x * w).sum::<f64>() / total).collect()
+}
+
+#[test]
+fn pooled_states_follow_their_formulas() {
+    let device = CpuDevice { isa: Isa::from_env().unwrap() };
+    check_pools::<f64, _>(device, 1e-12);
+    check_pools::<f32, _>(device, 2e-4);
+}
+
+/// Pooled states are at most so far from what the hidden states of the plain network give.
+pub(super) fn check_pools<T: Element, D: Device<T>>(device: D, most: f64) {
+    let config = config(all_attentions()[0], ODD);
+    let (fast, plain) = (network::<T, _>(&config, device), network(&config, Plain));
+    let ((tokens, borders), pools) = (batch(&POOLED), pools());
+    let (all, c) = ((&tokens[..], &borders[..]), ODD.model_dim);
+    for layer in [Layer::After(0), Layer::After(1), Layer::After(2), Layer::Last] {
+        let states = hidden(&plain, all, Mode::Masked, layer);
+        let found = pooled(&fast, all, layer, &pools);
+        assert!(apart(&pooled(&plain, all, layer, &pools[..5]), &found[..5 * c]) <= most);
+        for (pool, found) in pools.iter().zip(found.chunks(c)) {
+            let first = borders[pool.sequence] as usize * c;
+            if pool.tokens.is_empty() {
+                assert!(found.iter().all(|x| x.is_nan()));
+            } else {
+                let worst = apart(&by_hand(&states[first..], pool, c), found);
+                assert!(worst <= most, "{layer:?} {pool:?}: {worst:e}");
+            }
+        }
+    }
+}
+
+#[test]
 fn threads_and_batch_mates_change_no_bit() {
     let (tokens, borders) = batch(&LENGTHS);
     for attention in all_attentions() {
@@ -204,7 +310,7 @@ pub(super) fn in_pieces<T: Element, D: Device<T>>(
         let parts = [0, 1].map(|i| &tokens[i][at[i]..ends[i]]);
         let borders = [0, parts[0].len() as i64, (parts[0].len() + parts[1].len()) as i64];
         let mut out = vec![T::from_f64(f64::NAN); borders[2] as usize * VOCABULARY_SIZE];
-        state.advance(&parts.concat(), &borders, None, &mut out, &with_threads(2)).unwrap();
+        state.advance(&parts.concat(), &borders, every(&mut out), &with_threads(2)).unwrap();
         let (first, second) = out.split_at(parts[0].len() * VOCABULARY_SIZE);
         found[0].extend_from_slice(first);
         found[1].extend_from_slice(second);
@@ -255,13 +361,13 @@ pub(super) fn check_selected<D: Device<f32>>(network: &Network<f32, D>) {
     let untouched = state.select(&[1, 1, 0]).unwrap();
     assert_eq!(untouched.positions(), [0, 0, 0]);
     let mut out = vec![0.0; 60 * VOCABULARY_SIZE];
-    state.advance(&tokens[..60], &[0, 40, 60], None, &mut out, &run).unwrap();
+    state.advance(&tokens[..60], &[0, 40, 60], every(&mut out), &run).unwrap();
     // Sequence 1 twice, in front of sequence 0; and nothing for the first of them.
     let mut chosen = state.select(&[1, 1, 0]).unwrap();
     assert_eq!(chosen.positions(), [20, 20, 40]);
     let mut found = vec![0.0; 60 * VOCABULARY_SIZE];
     let next = [parts[2], parts[2]].concat();
-    chosen.advance(&next, &[0, 0, 30, 60], None, &mut found, &run).unwrap();
+    chosen.advance(&next, &[0, 0, 30, 60], every(&mut found), &run).unwrap();
     assert_eq!(chosen.positions(), [20, 50, 70]);
     for (prefix, found) in [parts[1], parts[0]].into_iter().zip(found.chunks(30 * VOCABULARY_SIZE)) {
         let whole = [prefix, parts[2]].concat();
@@ -284,14 +390,15 @@ fn a_state_goes_on_the_same_after_any_question() {
         let after = |ask: &dyn Fn(&mut State<f32, CpuDevice>)| {
             let (mut state, mut out) = (network.empty_state(1).unwrap(), vec![0.0; VOCABULARY_SIZE]);
             ask(&mut state);
-            state.advance(&tokens[70..], &[0, 1], None, &mut out, &run).unwrap();
+            state.advance(&tokens[70..], &[0, 1], every(&mut out), &run).unwrap();
             bits(&out)
         };
         let mut all = vec![0.0; 70 * VOCABULARY_SIZE];
-        network.log_probs(&tokens[..70], &borders, Mode::Causal, None, &mut all, &run).unwrap();
+        network.read(&tokens[..70], &borders, Mode::Causal, every(&mut all), &run).unwrap();
         let read = |rows: Option<&[i64]>, state: &mut State<f32, CpuDevice>| {
             let mut out = vec![0.0; rows.map_or(70, <[i64]>::len) * VOCABULARY_SIZE];
-            state.advance(&tokens[..70], &borders, rows, &mut out, &run).unwrap();
+            let wanted = Wanted::LogProbs { rows, targets: None, out: &mut out };
+            state.advance(&tokens[..70], &borders, wanted, &run).unwrap();
             for (&row, out) in rows.unwrap_or_default().iter().zip(out.chunks(VOCABULARY_SIZE)) {
                 assert_eq!(bits(out), bits(&all[row as usize * VOCABULARY_SIZE..][..VOCABULARY_SIZE]));
             }
@@ -302,7 +409,8 @@ fn a_state_goes_on_the_same_after_any_question() {
         for layer in [Layer::After(0), Layer::After(2), Layer::Last] {
             let hidden = |state: &mut State<f32, CpuDevice>| {
                 let mut out = vec![0.0; 70 * ODD.model_dim];
-                state.advance_hidden(&tokens[..70], &borders, layer, &mut out, &run).unwrap();
+                let wanted = Wanted::Hidden { layer, out: &mut out };
+                state.advance(&tokens[..70], &borders, wanted, &run).unwrap();
             };
             assert_eq!(after(&hidden), wanted, "{layer:?}");
         }
@@ -315,7 +423,8 @@ fn arguments_out_of_range_are_refused_by_name() {
     let run = with_threads(1);
     let fault = |tokens: &[u8], borders: &[i64], rows: Option<&[i64]>, len: usize| {
         let mut out = vec![0.0; len * VOCABULARY_SIZE];
-        network.log_probs(tokens, borders, Mode::Masked, rows, &mut out, &run).unwrap_err().to_string()
+        let wanted = Wanted::LogProbs { rows, targets: None, out: &mut out };
+        network.read(tokens, borders, Mode::Masked, wanted, &run).unwrap_err().to_string()
     };
     assert!(fault(&[3, 29], &[0, 2], None, 2).starts_with("tokens hold 29 at place 1"));
     for borders in [&[][..], &[0], &[0, 1], &[0, 3], &[1, 2], &[-1, 2], &[0, i64::MAX]] {
@@ -327,13 +436,28 @@ fn arguments_out_of_range_are_refused_by_name() {
     }
     assert!(fault(&[3, 4], &[0, 2], None, 1).starts_with("out has"));
     let mut out = vec![0.0; 19];
-    let layer = network.hidden(&[3], &[0, 1], Mode::Masked, Layer::After(3), &mut out, &run).unwrap_err();
+    let wanted = Wanted::Hidden { layer: Layer::After(3), out: &mut out };
+    let layer = network.read(&[3], &[0, 1], Mode::Masked, wanted, &run).unwrap_err();
     assert!(layer.to_string().starts_with("layer is 3"));
+    let fault = |targets: &[u8]| {
+        let wanted = Wanted::LogProbs { rows: None, targets: Some(targets), out: &mut [0.0; 2] };
+        network.read(&[3, 4], &[0, 2], Mode::Causal, wanted, &run).unwrap_err().to_string()
+    };
+    assert!(fault(&[3, 29]).starts_with("targets hold 29"));
+    assert!(fault(&[3]).starts_with("targets has"), "{}", fault(&[3]));
+    let fault = |sequence, tokens, kind| {
+        let wanted =
+            Wanted::Pooled { layer: Layer::Last, pools: &[Pool { sequence, tokens, kind }], out: &mut [0.0; 19] };
+        network.read(&[3, 4], &[0, 2], Mode::Causal, wanted, &run).unwrap_err().to_string()
+    };
+    assert!(fault(1, 0..1, PoolKind::Mean).starts_with("pools name sequence 1 of 1"));
+    assert!(fault(0, 0..3, PoolKind::Max).starts_with("pools hold tokens 0 to 3"));
+    assert!(fault(0, 0..2, PoolKind::Attention { query: 2 }).starts_with("pools name token 2"));
     let mut state = network.empty_state(2).unwrap();
-    let fault = state.advance(&[3], &[0, 1], None, &mut [0.0; VOCABULARY_SIZE], &run).unwrap_err();
+    let fault = state.advance(&[3], &[0, 1], every(&mut [0.0; VOCABULARY_SIZE]), &run).unwrap_err();
     assert!(fault.to_string().starts_with("borders are of 1 sequences"));
     // A refused argument leaves the state as it was.
-    state.advance(&[3], &[0, 1, 1], None, &mut [0.0; VOCABULARY_SIZE], &run).unwrap();
+    state.advance(&[3], &[0, 1, 1], every(&mut [0.0; VOCABULARY_SIZE]), &run).unwrap();
 }
 
 #[test]
@@ -343,9 +467,9 @@ fn a_state_that_a_call_left_in_the_middle_is_refused() {
     let raised = AtomicBool::new(true);
     let stopped = Execution { num_threads: 1, cancel: &raised };
     let mut out = [0.0; VOCABULARY_SIZE];
-    let fault = state.advance(&[3], &[0, 1], None, &mut out, &stopped).unwrap_err();
+    let fault = state.advance(&[3], &[0, 1], every(&mut out), &stopped).unwrap_err();
     assert!(matches!(fault, Fault::Core(Error::Interrupted)));
-    let fault = state.advance(&[3], &[0, 1], None, &mut out, &with_threads(1)).unwrap_err();
+    let fault = state.advance(&[3], &[0, 1], every(&mut out), &with_threads(1)).unwrap_err();
     assert!(fault.to_string().contains("start again"), "{fault}");
     assert!(state.select(&[0]).is_err());
 }

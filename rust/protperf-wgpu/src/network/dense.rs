@@ -98,6 +98,18 @@ pub fn log_softmax(forward: &mut Forward<'_>, logits: Activations, classes: usiz
     Activations { width: classes, ..logits }
 }
 
+/// One number of each row `[rows]`, as a row of so many numbers: those of the columns.
+///
+/// # Errors
+/// [`GpuError::TooLarge`].
+pub fn picked(forward: &mut Forward<'_>, x: &Activations, columns: &[u32]) -> Result<Activations, GpuError> {
+    let padded = x.width.next_multiple_of(4);
+    let table: Vec<u32> = (0..).step_by(padded).zip(columns).map(|(first, column)| first + column).collect();
+    let out = forward.scratch("some numbers", 1, columns.len())?;
+    gather(forward, [(&x.memory, x.rows * padded), (&x.memory, 0)], &table, [1, 1], &out.memory)?;
+    Ok(out)
+}
+
 /// Rows of the first array `[outer,of_first,width]`, and after them of the second `[outer,of_second,width]`, the same
 /// for each outer index; `table` holds their numbers.
 ///
