@@ -181,10 +181,10 @@ def test_a_key_from_before_samplers_were_kept_leaves_the_module_its_own():
 
 
 def test_samplers_and_norms_have_numbers_in_keys():
-    from protperf.torch.nn import favor
+    from protperf.torch.nn import draw_key
 
-    assert set(favor._SAMPLERS) == set(protperf.samplers())
-    assert set(favor._NORMS) == set(protperf.norms())
+    assert set(draw_key._SAMPLERS) == set(protperf.samplers())
+    assert set(draw_key._NORMS) == set(protperf.norms())
 
 
 @pytest.mark.parametrize(
@@ -390,6 +390,87 @@ def test_modules_in_evaluation_keep_their_directions():
 
 def favors(model):
     return [module for module in model.modules() if isinstance(module, FavorAttention)]
+
+
+def test_a_step_that_redraws_is_one_graph_for_every_step():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    def model():
+        torch.manual_seed(0)
+        return torch.nn.ModuleList(
+            [
+                torch.nn.Linear(8, 8),
+                FavorAttention(8, 16, num_heads=2, seed=3),
+                FavorAttention(8, 16, layer=1, causal=True),
+            ]
+        )
+
+    def training_step(model, x, step):
+        draw = redraw_attention(model, step, 2)
+        q, first, second = model[0](x), model[1], model[2]
+        return draw, second(q, first(q, q, q), x).square().sum()
+
+    x = torch.randn(1, 2, 9, 8)
+    eager, compiled = model(), model()
+    graph = torch.compile(training_step, fullgraph=True, backend=backend)
+    for step in (0, 1, 2, 3, 8, 2):
+        number, loss = training_step(eager, x, step)
+        found, other = graph(compiled, x, torch.tensor(step))
+        assert found == number == step // 2
+        loss.backward()
+        other.backward()
+        assert torch.equal(loss, other)
+        for a, b in zip(eager.parameters(), compiled.parameters(), strict=True):
+            assert same_bits(a.grad, b.grad)
+        assert all(torch.equal(a, b) for a, b in zip(eager.buffers(), compiled.buffers(), strict=True))
+    assert len(graphs) == 1
+    # What was drawn in the graph is known outside of it.
+    compiled[1].check_omega()
+    assert compiled[1].draw == 1
+
+
+def test_a_compiler_that_forbids_changes_in_place_redraws_too():
+    module = FavorAttention(8, 16, num_heads=2, seed=3)
+    q, k, v, _ = tensors(1, 2, 9, dtype=torch.float32)
+
+    def drawn(step):
+        redraw_attention(module, step, 1)
+        return module(q, k, v)
+
+    compiled = torch.compile(drawn, fullgraph=True, backend="aot_eager")
+    outs = [compiled(torch.tensor(step)) for step in range(4)]
+    for step, out in enumerate(outs):
+        module.redraw(step)
+        assert same_bits(out, module(q, k, v))
+
+
+def test_opcheck_of_a_redraw():
+    for heads in (None, 2):
+        module = FavorAttention(8, 16, num_heads=heads)
+        torch.library.opcheck(torch.ops.protperf.redraw_.default, (module.omega, module.draw_key, torch.tensor(7), 2))
+
+
+def test_a_step_as_a_tensor_is_judged_as_a_number_is():
+    module = FavorAttention(8, 16)
+    for step, message in (
+        (torch.tensor([1]), r"step is a tensor of shape \[1\]"),
+        (torch.tensor(1.0), "type torch.float32; give one integer"),
+        (torch.tensor(-1), "step is -1"),
+        (torch.tensor(2**40), "step is 1099511627776"),
+    ):
+        with pytest.raises(protperf.Error, match=message):
+            redraw_attention(module, step, 10)
+    assert redraw_attention(module, torch.tensor(5), 0) == 0
+    assert redraw_attention(module.eval(), torch.tensor(25), 10) == 2
+    module.check_omega()
+    assert module.draw == 0
+    module.train().draw_key[0] += 1
+    with pytest.raises(protperf.Error, match="directions that it did not draw"):
+        torch.ops.protperf.redraw_(module.omega, module.draw_key, torch.tensor(5), 1)
 
 
 def drawn_by_a_rank(rank):

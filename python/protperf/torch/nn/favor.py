@@ -9,8 +9,6 @@ draw fail the checksum, and omega is drawn again before it is used.
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,14 +22,11 @@ from protperf.functional import draw_projection
 from protperf.torch.features import check_epsilon
 from protperf.torch.functional import favor_attention, favor_attention_with_state
 from protperf.torch.memory import translate_out_of_memory
+from protperf.torch.nn.draw_key import MAX_DRAW, DrawKey
 
 __all__ = ["FavorAttention", "versions_of"]
 
-_MAX_DRAW = 2**32 - 1
 _MAX_LAYER = 2**32 - 1
-_SAMPLERS = ("orthogonal", "iid", "simplex", "hadamard")
-_NORMS = ("chi", "sqrt_dim")
-"""Numbered by their place, in keys that are kept: new ones go to the end."""
 
 
 class FavorAttention(torch.nn.Module):
@@ -132,30 +127,15 @@ class FavorAttention(torch.nn.Module):
         if not self.projection:
             raise ConfigError("the module has projection=False, so it has no directions to draw")
         draw = _arguments.check_integer("draw", draw)
-        if not 0 <= draw <= _MAX_DRAW:
+        if not 0 <= draw <= MAX_DRAW:
             raise ConfigError(f"draw is {draw}; it must be from 0 to 2^32 - 1")
         # A key that was loaded, or copied from another module, is that of the seed to go on with.
         self.check_omega()
         self._fill(draw)
 
     @translate_out_of_memory
-    @torch.no_grad()
     def _fill(self, draw: int) -> None:
-        heads = [
-            draw_projection(
-                self.num_features,
-                self.head_dim,
-                sampler=self.sampler,
-                norm=self.norm,
-                seed=self.seed,
-                stream=(self.layer, head, draw),
-            )
-            for head in range(self.num_heads or 1)
-        ]
-        for head, directions in enumerate(heads):
-            # Narrowed on the CPU, for some devices have no float64.
-            narrowed = torch.from_numpy(directions).to(self.omega.dtype)
-            (self.omega if self.num_heads is None else self.omega[head]).copy_(narrowed)
+        DrawKey(self.seed, self.layer, draw, (self.sampler, self.norm)).fill(self.omega)
         self.draw = draw
         self._write_key()
 
@@ -226,7 +206,7 @@ class FavorAttention(torch.nn.Module):
         except RuntimeError:
             # Stacked for torch.func.vmap: whoever stacked them had modules that were in order.
             return
-        found = _unpacked(key)
+        found = DrawKey.unpacked(key)
         if found is None:
             self._fill(self.draw)
         else:
@@ -246,8 +226,8 @@ class FavorAttention(torch.nn.Module):
 
     def _write_key(self) -> None:
         with torch.no_grad():
-            key = _packed(self.seed, self.layer, self.draw, (self.sampler, self.norm))
-            self.draw_key.copy_(torch.tensor(key))
+            key = DrawKey(self.seed, self.layer, self.draw, (self.sampler, self.norm))
+            self.draw_key.copy_(torch.tensor(key.packed()))
         self._known = versions_of(self.omega, self.draw_key)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -298,28 +278,6 @@ def versions_of(*buffers: torch.Tensor) -> tuple[int, ...] | None:
     if any(buffer.is_inference() for buffer in buffers):
         return None
     return tuple(buffer._version for buffer in buffers)
-
-
-def _packed(seed: int, layer: int, draw: int, kind: tuple[str, str] | None) -> list[int]:
-    """The key as four numbers of 64 bits with a sign, the last one a checksum of the others.
-
-    The upper half of the third one says which sampler and norm, `kind`; it is 0 in keys from before they were kept.
-    """
-    sampled = 0 if kind is None else 1 << 31 | _SAMPLERS.index(kind[0]) << 8 | _NORMS.index(kind[1])
-    words = struct.pack("<QQQ", seed, layer, sampled << 32 | draw)
-    checksum = hashlib.blake2b(words, digest_size=8, person=b"omega").digest()
-    return list(struct.unpack("<qqqq", words + checksum))
-
-
-def _unpacked(key: list[int]) -> tuple[int, int, int, tuple[str, str] | None] | None:
-    """Seed, layer, draw, and sampler and norm where they were kept; None where the checksum is another."""
-    seed, layer, word = (word % 2**64 for word in key[:3])
-    sampled, draw = divmod(word, 2**32)
-    sampler, norm = sampled >> 8 & 0xFF, sampled & 0xFF
-    if sampled and (sampler >= len(_SAMPLERS) or norm >= len(_NORMS)):
-        return None
-    kind = (_SAMPLERS[sampler], _NORMS[norm]) if sampled else None
-    return (seed, layer, draw, kind) if _packed(seed, layer, draw, kind) == key else None
 
 
 def _device(device: Any) -> torch.device | None:
