@@ -11,6 +11,7 @@ from pathlib import Path
 PAGE = Path(__file__).parent / "api.md"
 MODULES = (
     "protperf",
+    "protperf.errors",
     "protperf.gpu",
     "protperf.io",
     "protperf.torch",
@@ -61,7 +62,9 @@ def methods(thing: type) -> list[str]:
 
 
 def signature(name: str, thing: object) -> str:
-    """Name and arguments, one line or one for each argument."""
+    """Name and arguments, one line or one for each argument; of an exception what it may be caught as."""
+    if inspect.isclass(thing) and issubclass(thing, BaseException):
+        return f"class {name}({', '.join(base.__name__ for base in thing.__bases__)})"
     try:
         given = inspect.signature(thing)  # type: ignore[arg-type]
     except ValueError:
