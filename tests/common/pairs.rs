@@ -18,16 +18,16 @@ macro_rules! pairs {
 
             /// Each term is relative to the largest of its row; one query after another.
             pub fn plain(case: &Case, data: &Data) -> Answer {
-                evaluate(case, data, false)
+                evaluate::<false>(case, data)
             }
 
             /// The same sums with the absolute value of every term, over the same denominators: what rounding a term
             /// once is measured in.
             pub fn magnitudes(case: &Case, data: &Data) -> Answer {
-                evaluate(case, data, true)
+                evaluate::<true>(case, data)
             }
 
-            fn evaluate(case: &Case, data: &Data, absolute: bool) -> Answer {
+            fn evaluate<const ABSOLUTE: bool>(case: &Case, data: &Data) -> Answer {
                 let heads = case.heads.0;
                 let zeros = |x: &[f64]| vec![0.0; x.len()];
                 let mut answer =
@@ -40,12 +40,12 @@ macro_rules! pairs {
                         _ => case.map.parameters(&data.omega[start..start + matrix], case.head_dim).unwrap(),
                     };
                     assert!(own.key_directions.is_none(), "see tests/kernels/parameters.rs");
-                    let head = Head { absolute, ..Head::new(case, data, batch_head, &own) };
+                    let head = Head::<ABSOLUTE>::new(case, data, batch_head, &own);
                     let gradient = head.run(case, data, batch_head, &own, &mut answer);
                     if case.directions != Directions::Axes {
                         let omega = &data.omega[start..start + matrix];
                         let domega = &mut answer[4][start..start + matrix];
-                        if absolute {
+                        if ABSOLUTE {
                             let directions = [&own.query_directions, &gradient.query_directions];
                             add_magnitudes(case, omega, directions, domega);
                         } else {
@@ -72,9 +72,8 @@ macro_rules! pairs {
             }
 
             /// One batch entry and query head.
-            struct Head<'a> {
+            struct Head<'a, const ABSOLUTE: bool> {
                 case: &'a Case,
-                absolute: bool,
                 kv_batch_head: usize,
                 weights: Vec<Float>,
                 /// g, which all maps of the registry have the same of on every axis.
@@ -115,7 +114,7 @@ macro_rules! pairs {
                 by_norm: Float,
             }
 
-            impl<'a> Head<'a> {
+            impl<'a, const ABSOLUTE: bool> Head<'a, ABSOLUTE> {
                 fn new(case: &'a Case, data: &Data, batch_head: usize, own: &Parameters<Vec<f64>>) -> Self {
                     let weights = cast(&own.query_directions);
                     let (h, hk) = case.heads;
@@ -129,7 +128,6 @@ macro_rules! pairs {
                     };
                     Head {
                         case,
-                        absolute: false,
                         kv_batch_head,
                         queries: rows(&data.q[batch_head * l * d..][..l * d], &own.query_constants),
                         keys: rows(&data.k[kv_batch_head * s * d..][..s * d], &own.key_constants),
@@ -174,7 +172,7 @@ macro_rules! pairs {
                             (0..e).for_each(|c| dv[j * e + c] += p / total * self.size(g[c]));
                             // As linear attention must: the sum over values less the sum over outputs.
                             let (of_values, of_out) = (self.dot(g, &self.values[j * e..][..e]), self.dot(g, &out));
-                            let dscore = if self.absolute { of_values + of_out } else { of_values - of_out };
+                            let dscore = if ABSOLUTE { of_values + of_out } else { of_values - of_out };
                             let [of_query, of_key] = &mut dconstants;
                             let to = [&mut dq[i * d..][..d], &mut dk[j * d..][..d], &mut dweights, of_query, of_key];
                             self.pull_back(i, j, terms, dscore / total, to);
@@ -207,7 +205,7 @@ macro_rules! pairs {
                         terms.chunks(count).map(score).collect::<Vec<Float>>()
                     };
                     let (total, scores) = (sum(|t| t.value).iter().sum::<Float>(), sum(|t| t.counts));
-                    if self.absolute && is_signed(self.case.map) {
+                    if ABSOLUTE && is_signed(self.case.map) {
                         // A denominator may be far smaller than its terms, so their rounding counts once more.
                         let spread = scores.iter().sum::<Float>() / total.abs();
                         return Some((total.abs() / (1.0 + spread), scores, terms));
@@ -216,7 +214,7 @@ macro_rules! pairs {
                 }
 
                 fn size(&self, x: Float) -> Float {
-                    if self.absolute { x.abs() } else { x }
+                    if ABSOLUTE { x.abs() } else { x }
                 }
 
                 fn dot(&self, a: &[Float], b: &[Float]) -> Float {
@@ -227,18 +225,21 @@ macro_rules! pairs {
                     let [dq, dk, dweights, of_query, of_key] = to;
                     let d = self.case.head_dim;
                     let unit = (d as Float).powf(-0.25);
-                    let (x, y) = (&self.queries[i].scaled, &self.keys[j].scaled);
+                    // Of one length, so that the compiler checks no index.
+                    let (x, y) = (&self.queries[i].scaled[..d], &self.keys[j].scaled[..d]);
+                    let (dq, dk) = (&mut dq[..d], &mut dk[..d]);
                     for (m, (t, power)) in terms.iter().enumerate() {
                         let weight = dscore * power;
                         of_query[m] += weight * self.size(t.by_query);
                         of_key[m] += weight * self.size(t.by_key);
+                        let (weights, dweights) = (&self.weights[m * d..][..d], &mut dweights[m * d..][..d]);
                         for c in 0..d {
-                            let w = self.weights[m * d + c];
+                            let w = weights[c];
                             dq[c] += unit * weight * self.size(t.by_query * w);
                             dk[c] += unit
                                 * weight
                                 * (self.size(t.by_key * w) + self.size(t.by_norm * self.quadratic * y[c]));
-                            dweights[m * d + c] += weight * (self.size(t.by_query * x[c]) + self.size(t.by_key * y[c]));
+                            dweights[c] += weight * (self.size(t.by_query * x[c]) + self.size(t.by_key * y[c]));
                         }
                     }
                 }
@@ -258,11 +259,11 @@ macro_rules! pairs {
                             (cosine, norm, -sine, sine, cosine)
                         }
                     };
-                    if self.absolute && self.is_trigonometric() {
+                    if ABSOLUTE && self.is_trigonometric() {
                         // What is rounded is cos cos and sin sin, each up to 1 where their sum may vanish.
                         return Term { value, counts: 1.0, log, by_query: 1.0, by_key: 1.0, by_norm: 1.0 };
                     }
-                    if self.absolute
+                    if ABSOLUTE
                         && matches!(self.case.map.family(), Family::Activation(_))
                         && self.case.map != FeatureMap::Elu1
                     {
