@@ -7,6 +7,7 @@ wrong English; it is banned where something plainer exists.
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -40,6 +41,12 @@ _COMPARED = (
 _JOINT = re.compile(r"(?<=[a-z0-9])_(?=[a-z0-9])")
 
 
+@functools.lru_cache(maxsize=2)
+def _spaced(text: str) -> str:
+    """The text with names as the words that they are made of; kept, for every form asks for the same one."""
+    return _JOINT.sub(" ", text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """What must not be written.
@@ -57,7 +64,7 @@ class Form:
 
     def found_in(self, line: str) -> bool:
         # A form of every file is one of prose, which names have, too.
-        texts = (line, _JOINT.sub(" ", line)) if self.suffixes is SUFFIXES else (line,)
+        texts = (line, _spaced(line)) if self.suffixes is SUFFIXES else (line,)
         return any(re.search(self.pattern, text) for text in texts)
 
 
