@@ -109,10 +109,10 @@ $(INSTALLED): requirements/dev.txt requirements/uv.txt | $(VENV)/bin/python
 	uv pip install --quiet --require-hashes --compile-bytecode -r requirements/dev.txt
 	@touch $@
 
-# The locked maturin builds, not one that build isolation would fetch. A checkout's module can rehearse a panic, for the
-# tests; a wheel's cannot.
+# The locked maturin builds, not one that build isolation would fetch. A checkout's module can rehearse a panic and emulate
+# AVX-512, for the tests; a wheel's cannot.
 $(BUILT): $(INSTALLED) $(RUST)
 	@cargo --version >/dev/null 2>&1 || { echo 'cargo was not found; install Rust 1.89 or later, see https://rustup.rs' >&2; exit 1; }
-	MATURIN_PEP517_ARGS='--features rehearse-panic' \
+	MATURIN_PEP517_ARGS='--features rehearse-panic,emulate-avx512' \
 		uv pip install --quiet --no-deps --no-build-isolation --reinstall-package protperf --editable .
 	@touch $@

@@ -55,7 +55,7 @@ NOT_OF_THE_ALGORITHM = {
     "aligned.rs", "backend.rs", "call.rs", "dispatch.rs", "instructions.rs", "kept_maps.rs", "lib.rs", "out_rows.rs",
     "outputs.rs", "parallel.rs", "shared_out.rs", "team.rs", "workspace.rs",
     "ops/mod.rs", "ops/pack.rs", "ops/transpose.rs",
-    "simd/avx2.rs", "simd/avx512.rs", "simd/mod.rs", "simd/scalar.rs",
+    "simd/avx2.rs", "simd/avx512.rs", "simd/mod.rs", "simd/pair.rs", "simd/scalar.rs",
     "ops/chosen.rs", "ops/classes.rs", "ops/dropout.rs", "ops/gate.rs", "ops/heads.rs", "ops/norm.rs",
     "bf16/product/tests.rs", "workspace/poisoned.rs",
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,13 @@ def test_the_digests_of_this_machine_are_those_on_record() -> None:
     found = subprocess.run([sys.executable, str(PIN / "run.py"), *WORDS], capture_output=True, text=True, check=False)
     text = f"{found.stdout}{found.stderr}\nif it is meant: python tests/pin/run.py --only kernels --write-kernels"
     assert found.returncode == 0, text
-    num_isas = len(protperf.build_info()["isas"])
-    assert f"{sum(name.endswith(' f32') for name in record()) // 3 * num_isas} digests of kernels" in found.stdout
+    sets = set(protperf.build_info()["isas"])
+    if "avx2" in sets and hasattr(protperf._native, "_rehearse_panic"):
+        # The build of a checkout emulates it where the processor lacks it.
+        sets.add("avx512")
+    count, names = re.search(r"(\d+) digests of kernels \((.*?)\)", found.stdout).groups()
+    assert set(names.split(", ")) == sets
+    assert int(count) == sum(name.endswith(" f32") for name in record()) // 3 * len(sets)
 
 
 def test_the_record_has_every_map_on_every_instruction_set_alike() -> None:

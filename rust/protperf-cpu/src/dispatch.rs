@@ -17,6 +17,9 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Slowest first.
+    const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
     /// The name in `PROTPERF_ISA`.
     pub fn name(self) -> &'static str {
         match self {
@@ -41,10 +44,21 @@ impl Isa {
         }
     }
 
+    /// Whether the tier runs here on pairs of AVX2's registers, with the bits that it has on its own. For tests, with the
+    /// feature `emulate-avx512`; only who names the tier gets it.
+    pub fn is_emulated(self) -> bool {
+        let is_here = cfg!(feature = "emulate-avx512") && Isa::Avx2.is_available();
+        is_here && self == Isa::Avx512 && !self.is_available()
+    }
+
+    /// Whether the tier runs here, emulated or not.
+    pub fn can_run(self) -> bool {
+        self.is_available() || self.is_emulated()
+    }
+
     /// Every tier this processor runs, slowest first.
     pub fn available() -> Vec<Isa> {
-        let all = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
-        all.into_iter().filter(|isa| isa.is_available()).collect()
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// The tier of a name.
@@ -52,10 +66,10 @@ impl Isa {
     /// # Errors
     /// [`Error::UnsupportedIsa`] where this processor lacks it or no such tier exists.
     pub fn from_name(name: &str) -> Result<Isa> {
-        let tiers = Isa::available();
-        tiers.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| Error::UnsupportedIsa {
+        let found = Isa::ALL.into_iter().find(|isa| isa.can_run() && isa.name() == name);
+        found.ok_or_else(|| Error::UnsupportedIsa {
             requested: format!("{name:?} (PROTPERF_ISA)"),
-            available: tiers.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+            available: Isa::available().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
         })
     }
 

@@ -164,7 +164,11 @@ macro_rules! element {
                 {
                     static AVX2: Ops<$t> = avx2::table::<$t, simd::avx2::$lanes>();
                     static AVX512: Ops<$t> = avx512::table::<$t, simd::avx512::$lanes>();
+                    #[cfg(feature = "emulate-avx512")]
+                    static PAIRS: Ops<$t> = avx2::table::<$t, simd::pair::Pair<simd::avx2::$lanes>>();
                     match isa {
+                        #[cfg(feature = "emulate-avx512")]
+                        Isa::Avx512 if isa.is_emulated() => return &PAIRS,
                         Isa::Avx512 => return &AVX512,
                         Isa::Avx2 => return &AVX2,
                         Isa::Scalar | Isa::Neon => {}
@@ -185,7 +189,7 @@ impl<T: CpuElement> Ops<T> {
     /// # Panics
     /// Where this processor lacks it: the safe methods rely on this check.
     pub fn of(isa: Isa) -> &'static Ops<T> {
-        assert!(isa.is_available(), "this processor has no {}", isa.name());
+        assert!(isa.can_run(), "this processor has no {}", isa.name());
         T::ops(isa)
     }
 }

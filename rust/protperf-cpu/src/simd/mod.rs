@@ -24,6 +24,8 @@ pub mod avx2;
 pub mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512bf16;
+#[cfg(all(target_arch = "x86_64", feature = "emulate-avx512"))]
+pub mod pair;
 pub mod plain_tiles;
 pub mod scalar;
 pub mod tile;
