@@ -6,6 +6,7 @@ import torch
 from attention_inputs import arrays, worst
 
 from protperf import LogLinear, _native, errors
+from protperf.torch import favor_attention, favor_attention_with_state
 
 
 class Pass:
@@ -108,3 +109,19 @@ def test_contradictions_are_refused_by_name():
         _native.favor_forward(q, k, v, omega, call.out, call.den, stored="bfloat16")
     with pytest.raises(errors.ShapeError, match="state_in has"):
         Pass(q, k, v, omega, np.zeros((1, 2, 3, 10)))
+
+
+@pytest.mark.parametrize("feature_map", ["positive", "relu", "trigonometric"])
+def test_short_segments_read_their_keys_or_their_state_with_the_same_numbers(feature_map):
+    differs = {}
+    for length in (1, 15, 16, 17, 63, 64, 65):
+        tensors = [torch.from_numpy(x) for x in arrays(1, 2, length, d=32, e=32, m=64, scale=0.5)]
+        options = {"feature_map": feature_map, "causal": False}
+        # Where the state is wanted it is what is read.
+        by_state, _ = favor_attention_with_state(*tensors, **options)
+        found = favor_attention(*tensors, **options)
+        assert worst(found, by_state) < 1e-12
+        differs[length] = not torch.equal(found, by_state)
+    # By cost: both forms were taken.
+    assert differs[15]
+    assert not differs[65]

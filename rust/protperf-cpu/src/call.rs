@@ -4,7 +4,7 @@ use crate::bf16::Unit;
 use crate::chunk::Chunk;
 use crate::instructions::Instructions;
 use crate::kept_maps;
-use crate::layout::Layout;
+use crate::layout::{CHUNK, Layout};
 use crate::load::{KeyView, Loader, RowView};
 use crate::ops::Ops;
 use crate::packed_omega::{Head, PackedOmega};
@@ -138,6 +138,17 @@ impl<'a, S: CpuStored> Call<'a, S> {
             let keys = chunk.project_keys(loaded, features);
             chunk.update_state(keys);
         })
+    }
+
+    /// Whether the queries of a noncausal head segment read its keys themselves and not their state: where that is less
+    /// work, in multiply-adds, and the keys are one chunk. Products of bf16 cost too little to tell.
+    pub fn reads_keys(&self, segment: &HeadSegment) -> bool {
+        let [queries, keys] = [self.plan.query_range(segment).len(), self.plan.key_range(segment).len()];
+        let (features, values) = (self.plan.shape.feature_dim, self.plan.shape.value_dim);
+        keys <= CHUNK
+            && self.bf16.is_none()
+            && self.state_in.is_none()
+            && queries * keys * (features + values) < (queries + keys) * features * values
     }
 
     /// Scans all that the rows of one head segment see.

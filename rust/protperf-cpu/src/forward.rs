@@ -4,7 +4,7 @@
 //! block's keys alone, then, with those states merged in order, its queries.
 
 use crate::call::Call;
-use crate::chunk::{Answers, ReadOptions};
+use crate::chunk::{Answers, Keys, ReadOptions};
 use crate::instructions::Instructions;
 use crate::layout::CHUNK;
 use crate::load::{KeyView, RowView};
@@ -61,10 +61,11 @@ impl<S: CpuStored> Forward<'_, S> {
         let scan = call.scan(segment)?;
         call.with_workspace(segment.head, |workspace| {
             self.first_state(segment, &scan, workspace.chunk.state);
-            if !call.args.causal && scan.is_clean() {
+            let reads_keys = !call.args.causal && self.state_out.is_none() && call.reads_keys(segment);
+            if !call.args.causal && !reads_keys && scan.is_clean() {
                 call.add_keys(workspace, &keys, scan.value_scales().0)?;
             }
-            self.answer_queries(workspace, segment, &scan, call.plan.query_blocks(segment).range(0))
+            self.answer_queries(workspace, segment, &scan, call.plan.query_blocks(segment).range(0), reads_keys)
         })
     }
 
@@ -79,7 +80,7 @@ impl<S: CpuStored> Forward<'_, S> {
             let block = if call.args.causal { range.start / call.plan.query_blocks(&segments[*at]).step() } else { 0 };
             call.with_workspace(segments[*at].head, |workspace| {
                 workspace.chunk.state.copy_from(&states[*at][block]);
-                self.answer_queries(workspace, &segments[*at], &scans[*at], range.clone())
+                self.answer_queries(workspace, &segments[*at], &scans[*at], range.clone(), false)
             })
         })
     }
@@ -130,13 +131,14 @@ impl<S: CpuStored> Forward<'_, S> {
         state.scale_values(scan.value_scales().0);
     }
 
-    /// Outputs of some queries, from the state before them or of all keys.
+    /// Outputs of some queries, from the state before them or of all keys, or from the keys themselves.
     fn answer_queries(
         &self,
         workspace: &mut Workspace<'_, S::Compute>,
         segment: &HeadSegment,
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
+        reads_keys: bool,
     ) -> Result<()> {
         let call = self.call;
         let all = call.queries(&call.args.q, segment);
@@ -153,7 +155,7 @@ impl<S: CpuStored> Forward<'_, S> {
             let keys = call.keys(segment).part(range, false);
             outputs.causal(workspace, &keys, usable, is_last && self.state_out.is_some())?;
         } else {
-            outputs.noncausal(workspace, usable)?;
+            outputs.noncausal(workspace, reads_keys.then(|| call.keys(segment)), usable)?;
         }
         outputs.fill_with_nan(usable);
         if is_last {
@@ -214,14 +216,23 @@ impl<S: CpuStored> QueryOutputs<'_, S> {
         })
     }
 
-    /// The first `usable` rows, each of which sees the state.
-    fn noncausal(&mut self, workspace: &mut Workspace<'_, S::Compute>, usable: usize) -> Result<()> {
-        let Workspace { chunk, queries: query_rows, .. } = workspace;
-        let call = self.call;
+    /// The first `usable` rows, each of which sees the state, or all of the keys, which are one chunk.
+    fn noncausal(
+        &mut self,
+        workspace: &mut Workspace<'_, S::Compute>,
+        keys: Option<KeyView<'_, S>>,
+        usable: usize,
+    ) -> Result<()> {
+        let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
+        let (call, omega, scale) = (self.call, chunk.head.omega, S::Compute::exp2_int(-self.value_power));
+        let keys = keys.filter(|_| usable > 0).map(|keys| {
+            let loaded = call.loader.load_keys(omega, key_rows, &keys, 0, keys.len(), scale);
+            Keys { is_causal: false, ..chunk.project_keys(loaded, features) }
+        });
         call.workers.for_each_chunk(usable, |low, count| {
             let queries = call.loader.load_queries(query_rows, &self.queries, low, count);
             let queries = chunk.project_queries(queries);
-            self.store(&chunk.read(None, &queries, FORWARD), low, count);
+            self.store(&chunk.read(keys.as_ref(), &queries, FORWARD), low, count);
         })
     }
 

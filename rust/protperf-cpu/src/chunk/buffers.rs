@@ -45,6 +45,8 @@ pub struct Keys<'b, T> {
     /// `[panel][CHUNK][PANEL]`, zero up to the next multiple of [`PAD`] rows.
     pub features: &'b [T],
     pub count: usize,
+    /// Whether a query sees those up to its own position alone, and not all of them.
+    pub is_causal: bool,
 }
 
 /// Projected queries.

@@ -44,7 +44,7 @@ impl<T: CpuElement> Chunk<'_, T> {
         rows.values_and_one[count * value_row..count.next_multiple_of(PAD) * value_row].fill(T::ZERO);
         raise_state(&self.head, self.family, rows, count, self.state, self.buffers);
         key_features(&self.head, self.family, rows, count, &self.state.reference, features);
-        Keys { rows, features, count }
+        Keys { rows, features, count, is_causal: true }
     }
 
     /// Projects queries.
@@ -64,11 +64,11 @@ impl<T: CpuElement> Chunk<'_, T> {
         let Queries { rows, count, .. } = queries;
         raise_state(&self.head, self.family, rows, count, to, self.buffers);
         key_features(&self.head, self.family, rows, count, &to.reference, features);
-        add_keys(&self.head, &Keys { rows, features, count }, to);
+        add_keys(&self.head, &Keys { rows, features, count, is_causal: true }, to);
     }
 
-    /// What the queries read: from the state alone, or with `keys` also from the keys of their chunk up to their own
-    /// position.
+    /// What the queries read: from the state alone, or with `keys` also from these keys, those of their chunk up to their own
+    /// position or all of them.
     pub fn read<'c>(
         &'c mut self,
         keys: Option<&Keys<'_, T>>,
@@ -78,7 +78,9 @@ impl<T: CpuElement> Chunk<'_, T> {
         let (head, family) = (self.head, self.family);
         let Buffers { references, scores, sums, .. } = &mut *self.buffers;
         references.reference.copy_from_slice(&self.state.reference);
-        let mut again = read::choose_exponents(&head, family, references, keys, queries, options.normalize, sums);
+        // The references are those of all that a query sees, unless later keys have raised them.
+        let causal = keys.filter(|keys| keys.is_causal);
+        let mut again = read::choose_exponents(&head, family, references, causal, queries, options.normalize, sums);
         let operands = options.gradient.then(|| gradient::prepare(&head, keys, queries, scores));
         self.clear_results(queries.count);
         if let Some(keys) = keys.filter(|_| options.gradient && !again.is_empty()) {
@@ -95,7 +97,7 @@ impl<T: CpuElement> Chunk<'_, T> {
         if options.sums {
             read::finish(&head, keys, queries.count, scores, sums);
             // Underflow only makes a sum of positive terms smaller, so a small denominator finds every such row.
-            if let Some(floor) = family.denominator_floor().filter(|_| options.normalize && keys.is_some()) {
+            if let Some(floor) = family.denominator_floor().filter(|_| options.normalize && causal.is_some()) {
                 again.extend((0..queries.count).filter(|&row| sums.denominator[row].abs() < floor));
             }
         }

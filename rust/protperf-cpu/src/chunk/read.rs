@@ -86,9 +86,10 @@ pub fn add_panel<T: CpuElement>(
     };
     let left = head.products.left(Place::Left, &base);
     if let Some(keys) = keys {
-        let padded = count.next_multiple_of(PAD);
+        let padded = keys.count.next_multiple_of(PAD);
         let features = &keys.features[panel * CHUNK * PANEL..][..CHUNK * PANEL];
-        let product = Product { b: features, b_row: PANEL, cols: padded, triangle: Triangle::LowerColumns, ..base };
+        let triangle = if keys.is_causal { Triangle::LowerColumns } else { Triangle::Whole };
+        let product = Product { b: features, b_row: PANEL, cols: padded, triangle, ..base };
         head.products.product_of_transposed(
             &left,
             &product,
@@ -122,32 +123,35 @@ pub fn finish<T: CpuElement>(
 ) {
     let (value_row, padded_value) = (head.layout.value_row(), head.layout.padded_value());
     if let Some(keys) = keys {
-        // Masked, not multiplied by 0: what is not finite in a later row must not reach an earlier one.
-        keep_lower(&mut scores.values, count);
-        let product = own_sums(&scores.values, &keys.rows.values_and_one, &head.layout, count);
+        if keys.is_causal {
+            // Masked, not multiplied by 0: what is not finite in a later row must not reach an earlier one.
+            keep_lower(&mut scores.values, count);
+        }
+        let product = own_sums(&scores.values, keys, &head.layout, count);
         head.products.product(&product, &mut sums.numerator, value_row);
     }
     for row in 0..count {
         let own = keys.map_or(T::ZERO, |keys| {
-            weighted_ones(&scores.values[row * CHUNK..][..=row], &keys.rows.values_and_one[padded_value..], value_row)
+            let seen = if keys.is_causal { row + 1 } else { keys.count };
+            weighted_ones(&scores.values[row * CHUNK..][..seen], &keys.rows.values_and_one[padded_value..], value_row)
         });
         sums.denominator[row] = sum_of(&sums.lanes[row * PAD..][..PAD]) + own;
     }
 }
 
 /// `scores . v` of the first `count` rows of a chunk, the ones left out.
-fn own_sums<'a, T>(scores: &'a [T], values_and_one: &'a [T], layout: &Layout, count: usize) -> Product<'a, T> {
+fn own_sums<'a, T>(scores: &'a [T], keys: &Keys<'a, T>, layout: &Layout, count: usize) -> Product<'a, T> {
     Product {
         a: scores,
         a_row: CHUNK,
         a_depth: 1,
-        b: values_and_one,
+        b: &keys.rows.values_and_one,
         b_row: layout.value_row(),
         rows: count,
         cols: layout.padded_value(),
-        depth: count,
+        depth: keys.count,
         mode: Mode::Add,
-        triangle: Triangle::LowerDepth,
+        triangle: if keys.is_causal { Triangle::LowerDepth } else { Triangle::Whole },
     }
 }
 
