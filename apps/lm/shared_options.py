@@ -9,19 +9,12 @@ from typing import Any
 
 from protperf.errors import ConfigError
 from protperf.lm.device import DTYPES, ENGINES, READING_DEVICES, check_dtype, check_reading_device, choose_engine
+from protperf.lm.named_files import LISTS, MODEL, check_suffix
 from protperf.lm.options import REQUIRED, check, option
 from protperf.message import Argument, Message
 
 BATCH_TOKENS = 4096
 """Tokens of one pass unless others are asked for: more is no faster on a CPU."""
-PICTURES = (".png", ".svg")
-"""Formats of a picture, by the suffix of its file."""
-LISTS = (".tsv", ".csv", ".jsonl")
-"""Formats of a list of rejected records."""
-PAGES = (".html", ".htm")
-"""Formats of a report."""
-MODEL = "Run directory, one step of it, builtin:nano, an ESM-2 folder, or a baseline."
-"""What the help says of a model."""
 POLICIES = ("map", "strict", "skip")
 """What happens to residues that are not letters of the alphabet."""
 
@@ -51,17 +44,6 @@ def batch_tokens_option() -> Any:
 def deterministic_option() -> Any:
     """Whether the last bits may depend on what is read together."""
     return option(False, "The same bits for any batch size, order and number of threads; slower.")
-
-
-def check_suffix(name: str, path: Path | None, known: tuple[str, ...]) -> None:
-    """Refuse a file whose suffix promises another format than those known.
-
-    Raises:
-        ConfigError: naming the argument.
-    """
-    if path is not None and path.suffix.lower() not in known:
-        text = "{name} is {path}; name a file that ends in one of {known}"
-        raise ConfigError(Message(text, name=Argument(name), path=path, known=", ".join(known)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

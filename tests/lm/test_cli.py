@@ -29,8 +29,9 @@ QUICK = 7.0
 def test_quick_commands_start_almost_as_fast_as_the_interpreter(words: list[str], runs: dict[str, Path]) -> None:
     if words == ["info"]:
         words = ["info", str(runs["both"])]
-    times = machine.times_the_cost(lambda: machine.cpu_s([*COMMAND, *words], env=environment()), machine.start_of())
-    assert times < QUICK
+    cost = lambda: machine.cpu_s([*COMMAND, *words], env=environment())  # noqa: E731
+    # The least of few is a matter of luck where others use the processor.
+    assert machine.times_the_cost(cost, machine.start_of(), rounds=30) < QUICK
 
 
 def test_a_command_that_loads_torch_is_seen_not_to_be_quick() -> None:

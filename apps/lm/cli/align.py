@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from protperf.lm.alignment.options import AlignOptions
-from protperf.lm.cli import common
+from protperf.lm.cli import common, working
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 
 
@@ -30,7 +30,7 @@ GROUPS = {
     "input": [*pick(AlignCommand), *pick(AlignOptions, "query", "residues")],
     "alignment": pick(AlignOptions, "rounds"),
     "output": pick(AlignOptions, "out", "force"),
-    "computation": pick(common.ThreadOptions),
+    "computation": pick(working.ThreadOptions),
     "messages": pick(common.MessageOptions, "quiet"),
 }
 EXAMPLES = """
@@ -45,7 +45,7 @@ def run(given: dict[str, Any]) -> int:
     started = time.monotonic()
     command, options = instance(AlignCommand, given), instance(AlignOptions, given)
     quiet = given.get("quiet", False)
-    common.set_threads(instance(common.ThreadOptions, given).threads)
+    working.set_threads(instance(working.ThreadOptions, given).threads)
     from protperf.lm.alignment.align import align_files
     from protperf.lm.cli.progress import CommandWatch
 

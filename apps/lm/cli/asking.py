@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from protperf.lm.cli import common
+from protperf.lm.cli import common, working
 from protperf.lm.cli.parameters import Groups
 from protperf.lm.options import REQUIRED, check, option, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions, model_option
@@ -35,11 +35,11 @@ class SequencesCommand:
 INPUT = [
     *pick(SequencesCommand, "model", "fasta"),
     *pick(ReadingOptions),
-    *pick(common.ExitOptions),
+    *pick(working.ExitOptions),
     *pick(RejectOptions),
 ]
 """Options of a command that asks a model about sequences."""
-COMPUTATION = [*pick(common.ThreadOptions), *pick(LoadOptions)]
+COMPUTATION = [*pick(working.ThreadOptions), *pick(LoadOptions)]
 """Options of how a command asks models."""
 
 
@@ -63,7 +63,7 @@ def load_models(
     from protperf.lm.loading import load_run
     from protperf.lm.storage import builtin
 
-    num_threads = common.set_threads(threads)
+    num_threads = working.set_threads(threads)
     loaded = [load_run(path, load.dtype, load.device, load.engine) for path in paths]
     shipped = [each.step.name for each in loaded if each.step.name.startswith(builtin.PREFIX)]
     text = "note: {name} is what a training starts with, and has learnt too little to be trusted by itself"

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from protperf.lm.baselines.options import BaselineOptions
-from protperf.lm.cli import common
+from protperf.lm.cli import common, working
 from protperf.lm.options import check, instance, option, pick
 
 
@@ -31,7 +31,7 @@ GROUPS = {
     "input": [*pick(BaselineCommand), *pick(BaselineOptions, "residues")],
     "model": pick(BaselineOptions, "kind", "order", "theta"),
     "output": pick(BaselineOptions, "out", "force"),
-    "computation": pick(common.ThreadOptions),
+    "computation": pick(working.ThreadOptions),
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
@@ -48,7 +48,7 @@ def run(given: dict[str, Any]) -> int:
     started = time.monotonic()
     command, options = instance(BaselineCommand, given), instance(BaselineOptions, given)
     messages = instance(common.MessageOptions, given)
-    common.set_threads(instance(common.ThreadOptions, given).threads)
+    working.set_threads(instance(working.ThreadOptions, given).threads)
     from protperf.lm.baselines.fit import fit_baseline
     from protperf.lm.cli.progress import CommandWatch
 

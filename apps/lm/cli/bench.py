@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from protperf.lm.cli import common
+from protperf.lm.cli import common, working
 from protperf.lm.options import check, instance, option, pick
 from protperf.lm.shared_options import LoadOptions
 from protperf.lm.timing.options import BenchOptions, BenchRow
@@ -26,7 +26,7 @@ GROUPS = {
     "network": pick(BenchOptions, "model", "size", "own"),
     "measurement": pick(BenchOptions, "lengths", "tasks", "repeats"),
     "output": pick(BenchOutput),
-    "computation": [*pick(common.ThreadOptions), *pick(LoadOptions, "device", "engine")],
+    "computation": [*pick(working.ThreadOptions), *pick(LoadOptions, "device", "engine")],
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
@@ -43,7 +43,7 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.timing.job import measure
 
-    num_threads = common.set_threads(instance(common.ThreadOptions, given).threads)
+    num_threads = working.set_threads(instance(working.ThreadOptions, given).threads)
     common.say_all(GROUPS, [common.environment(num_threads, "float32", loading.device)] if messages.verbose else [])
     common.raise_on_signal()
     rows = measure(options, loading, CommandWatch(GROUPS, messages.quiet))

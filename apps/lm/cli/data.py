@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from protperf.errors import ConfigError
-from protperf.lm.cli import common
+from protperf.lm.cli import common, working
 from protperf.lm.cli.commands import EXIT_DATA
 from protperf.lm.data.options import DataOptions
 from protperf.lm.options import REQUIRED, check, instance, option, pick
@@ -39,7 +39,7 @@ GROUPS = {
     "split": pick(DataOptions, "by", "identity", "clusters", "group_col", "fractions", "seed"),
     "check": pick(DataOptions, "fail_above"),
     "output": pick(DataOptions, "out", "force", "as_json"),
-    "computation": pick(common.ThreadOptions),
+    "computation": pick(working.ThreadOptions),
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
@@ -60,7 +60,7 @@ def run(given: dict[str, Any]) -> int:
         raise ConfigError(Message("{action} needs {out}", action=command.action, out=Argument("out")))
     if command.action == "check" and len(command.files) != 2:
         raise ConfigError(f"check compares two files; {len(command.files)} given")
-    common.set_threads(instance(common.ThreadOptions, given).threads)
+    working.set_threads(instance(working.ThreadOptions, given).threads)
 
     def warn(text: str) -> None:
         common.say_all(GROUPS, [text], "warning: ")

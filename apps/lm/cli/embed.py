@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protperf.lm.cli import asking, common
+from protperf.lm.cli import asking, common, working
 from protperf.lm.embedding.options import EmbedOptions, EmbedOutput
 from protperf.lm.options import instance, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
@@ -16,7 +16,7 @@ GROUPS = {
     "output": pick(EmbedOutput),
     "computation": [
         *pick(EmbedOptions, "batch_tokens", "deterministic"),
-        *pick(common.ThreadOptions),
+        *pick(working.ThreadOptions),
         *pick(LoadOptions, "device", "engine"),
     ],
     "messages": pick(common.MessageOptions),
@@ -33,7 +33,7 @@ def run(given: dict[str, Any]) -> int:
     """Write the file of vectors; returns the exit code."""
     started = time.monotonic()
     command, messages = instance(asking.SequencesCommand, given), instance(common.MessageOptions, given)
-    load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
+    load, threads = instance(LoadOptions, given), instance(working.ThreadOptions, given).threads
     embedding, output = instance(EmbedOptions, given), instance(EmbedOutput, given)
     from protperf.lm.embedding.job import EmbedJob
 
@@ -48,4 +48,4 @@ def run(given: dict[str, Any]) -> int:
     common.raise_on_signal()
     summary = job.write(prepared, watch)
     asking.conclude(GROUPS, messages, summary, started)
-    return instance(common.ExitOptions, given).code(summary.reading.rejected)
+    return instance(working.ExitOptions, given).code(summary.reading.rejected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protperf.lm.cli import asking, common
+from protperf.lm.cli import asking, common, working
 from protperf.lm.cli.commands import EXIT_DATA
 from protperf.lm.evaluation.options import EvalOptions
 from protperf.lm.options import instance, pick
@@ -32,7 +32,7 @@ def run(given: dict[str, Any]) -> int:
     """Write the table of an evaluation; returns the exit code."""
     started = time.monotonic()
     command, messages = instance(asking.SequencesCommand, given), instance(common.MessageOptions, given)
-    load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
+    load, threads = instance(LoadOptions, given), instance(working.ThreadOptions, given).threads
     options, reading = instance(EvalOptions, given), instance(ReadingOptions, given)
     from protperf.lm.evaluation.job import EvalJob
 
@@ -50,4 +50,4 @@ def run(given: dict[str, Any]) -> int:
     common.say_all(GROUPS, summary.failed, "failed: ")
     if summary.failed:
         return EXIT_DATA
-    return instance(common.ExitOptions, given).code(summary.rejected)
+    return instance(working.ExitOptions, given).code(summary.rejected)

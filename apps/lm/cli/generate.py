@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from protperf.lm.cli import asking, common
+from protperf.lm.cli import asking, common, working
 from protperf.lm.generation.options import GenerateOptions, GenerateOutput
 from protperf.lm.options import check, instance, pick
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, model_option
@@ -29,7 +29,7 @@ GROUPS = {
     "sampling": pick(GenerateOptions, "temperature", "top_k", "top_p", "max_repeat", "exclude"),
     "templates": pick(GenerateOptions, "template", "infill", "fix_positions", "order", "steps"),
     "output": pick(GenerateOutput),
-    "computation": [*pick(common.ThreadOptions), *pick(LoadOptions)],
+    "computation": [*pick(working.ThreadOptions), *pick(LoadOptions)],
     "messages": pick(common.MessageOptions),
 }
 EXAMPLES = """
@@ -44,7 +44,7 @@ def run(given: dict[str, Any]) -> int:
     """Write the sequences; returns the exit code."""
     started = time.monotonic()
     command, messages = instance(GenerateCommand, given), instance(common.MessageOptions, given)
-    load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
+    load, threads = instance(LoadOptions, given), instance(working.ThreadOptions, given).threads
     options, output = instance(GenerateOptions, given), instance(GenerateOutput, given)
     from protperf.lm.generation.job import GenerateJob
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from protperf.lm.cli import common
+from protperf.lm.named_files import MODEL
 from protperf.lm.options import check, instance, option, pick
 from protperf.lm.reporting.options import RunReportOptions
-from protperf.lm.shared_options import MODEL
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ load pydantic to read them, which takes longer than `--help` or `info` may take 
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -51,7 +52,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(declared: Any) -> _Parser:
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    # Help is written by protperf.lm.cli.help: argparse need not ask how wide the terminal is.
+    formatter: Any = functools.partial(argparse.HelpFormatter, width=80)
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=formatter)
     for each in declared:
         if not each.is_positional:
             action = "store_true" if each.kind is bool else "append" if each.is_many else "store"

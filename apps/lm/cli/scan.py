@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from protperf.lm.cli import asking, common
+from protperf.lm.cli import asking, common, working
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.scan.options import PictureOptions, RegionOptions
 from protperf.lm.shared_options import LoadOptions
@@ -58,7 +58,7 @@ def run(given: dict[str, Any]) -> int:
     from protperf.lm.variants.wild_type import read_wild_type
 
     inputs = [command.wt] if is_path(command.wt) else []
-    watch, threads = CommandWatch(GROUPS, messages.quiet), instance(common.ThreadOptions, given).threads
+    watch, threads = CommandWatch(GROUPS, messages.quiet), instance(working.ThreadOptions, given).threads
     job = ScanJob(read_wild_type(command.wt, offset.offset), region, strategy, table, pictures, inputs, watch)
     # The mistakes that can be seen without torch have been reported by now.
     loaded = asking.load_models(GROUPS, models.paths, load, threads, messages)

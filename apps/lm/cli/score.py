@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protperf.lm.cli import asking, common
+from protperf.lm.cli import asking, common, working
 from protperf.lm.options import instance, pick
 from protperf.lm.scoring.options import ScoreOptions, ScoreOutput
 from protperf.lm.shared_options import LoadOptions, ReadingOptions, RejectOptions
@@ -31,7 +31,7 @@ def run(given: dict[str, Any]) -> int:
     """Write the table of scores; returns the exit code."""
     started = time.monotonic()
     command, messages = instance(asking.SequencesCommand, given), instance(common.MessageOptions, given)
-    load, threads = instance(LoadOptions, given), instance(common.ThreadOptions, given).threads
+    load, threads = instance(LoadOptions, given), instance(working.ThreadOptions, given).threads
     from protperf.lm.scoring.job import ScoreJob
 
     scoring, reading = instance(ScoreOptions, given), instance(ReadingOptions, given)
@@ -47,4 +47,4 @@ def run(given: dict[str, Any]) -> int:
     common.raise_on_signal()
     summary = job.write(prepared, watch)
     asking.conclude(GROUPS, messages, summary, started)
-    return instance(common.ExitOptions, given).code(summary.reading.rejected)
+    return instance(working.ExitOptions, given).code(summary.reading.rejected)

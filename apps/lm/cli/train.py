@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protperf.lm.cli import common
+from protperf.lm.cli import common, working
 from protperf.lm.model.config import MODEL_CHOICES, ModelConfig
 from protperf.lm.options import instance, pick
 from protperf.lm.shared_options import RejectOptions
@@ -15,7 +15,7 @@ from protperf.lm.training.options import OPTIMIZATION_OPTIONS, ComputeOptions, P
 GROUPS = {
     "data": [
         *pick(PathOptions, "files", "fasta"),
-        *pick(common.ExitOptions),
+        *pick(working.ExitOptions),
         *pick(RejectOptions),
         *pick(RunOptions, "seq_col"),
         *pick(TrainOptions, "validate", "hold_out", "residues"),
@@ -30,7 +30,7 @@ GROUPS = {
     "optimization": pick(TrainOptions, *OPTIMIZATION_OPTIONS),
     "bookkeeping": pick(TrainOptions, "checkpoint_every", "patience", "log_every", "logger"),
     "computation": [
-        *pick(common.ThreadOptions),
+        *pick(working.ThreadOptions),
         *pick(ComputeOptions),
         *pick(TrainOptions, "engine", "precision", "attention_backend"),
     ],
@@ -50,12 +50,12 @@ def run(given: dict[str, Any]) -> int:
     # Loading libraries and sequences counts as part of --time.
     started, clock = time.monotonic(), Clock()
     paths, messages = instance(PathOptions, given), instance(common.MessageOptions, given)
-    compute, threads = instance(ComputeOptions, given), instance(common.ThreadOptions, given).threads
+    compute, threads = instance(ComputeOptions, given), instance(working.ThreadOptions, given).threads
     # The mistakes that can be seen without torch have been reported by now.
     from protperf.lm.cli.progress import TrainProgress
     from protperf.lm.training.request import read_request
 
-    num_threads, request = common.set_threads(threads), read_request(paths.out, given)
+    num_threads, request = working.set_threads(threads), read_request(paths.out, given)
     common.say_all(GROUPS, [common.environment(num_threads, compute.dtype, compute.device)] if messages.verbose else [])
     with TrainProgress(GROUPS, messages.quiet, request.options.time_s) as bar:
         if request.run.dry_run:
@@ -71,4 +71,4 @@ def run(given: dict[str, Any]) -> int:
     common.say_all(GROUPS, outcome.interruption())
     if outcome.signal is not None:
         return 128 + outcome.signal
-    return instance(common.ExitOptions, given).code(outcome.rejected)
+    return instance(working.ExitOptions, given).code(outcome.rejected)

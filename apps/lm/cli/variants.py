@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from protperf.lm.cli import asking, common
+from protperf.lm.cli import asking, common, working
 from protperf.lm.cli.commands import EXIT_REJECTED
 from protperf.lm.options import REQUIRED, check, instance, option, pick
 from protperf.lm.shared_options import LoadOptions
@@ -60,7 +60,7 @@ def run(given: dict[str, Any]) -> int:
     started = time.monotonic()
     command, messages = instance(VariantsCommand, given), instance(common.MessageOptions, given)
     load, wild, models = instance(LoadOptions, given), instance(WildTypeOptions, given), instance(ModelOptions, given)
-    request, threads = read_request(given), instance(common.ThreadOptions, given).threads
+    request, threads = read_request(given), instance(working.ThreadOptions, given).threads
     asking.check_models(models.paths)
     from protperf.lm.cli.progress import CommandWatch
     from protperf.lm.variants.reader import input_of

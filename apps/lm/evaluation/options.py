@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
+from protperf.lm.named_files import PICTURES, check_suffix
 from protperf.lm.options import check, option
-from protperf.lm.shared_options import PICTURES, batch_tokens_option, check_suffix, deterministic_option
+from protperf.lm.shared_options import batch_tokens_option, deterministic_option
 from protperf.message import Argument, Message
 
 GROUPINGS = ("length", "residue", "calibration", "cluster")

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from protperf.errors import ConfigError
+from protperf.lm.named_files import PAGES, PICTURES, check_suffix
 from protperf.lm.options import check, option
-from protperf.lm.shared_options import PAGES, PICTURES, check_suffix
 from protperf.message import Argument, Message
 
 

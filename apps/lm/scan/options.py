@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from protperf.errors import ConfigError
+from protperf.lm.named_files import PAGES, PICTURES, check_suffix
 from protperf.lm.options import check, option
-from protperf.lm.shared_options import PAGES, PICTURES, check_suffix
 from protperf.message import Argument, Message
 
 STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif")

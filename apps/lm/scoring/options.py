@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from protperf.errors import ConfigError
 from protperf.lm.direction import DIRECTIONS, choose_direction, refuse_direction
+from protperf.lm.named_files import PICTURES, check_suffix
 from protperf.lm.options import check, option
 from protperf.lm.shared_options import BATCH_TOKENS as BATCH_TOKENS
-from protperf.lm.shared_options import PICTURES, batch_tokens_option, check_suffix, deterministic_option, shard_option
+from protperf.lm.shared_options import batch_tokens_option, deterministic_option, shard_option
 from protperf.message import Argument, Message
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -174,6 +173,9 @@ def remove(path: Path) -> None:
     """Remove a file, a link or a whole directory, if it exists."""
     with named(path):
         if path.is_dir() and not path.is_symlink():
+            # Here, for every command loads this file and few remove anything.
+            import shutil
+
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
