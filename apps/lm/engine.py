@@ -21,6 +21,10 @@ MASKED, CAUSAL = 0, 1
 
 Tokens = NDArray[np.uint8]
 Borders = NDArray[np.int64]
+Places = NDArray[np.int64] | None
+"""Places among tokens; None: all of them."""
+Targets = Tokens | None
+"""One token for each of some places; None: every token of the vocabulary."""
 
 
 class CausalState(Protocol):
@@ -39,11 +43,7 @@ class CausalState(Protocol):
         ...
 
     def advance(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, rows: Places = None, targets: Targets = None
     ) -> NDArray[np.floating]:
         """Read on: the next tokens of each sequence, which may be none; the state is updated in place.
 
@@ -82,12 +82,7 @@ class Engine(Protocol):
         ...
 
     def log_probs(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        mode: int,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, mode: int, rows: Places = None, targets: Targets = None
     ) -> NDArray[np.floating]:
         """Log-probabilities over the vocabulary, nats, [num_rows, vocabulary].
 
@@ -137,6 +132,6 @@ class PoolingState(CausalState, Protocol):
         ...
 
 
-def of_targets(log_probs: NDArray[np.floating], targets: Tokens | None) -> NDArray[np.floating]:
+def of_targets(log_probs: NDArray[np.floating], targets: Targets) -> NDArray[np.floating]:
     """Of rows [num_rows, vocabulary] what their targets have [num_rows]; all of it where there are none."""
     return log_probs if targets is None else log_probs[np.arange(len(log_probs)), targets]

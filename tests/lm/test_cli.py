@@ -29,7 +29,10 @@ QUICK = 7.0
 def test_quick_commands_start_almost_as_fast_as_the_interpreter(words: list[str], runs: dict[str, Path]) -> None:
     if words == ["info"]:
         words = ["info", str(runs["both"])]
-    cost = lambda: machine.cpu_s([*COMMAND, *words], env=environment())  # noqa: E731
+
+    def cost() -> float:
+        return machine.cpu_s([*COMMAND, *words], env=environment())
+
     # The least of few is a matter of luck where others use the processor.
     assert machine.times_the_cost(cost, machine.start_of(), rounds=30) < QUICK
 

@@ -24,7 +24,7 @@ from protperf.lm.alignment.profile import conservation, log_odds
 from protperf.lm.alignment.substitution import substitution
 from protperf.lm.alphabet import BOS, EOS, FIRST_RESIDUE, NUM_STANDARD, VOCAB_SIZE
 from protperf.lm.baselines.engine import BaselineEngine
-from protperf.lm.engine import MASKED, Borders, Tokens, of_targets
+from protperf.lm.engine import MASKED, Borders, Places, Targets, Tokens, of_targets
 from protperf.pairwise import Given
 
 _NEARLY = 0.7
@@ -52,12 +52,7 @@ class SubstitutionEngine(BaselineEngine):
         raise NotImplementedError
 
     def log_probs(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        mode: int,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, mode: int, rows: Places = None, targets: Targets = None
     ) -> NDArray[Any]:
         if mode != MASKED:
             raise ConfigError(f"a baseline ({self.kind}) knows columns and does not read left to right")

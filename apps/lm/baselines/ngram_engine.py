@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protperf.errors import ConfigError
 from protperf.lm.baselines.engine import BaselineEngine
 from protperf.lm.baselines.ngram import BORDER, NUM_SYMBOLS, rolling, symbols_of
-from protperf.lm.engine import CAUSAL, Borders, Tokens, of_targets
+from protperf.lm.engine import CAUSAL, Borders, Places, Targets, Tokens, of_targets
 
 Table = NDArray[np.floating]
 
@@ -30,12 +30,7 @@ class NgramEngine(BaselineEngine):
         self._num_before = round(np.log(len(table)) / np.log(NUM_SYMBOLS))
 
     def log_probs(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        mode: int,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, mode: int, rows: Places = None, targets: Targets = None
     ) -> NDArray[Any]:
         if mode != CAUSAL:
             raise ConfigError(f"a baseline ({self.kind}) reads left to right and knows no masks")
@@ -56,13 +51,7 @@ class NgramState:
         places = np.asarray(indices, np.int64)
         return NgramState(self._table, self._before[places], self.positions[places])
 
-    def advance(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
-    ) -> NDArray[Any]:
+    def advance(self, tokens: Tokens, borders: Borders, rows: Places = None, targets: Targets = None) -> NDArray[Any]:
         symbols, count = symbols_of(tokens), self._before.shape[1]
         contexts = np.zeros(len(tokens), np.int64)
         for i, (start, end) in enumerate(itertools.pairwise(borders.tolist())):

@@ -21,7 +21,7 @@ from torch.nn import functional
 from protperf.errors import ConfigError
 from protperf.lm.alphabet import MASK
 from protperf.lm.device import chosen_device
-from protperf.lm.engine import MASKED, Borders, Tokens, of_targets
+from protperf.lm.engine import MASKED, Borders, Places, Targets, Tokens, of_targets
 from protperf.lm.model.esm_folder import EsmFolder
 from protperf.lm.model.network import places
 from protperf.lm.model.torch_computing import TorchComputing
@@ -119,12 +119,7 @@ class EsmEngine(TorchComputing):
         self._ids = torch.tensor(network.folder.token_ids, device=network.embedding.device)
 
     def log_probs(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        mode: int,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, mode: int, rows: Places = None, targets: Targets = None
     ) -> NDArray[np.floating]:
         with torch.inference_mode():
             hidden = self._hidden(tokens, borders, mode)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from protperf.lm.engine import CAUSAL, Borders, Tokens
+from protperf.lm.engine import CAUSAL, Borders, Places, Targets, Tokens
 from protperf.lm.model.config import ModelConfig
 from protperf.network import Network, NetworkState, Pool
 
@@ -36,12 +36,7 @@ class NativeEngine:
         return contextlib.nullcontext()
 
     def log_probs(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        mode: int,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, mode: int, rows: Places = None, targets: Targets = None
     ) -> NDArray[np.floating]:
         return self.network.log_probs(tokens, borders, mode == CAUSAL, rows, targets)
 
@@ -71,11 +66,7 @@ class NativeState:
         return NativeState(self._inner.select(indices))
 
     def advance(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, rows: Places = None, targets: Targets = None
     ) -> NDArray[np.floating]:
         return self._inner.advance(tokens, borders, rows, targets)
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from protperf.lm.engine import Borders, Tokens
+from protperf.lm.engine import Borders, Places, Targets, Tokens
 from protperf.lm.model.network import ChunkState, Network
 from protperf.lm.model.torch_computing import TorchComputing
 
@@ -22,12 +22,7 @@ class TorchEngine(TorchComputing):
         self.network = network
 
     def log_probs(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        mode: int,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, mode: int, rows: Places = None, targets: Targets = None
     ) -> NDArray[np.floating]:
         with torch.inference_mode():
             hidden = self.network.hidden(self.tensor(tokens), self.tensor(borders), mode)
@@ -42,9 +37,7 @@ class TorchEngine(TorchComputing):
     def empty_state(self, num_sequences: int = 1) -> TorchState:
         return TorchState(self, ChunkState(torch.zeros(num_sequences, dtype=torch.int64)))
 
-    def picked(
-        self, hidden: torch.Tensor, rows: NDArray[np.int64] | None, targets: Tokens | None
-    ) -> NDArray[np.floating]:
+    def picked(self, hidden: torch.Tensor, rows: Places, targets: Targets) -> NDArray[np.floating]:
         """Log-probabilities of some rows of normalized hidden states, or of their targets alone."""
         wanted = hidden if rows is None else hidden[self.tensor(rows)]
         found = functional.log_softmax(self.network.logits(wanted), -1)
@@ -67,11 +60,7 @@ class TorchState:
         return TorchState(self._engine, self._inner.select([int(index) for index in indices]))
 
     def advance(
-        self,
-        tokens: Tokens,
-        borders: Borders,
-        rows: NDArray[np.int64] | None = None,
-        targets: Tokens | None = None,
+        self, tokens: Tokens, borders: Borders, rows: Places = None, targets: Targets = None
     ) -> NDArray[np.floating]:
         engine = self._engine
         with torch.inference_mode():

@@ -141,7 +141,8 @@ impl<'a, S: CpuStored> Call<'a, S> {
     }
 
     /// Whether the queries of a noncausal head segment read its keys themselves and not their state: where that is less
-    /// work, in multiply-adds, and the keys are one chunk. Products of bf16 cost too little to tell.
+    /// work, in multiply-adds, and the keys are one chunk. The two were compared in f32 alone: with products of bf16 it is
+    /// the state.
     pub fn reads_keys(&self, segment: &HeadSegment) -> bool {
         let [queries, keys] = [self.plan.query_range(segment).len(), self.plan.key_range(segment).len()];
         let (features, values) = (self.plan.shape.feature_dim, self.plan.shape.value_dim);

@@ -65,7 +65,13 @@ impl<S: CpuStored> Forward<'_, S> {
             if !call.args.causal && !reads_keys && scan.is_clean() {
                 call.add_keys(workspace, &keys, scan.value_scales().0)?;
             }
-            self.answer_queries(workspace, segment, &scan, call.plan.query_blocks(segment).range(0), reads_keys)
+            self.answer_queries(
+                workspace,
+                segment,
+                &scan,
+                call.plan.query_blocks(segment).range(0),
+                reads_keys.then_some(&keys),
+            )
         })
     }
 
@@ -80,7 +86,7 @@ impl<S: CpuStored> Forward<'_, S> {
             let block = if call.args.causal { range.start / call.plan.query_blocks(&segments[*at]).step() } else { 0 };
             call.with_workspace(segments[*at].head, |workspace| {
                 workspace.chunk.state.copy_from(&states[*at][block]);
-                self.answer_queries(workspace, &segments[*at], &scans[*at], range.clone(), false)
+                self.answer_queries(workspace, &segments[*at], &scans[*at], range.clone(), None)
             })
         })
     }
@@ -131,14 +137,14 @@ impl<S: CpuStored> Forward<'_, S> {
         state.scale_values(scan.value_scales().0);
     }
 
-    /// Outputs of some queries, from the state before them or of all keys, or from the keys themselves.
+    /// Outputs of some queries, from the state before them or of all keys, or from the keys that are given.
     fn answer_queries(
         &self,
         workspace: &mut Workspace<'_, S::Compute>,
         segment: &HeadSegment,
         scan: &KeyScan<S::Compute>,
         range: Range<usize>,
-        reads_keys: bool,
+        keys: Option<&KeyView<'_, S>>,
     ) -> Result<()> {
         let call = self.call;
         let all = call.queries(&call.args.q, segment);
@@ -155,7 +161,7 @@ impl<S: CpuStored> Forward<'_, S> {
             let keys = call.keys(segment).part(range, false);
             outputs.causal(workspace, &keys, usable, is_last && self.state_out.is_some())?;
         } else {
-            outputs.noncausal(workspace, reads_keys.then(|| call.keys(segment)), usable)?;
+            outputs.noncausal(workspace, keys, usable)?;
         }
         outputs.fill_with_nan(usable);
         if is_last {
@@ -220,13 +226,13 @@ impl<S: CpuStored> QueryOutputs<'_, S> {
     fn noncausal(
         &mut self,
         workspace: &mut Workspace<'_, S::Compute>,
-        keys: Option<KeyView<'_, S>>,
+        keys: Option<&KeyView<'_, S>>,
         usable: usize,
     ) -> Result<()> {
         let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
         let (call, omega, scale) = (self.call, chunk.head.omega, S::Compute::exp2_int(-self.value_power));
         let keys = keys.filter(|_| usable > 0).map(|keys| {
-            let loaded = call.loader.load_keys(omega, key_rows, &keys, 0, keys.len(), scale);
+            let loaded = call.loader.load_keys(omega, key_rows, keys, 0, keys.len(), scale);
             Keys { is_causal: false, ..chunk.project_keys(loaded, features) }
         });
         call.workers.for_each_chunk(usable, |low, count| {

@@ -174,10 +174,7 @@ impl<T: CpuElement> CpuNetwork<T> {
         run: &Execution<'_>,
     ) -> Result<()> {
         let tiles = Tiles::new(out, self.shape.model_dim, 1)?;
-        Workers::new(run).run(pools.len(), |at| {
-            pools[at].fill(hidden, reading.borders, &mut tiles.take(at));
-            Ok(())
-        })?;
+        Workers::new(run).run(pools.len(), |at| pools[at].fill(hidden, reading.borders, &mut tiles.take(at)))?;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! One vector for a sequence: hidden states of some of its tokens, pooled in f64.
 
-use protperf_core::{Element, Error, Result, check_len};
+use protperf_core::{Element, Error, Result, check_len, try_reserved};
 use std::ops::Range;
 
 /// A vector that is made of hidden states of a sequence. Of no tokens it is NaN.
@@ -34,12 +34,12 @@ impl Pool {
     /// # Errors
     /// `InvalidOption`; `ShapeMismatch` where `out` has not one vector for each pool.
     pub fn check(pools: &[Pool], borders: &[i64], model_dim: usize, out: usize) -> Result<()> {
-        let lengths: Vec<usize> = borders.windows(2).map(|ends| (ends[1] - ends[0]) as usize).collect();
         for (place, pool) in pools.iter().enumerate() {
             let refused = |detail: String| Err(Error::option("pools", format!("{detail}, at place {place}")));
-            let Some(&len) = lengths.get(pool.sequence) else {
-                return refused(format!("name sequence {} of {}", pool.sequence, lengths.len()));
+            let Some([first, end]) = borders.get(pool.sequence..).and_then(<[i64]>::first_chunk) else {
+                return refused(format!("name sequence {} of {}", pool.sequence, borders.len() - 1));
             };
+            let len = (end - first) as usize;
             let Range { start, end } = pool.tokens;
             if start > end || end > len {
                 return refused(format!("hold tokens {start} to {end} of a sequence of {len}"));
@@ -54,7 +54,10 @@ impl Pool {
     }
 
     /// The vector `[C]`, from the states `[N,C]` of all tokens that are read and the borders of their sequences.
-    pub fn fill<T: Element>(&self, hidden: &[T], borders: &[i64], out: &mut [f64]) {
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn fill<T: Element>(&self, hidden: &[T], borders: &[i64], out: &mut [f64]) -> Result<()> {
         let (first, c) = (borders[self.sequence] as usize, out.len());
         let state = |token: usize| &hidden[(first + token) * c..][..c];
         let states = || self.tokens.clone().map(state);
@@ -70,14 +73,19 @@ impl Pool {
                 states().for_each(|state| out.iter_mut().zip(state).for_each(|(to, x)| *to = larger(*to, x.to_f64())));
             }
             PoolKind::Attention { query } => {
-                let scale = (c as f64).sqrt();
-                let logits: Vec<f64> = states().map(|state_of| scale * cosine(state_of, state(query))).collect();
-                let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = logits.iter().map(|logit| (logit - top).exp()).collect();
+                let (query, scale) = (state(query), (c as f64).sqrt());
+                let of_query = dot(query, query).sqrt();
+                let cosine = |x: &[T]| dot(x, query) / (dot(x, x).sqrt() * of_query).max(f64::MIN_POSITIVE);
+                // Logits, and then weights in their place.
+                let mut weights = try_reserved(self.tokens.len())?;
+                weights.extend(states().map(|x| scale * cosine(x)));
+                let top = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                weights.iter_mut().for_each(|logit| *logit = (*logit - top).exp());
                 let total: f64 = weights.iter().sum();
                 add_up(out, states().zip(weights.iter().map(|weight| weight / total)));
             }
         }
+        Ok(())
     }
 }
 
@@ -94,7 +102,6 @@ fn larger(a: f64, b: f64) -> f64 {
     if a > b || a.is_nan() { a } else { b }
 }
 
-fn cosine<T: Element>(a: &[T], b: &[T]) -> f64 {
-    let dot = |a: &[T], b: &[T]| a.iter().zip(b).map(|(x, y)| x.to_f64() * y.to_f64()).sum::<f64>();
-    dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt()).max(f64::MIN_POSITIVE)
+fn dot<T: Element>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x.to_f64() * y.to_f64()).sum()
 }

@@ -9,7 +9,8 @@
 //! log p = log softmax(embedding . norm(x))
 //! ```
 //!
-//! Linear attention is the reference of protperf-core; all else is written here, and nothing of the fast form is used.
+//! Linear attention is the reference of protperf-core; all else is written here, and nothing of the fast form is used but
+//! the pooling of hidden states, which is plain f64 there, too: a test writes its formulas out.
 
 use crate::config::Config;
 use crate::device::{Device, Layer, Reading, Wanted};
@@ -119,23 +120,22 @@ impl Device<f64> for Plain {
             Wanted::Hidden { out, .. } => out.copy_from_slice(&rows.concat()),
             Wanted::Pooled { pools, out, .. } => {
                 let hidden = rows.concat();
-                let vectors = pools.iter().zip(out.chunks_exact_mut(network.config.shape.model_dim));
-                vectors.for_each(|(pool, out)| pool.fill(&hidden, reading.borders, out));
+                for (pool, out) in pools.iter().zip(out.chunks_exact_mut(network.config.shape.model_dim)) {
+                    pool.fill(&hidden, reading.borders, out)?;
+                }
             }
             Wanted::LogProbs { rows: places, targets, out } => {
                 let places: Vec<usize> = match places {
                     Some(places) => places.iter().map(|&place| place as usize).collect(),
                     None => (0..rows.len()).collect(),
                 };
-                let mut found = places.iter().map(|&place| network.log_probs(&rows[place]));
-                match targets {
-                    Some(targets) => {
-                        let picked = found.zip(targets).map(|(row, &target)| row[usize::from(target)]);
-                        out.iter_mut().zip(picked).for_each(|(to, x)| *to = x);
+                let width = if targets.is_some() { 1 } else { VOCABULARY_SIZE };
+                for (at, (place, out)) in places.into_iter().zip(out.chunks_exact_mut(width)).enumerate() {
+                    let found = network.log_probs(&rows[place]);
+                    match targets {
+                        Some(targets) => out[0] = found[usize::from(targets[at])],
+                        None => out.copy_from_slice(&found),
                     }
-                    None => out
-                        .chunks_exact_mut(VOCABULARY_SIZE)
-                        .for_each(|to| to.copy_from_slice(&found.next().unwrap_or_default())),
                 }
             }
         }

@@ -50,8 +50,12 @@ class DrawKey(NamedTuple):
 
     @torch.no_grad()
     def fill(self, omega: torch.Tensor) -> None:
-        """Put the directions of every head in the place of omega [M,D] or [H,M,D], in its type; all or none of them."""
-        sampler, norm = self.kind or (_SAMPLERS[0], _NORMS[0])
+        """Put the directions of every head in the place of omega [M,D] or [H,M,D], in its type; all or none of them.
+
+        The kind has to be known.
+        """
+        assert self.kind is not None
+        sampler, norm = self.kind
         num_features, head_dim = omega.shape[-2:]
         heads = [
             draw_projection(

@@ -15,8 +15,13 @@ __all__ = ["redraw_attention"]
 
 
 @torch.library.custom_op("protperf::redraw_", mutates_args=("omega", "draw_key"))
-def _redraw(omega: torch.Tensor, draw_key: torch.Tensor, step: torch.Tensor, interval: int) -> None:
-    """Draw number `step // interval` of the key's seed in the place of omega, where that is not its number already."""
+def _redraw(
+    omega: torch.Tensor, draw_key: torch.Tensor, step: torch.Tensor, interval: int, sampler: str, norm: str
+) -> None:
+    """Draw number `step // interval` of the key's seed in the place of omega, where that is not its number already.
+
+    Sampler and norm are for a key from before it held them.
+    """
     key = DrawKey.unpacked(draw_key.tolist())
     if key is None:
         raise ConfigError("the module holds directions that it did not draw; call it once outside of a graph")
@@ -24,7 +29,7 @@ def _redraw(omega: torch.Tensor, draw_key: torch.Tensor, step: torch.Tensor, int
     if not 0 <= draw <= MAX_DRAW:
         raise ConfigError(f"step is {int(step)}; it must be at least 0, and step // interval less than 2^32")
     if draw != key.draw:
-        new = key._replace(draw=draw)
+        new = key._replace(draw=draw, kind=key.kind or (sampler, norm))
         new.fill(omega)
         draw_key.copy_(torch.tensor(new.packed()))
 
@@ -80,7 +85,7 @@ def _redraw_by(model: torch.nn.Module, step: torch.Tensor, interval: int) -> tor
         return torch.zeros_like(step)
     for module in _drawing(model):
         module.check_omega()
-        _redraw(module.omega, module.draw_key, step, interval)
+        _redraw(module.omega, module.draw_key, step, interval, module.sampler, module.norm)
     return step // interval
 
 

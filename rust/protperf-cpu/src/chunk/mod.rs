@@ -80,6 +80,7 @@ impl<T: CpuElement> Chunk<'_, T> {
         references.reference.copy_from_slice(&self.state.reference);
         // The references are those of all that a query sees, unless later keys have raised them.
         let causal = keys.filter(|keys| keys.is_causal);
+        debug_assert!(!options.gradient || keys.is_none() || causal.is_some(), "gradients know the triangle alone");
         let mut again = read::choose_exponents(&head, family, references, causal, queries, options.normalize, sums);
         let operands = options.gradient.then(|| gradient::prepare(&head, keys, queries, scores));
         self.clear_results(queries.count);

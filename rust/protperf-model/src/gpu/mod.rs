@@ -106,31 +106,30 @@ struct Out<'a>(Wanted<'a, f32>);
 impl Out<'_> {
     /// What is wanted of some tokens, and the places among all answers where its rows go.
     fn asked(&self, tokens: &Tokens<'_>) -> Result<(Answer, Vec<usize>)> {
-        let every = || collected(tokens.range.len(), tokens.range.clone());
-        Ok(match &self.0 {
-            Wanted::Hidden { layer, .. } => (Answer::Hidden(*layer), every()?),
+        let Tokens { range, sequences, .. } = tokens;
+        let every = || collected(range.len(), range.clone());
+        match &self.0 {
+            Wanted::Hidden { layer, .. } => Ok((Answer::Hidden(*layer), every()?)),
             Wanted::Pooled { layer, pools, .. } => {
-                let own = || pools.iter().enumerate().filter(|(_, pool)| tokens.sequences.contains(&pool.sequence));
-                let pooled =
-                    own().map(|(_, pool)| on_device(pool, &tokens.ranges[pool.sequence - tokens.sequences.start]));
-                let pooled = collected(pools.len(), pooled)?;
-                (Answer::Pooled(*layer, pooled), collected(pools.len(), own().map(|(place, _)| place))?)
+                let is_own = |place: &usize| sequences.contains(&pools[*place].sequence);
+                let places = collected(pools.len(), (0..pools.len()).filter(is_own))?;
+                let sequence = |pool: &Pool| &tokens.ranges[pool.sequence - sequences.start];
+                let pooled = places.iter().map(|&place| on_device(&pools[place], sequence(&pools[place])));
+                Ok((Answer::Pooled(*layer, collected(places.len(), pooled)?), places))
             }
             Wanted::LogProbs { rows, targets, .. } => {
-                let range = &tokens.range;
-                let (places, rows) = match rows {
-                    None => (every()?, None),
-                    Some(rows) => {
-                        let own = || rows.iter().enumerate().filter(|(_, row)| range.contains(&(**row as usize)));
-                        let numbers = own().map(|(_, &row)| (row as usize - range.start) as u32);
-                        (collected(rows.len(), own().map(|(place, _)| place))?, Some(collected(rows.len(), numbers)?))
-                    }
+                let own_of = |rows: &[i64]| {
+                    let is_own = |place: &usize| range.contains(&(rows[*place] as usize));
+                    collected(rows.len(), (0..rows.len()).filter(is_own))
                 };
-                let target = |targets: &[u8]| collected(places.len(), places.iter().map(|&at| targets[at].into()));
-                let targets = targets.map(target).transpose()?;
-                (Answer::LogProbs { rows, targets }, places)
+                let places = rows.map_or_else(every, own_of)?;
+                let of_places =
+                    |number: &dyn Fn(usize) -> u32| collected(places.len(), places.iter().map(|&at| number(at)));
+                let rows = rows.map(|rows| of_places(&|at| (rows[at] as usize - range.start) as u32)).transpose()?;
+                let targets = targets.map(|targets| of_places(&|at| targets[at].into())).transpose()?;
+                Ok((Answer::LogProbs { rows, targets }, places))
             }
-        })
+        }
     }
 
     /// Puts the rows that the device found into their places.
