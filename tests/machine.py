@@ -1,13 +1,14 @@
 """What a test may say of time without saying how fast the machine is, or how busy.
 
 Processor time stands still while others run. A limit on it is a multiple of what something else costs that is measured
-next to it, in turn, so that a slow or disturbed machine slows both; the least of several measurements is the one that
-was disturbed least.
+next to it, in turn, so that a slow or disturbed machine slows both. The middle of several such ratios counts: what is
+short is now and then not disturbed at all and what is long always is a little, so the least of either make no pair.
 """
 
 from __future__ import annotations
 
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -29,10 +30,9 @@ def cpu_s(command: Sequence[object], **options: object) -> float:
 
 
 def times_the_cost(of: Callable[[], float], other: Callable[[], float], rounds: int = 9) -> float:
-    """How many times as much one thing costs as the other: the least of either, measured in turn."""
+    """How many times as much one thing costs as the other: the median of ratios, each of two measured in turn."""
     of(), other()  # bytecode is compiled and files are in memory
-    pairs = [(of(), other()) for _ in range(rounds)]
-    return min(cost for cost, _ in pairs) / min(cost for _, cost in pairs)
+    return statistics.median(of() / other() for _ in range(rounds))
 
 
 def start_of(code: str = "pass") -> Callable[[], float]:

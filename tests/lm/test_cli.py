@@ -33,7 +33,7 @@ def test_quick_commands_start_almost_as_fast_as_the_interpreter(words: list[str]
     def cost() -> float:
         return machine.cpu_s([*COMMAND, *words], env=environment())
 
-    # The least of few is a matter of luck where others use the processor.
+    # Few ratios are a matter of luck where others use the processor.
     assert machine.times_the_cost(cost, machine.start_of(), rounds=30) < QUICK
 
 
