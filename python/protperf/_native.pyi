@@ -203,7 +203,7 @@ class GpuAdapter:
 def gpu_adapters() -> tuple[tuple[GpuAdapter, ...], str | None]:
     """Every adapter, and why none of them would be used, if so."""
 
-def gpu_traffic() -> tuple[int, int, int, int]:
+def gpu_traffic() -> tuple[int, int, int, int, int]:
     """Bytes carried to the open GPU, how often numbers were read back, how many bytes, and the bytes that it holds."""
 
 class GpuTensor:

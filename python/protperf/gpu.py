@@ -79,9 +79,13 @@ def fault() -> str | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Traffic:
-    """What this process has carried to its GPU and back since it was opened, and the memory that it uses there."""
+    """What this process has carried to its GPU and back since it was opened, and the memory that it uses there.
+
+    A submission is work that is handed to the GPU: one for each batch that a model reads, unless it is a long one.
+    """
 
     uploaded_bytes: int
+    submissions: int
     read_backs: int
     read_back_bytes: int
     used_bytes: int

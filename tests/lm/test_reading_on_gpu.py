@@ -95,6 +95,8 @@ def test_scores_and_pooled_states_come_back_and_nothing_else(run: Path) -> None:
         before = gpu.traffic()
         call()
         after = gpu.traffic()
+        # A batch is handed over at once.
+        assert after.submissions - before.submissions == after.read_backs - before.read_backs
         return after.read_backs - before.read_backs, after.read_back_bytes - before.read_back_bytes
 
     trips, size = carried(lambda: model.score(PROTEINS, method="ll"))

@@ -92,6 +92,11 @@ impl Config {
         self.num_layers as f64 * (4.0 * c * inner + 3.0 * c * self.shape.ffn_dim as f64 + attention)
     }
 
+    /// Multiply-adds that some tokens of a sequence cost, roughly, of which `before` others were read earlier.
+    pub fn work(&self, len: usize, before: u64) -> f64 {
+        len as f64 * self.work_per_token(before as f64 + len as f64)
+    }
+
     /// The tensors of a network file: name and shape of each, all of them float32.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let BlockShape { model_dim: c, num_heads: h, head_dim: d, ffn_dim: f } = self.shape;

@@ -29,22 +29,22 @@ fn gpu_adapters(py: Python<'_>) -> PyResult<(Bound<'_, PyTuple>, Option<String>)
     Ok((PyTuple::new(py, found)?, fault))
 }
 
-/// Bytes that were carried to the open GPU, how often numbers were read back and how many bytes, and the bytes that it
-/// holds; zeros where none is open.
+/// Bytes that were carried to the open GPU, how often work was handed to it, how often numbers were read back and how many
+/// bytes, and the bytes that it holds; zeros where none is open.
 #[pyfunction]
-fn gpu_traffic(py: Python<'_>) -> (u64, u64, u64, u64) {
+fn gpu_traffic(py: Python<'_>) -> (u64, u64, u64, u64, u64) {
     py.detach(traffic)
 }
 
 #[cfg(feature = "wgpu")]
-fn traffic() -> (u64, u64, u64, u64) {
+fn traffic() -> (u64, u64, u64, u64, u64) {
     let found = protperf::gpu::traffic();
-    (found.uploaded_bytes, found.read_backs, found.read_back_bytes, found.used_bytes)
+    (found.uploaded_bytes, found.submissions, found.read_backs, found.read_back_bytes, found.used_bytes)
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn traffic() -> (u64, u64, u64, u64) {
-    (0, 0, 0, 0)
+fn traffic() -> (u64, u64, u64, u64, u64) {
+    (0, 0, 0, 0, 0)
 }
 
 #[cfg(feature = "wgpu")]

@@ -34,6 +34,7 @@ pub struct Gpu {
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
     pub uploaded_bytes: AtomicU64,
+    pub submissions: AtomicU64,
     pub read_backs: AtomicU64,
     pub read_back_bytes: AtomicU64,
 }
@@ -43,6 +44,8 @@ pub(crate) struct Carried {
 pub struct Traffic {
     /// Bytes that were carried to the device.
     pub uploaded_bytes: u64,
+    /// How often recorded work was handed to the device.
+    pub submissions: u64,
     /// How often the host waited for numbers of the device.
     pub read_backs: u64,
     /// Bytes that were carried back.
@@ -86,6 +89,7 @@ pub fn traffic() -> Traffic {
     let Some(gpu) = open.as_ref().filter(|gpu| gpu.process == std::process::id()) else { return Traffic::default() };
     Traffic {
         uploaded_bytes: gpu.carried.uploaded_bytes.load(Ordering::Relaxed),
+        submissions: gpu.carried.submissions.load(Ordering::Relaxed),
         read_backs: gpu.carried.read_backs.load(Ordering::Relaxed),
         read_back_bytes: gpu.carried.read_back_bytes.load(Ordering::Relaxed),
         used_bytes: gpu.memory.used(),

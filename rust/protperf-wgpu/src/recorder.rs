@@ -85,12 +85,14 @@ impl<'a> Recorder<'a> {
         Ok(OnDevice::new(self.held(what, bytes.max(LEAST_BYTES), usage)?, bytes))
     }
 
-    /// A buffer that counts as used. Where there is no room, what was let go by earlier work is waited for once.
-    fn held(&self, what: &'static str, bytes: u64, usage: BufferUsages) -> Result<Held, GpuError> {
+    /// A buffer that counts as used. Where there is no room, what has been let go is waited for once: the device frees it
+    /// after the work that reads it.
+    fn held(&mut self, what: &'static str, bytes: u64, usage: BufferUsages) -> Result<Held, GpuError> {
         if !self.gpu.memory.has_room(bytes) {
             return Err(self.gpu.out_of_memory(bytes));
         }
         let made = self.try_buffer(what, bytes, usage).or_else(|| {
+            self.submit();
             self.gpu.wait();
             self.try_buffer(what, bytes, usage)
         });
@@ -145,7 +147,7 @@ impl<'a> Recorder<'a> {
     /// Lets the device start with what was recorded so far; what follows waits for it.
     pub fn submit(&mut self) {
         let recorded = std::mem::replace(&mut self.encoder, new_encoder(self.gpu));
-        self.gpu.queue.submit([recorded.finish()]);
+        hand_over(self.gpu, recorded);
     }
 
     /// Submits everything, waits, and reads numbers back.
@@ -166,7 +168,7 @@ impl<'a> Recorder<'a> {
             at += from.bytes;
         }
         let Recorder { gpu, encoder, bytes, .. } = self;
-        gpu.queue.submit([encoder.finish()]);
+        hand_over(gpu, encoder);
         staging.map_async(MapMode::Read, .., |_| {});
         let waited = loop {
             let wait = PollType::Wait { submission_index: None, timeout: Some(SLICE) };
@@ -210,6 +212,11 @@ fn split(view: &[u8], byte_counts: impl Iterator<Item = usize>, word: u32) -> Re
         bytemuck::pod_collect_to_vec(own)
     });
     Ok(own.collect())
+}
+
+fn hand_over(gpu: &Gpu, recorded: CommandEncoder) {
+    gpu.queue.submit([recorded.finish()]);
+    gpu.carried.submissions.fetch_add(1, Ordering::Relaxed);
 }
 
 fn new_encoder(gpu: &Gpu) -> CommandEncoder {

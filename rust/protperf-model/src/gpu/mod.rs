@@ -1,7 +1,8 @@
 //! A GPU as a device: weights are carried to it once, activations stay there from the tokens to what is wanted of them.
 //!
-//! A batch is one submission per block and one read-back. Where it is large, or the device has no room for it, it is cut
-//! between sequences; no bit of a sequence depends on what else is in the batch.
+//! A batch is one submission and one read-back. Where it is large, or the device has no room for it, it is cut between
+//! sequences; no bit of a sequence depends on what else is in the batch. One long sequence may take several submissions,
+//! cut between blocks.
 
 mod network;
 
@@ -51,9 +52,8 @@ impl Device<f32> for GpuDevice {
         let mut out = Out(wanted);
         with_gpu(|gpu| {
             network.check(gpu)?;
-            let at_once = network.tokens_at_once(gpu);
             let is_full = |fault: &Fault| matches!(fault, Fault::Core(error) if error.kind() == ErrorKind::OutOfMemory);
-            let group = |first, most| group(reading, first, at_once, most);
+            let group = |first, most| group(reading, first, most, |len| network.share_of_batch(gpu, len));
             in_groups(gpu, reading.starts.len(), is_full, group, |sequences| {
                 if run.cancel.load(Ordering::Relaxed) {
                     return Err(Error::Interrupted.into());
@@ -87,15 +87,15 @@ impl Device<f32> for GpuDevice {
     }
 }
 
-/// The sequences from the first on that are read together: at most so many tokens, or one sequence that is longer, and
-/// at most so many sequences.
-fn group(reading: &Reading<'_>, first: usize, most_tokens: usize, most: usize) -> Range<usize> {
-    let mut tokens = 0;
+/// The sequences from the first on that are read together: at most a full batch, or one sequence that is more, and at most
+/// so many sequences. `share` says how much of a batch a sequence of some length takes up.
+fn group(reading: &Reading<'_>, first: usize, most: usize, share: impl Fn(usize) -> f64) -> Range<usize> {
+    let mut taken = 0.0;
     let lengths = reading.sequences().skip(first).map(|range| range.len()).take(most);
     let fitting = lengths.take_while(|&len| {
-        let is_first = tokens == 0;
-        tokens += len;
-        is_first || tokens <= most_tokens
+        let is_first = taken == 0.0;
+        taken += share(len);
+        is_first || taken <= 1.0
     });
     first..first + fitting.count().max(1)
 }
@@ -180,15 +180,15 @@ mod tests {
         let groups = |most_tokens, most| {
             let (mut groups, mut next) = (Vec::new(), 0);
             while next < 6 {
-                groups.push(group(&reading, next, most_tokens, most));
+                groups.push(group(&reading, next, most, |len| len as f64 / most_tokens));
                 next = groups.last().unwrap().end;
             }
             groups
         };
-        assert_eq!(group(&reading, 0, 100, 9), 0..6);
-        assert_eq!(groups(10, 9), [0..3, 3..5, 5..6]);
-        assert_eq!(groups(10, 2), [0..2, 2..4, 4..6]);
-        assert_eq!(groups(1, 9), [0..1, 1..3, 3..4, 4..6]);
+        assert_eq!(group(&reading, 0, 9, |len| len as f64 / 100.0), 0..6);
+        assert_eq!(groups(10.0, 9), [0..3, 3..5, 5..6]);
+        assert_eq!(groups(10.0, 2), [0..2, 2..4, 4..6]);
+        assert_eq!(groups(1.0, 9), [0..1, 1..3, 3..4, 4..6]);
     }
 
     #[test]

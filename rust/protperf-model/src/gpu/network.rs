@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The largest buffer that a batch of several sequences makes, in bytes.
 const BATCH_BYTES: u64 = 64 << 20;
+/// Multiply-adds of a submission, unless one block of one sequence is more. Desktop systems reset a GPU that works on one
+/// for two seconds; an integrated GPU that makes 10^11 operations per second needs 0.6 for these.
+const SUBMISSION_WORK: f64 = 3e10;
 
 /// A network whose weights lie on the device.
 pub struct GpuNetwork {
@@ -147,11 +150,12 @@ impl GpuNetwork {
         gpu.check_opening(self.opening, "the model", "load the model again")
     }
 
-    /// Tokens of several sequences that are read at once.
-    pub fn tokens_at_once(&self, gpu: &Gpu) -> usize {
+    /// How much of a batch a sequence takes up; batches of several sequences are at most full, by memory and by work.
+    pub fn share_of_batch(&self, gpu: &Gpu, len: usize) -> f64 {
         let shape = &self.config.shape;
-        let widest = (3 * shape.inner()).max(2 * shape.ffn_dim).max(shape.model_dim) as u64 + 8;
-        (BATCH_BYTES.min(gpu.max_binding()) / (4 * widest)) as usize
+        let widest = (3 * shape.inner()).max(2 * shape.ffn_dim).max(shape.model_dim) as f64 + 8.0;
+        let by_memory = len as f64 * 4.0 * widest / BATCH_BYTES.min(gpu.max_binding()) as f64;
+        by_memory.max(self.config.work(len, 0) / SUBMISSION_WORK)
     }
 
     /// States of sequences of which nothing has been read.
@@ -211,6 +215,8 @@ impl GpuNetwork {
         let sequences = forward.sequences(tokens.ranges.clone(), tokens.positions(), head_dim, tokens.causal)?;
         let stream = ops::embed(&mut forward, tokens.tokens, &self.embedding, &self.modes, usize::from(tokens.causal))?;
         let all: Vec<u32> = (0..stream.rows as u32).collect();
+        let work = tokens.ranges.iter().zip(tokens.starts).map(|(range, &start)| self.config.work(range.len(), start));
+        let together = blocks_together(work.sum::<f64>() / self.blocks.len() as f64);
         let mut kept = None;
         for (layer, block) in self.blocks.iter().enumerate() {
             if answer.layer() == Layer::After(layer) {
@@ -220,9 +226,11 @@ impl GpuNetwork {
                     break;
                 }
             }
+            if layer > 0 && layer % together == 0 {
+                forward.submit();
+            }
             let past = state.as_deref_mut().map(|state| &mut state.layers[layer]);
             block.run(&mut forward, &self.config, &stream, &sequences, past)?;
-            forward.submit();
         }
         let stream = kept.unwrap_or(stream);
         let hidden = match (answer, answer.layer()) {
@@ -247,6 +255,11 @@ impl GpuNetwork {
         };
         forward.read_back(&found, cancel)
     }
+}
+
+/// How many blocks are one submission, where each is so much work.
+fn blocks_together(work: f64) -> usize {
+    ((SUBMISSION_WORK / work) as usize).max(1)
 }
 
 impl Block {
@@ -301,5 +314,18 @@ impl Block {
         let gated = ops::gate(forward, &gate_up)?;
         ops::add_linear(forward, &gated, &self.down, stream);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn submissions_are_whole_blocks_and_no_more_work_than_a_desktop_waits_for() {
+        assert_eq!(blocks_together(0.0), usize::MAX);
+        assert_eq!(blocks_together(SUBMISSION_WORK / 12.0), 12);
+        assert_eq!(blocks_together(SUBMISSION_WORK / 2.9), 2);
+        assert_eq!(blocks_together(SUBMISSION_WORK * 1.5), 1);
     }
 }
