@@ -56,6 +56,17 @@ def test_every_map_and_form_has_equal_bits_for_any_number_of_threads(monkeypatch
             assert all(same_bits(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 10, 64, 65, 300])
+def test_the_bits_of_an_entry_do_not_depend_on_how_many_there_are(length, causal):
+    q, k, v, omega = tensors(40, 4, length, kv_heads=2, d=16, e=16, m=32, dtype=torch.float32)
+    weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(0))
+    needed = run((q, k, v, omega), weight, causal=causal)[:4]
+    for entries in (slice(0, 1), slice(7, 10)):
+        found = run((q[entries], k[entries], v[entries], omega), weight[entries], causal=causal)[:4]
+        assert all(same_bits(a[entries], b) for a, b in zip(needed, found, strict=True))
+
+
 def test_flush_to_zero_of_the_caller_changes_no_bit():
     inputs = tensors(1, 1, 40, dtype=torch.float32)
     inputs = [x * 1e-38 if i < 2 else x for i, x in enumerate(inputs)]

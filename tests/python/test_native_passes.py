@@ -125,3 +125,27 @@ def test_short_segments_read_their_keys_or_their_state_with_the_same_numbers(fea
     # By cost: both forms were taken.
     assert differs[15]
     assert not differs[65]
+
+
+@pytest.mark.parametrize("feature_map", ["positive", "relu", "trigonometric"])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (15, 15), (64, 17), (3, 64), (65, 65)])
+def test_short_segments_have_gradients_of_the_other_side_or_its_state_with_the_same_numbers(feature_map, queries, keys):
+    options = {"feature_map": feature_map, "causal": False}
+    q, _, _, omega = (torch.from_numpy(x) for x in arrays(1, 2, queries, d=32, e=32, m=64, scale=0.5))
+    _, k, v, _ = (torch.from_numpy(x) for x in arrays(1, 2, keys, d=32, e=32, m=64, scale=0.5))
+    _, empty = favor_attention_with_state(*(x[:, :, :0] for x in (q, k, v)), omega, **options)
+    weight = torch.randn(empty[..., 1:].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    # After a first state, though no key is in it, states are what is read.
+    def gradients(first, of_state):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v, omega)]
+        out, last = favor_attention_with_state(*leaves, first, **options)
+        loss = out.square().sum() + of_state * (last[..., 1:] * weight).sum()
+        return torch.autograd.grad(loss, leaves)
+
+    for of_state in (0, 1):
+        found, by_states = gradients(None, of_state), gradients(empty, of_state)
+        assert all(worst(a, b) < 1e-12 for a, b in zip(found, by_states, strict=True))
+        differs = any(not torch.equal(a, b) for a, b in zip(found, by_states, strict=True))
+        # By cost: both forms were taken.
+        assert differs == (keys < 65)

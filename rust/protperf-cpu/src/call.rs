@@ -152,6 +152,20 @@ impl<'a, S: CpuStored> Call<'a, S> {
             && queries * keys * (features + values) < (queries + keys) * features * values
     }
 
+    /// Whether queries and keys of a noncausal head segment read each other for their gradients, and no states: where that is
+    /// less work and both are one chunk. With states keys are projected once more.
+    pub fn reads_each_other(&self, segment: &HeadSegment) -> bool {
+        let [queries, keys] = [self.plan.query_range(segment).len(), self.plan.key_range(segment).len()];
+        let (inputs, features, values) =
+            (self.plan.shape.head_dim, self.plan.shape.feature_dim, self.plan.shape.value_dim);
+        let by_states = (2 * queries + 3 * keys) * features * values + keys * features * inputs;
+        queries.min(keys) > 0
+            && queries.max(keys) <= CHUNK
+            && self.bf16.is_none()
+            && self.state_in.is_none()
+            && 3 * queries * keys * (features + values) < by_states
+    }
+
     /// Scans all that the rows of one head segment see.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use super::accumulator::Accumulator;
 use super::arriving::Arriving;
 use super::parameters::OfTask;
 use crate::call::Call;
-use crate::chunk::{Answers, Chunk, ReadOptions};
+use crate::chunk::{Answers, Chunk, Keys, Queries, ReadOptions};
 use crate::cotangent::{Contribution, Cotangents};
 use crate::layout::CHUNK;
 use crate::load::KeyView;
@@ -287,6 +287,39 @@ impl<S: CpuStored> KeyGradients<'_, S> {
             let reading = chunk.project_queries(loaded);
             self.add(&chunk.read(None, &reading, of_keys(parameters)), &keys, low, count, unscale);
         })
+    }
+
+    /// Gradients of a head segment whose queries and keys are one chunk each: the queries read the keys for dq, and then the
+    /// keys what arrived at the queries and at the final state. Returns the last row that makes NaN.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Interrupted`.
+    pub fn short(
+        &mut self,
+        pass: &Backward<'_, S>,
+        workspace: &mut Workspace<'_, S::Compute>,
+        head_segment: &HeadSegment,
+        scan: &KeyScan<S::Compute>,
+        arriving: &Arriving<'_, S::Compute>,
+    ) -> Result<Option<usize>> {
+        let Workspace { chunk, keys: key_rows, queries: query_rows, features, .. } = workspace;
+        let (call, keys, (scale, unscale)) = (self.call, self.keys, scan.value_scales());
+        let range = call.plan.query_blocks(head_segment).range(0);
+        let cotangents = pass.cotangents(head_segment, scan, range.clone())?;
+        let mut dq = pass.dq_of(head_segment, range.clone());
+        if scan.is_clean() {
+            let loaded = call.loader.load_keys(chunk.head.omega, key_rows, &keys, 0, keys.len(), scale);
+            let side = loaded.side;
+            let seen = Keys { is_causal: false, ..chunk.project_keys(loaded, features) };
+            let queries = chunk.project_queries(cotangents.load(call, query_rows, 0, range.len(), false));
+            pass.store_dq(&chunk.read(Some(&seen), &queries, pass.of_queries()), 0, range.len(), unscale, &mut dq);
+            arriving.import(&call.layout, scale, chunk.state);
+            let adding = chunk.queries_as_keys(queries, features);
+            let reading = Queries { rows: key_rows, count: keys.len(), side };
+            self.add(&chunk.read(Some(&adding), &reading, of_keys(pass.parameters)), &keys, 0, keys.len(), unscale);
+        }
+        pass.fill_dq_with_nan(&cotangents, &mut dq);
+        Ok(cotangents.last_not_finite)
     }
 
     /// Gradients from the state of the cotangents after the block (`None`: what arrives at the final state) and from

@@ -1,5 +1,6 @@
 //! The backward pass: queries read the keys' state for their own gradient and add their cotangents to another state,
-//! which keys read for theirs; when causal, the second in reversed time. `docs/algorithm.md`, section 7.
+//! which keys read for theirs; when causal, the second in reversed time. In short noncausal segments the two read each
+//! other. `docs/algorithm.md`, section 7.
 //!
 //! Only the output and the denominators are kept from the forward pass; features are computed again. With the
 //! denominator of row i as `p 2^T`, the cotangent of its sums is `[g, -g.out] / p`, and the row's features lose `2^T`:
@@ -52,8 +53,8 @@ pub fn run<S: CpuStored>(
     let mut sums = ParameterSums::new(&call, pass.parameters)?;
     let (mut cut, mut whole) = call.plan.head_segments()?;
     if !args.causal && call.plan.shape.group() > 1 && whole.len() < MAX_BLOCKS {
-        // One task would do all query heads of a key head; the numbers are the same either way.
-        cut.append(&mut whole);
+        // One task would do all query heads of a key head; the numbers are the same either way, from states.
+        cut.extend(whole.extract_if(.., |head_segment| !call.reads_each_other(head_segment)));
     }
     match args.causal {
         true => cut::causal(&pass, &cut, &mut sums)?,

@@ -73,17 +73,22 @@ fn noncausal<S: CpuStored>(pass: &Backward<'_, S>, head_segments: &[HeadSegment]
         let arriving = pass.arriving(head_segment, &scan);
         let last_not_finite = call.with_workspace(head_segment.head, |workspace| {
             pass.clear_parameters(&mut workspace.chunk)?;
-            let (scale, _) = scan.value_scales();
-            pass.first_state(head_segment, &scan, workspace.chunk.state);
-            if scan.is_clean() {
-                call.add_keys(workspace, &keys, scale)?;
-            }
-            arriving.import(&call.layout, scale, workspace.other);
-            let queries = call.plan.query_blocks(head_segment).range(0);
-            let last = pass.noncausal_queries(workspace, head_segment, &scan, queries)?;
-            pass.store_dstate(head_segment, &arriving, workspace.other, &scan, last.is_some());
-            std::mem::swap(workspace.chunk.state, workspace.other);
-            gradients.noncausal(workspace, &scan, pass.parameters)?;
+            let last = if call.reads_each_other(head_segment) {
+                gradients.short(pass, workspace, head_segment, &scan, &arriving)?
+            } else {
+                let (scale, _) = scan.value_scales();
+                pass.first_state(head_segment, &scan, workspace.chunk.state);
+                if scan.is_clean() {
+                    call.add_keys(workspace, &keys, scale)?;
+                }
+                arriving.import(&call.layout, scale, workspace.other);
+                let queries = call.plan.query_blocks(head_segment).range(0);
+                let last = pass.noncausal_queries(workspace, head_segment, &scan, queries)?;
+                pass.store_dstate(head_segment, &arriving, workspace.other, &scan, last.is_some());
+                std::mem::swap(workspace.chunk.state, workspace.other);
+                gradients.noncausal(workspace, &scan, pass.parameters)?;
+                last
+            };
             found.extend(pass.parameters_of(
                 head_segment,
                 &workspace.chunk,

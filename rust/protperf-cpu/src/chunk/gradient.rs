@@ -1,7 +1,7 @@
 //! From cotangents to gradients, for the queries of one chunk: `docs/algorithm.md`, section 7.
 //!
 //! ```text
-//! G    = tril(g . [v, 1]^T)                              cotangents of the scores
+//! G    = g . [v, 1]^T, causal its lower triangle         cotangents of the scores
 //! dphi = g . S^T + G . phi_k                             gradients of the queries' features
 //! da   = the family's pull-back of dphi                  gradients of their projections
 //! dx   = da . w + norm term,   dw += da^T . x,   dc += sum of da over rows
@@ -27,7 +27,7 @@ pub struct Operands<'m> {
 }
 
 /// Prepares the gradients of a chunk's queries; with keys, computes the cotangents of its scores first: what queries carry
-/// against what keys carry, lower triangle.
+/// against what keys carry, where a query sees the key.
 pub fn prepare<'m, T: CpuElement>(
     head: &Head<'m, T>,
     keys: Option<&Keys<'_, T>>,
@@ -44,14 +44,16 @@ pub fn prepare<'m, T: CpuElement>(
     let product = Product {
         b: &keys.rows.values_and_one,
         b_row: value_row,
-        cols: queries.count.next_multiple_of(PAD),
-        triangle: Triangle::LowerColumns,
+        cols: keys.count.next_multiple_of(PAD),
+        triangle: if keys.is_causal { Triangle::LowerColumns } else { Triangle::Whole },
         ..product
     };
     let Scores { gradient, transposed_values, .. } = scores;
     head.products.product_with_last(&carried, &product, &ones, (transposed_values, CHUNK), gradient, CHUNK);
-    keep_lower(gradient, queries.count);
-    let of_scores = head.products.left(Place::Shared, &scores_product(gradient, queries.count));
+    if keys.is_causal {
+        keep_lower(gradient, queries.count);
+    }
+    let of_scores = head.products.left(Place::Shared, &scores_product(gradient, keys, queries.count));
     Operands { carried, scores: Some(of_scores) }
 }
 
@@ -72,7 +74,7 @@ fn carried_product<'a, T: CpuElement>(head: &Head<'_, T>, carried: &'a [T], rows
 }
 
 /// A product of the cotangents of a chunk's scores; its right operand is to be filled in.
-fn scores_product<T: CpuElement>(gradient: &[T], rows: usize) -> Product<'_, T> {
+fn scores_product<'a, T: CpuElement>(gradient: &'a [T], keys: &Keys<'_, T>, rows: usize) -> Product<'a, T> {
     Product {
         a: gradient,
         a_row: CHUNK,
@@ -81,9 +83,9 @@ fn scores_product<T: CpuElement>(gradient: &[T], rows: usize) -> Product<'_, T> 
         b_row: 0,
         rows,
         cols: 0,
-        depth: rows,
+        depth: keys.count,
         mode: Mode::Store,
-        triangle: Triangle::LowerDepth,
+        triangle: if keys.is_causal { Triangle::LowerDepth } else { Triangle::Whole },
     }
 }
 
@@ -101,7 +103,7 @@ pub fn feature_gradient<T: CpuElement>(
     match (keys, &operands.scores) {
         (Some(keys), Some(packed)) => {
             let features = &keys.features[panel * CHUNK * PANEL..][..CHUNK * PANEL];
-            let product = scores_product(&scores.gradient, queries.count);
+            let product = scores_product(&scores.gradient, keys, queries.count);
             let product = Product { b: features, b_row: PANEL, cols: extent.width(), ..product };
             head.products.product_of(packed, &product, gradient, PANEL);
         }

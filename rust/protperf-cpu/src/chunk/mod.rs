@@ -42,6 +42,16 @@ impl<T: CpuElement> Chunk<'_, T> {
         self.family.project(&self.head, rows, count, side);
         let value_row = self.head.layout.value_row();
         rows.values_and_one[count * value_row..count.next_multiple_of(PAD) * value_row].fill(T::ZERO);
+        self.as_keys(rows, count, features)
+    }
+
+    /// Raises the references of the state to queries and makes their features, as of keys that the rows of another chunk
+    /// see all of.
+    pub fn queries_as_keys<'b>(&mut self, queries: Queries<'b, T>, features: &'b mut [T]) -> Keys<'b, T> {
+        Keys { is_causal: false, ..self.as_keys(queries.rows, queries.count, features) }
+    }
+
+    fn as_keys<'b>(&mut self, rows: &'b ChunkRows<T>, count: usize, features: &'b mut [T]) -> Keys<'b, T> {
         raise_state(&self.head, self.family, rows, count, self.state, self.buffers);
         key_features(&self.head, self.family, rows, count, &self.state.reference, features);
         Keys { rows, features, count, is_causal: true }
@@ -80,7 +90,6 @@ impl<T: CpuElement> Chunk<'_, T> {
         references.reference.copy_from_slice(&self.state.reference);
         // The references are those of all that a query sees, unless later keys have raised them.
         let causal = keys.filter(|keys| keys.is_causal);
-        debug_assert!(!options.gradient || keys.is_none() || causal.is_some(), "gradients know the triangle alone");
         let mut again = read::choose_exponents(&head, family, references, causal, queries, options.normalize, sums);
         let operands = options.gradient.then(|| gradient::prepare(&head, keys, queries, scores));
         self.clear_results(queries.count);
