@@ -18,6 +18,8 @@ pub struct Gpu {
     pub device: Device,
     pub queue: Queue,
     kernels: Kernels,
+    /// Products with a matrix in the workgroup memory that the adapter has.
+    pub(crate) linear: Kernel,
     adapter: String,
     /// What of its memory is used.
     pub(crate) memory: Account,
@@ -98,17 +100,21 @@ pub fn traffic() -> Traffic {
 
 impl Gpu {
     pub(crate) fn open() -> Result<Self, GpuError> {
-        Self::open_binding(u64::MAX)
+        Self::open_with(u64::MAX, u32::MAX)
     }
 
-    /// A device that binds buffers of at most so many bytes, as other adapters do.
-    pub(crate) fn open_binding(most: u64) -> Result<Self, GpuError> {
+    /// A device that binds buffers of at most so many bytes, and has at most so much workgroup memory, as other adapters do.
+    pub(crate) fn open_with(most_bound: u64, most_shared: u32) -> Result<Self, GpuError> {
         let adapter = chosen_adapter()?;
         let limits = adapter.limits();
+        // Every adapter has 16 KB.
+        let has_32 = limits.max_compute_workgroup_storage_size.min(most_shared) >= 32 << 10;
+        let (linear, shared) = if has_32 { (Kernel::Linear32, 32 << 10) } else { (Kernel::Linear16, 16 << 10) };
         // No more than is needed: the driver then enforces everywhere what the weakest adapter has.
         let required_limits = Limits {
             max_buffer_size: limits.max_buffer_size,
-            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size.min(most),
+            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size.min(most_bound),
+            max_compute_workgroup_storage_size: shared,
             ..Limits::default()
         };
         let descriptor = DeviceDescriptor {
@@ -139,6 +145,7 @@ impl Gpu {
             device,
             queue,
             kernels: Kernels::default(),
+            linear,
             adapter: name,
             memory: Account::default(),
             carried: Carried::default(),

@@ -4,7 +4,8 @@ use bytemuck::{Pod, Zeroable};
 use std::sync::OnceLock;
 use wgpu::{
     BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType, ComputePipeline,
-    ComputePipelineDescriptor, Device, PipelineLayoutDescriptor, ShaderModuleDescriptor, ShaderSource, ShaderStages,
+    ComputePipelineDescriptor, Device, PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor,
+    ShaderSource, ShaderStages,
 };
 
 /// Sizes and options of one dispatch: the twin of `Sizes` in `shaders/prelude.wgsl`.
@@ -120,8 +121,10 @@ kernels! {
     Embed = "network/embed" after "network/prelude", reads 3, writes 1;
     /// Rows over their root mean square, times a gain.
     Norm = "network/norm" after "network/prelude", reads 2, writes 1;
-    /// Products of rows with the rows of a matrix.
-    Linear = "network/linear" after "network/prelude", reads 2, writes 1;
+    /// Products of rows with the rows of a matrix, in 16 KB of workgroup memory.
+    Linear16 = "network/linear" after "network/prelude" "network/depth_16", reads 2, writes 1;
+    /// The same in 32 KB.
+    Linear32 = "network/linear" after "network/prelude" "network/depth_32", reads 2, writes 1;
     /// Rows of queries, keys and values to rows of batch heads.
     Heads = "network/heads" after "network/prelude", reads 3, writes 3;
     /// What heads read, side by side in rows.
@@ -219,7 +222,11 @@ impl Recipe {
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
-            compilation_options: Default::default(),
+            // What a tile holds is written before it is read.
+            compilation_options: PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
             cache: None,
         });
         Compiled { pipeline, layout }
@@ -275,6 +282,23 @@ mod tests {
         let Err(GpuError::Refused { detail }) = found else { panic!("{found:?}") };
         assert!(detail.contains("broken"), "{detail}");
         assert!(opening() > before);
+    }
+
+    /// wgpu does not check it.
+    #[test]
+    fn every_shader_takes_no_more_workgroup_memory_than_its_name_says() {
+        use wgpu::naga::AddressSpace;
+        for &kernel in Kernel::ALL {
+            let module = wgpu::naga::front::wgsl::parse_str(kernel.recipe().source).unwrap();
+            let shared = module.global_variables.iter().filter(|(_, of)| of.space == AddressSpace::WorkGroup);
+            let bytes: u32 = shared.map(|(_, of)| module.types[of.ty].inner.size(module.to_ctx())).sum();
+            let expected = match kernel {
+                Kernel::Linear16 => 16 << 10,
+                Kernel::Linear32 => 32 << 10,
+                _ => 0,
+            };
+            assert_eq!(bytes, expected, "{kernel:?}");
+        }
     }
 
     #[test]

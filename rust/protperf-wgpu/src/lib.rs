@@ -2,8 +2,8 @@
 //!
 //! What is computed stands in `protperf-core`; this crate carries the rows of a call to the device, runs the stages of
 //! `shaders/` and reads the results back. One shader file is one stage, and each is written so that the bits of a result
-//! depend on the shape alone: no subgroup operations, no shared memory, sums in a fixed order, and atomics for maxima of
-//! integers alone, which no order changes.
+//! depend on the shape alone: no subgroup operations, sums in a fixed order, and atomics for maxima of integers alone,
+//! which no order changes.
 //!
 //! The invariant to carry through: a number that is not finite is never computed with on the device, for shader compilers
 //! may assume that neither NaN nor infinity exists. [`batch_heads`] sets rows that hold one to zero and remembers them,

@@ -13,7 +13,7 @@ use wgpu::{
 };
 
 /// Invocations of a workgroup, as every shader has them.
-const GROUP: u32 = 64;
+pub const GROUP: u32 = 64;
 /// Workgroups along the first axis, the twin of `GROUPS` in `shaders/prelude.wgsl`; adapters have 65,535 per axis.
 const GROUPS: u32 = 32_768;
 /// The smallest buffer that is bound: an empty one is refused.

@@ -5,6 +5,11 @@ use super::extents::Extents;
 use crate::error::GpuError;
 use crate::kernels::Kernel;
 use crate::memory::OnDevice;
+use crate::recorder::GROUP;
+
+/// Rows and fours of columns of a tile: the twins of `ROWS` and `COLUMNS` in `shaders/network/linear.wgsl`.
+const TILE_ROWS: u32 = 64;
+const TILE_COLUMNS: u32 = 16;
 
 /// The residual stream at its start: rows of an embedding, and the row of a mode added.
 ///
@@ -65,7 +70,8 @@ fn multiply(forward: &mut Forward<'_>, x: &Activations, matrix: &Matrix, out: &A
     let (rows, inputs, outputs) = (x.rows as u32, x.fours(), out.fours());
     let extents = Extents { rows, inputs, outputs, mode, ..Extents::default() };
     let bindings = [&x.memory, &matrix.memory, &out.memory];
-    forward.recorder.dispatch(Kernel::Linear, extents.over(&[outputs, rows.div_ceil(4)]), &bindings);
+    let counts = [GROUP, outputs.div_ceil(TILE_COLUMNS), rows.div_ceil(TILE_ROWS)];
+    forward.recorder.dispatch(forward.gpu.linear, extents.over(&counts), &bindings);
 }
 
 /// silu(gate) up of gates and what they let through side by side.
@@ -133,4 +139,52 @@ pub fn gather(
     let counts = [width as u32, table.len() as u32, outer as u32];
     forward.recorder.dispatch(Kernel::Gather, extents.over(&counts), &[first, second, &rows, out]);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::{Gpu, no_gpu_to_test};
+    use std::sync::atomic::AtomicBool;
+
+    /// x W^T, and it added to itself.
+    fn products(gpu: &Gpu, [rows, inputs, outputs]: [usize; 3]) -> Result<[Vec<f32>; 2], GpuError> {
+        let wave = |n: usize, rate: f32| (0..n).map(|at| (at as f32 * rate).sin()).collect::<Vec<f32>>();
+        let mut found = [Vec::new(), Vec::new()];
+        for (times, found) in found.iter_mut().enumerate() {
+            let mut forward = Forward::new(gpu);
+            let x = forward.rows(&wave(rows * inputs, 0.7), inputs)?;
+            let matrix = forward.matrix(&wave(outputs * inputs, 0.3), inputs, &[outputs])?;
+            let out = linear(&mut forward, &x, &matrix)?;
+            (0..times).for_each(|_| add_linear(&mut forward, &x, &matrix, &out));
+            let all = forward.read_back(&out, &AtomicBool::new(false))?;
+            let padded = outputs.next_multiple_of(4);
+            *found = all.chunks_exact(padded).flat_map(|row| &row[..outputs]).copied().collect();
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn products_are_right_and_have_the_same_bits_with_any_workgroup_memory() {
+        if no_gpu_to_test() {
+            return;
+        }
+        let gpus = [16, 32].map(|kilobytes| Gpu::open_with(u64::MAX, kilobytes << 10).unwrap());
+        assert_eq!(gpus.each_ref().map(|gpu| gpu.linear), [Kernel::Linear16, Kernel::Linear32]);
+        for sizes in [[1, 1, 1], [3, 31, 5], [63, 32, 64], [64, 33, 63], [65, 64, 68], [130, 129, 65], [1, 200, 150]] {
+            let [found, others] = gpus.each_ref().map(|gpu| products(gpu, sizes).unwrap());
+            assert!(found == others, "{sizes:?}");
+            let [once, twice] = found;
+            let [_, inputs, outputs] = sizes;
+            for (at, (&once, &twice)) in once.iter().zip(&twice).enumerate() {
+                let terms = (0..inputs).map(|i| {
+                    let (x, w) = (at / outputs * inputs + i, at % outputs * inputs + i);
+                    f64::from((x as f32 * 0.7).sin()) * f64::from((w as f32 * 0.3).sin())
+                });
+                let exact = terms.sum::<f64>();
+                assert!((f64::from(once) - exact).abs() < 1e-5 * (inputs as f64).sqrt(), "{once} {exact} {sizes:?}");
+                assert!((f64::from(twice) - 2.0 * f64::from(once)).abs() < 1e-5, "{once} {twice}");
+            }
+        }
+    }
 }

@@ -210,7 +210,7 @@ mod tests {
         if no_gpu_to_test() {
             return;
         }
-        let (usual, small) = (Gpu::open().unwrap(), Gpu::open_binding(1 << 17).unwrap());
+        let (usual, small) = (Gpu::open().unwrap(), Gpu::open_with(1 << 17, u32::MAX).unwrap());
         // Of many short sequences and a longer one the scores take the most memory.
         for (lengths, causal) in [(vec![64, 3, 3], true), (vec![900], false), (vec![700, 100], false)] {
             let (expected, all) = read(&usual, &lengths, causal).unwrap();

@@ -1,4 +1,8 @@
-// Products with a matrix: out_n = W x_n, in mode 1 added to what is there. An invocation makes 4 rows times 4 columns.
+// Products with a matrix: out_n = W x_n, in mode 1 added to what is there. A workgroup makes a tile of 64 rows times 64
+// columns, so that a number that is read serves 64 products; an invocation makes 8 rows times 8 columns of it.
+//
+// Rows of an invocation are 8 apart, and so are its fours of columns: then neighbours read neighbouring fours of the
+// workgroup's memory, and no two of them the same bank.
 
 // [rows, I]
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
@@ -7,30 +11,74 @@
 // [rows, O]
 @group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
 
+const ROWS = 64u;
+// Fours of columns.
+const COLUMNS = 16u;
+
+// Some inputs, DEPTH fours of them: [DEPTH, ROWS] and [4 DEPTH, COLUMNS].
+var<workgroup> tile_x: array<vec4f, DEPTH * ROWS>;
+var<workgroup> tile_weights: array<vec4f, 4u * DEPTH * COLUMNS>;
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-    let at = invocation(group, local);
-    if at >= extents.invocations {
+    // The same for all invocations of the workgroup, which therefore meet at the barriers.
+    let tile = group.y * GROUPS + group.x;
+    if tile >= extents.invocations / 64u {
         return;
     }
-    let columns = extents.outputs;
-    let column = at % columns;
-    let first_row = at / columns * 4u;
-    let row = min(vec4u(first_row) + vec4u(0u, 1u, 2u, 3u), vec4u(extents.rows - 1u)) * extents.inputs;
-    var sums = mat4x4f();
-    for (var i = 0u; i < extents.inputs; i++) {
-        let x0 = x[row.x + i];
-        let x1 = x[row.y + i];
-        let x2 = x[row.z + i];
-        let x3 = x[row.w + i];
-        let w = i * 4u * columns + column;
-        sums += outer(vec4f(x0.x, x1.x, x2.x, x3.x), weights[w]);
-        sums += outer(vec4f(x0.y, x1.y, x2.y, x3.y), weights[w + columns]);
-        sums += outer(vec4f(x0.z, x1.z, x2.z, x3.z), weights[w + 2u * columns]);
-        sums += outer(vec4f(x0.w, x1.w, x2.w, x3.w), weights[w + 3u * columns]);
+    let across = (extents.outputs + COLUMNS - 1u) / COLUMNS;
+    let first_column = tile % across * COLUMNS;
+    let first_row = tile / across * ROWS;
+    let row = local / 8u;
+    let column = local % 8u;
+    var sums_00 = mat4x4f();
+    var sums_01 = mat4x4f();
+    var sums_10 = mat4x4f();
+    var sums_11 = mat4x4f();
+    for (var start = 0u; start < extents.inputs; start += DEPTH) {
+        let depth = min(DEPTH, extents.inputs - start);
+        load(first_row, first_column, start, depth, local);
+        workgroupBarrier();
+        for (var i = 0u; i < depth; i++) {
+            let at = i * ROWS + row;
+            let upper = transpose(mat4x4f(tile_x[at], tile_x[at + 8u], tile_x[at + 16u], tile_x[at + 24u]));
+            let lower = transpose(mat4x4f(tile_x[at + 32u], tile_x[at + 40u], tile_x[at + 48u], tile_x[at + 56u]));
+            let w = 4u * i * COLUMNS + column;
+            for (var input = 0u; input < 4u; input++) {
+                let left = tile_weights[w + input * COLUMNS];
+                let right = tile_weights[w + input * COLUMNS + 8u];
+                sums_00 += outer(upper[input], left);
+                sums_01 += outer(upper[input], right);
+                sums_10 += outer(lower[input], left);
+                sums_11 += outer(lower[input], right);
+            }
+        }
+        workgroupBarrier();
     }
-    for (var i = 0u; i < min(4u, extents.rows - first_row); i++) {
-        let to = (first_row + i) * columns + column;
-        out[to] = select(sums[i], out[to] + sums[i], extents.mode == 1u);
+    for (var i = 0u; i < 4u; i++) {
+        let above = first_row + row + 8u * i;
+        store(above, first_column + column, sums_00[i]);
+        store(above, first_column + column + 8u, sums_01[i]);
+        store(above + 32u, first_column + column, sums_10[i]);
+        store(above + 32u, first_column + column + 8u, sums_11[i]);
+    }
+}
+
+// Brings inputs from `start` on to the workgroup; rows and columns that are not there are those of the edge.
+fn load(first_row: u32, first_column: u32, start: u32, depth: u32, local: u32) {
+    let own = min(first_row + local, extents.rows - 1u) * extents.inputs + start;
+    for (var i = 0u; i < depth; i++) {
+        tile_x[i * ROWS + local] = x[own + i];
+    }
+    let column = min(first_column + local % COLUMNS, extents.outputs - 1u);
+    for (var input = local / COLUMNS; input < 4u * depth; input += 4u) {
+        tile_weights[input * COLUMNS + local % COLUMNS] = weights[(4u * start + input) * extents.outputs + column];
+    }
+}
+
+fn store(row: u32, column: u32, sums: vec4f) {
+    if row < extents.rows && column < extents.outputs {
+        let to = row * extents.outputs + column;
+        out[to] = select(sums, out[to] + sums, extents.mode == 1u);
     }
 }
