@@ -18,8 +18,8 @@ pub struct Gpu {
     pub device: Device,
     pub queue: Queue,
     kernels: Kernels,
-    /// Products with a matrix in the workgroup memory that the adapter has.
-    pub(crate) linear: Kernel,
+    /// The shaders that take the workgroup memory which the adapter has.
+    pub(crate) tiled: Tiled,
     adapter: String,
     /// What of its memory is used.
     pub(crate) memory: Account,
@@ -54,6 +54,24 @@ pub struct Traffic {
     pub read_back_bytes: u64,
     /// Bytes of the device's memory that are used.
     pub used_bytes: u64,
+}
+
+/// Shaders whose tiles lie in workgroup memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tiled {
+    pub bytes: u32,
+    pub project: Kernel,
+    pub linear: Kernel,
+}
+
+impl Tiled {
+    /// Those for an adapter that has so much; every one has 16 KB.
+    fn within(bytes: u32) -> Self {
+        match bytes >> 10 {
+            32.. => Tiled { bytes: 32 << 10, project: Kernel::Project32, linear: Kernel::Linear32 },
+            _ => Tiled { bytes: 16 << 10, project: Kernel::Project16, linear: Kernel::Linear16 },
+        }
+    }
 }
 
 static OPENINGS: AtomicU64 = AtomicU64::new(0);
@@ -107,14 +125,12 @@ impl Gpu {
     pub(crate) fn open_with(most_bound: u64, most_shared: u32) -> Result<Self, GpuError> {
         let adapter = chosen_adapter()?;
         let limits = adapter.limits();
-        // Every adapter has 16 KB.
-        let has_32 = limits.max_compute_workgroup_storage_size.min(most_shared) >= 32 << 10;
-        let (linear, shared) = if has_32 { (Kernel::Linear32, 32 << 10) } else { (Kernel::Linear16, 16 << 10) };
+        let tiled = Tiled::within(limits.max_compute_workgroup_storage_size.min(most_shared));
         // No more than is needed: the driver then enforces everywhere what the weakest adapter has.
         let required_limits = Limits {
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size.min(most_bound),
-            max_compute_workgroup_storage_size: shared,
+            max_compute_workgroup_storage_size: tiled.bytes,
             ..Limits::default()
         };
         let descriptor = DeviceDescriptor {
@@ -145,7 +161,7 @@ impl Gpu {
             device,
             queue,
             kernels: Kernels::default(),
-            linear,
+            tiled,
             adapter: name,
             memory: Account::default(),
             carried: Carried::default(),

@@ -95,8 +95,10 @@ macro_rules! kernels {
 }
 
 kernels! {
-    /// Rows to features.
-    Project = "project" after "prelude", reads 4, writes 1;
+    /// Rows to features, in 16 KB of workgroup memory.
+    Project16 = "project" after "prelude" "depth_16", reads 4, writes 1;
+    /// The same in 32 KB.
+    Project32 = "project" after "prelude" "depth_32", reads 4, writes 1;
     /// The state that the keys of one tile make.
     Summarize = "summarize" after "prelude" "powers", reads 4, writes 1;
     /// The states before each tile, and after the last.
@@ -122,9 +124,9 @@ kernels! {
     /// Rows over their root mean square, times a gain.
     Norm = "network/norm" after "network/prelude", reads 2, writes 1;
     /// Products of rows with the rows of a matrix, in 16 KB of workgroup memory.
-    Linear16 = "network/linear" after "network/prelude" "network/depth_16", reads 2, writes 1;
+    Linear16 = "network/linear" after "network/prelude" "depth_16", reads 2, writes 1;
     /// The same in 32 KB.
-    Linear32 = "network/linear" after "network/prelude" "network/depth_32", reads 2, writes 1;
+    Linear32 = "network/linear" after "network/prelude" "depth_32", reads 2, writes 1;
     /// Rows of queries, keys and values to rows of batch heads.
     Heads = "network/heads" after "network/prelude", reads 3, writes 3;
     /// What heads read, side by side in rows.
@@ -293,8 +295,8 @@ mod tests {
             let shared = module.global_variables.iter().filter(|(_, of)| of.space == AddressSpace::WorkGroup);
             let bytes: u32 = shared.map(|(_, of)| module.types[of.ty].inner.size(module.to_ctx())).sum();
             let expected = match kernel {
-                Kernel::Linear16 => 16 << 10,
-                Kernel::Linear32 => 32 << 10,
+                Kernel::Project16 | Kernel::Linear16 => 16 << 10,
+                Kernel::Project32 | Kernel::Linear32 => 32 << 10,
                 _ => 0,
             };
             assert_eq!(bytes, expected, "{kernel:?}");

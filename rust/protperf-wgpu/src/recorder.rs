@@ -1,6 +1,6 @@
 //! Work for the device: buffers, dispatches in their order, and what is read back.
 
-use crate::context::Gpu;
+use crate::context::{Gpu, Tiled};
 use crate::error::GpuError;
 use crate::kernels::{Kernel, Uniform};
 use crate::memory::{Held, OnDevice, Spare};
@@ -53,6 +53,11 @@ impl<'a> Recorder<'a> {
             self.gpu.queue.write_buffer(memory.buffer(), at, bytes);
             self.gpu.carried.uploaded_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
+    }
+
+    /// The shaders that take the workgroup memory which the adapter has.
+    pub fn tiled(&self) -> Tiled {
+        self.gpu.tiled
     }
 
     /// As [`Gpu::opening`].

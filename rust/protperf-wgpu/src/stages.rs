@@ -5,7 +5,7 @@ use crate::error::GpuError;
 use crate::kernels::{Kernel, Sizes};
 use crate::maps::{EXPONENTIAL, TRIGONOMETRIC};
 use crate::memory::OnDevice;
-use crate::recorder::Recorder;
+use crate::recorder::{GROUP, Recorder};
 use crate::tiles::Tiling;
 use protperf_core::Side;
 use std::f64::consts::LN_2;
@@ -15,8 +15,10 @@ type Result<T> = std::result::Result<T, GpuError>;
 
 /// Bytes of a feature, and of a score.
 const FEATURE: u64 = 8;
-/// How far one invocation counts in a loop; one driver stops all loops of an invocation at 65,535.
-const MAX_COUNT: usize = 65_000;
+/// Rows and projections of a tile: the twin of `ROWS` in `shaders/project.wgsl`.
+const TILE: u32 = 64;
+/// How far one invocation counts in its longest loop; one driver stops all loops of an invocation together at 65,535.
+const MAX_COUNT: usize = 50_000;
 /// Rows whose gradients of parameters one invocation adds.
 const PARAMETER_ROWS: usize = 1024;
 
@@ -165,9 +167,9 @@ impl<'r, 'a> Stages<'r, 'a> {
         let features = self.scratch("features", rows.cut.num_rows * self.base.features as usize, FEATURE)?;
         let flag = u32::from(shifts.is_some());
         let sizes = Sizes { mode, flag, factor: rows.norm_factor, ..self.sizes(rows) };
-        let tiles = [sizes.projections.div_ceil(4), sizes.rows.div_ceil(4), sizes.batch_heads];
+        let tiles = [GROUP, sizes.projections.div_ceil(TILE), sizes.rows.div_ceil(TILE), sizes.batch_heads];
         let bindings = [rows.inputs, rows.parameters, shifts.unwrap_or(self.sets), self.sets, &features];
-        self.recorder.dispatch(Kernel::Project, over(sizes, &tiles), &bindings);
+        self.recorder.dispatch(self.recorder.tiled().project, over(sizes, &tiles), &bindings);
         Ok(features)
     }
 

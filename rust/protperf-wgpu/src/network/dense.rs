@@ -71,7 +71,7 @@ fn multiply(forward: &mut Forward<'_>, x: &Activations, matrix: &Matrix, out: &A
     let extents = Extents { rows, inputs, outputs, mode, ..Extents::default() };
     let bindings = [&x.memory, &matrix.memory, &out.memory];
     let counts = [GROUP, outputs.div_ceil(TILE_COLUMNS), rows.div_ceil(TILE_ROWS)];
-    forward.recorder.dispatch(forward.gpu.linear, extents.over(&counts), &bindings);
+    forward.recorder.dispatch(forward.gpu.tiled.linear, extents.over(&counts), &bindings);
 }
 
 /// silu(gate) up of gates and what they let through side by side.
@@ -170,7 +170,7 @@ mod tests {
             return;
         }
         let gpus = [16, 32].map(|kilobytes| Gpu::open_with(u64::MAX, kilobytes << 10).unwrap());
-        assert_eq!(gpus.each_ref().map(|gpu| gpu.linear), [Kernel::Linear16, Kernel::Linear32]);
+        assert_eq!(gpus.each_ref().map(|gpu| gpu.tiled.linear), [Kernel::Linear16, Kernel::Linear32]);
         for sizes in [[1, 1, 1], [3, 31, 5], [63, 32, 64], [64, 33, 63], [65, 64, 68], [130, 129, 65], [1, 200, 150]] {
             let [found, others] = gpus.each_ref().map(|gpu| products(gpu, sizes).unwrap());
             assert!(found == others, "{sizes:?}");

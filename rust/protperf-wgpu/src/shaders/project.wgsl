@@ -6,8 +6,8 @@
 //     trigonometric   phi   = [cos u, sin u] * 2^h
 //
 // Directions carry the scale of the inputs and, in the exponential family, log2(e). The exponent of a feature is
-// lowered by its row's shift; a row that is left out has features of nothing. An invocation makes 4 rows times 4
-// projections. Mode 0: features. Mode 1: slopes of an activation, over the power of two that its feature carries.
+// lowered by its row's shift; a row that is left out has features of nothing. A workgroup makes a tile of 64 rows times 64
+// projections, so that a number that is read serves 64 products; an invocation makes 8 rows times 8 projections of it. Mode 0: features. Mode 1: slopes of an activation, over the power of two that its feature carries.
 // BH: batch entries times heads, those of one group.
 
 // x [BH, rows, D]
@@ -25,47 +25,94 @@ const LEFT_OUT = -2147483647;
 const HUGE = 1073741824.0;
 const LARGEST = 1e15;
 
+const ROWS = 64u;
+// Fours of rows of a tile, and of projections.
+const FOURS = 16u;
+const AXES = 4u * DEPTH;
+
+// Some axes, AXES of them: [AXES, ROWS] and [AXES, ROWS].
+var<workgroup> tile_x: array<vec4f, AXES * FOURS>;
+var<workgroup> tile_w: array<vec4f, AXES * FOURS>;
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-    let at = invocation(group, local);
-    if at >= sizes.invocations {
+    // The same for all invocations of the workgroup, which therefore meet at the barriers.
+    let tile = group.y * GROUPS + group.x;
+    if tile >= sizes.invocations / 64u {
         return;
     }
-    let columns = (sizes.projections + 3u) / 4u;
-    let row_tiles = (sizes.rows + 3u) / 4u;
-    let first_projection = at % columns * 4u;
-    let first_row = at / columns % row_tiles * 4u;
-    let batch_head = at / columns / row_tiles;
+    let across = (sizes.projections + ROWS - 1u) / ROWS;
+    let down = (sizes.rows + ROWS - 1u) / ROWS;
+    let first_projection = tile % across * ROWS;
+    let first_row = tile / across % down * ROWS;
+    let batch_head = tile / across / down;
     let d = sizes.head_dim;
-    let last_row = vec4u(sizes.rows - 1u);
-    let last_projection = vec4u(sizes.projections - 1u);
-    let rows = vec4u(batch_head * sizes.rows) + min(vec4u(first_row) + vec4u(0u, 1u, 2u, 3u), last_row);
-    let projections = min(vec4u(first_projection) + vec4u(0u, 1u, 2u, 3u), last_projection);
     let start = sets[batch_head] * (sizes.projections * (d + 1u) + d);
     let constants = start + sizes.projections * d;
     let squares = constants + sizes.projections;
-    var products = mat4x4f();
-    var norms = vec4f();
-    for (var axis = 0u; axis < d; axis++) {
-        let loaded = rows * d + vec4u(axis);
-        let raw = vec4f(inputs[loaded.x], inputs[loaded.y], inputs[loaded.z], inputs[loaded.w]);
-        let x = clamp(raw, vec4f(-sizes.input_limit), vec4f(sizes.input_limit));
-        let w = vec4u(start) + projections * d + vec4u(axis);
-        products += outer(x, vec4f(parameters[w.x], parameters[w.y], parameters[w.z], parameters[w.w]));
-        norms += x * x * parameters[squares + axis];
-    }
-    let c = vec4u(constants) + projections;
-    let added = vec4f(parameters[c.x], parameters[c.y], parameters[c.z], parameters[c.w]);
-    norms *= sizes.factor;
-    for (var i = 0u; i < 4u; i++) {
-        if first_row + i >= sizes.rows {
-            return;
+    let row = local / 8u;
+    let projection = local % 8u;
+    var products_00 = mat4x4f();
+    var products_01 = mat4x4f();
+    var products_10 = mat4x4f();
+    var products_11 = mat4x4f();
+    var norms_0 = vec4f();
+    var norms_1 = vec4f();
+    for (var first_axis = 0u; first_axis < d; first_axis += AXES) {
+        let axes = min(AXES, d - first_axis);
+        load(batch_head * sizes.rows, first_row, start, first_projection, first_axis, axes, local);
+        workgroupBarrier();
+        for (var axis = 0u; axis < axes; axis++) {
+            let x0 = tile_x[axis * FOURS + row];
+            let x1 = tile_x[axis * FOURS + row + 8u];
+            let w0 = tile_w[axis * FOURS + projection];
+            let w1 = tile_w[axis * FOURS + projection + 8u];
+            products_00 += outer(x0, w0);
+            products_01 += outer(x0, w1);
+            products_10 += outer(x1, w0);
+            products_11 += outer(x1, w1);
+            let square = parameters[squares + first_axis + axis];
+            norms_0 += x0 * x0 * square;
+            norms_1 += x1 * x1 * square;
         }
-        let u = products[i] + added;
-        for (var j = 0u; j < 4u; j++) {
-            if first_projection + j < sizes.projections {
-                store(batch_head * sizes.rows + first_row + i, first_projection + j, u[j], norms[i]);
-            }
+        workgroupBarrier();
+    }
+    norms_0 *= sizes.factor;
+    norms_1 *= sizes.factor;
+    let own_row = first_row + 4u * row;
+    let own_projection = first_projection + 4u * projection;
+    for (var i = 0u; i < 4u; i++) {
+        let at = batch_head * sizes.rows + own_row + i;
+        if own_row + i < sizes.rows {
+            store_four(at, constants, own_projection, products_00[i], norms_0[i]);
+            store_four(at, constants, own_projection + 32u, products_01[i], norms_0[i]);
+        }
+        if own_row + 32u + i < sizes.rows {
+            store_four(at + 32u, constants, own_projection, products_10[i], norms_1[i]);
+            store_four(at + 32u, constants, own_projection + 32u, products_11[i], norms_1[i]);
+        }
+    }
+}
+
+// Brings some axes to the workgroup; rows and projections that are not there are those of the edge.
+fn load(before: u32, first_row: u32, start: u32, first_projection: u32, first_axis: u32, axes: u32, local: u32) {
+    let four = local % FOURS;
+    let inner = vec4u(4u * four) + vec4u(0u, 1u, 2u, 3u);
+    let x = (vec4u(before) + min(vec4u(first_row) + inner, vec4u(sizes.rows - 1u))) * sizes.head_dim + vec4u(first_axis);
+    let projections = min(vec4u(first_projection) + inner, vec4u(sizes.projections - 1u));
+    let w = vec4u(start + first_axis) + projections * sizes.head_dim;
+    for (var axis = local / FOURS; axis < axes; axis += 4u) {
+        let raw = vec4f(inputs[x.x + axis], inputs[x.y + axis], inputs[x.z + axis], inputs[x.w + axis]);
+        tile_x[axis * FOURS + four] = clamp(raw, vec4f(-sizes.input_limit), vec4f(sizes.input_limit));
+        tile_w[axis * FOURS + four] =
+            vec4f(parameters[w.x + axis], parameters[w.y + axis], parameters[w.z + axis], parameters[w.w + axis]);
+    }
+}
+
+fn store_four(row: u32, constants: u32, first: u32, products: vec4f, norm: f32) {
+    for (var j = 0u; j < 4u; j++) {
+        if first + j < sizes.projections {
+            store(row, first + j, products[j] + parameters[constants + first + j], norm);
         }
     }
 }

@@ -44,14 +44,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
             let upper = transpose(mat4x4f(tile_x[at], tile_x[at + 8u], tile_x[at + 16u], tile_x[at + 24u]));
             let lower = transpose(mat4x4f(tile_x[at + 32u], tile_x[at + 40u], tile_x[at + 48u], tile_x[at + 56u]));
             let w = 4u * i * COLUMNS + column;
-            for (var input = 0u; input < 4u; input++) {
-                let left = tile_weights[w + input * COLUMNS];
-                let right = tile_weights[w + input * COLUMNS + 8u];
-                sums_00 += outer(upper[input], left);
-                sums_01 += outer(upper[input], right);
-                sums_10 += outer(lower[input], left);
-                sums_11 += outer(lower[input], right);
-            }
+            let a0 = tile_weights[w];
+            let a1 = tile_weights[w + COLUMNS];
+            let a2 = tile_weights[w + 2u * COLUMNS];
+            let a3 = tile_weights[w + 3u * COLUMNS];
+            let b0 = tile_weights[w + 8u];
+            let b1 = tile_weights[w + COLUMNS + 8u];
+            let b2 = tile_weights[w + 2u * COLUMNS + 8u];
+            let b3 = tile_weights[w + 3u * COLUMNS + 8u];
+            // One term after the other, without a loop: there is a limit to the loops of an invocation.
+            sums_00 = sums_00 + outer(upper[0], a0) + outer(upper[1], a1) + outer(upper[2], a2) + outer(upper[3], a3);
+            sums_01 = sums_01 + outer(upper[0], b0) + outer(upper[1], b1) + outer(upper[2], b2) + outer(upper[3], b3);
+            sums_10 = sums_10 + outer(lower[0], a0) + outer(lower[1], a1) + outer(lower[2], a2) + outer(lower[3], a3);
+            sums_11 = sums_11 + outer(lower[0], b0) + outer(lower[1], b1) + outer(lower[2], b2) + outer(lower[3], b3);
         }
         workgroupBarrier();
     }
@@ -67,11 +72,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 // Brings inputs from `start` on to the workgroup; rows and columns that are not there are those of the edge.
 fn load(first_row: u32, first_column: u32, start: u32, depth: u32, local: u32) {
     let own = min(first_row + local, extents.rows - 1u) * extents.inputs + start;
+    let column = min(first_column + local % COLUMNS, extents.outputs - 1u);
     for (var i = 0u; i < depth; i++) {
         tile_x[i * ROWS + local] = x[own + i];
-    }
-    let column = min(first_column + local % COLUMNS, extents.outputs - 1u);
-    for (var input = local / COLUMNS; input < 4u * depth; input += 4u) {
+        let input = 4u * i + local / COLUMNS;
         tile_weights[input * COLUMNS + local % COLUMNS] = weights[(4u * start + input) * extents.outputs + column];
     }
 }
