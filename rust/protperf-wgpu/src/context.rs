@@ -61,6 +61,8 @@ pub struct Traffic {
 pub(crate) struct Tiled {
     pub bytes: u32,
     pub project: Kernel,
+    pub summarize: Kernel,
+    pub read: Kernel,
     pub linear: Kernel,
 }
 
@@ -68,8 +70,20 @@ impl Tiled {
     /// Those for an adapter that has so much; every one has 16 KB.
     fn within(bytes: u32) -> Self {
         match bytes >> 10 {
-            32.. => Tiled { bytes: 32 << 10, project: Kernel::Project32, linear: Kernel::Linear32 },
-            _ => Tiled { bytes: 16 << 10, project: Kernel::Project16, linear: Kernel::Linear16 },
+            32.. => Tiled {
+                bytes: 32 << 10,
+                project: Kernel::Project32,
+                summarize: Kernel::Summarize32,
+                read: Kernel::Read32,
+                linear: Kernel::Linear32,
+            },
+            _ => Tiled {
+                bytes: 16 << 10,
+                project: Kernel::Project16,
+                summarize: Kernel::Summarize16,
+                read: Kernel::Read16,
+                linear: Kernel::Linear16,
+            },
         }
     }
 }

@@ -95,18 +95,19 @@ macro_rules! kernels {
 }
 
 kernels! {
-    /// Rows to features, in 16 KB of workgroup memory.
+    /// Rows to features; those with numbers take 16 or 32 KB of workgroup memory.
     Project16 = "project" after "prelude" "depth_16", reads 4, writes 1;
-    /// The same in 32 KB.
     Project32 = "project" after "prelude" "depth_32", reads 4, writes 1;
     /// The state that the keys of one tile make.
-    Summarize = "summarize" after "prelude" "powers", reads 4, writes 1;
+    Summarize16 = "summarize" after "prelude" "powers" "depth_16", reads 4, writes 1;
+    Summarize32 = "summarize" after "prelude" "powers" "depth_32", reads 4, writes 1;
     /// The states before each tile, and after the last.
     Scan = "scan" after "prelude" "powers", reads 5, writes 2;
     /// Products of the features of queries and keys of one tile.
     Scores = "scores" after "prelude", reads 3, writes 1;
     /// What rows read from a state and from their own tile.
-    Read = "read" after "prelude" "powers", reads 6, writes 2;
+    Read16 = "read" after "prelude" "powers" "depth_16", reads 6, writes 2;
+    Read32 = "read" after "prelude" "powers" "depth_32", reads 6, writes 2;
     /// Gradients of the scores of one tile.
     ScoreGradient = "score_gradient" after "prelude", reads 3, writes 1;
     /// Gradients of features.
@@ -123,9 +124,8 @@ kernels! {
     Embed = "network/embed" after "network/prelude", reads 3, writes 1;
     /// Rows over their root mean square, times a gain.
     Norm = "network/norm" after "network/prelude", reads 2, writes 1;
-    /// Products of rows with the rows of a matrix, in 16 KB of workgroup memory.
+    /// Products of rows with the rows of a matrix.
     Linear16 = "network/linear" after "network/prelude" "depth_16", reads 2, writes 1;
-    /// The same in 32 KB.
     Linear32 = "network/linear" after "network/prelude" "depth_32", reads 2, writes 1;
     /// Rows of queries, keys and values to rows of batch heads.
     Heads = "network/heads" after "network/prelude", reads 3, writes 3;
@@ -294,12 +294,15 @@ mod tests {
             let module = wgpu::naga::front::wgsl::parse_str(kernel.recipe().source).unwrap();
             let shared = module.global_variables.iter().filter(|(_, of)| of.space == AddressSpace::WorkGroup);
             let bytes: u32 = shared.map(|(_, of)| module.types[of.ty].inner.size(module.to_ctx())).sum();
-            let expected = match kernel {
-                Kernel::Project16 | Kernel::Linear16 => 16 << 10,
-                Kernel::Project32 | Kernel::Linear32 => 32 << 10,
-                _ => 0,
+            let name = format!("{kernel:?}");
+            let most = if name.ends_with("16") {
+                16 << 10
+            } else if name.ends_with("32") {
+                32 << 10
+            } else {
+                0
             };
-            assert_eq!(bytes, expected, "{kernel:?}");
+            assert!(bytes <= most && bytes >= most / 2, "{name} {bytes}");
         }
     }
 

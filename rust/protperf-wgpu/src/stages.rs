@@ -15,8 +15,10 @@ type Result<T> = std::result::Result<T, GpuError>;
 
 /// Bytes of a feature, and of a score.
 const FEATURE: u64 = 8;
-/// Rows and projections of a tile: the twin of `ROWS` in `shaders/project.wgsl`.
+/// Rows of what a workgroup makes: the twin of `ROWS` in `shaders/project.wgsl` and others.
 const TILE: u32 = 64;
+/// Columns of values of it: the twin of `COLUMNS` in `shaders/read.wgsl` and `summarize.wgsl`.
+const TILE_COLUMNS: u32 = 32;
 /// How far one invocation counts in its longest loop; one driver stops all loops of an invocation together at 65,535.
 const MAX_COUNT: usize = 50_000;
 /// Rows whose gradients of parameters one invocation adds.
@@ -191,9 +193,9 @@ impl<'r, 'a> Stages<'r, 'a> {
         let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.sizes(rows) };
         let state = (sizes.features * (1 + sizes.width)) as usize;
         let own = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
-        let tiles = [sizes.width.div_ceil(4), sizes.features.div_ceil(4), sizes.tiles, sizes.batch_heads];
+        let tiles = [GROUP, column_tiles(&sizes), sizes.features.div_ceil(TILE), sizes.tiles, sizes.batch_heads];
         let bindings = [features, values.rows, &rows.cut.tiles, powers, &own];
-        self.recorder.dispatch(Kernel::Summarize, over(sizes, &tiles), &bindings);
+        self.recorder.dispatch(self.recorder.tiled().summarize, over(sizes, &tiles), &bindings);
         let before = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
         let of_segments = (rows.cut.tiling.segments.len() * state) as u64;
         let last = self.recorder.scratch("states", u64::from(self.base.batch_heads) * of_segments * 4)?;
@@ -253,10 +255,10 @@ impl<'r, 'a> Stages<'r, 'a> {
         let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.reader_sizes(rows) };
         let out = self.scratch("output", rows.cut.num_rows * sizes.width as usize, 4)?;
         let den = self.scratch("denominators", if rows.side == Side::Query { rows.cut.num_rows * 2 } else { 0 }, 4)?;
-        let tiles = [sizes.width.div_ceil(4), sizes.tile_rows.div_ceil(4), sizes.tiles, sizes.batch_heads];
+        let tiles = [GROUP, column_tiles(&sizes), sizes.tile_rows.div_ceil(TILE), sizes.tiles, sizes.batch_heads];
         let powers = values.powers.unwrap_or(values.rows);
         let bindings = [features, self.state_of(states), &rows.cut.tiles, scores, values.rows, powers, &out, &den];
-        self.recorder.dispatch(Kernel::Read, over(sizes, &tiles), &bindings);
+        self.recorder.dispatch(self.recorder.tiled().read, over(sizes, &tiles), &bindings);
         Ok([out, den])
     }
 
@@ -361,6 +363,11 @@ impl<'r, 'a> Stages<'r, 'a> {
 
 fn check_count(what: &'static str, found: usize, limit: usize) -> Result<()> {
     if found <= limit { Ok(()) } else { Err(GpuError::TooMany { what, found, limit }) }
+}
+
+/// Tiles of columns of values; there is one where values have no columns, for the ones.
+fn column_tiles(sizes: &Sizes) -> u32 {
+    (sizes.width - 1).div_ceil(TILE_COLUMNS).max(1)
 }
 
 /// Blocks of 4 queries times 4 keys of every tile.

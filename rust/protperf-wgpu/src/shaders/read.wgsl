@@ -6,7 +6,8 @@
 // Mode 0, forward: rows are queries, j <= i; out is N / D, or 0 where D is 0, and den is D as exponent and mantissa.
 // Mode 1, backward: rows are keys that read the state of later queries, j >= i; t is 0 and out is N, den is not written.
 // With flag 0 there is the state alone. Values and sums of them may be over powers of two; N is over that of the row then,
-// which no later row has a part in. An invocation makes 4 rows times 4 columns of [D, N].
+// which no later row has a part in. A workgroup makes 64 rows times 32 columns of N, and D of those rows; an invocation
+// makes 8 rows times 4 columns of it.
 // BH: batch entries times heads, those of one group.
 
 // [BH, rows, F]
@@ -26,101 +27,204 @@
 // [BH, rows, 2]
 @group(0) @binding(8) var<storage, read_write> den: array<f32>;
 
+const ROWS = 64u;
+const FOURS = 16u;
+const COLUMNS = 32u;
+const TERMS = 4u * DEPTH;
+
+// Of the rows.
+var<workgroup> row_tops: array<i32, ROWS>;
+// Some terms of every sum, TERMS of them: what rows read [TERMS, ROWS], values [TERMS, COLUMNS] and ones [TERMS].
+var<workgroup> tile_reads: array<vec4f, TERMS * FOURS>;
+var<workgroup> tile_values: array<vec4f, TERMS * 8u>;
+var<workgroup> tile_ones: array<f32, TERMS>;
+
+// What a workgroup works on.
+struct Block {
+    of_tile: u32,
+    // Of the batch head; numbers of rows below count from it.
+    first_row: u32,
+    count: u32,
+    // Of the 64 rows, within the tile.
+    start: u32,
+    state: u32,
+    first_column: u32,
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-    let at = invocation(group, local);
-    if at >= sizes.invocations {
+    // The same for all invocations of the workgroup, which therefore meet at the barriers.
+    let at = group.y * GROUPS + group.x;
+    if at >= sizes.invocations / 64u {
         return;
     }
-    let columns = (sizes.width + 3u) / 4u;
-    let blocks = (sizes.tile_rows + 3u) / 4u;
-    let first_column = at % columns * 4u;
-    let own_row = at / columns % blocks * 4u;
-    let of_tile = at / columns / blocks;
+    let across = max((sizes.width + COLUMNS - 2u) / COLUMNS, 1u);
+    let blocks = (sizes.tile_rows + ROWS - 1u) / ROWS;
+    let of_tile = at / across / blocks;
     let tile = tiles[of_tile % sizes.tiles];
-    if own_row >= tile.count {
+    let start = at / across % blocks * ROWS;
+    if start >= tile.count {
         return;
     }
     let batch_head = of_tile / sizes.tiles;
-    let first_row = batch_head * sizes.rows + tile.first;
-    let row = min(vec4u(own_row) + vec4u(0u, 1u, 2u, 3u), vec4u(tile.count - 1u));
-    let base = (vec4u(first_row) + row) * sizes.features;
     let state = (batch_head * sizes.states + tile.state) * sizes.features * (sizes.width + 1u);
-    let c = min(vec4u(first_column) + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.width - 1u));
-    var top = vec4i(0);
+    // Column 0 of a row of values is its one.
+    let first_column = 1u + at % across * COLUMNS;
+    let block = Block(of_tile, batch_head * sizes.rows + tile.first, tile.count, start, state, first_column);
     if sizes.mode == 0u {
-        top = tops(base, state, of_tile, row);
+        row_tops[local] = top_of(block, min(start + local, tile.count - 1u));
+    } else {
+        row_tops[local] = 0;
     }
-    var sums = mat4x4f();
-    var ones = vec4f();
-    for (var m = 0u; m < sizes.features; m++) {
+    workgroupBarrier();
+    // Short segments have no second half.
+    let is_tall = tile.count - start > 32u;
+    let row = local / 8u;
+    let column = local % 8u;
+    var sums_0 = mat4x4f();
+    var sums_1 = mat4x4f();
+    var ones_0 = vec4f();
+    var ones_1 = vec4f();
+    for (var first = 0u; first < sizes.features; first += TERMS) {
+        let depth = min(TERMS, sizes.features - first);
+        load_state(block, first, depth, local);
+        workgroupBarrier();
+        for (var m = 0u; m < depth; m++) {
+            let x0 = tile_reads[m * FOURS + row];
+            let s = tile_values[m * 8u + column];
+            sums_0 += outer(x0, s);
+            ones_0 += x0 * tile_ones[m];
+            if is_tall {
+                let x1 = tile_reads[m * FOURS + row + 8u];
+                sums_1 += outer(x1, s);
+                ones_1 += x1 * tile_ones[m];
+            }
+        }
+        workgroupBarrier();
+    }
+    if sizes.flag == 1u {
+        let state_power = power_at(block.first_row);
+        sums_0 = scaled(sums_0, exp2_int4(vec4i(state_power) - powers_of(block, 4u * row)));
+        sums_1 = scaled(sums_1, exp2_int4(vec4i(state_power) - powers_of(block, 4u * row + 32u)));
+        var own_sums_0 = mat4x4f();
+        var own_sums_1 = mat4x4f();
+        var own_ones_0 = vec4f();
+        var own_ones_1 = vec4f();
+        for (var first = 0u; first < tile.count; first += TERMS) {
+            let depth = min(TERMS, tile.count - first);
+            load_own(block, first, depth, local);
+            workgroupBarrier();
+            for (var j = 0u; j < depth; j++) {
+                let x0 = tile_reads[j * FOURS + row];
+                // A row that is not seen has read 0, and a power that may be larger.
+                let power = vec4i(power_at(block.first_row + first + j));
+                let by_0 = exp2_int4(min(power - powers_of(block, 4u * row), vec4i(0)));
+                let v = tile_values[j * 8u + column];
+                own_sums_0 += outer(x0 * by_0, v);
+                own_ones_0 += x0 * tile_ones[j];
+                if is_tall {
+                    let x1 = tile_reads[j * FOURS + row + 8u];
+                    let by_1 = exp2_int4(min(power - powers_of(block, 4u * row + 32u), vec4i(0)));
+                    own_sums_1 += outer(x1 * by_1, v);
+                    own_ones_1 += x1 * tile_ones[j];
+                }
+            }
+            workgroupBarrier();
+        }
+        sums_0 += own_sums_0;
+        sums_1 += own_sums_1;
+        ones_0 += own_ones_0;
+        ones_1 += own_ones_1;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        store(block, 4u * row + i, column, sums_0[i], ones_0[i]);
+        store(block, 4u * row + 32u + i, column, sums_1[i], ones_1[i]);
+    }
+}
+
+// The row of a block of 64, or the last one of the tile.
+fn inside(block: Block, row: u32) -> u32 {
+    return min(block.start + row, block.count - 1u);
+}
+
+fn four_inside(block: Block, row: u32) -> vec4u {
+    return vec4u(inside(block, row), inside(block, row + 1u), inside(block, row + 2u), inside(block, row + 3u));
+}
+
+fn powers_of(block: Block, row: u32) -> vec4i {
+    let r = block.first_row + four_inside(block, row);
+    return vec4i(power_at(r.x), power_at(r.y), power_at(r.z), power_at(r.w));
+}
+
+fn scaled(sums: mat4x4f, by: vec4f) -> mat4x4f {
+    return mat4x4f(sums[0] * by.x, sums[1] * by.y, sums[2] * by.z, sums[3] * by.w);
+}
+
+fn tops_of(four: u32) -> vec4i {
+    return vec4i(row_tops[4u * four], row_tops[4u * four + 1u], row_tops[4u * four + 2u], row_tops[4u * four + 3u]);
+}
+
+// Brings some features of the rows and rows of the state to the workgroup.
+fn load_state(block: Block, first: u32, depth: u32, local: u32) {
+    let four = local % FOURS;
+    let row = four_inside(block, 4u * four);
+    let base = (block.first_row + row) * sizes.features + first;
+    let top = tops_of(four);
+    let c = min(block.first_column + 4u * four + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.width - 1u));
+    for (var m = local / FOURS; m < depth; m += 4u) {
         let x = features[base.x + m];
         let y = features[base.y + m];
         let z = features[base.z + m];
         let w = features[base.w + m];
-        let s = state + m * (sizes.width + 1u);
+        let s = block.state + (first + m) * (sizes.width + 1u);
         let exponents = vec4i(x.exponent, y.exponent, z.exponent, w.exponent) + vec4i(reference_of(states[s]));
-        let read = vec4f(x.mantissa, y.mantissa, z.mantissa, w.mantissa) * exp2_int4(exponents - top);
-        sums += outer(read, vec4f(states[s + 1u + c.x], states[s + 1u + c.y], states[s + 1u + c.z], states[s + 1u + c.w]));
-        ones += read * states[s + 1u];
-    }
-    var power = vec4i(0);
-    var state_power = 0;
-    if sizes.flag == 1u {
-        let r = vec4u(first_row) + row;
-        power = vec4i(power_at(r.x), power_at(r.y), power_at(r.z), power_at(r.w));
-        state_power = power_at(first_row);
-    }
-    let of_state = exp2_int4(vec4i(state_power) - power);
-    sums = mat4x4f(sums[0] * of_state.x, sums[1] * of_state.y, sums[2] * of_state.z, sums[3] * of_state.w);
-    var own_sums = mat4x4f();
-    var own_ones = vec4f();
-    for (var j = 0u; j < select(0u, tile.count, sizes.flag == 1u); j++) {
-        let read = vec4f(
-            score(of_tile, row.x, j, top.x),
-            score(of_tile, row.y, j, top.y),
-            score(of_tile, row.z, j, top.z),
-            score(of_tile, row.w, j, top.w),
-        );
-        let v = (first_row + j) * sizes.width;
-        // A row that is not seen has read 0, and a power that may be larger.
-        let of_value = exp2_int4(min(vec4i(power_at(first_row + j)) - power, vec4i(0)));
-        own_sums += outer(read * of_value, vec4f(values[v + c.x], values[v + c.y], values[v + c.z], values[v + c.w]));
-        own_ones += read * values[v];
-    }
-    sums += own_sums;
-    ones += own_ones;
-    for (var i = 0u; i < 4u; i++) {
-        if own_row + i < tile.count {
-            store(first_row + own_row + i, first_column, sums[i], ones[i], top[i]);
+        tile_reads[m * FOURS + four] = vec4f(x.mantissa, y.mantissa, z.mantissa, w.mantissa) * exp2_int4(exponents - top);
+        if four < 8u {
+            tile_values[m * 8u + four] =
+                vec4f(states[s + 1u + c.x], states[s + 1u + c.y], states[s + 1u + c.z], states[s + 1u + c.w]);
+        }
+        if four == 8u {
+            tile_ones[m] = states[s + 1u];
         }
     }
 }
 
-// The largest exponent of a term of each row.
-fn tops(base: vec4u, state: u32, of_tile: u32, row: vec4u) -> vec4i {
-    var top = vec4i(2 * EMPTY);
-    for (var m = 0u; m < sizes.features; m++) {
-        let exponents =
-            vec4i(features[base.x + m].exponent, features[base.y + m].exponent, features[base.z + m].exponent, features[base.w + m].exponent);
-        top = max(top, exponents + vec4i(reference_of(states[state + m * (sizes.width + 1u)])));
-    }
-    for (var j = 0u; j < select(0u, row.w + 1u, sizes.flag == 1u); j++) {
-        top = vec4i(
-            own_top(top.x, of_tile, row.x, j),
-            own_top(top.y, of_tile, row.y, j),
-            own_top(top.z, of_tile, row.z, j),
-            own_top(top.w, of_tile, row.w, j),
+// Brings some scores and values of the tile's own rows to the workgroup.
+fn load_own(block: Block, first: u32, depth: u32, local: u32) {
+    let four = local % FOURS;
+    let row = four_inside(block, 4u * four);
+    let top = tops_of(four);
+    let c = min(block.first_column + 4u * four + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.width - 1u));
+    for (var at = local / FOURS; at < depth; at += 4u) {
+        let j = first + at;
+        tile_reads[at * FOURS + four] = vec4f(
+            score(block.of_tile, row.x, j, top.x),
+            score(block.of_tile, row.y, j, top.y),
+            score(block.of_tile, row.z, j, top.z),
+            score(block.of_tile, row.w, j, top.w),
         );
+        let v = (block.first_row + j) * sizes.width;
+        if four < 8u {
+            tile_values[at * 8u + four] = vec4f(values[v + c.x], values[v + c.y], values[v + c.z], values[v + c.w]);
+        }
+        if four == 8u {
+            tile_ones[at] = values[v];
+        }
     }
-    return top;
 }
 
-fn own_top(top: i32, of_tile: u32, query: u32, key: u32) -> i32 {
-    if key > query {
-        return top;
+// The largest exponent of a term of a row.
+fn top_of(block: Block, row: u32) -> i32 {
+    var top = 2 * EMPTY;
+    let base = (block.first_row + row) * sizes.features;
+    for (var m = 0u; m < sizes.features; m++) {
+        top = max(top, features[base + m].exponent + reference_of(states[block.state + m * (sizes.width + 1u)]));
     }
-    return max(top, scores[(of_tile * sizes.tile_rows + query) * sizes.tile_rows + key].exponent);
+    let to = (block.of_tile * sizes.tile_rows + row) * sizes.tile_rows;
+    for (var j = 0u; j < select(0u, row + 1u, sizes.flag == 1u); j++) {
+        top = max(top, scores[to + j].exponent);
+    }
+    return top;
 }
 
 // The score of a row with row j of its tile, over 2^top; 0 where the query does not see the key.
@@ -134,17 +238,27 @@ fn score(of_tile: u32, row: u32, j: u32, top: i32) -> f32 {
     return found.mantissa * exp2_int(found.exponent - top);
 }
 
-fn store(row: u32, first_column: u32, sums: vec4f, ones: f32, top: i32) {
+fn store(block: Block, row: u32, column: u32, sums: vec4f, ones: f32) {
+    if block.start + row >= block.count {
+        return;
+    }
+    let to = block.first_row + block.start + row;
     let is_seen = ones != 0.0;
     let by = select(1.0, ones, is_seen);
     for (var j = 0u; j < 4u; j++) {
-        if first_column + j < sizes.width {
-            out[row * sizes.width + first_column + j] = select(sums[j], select(0.0, sums[j] / by, is_seen), sizes.mode == 0u);
+        let own = block.first_column + 4u * column + j;
+        if own < sizes.width {
+            out[to * sizes.width + own] = select(sums[j], select(0.0, sums[j] / by, is_seen), sizes.mode == 0u);
         }
     }
-    if sizes.mode == 0u && first_column == 0u {
+    if block.first_column > 1u || column > 0u {
+        return;
+    }
+    if sizes.mode == 0u {
         let parts = split(by);
-        den[row * 2u] = select(0.0, f32(parts.exponent + top), is_seen);
-        den[row * 2u + 1u] = select(0.0, parts.mantissa, is_seen);
+        den[to * 2u] = select(0.0, f32(parts.exponent + row_tops[row]), is_seen);
+        den[to * 2u + 1u] = select(0.0, parts.mantissa, is_seen);
+    } else {
+        out[to * sizes.width] = ones;
     }
 }

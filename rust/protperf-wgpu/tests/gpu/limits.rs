@@ -57,10 +57,10 @@ fn what_the_gpu_has_no_room_for_is_an_error_that_says_so_and_the_next_call_works
         ..Case::new(Map::Named(FeatureMap::Elu1), false, len, [1, 1, num_features])
     };
     let message = forward(&Wgpu, &case(1, 40_000)).unwrap_err().to_string();
-    assert!(message.starts_with("features: 40000 are more than the 32500"), "{message}");
-    let len = 1 + chosen.max_binding as usize / (8 * 30_000);
+    assert!(message.starts_with("features: 40000 are more than the 25000"), "{message}");
+    let len = 1 + chosen.max_binding as usize / (8 * 24_000);
     if len < 1_000 {
-        let message = forward(&Wgpu, &case(len, 30_000)).unwrap_err().to_string();
+        let message = forward(&Wgpu, &case(len, 24_000)).unwrap_err().to_string();
         assert!(message.starts_with("features: ") && message.contains("binds at most"), "{message}");
     }
     assert!(forward(&Wgpu, &case(400, 2)).is_ok());
