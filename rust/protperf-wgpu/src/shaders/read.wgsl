@@ -103,9 +103,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         workgroupBarrier();
     }
     if sizes.flag == 1u {
-        let state_power = power_at(block.first_row);
-        sums_0 = scaled(sums_0, exp2_int4(vec4i(state_power) - powers_of(block, 4u * row)));
-        sums_1 = scaled(sums_1, exp2_int4(vec4i(state_power) - powers_of(block, 4u * row + 32u)));
+        let state_power = vec4i(power_at(block.first_row));
+        let power_0 = powers_of(block, 4u * row);
+        let power_1 = powers_of(block, 4u * row + 32u);
+        sums_0 = scaled(sums_0, exp2_int4(state_power - power_0));
+        sums_1 = scaled(sums_1, exp2_int4(state_power - power_1));
         var own_sums_0 = mat4x4f();
         var own_sums_1 = mat4x4f();
         var own_ones_0 = vec4f();
@@ -118,13 +120,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
                 let x0 = tile_reads[j * FOURS + row];
                 // A row that is not seen has read 0, and a power that may be larger.
                 let power = vec4i(power_at(block.first_row + first + j));
-                let by_0 = exp2_int4(min(power - powers_of(block, 4u * row), vec4i(0)));
+                let by_0 = exp2_int4(min(power - power_0, vec4i(0)));
                 let v = tile_values[j * 8u + column];
                 own_sums_0 += outer(x0 * by_0, v);
                 own_ones_0 += x0 * tile_ones[j];
                 if is_tall {
                     let x1 = tile_reads[j * FOURS + row + 8u];
-                    let by_1 = exp2_int4(min(power - powers_of(block, 4u * row + 32u), vec4i(0)));
+                    let by_1 = exp2_int4(min(power - power_1, vec4i(0)));
                     own_sums_1 += outer(x1 * by_1, v);
                     own_ones_1 += x1 * tile_ones[j];
                 }
