@@ -19,7 +19,7 @@ pub struct Gpu {
     pub queue: Queue,
     kernels: Kernels,
     /// The shaders that take the workgroup memory which the adapter has.
-    pub(crate) tiled: Tiled,
+    pub(crate) sharing: Sharing,
     adapter: String,
     /// What of its memory is used.
     pub(crate) memory: Account,
@@ -56,9 +56,9 @@ pub struct Traffic {
     pub used_bytes: u64,
 }
 
-/// Shaders whose tiles lie in workgroup memory.
+/// The shaders whose invocations share what they read in workgroup memory, and how much of it they take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tiled {
+pub(crate) struct Sharing {
     pub bytes: u32,
     pub project: Kernel,
     pub summarize: Kernel,
@@ -66,18 +66,18 @@ pub(crate) struct Tiled {
     pub linear: Kernel,
 }
 
-impl Tiled {
+impl Sharing {
     /// Those for an adapter that has so much; every one has 16 KB.
     fn within(bytes: u32) -> Self {
         match bytes >> 10 {
-            32.. => Tiled {
+            32.. => Sharing {
                 bytes: 32 << 10,
                 project: Kernel::Project32,
                 summarize: Kernel::Summarize32,
                 read: Kernel::Read32,
                 linear: Kernel::Linear32,
             },
-            _ => Tiled {
+            _ => Sharing {
                 bytes: 16 << 10,
                 project: Kernel::Project16,
                 summarize: Kernel::Summarize16,
@@ -139,12 +139,12 @@ impl Gpu {
     pub(crate) fn open_with(most_bound: u64, most_shared: u32) -> Result<Self, GpuError> {
         let adapter = chosen_adapter()?;
         let limits = adapter.limits();
-        let tiled = Tiled::within(limits.max_compute_workgroup_storage_size.min(most_shared));
+        let sharing = Sharing::within(limits.max_compute_workgroup_storage_size.min(most_shared));
         // No more than is needed: the driver then enforces everywhere what the weakest adapter has.
         let required_limits = Limits {
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size.min(most_bound),
-            max_compute_workgroup_storage_size: tiled.bytes,
+            max_compute_workgroup_storage_size: sharing.bytes,
             ..Limits::default()
         };
         let descriptor = DeviceDescriptor {
@@ -175,7 +175,7 @@ impl Gpu {
             device,
             queue,
             kernels: Kernels::default(),
-            tiled,
+            sharing,
             adapter: name,
             memory: Account::default(),
             carried: Carried::default(),

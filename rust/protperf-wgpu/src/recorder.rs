@@ -1,6 +1,6 @@
 //! Work for the device: buffers, dispatches in their order, and what is read back.
 
-use crate::context::{Gpu, Tiled};
+use crate::context::{Gpu, Sharing};
 use crate::error::GpuError;
 use crate::kernels::{Kernel, Uniform};
 use crate::memory::{Held, OnDevice, Spare};
@@ -56,8 +56,8 @@ impl<'a> Recorder<'a> {
     }
 
     /// The shaders that take the workgroup memory which the adapter has.
-    pub fn tiled(&self) -> Tiled {
-        self.gpu.tiled
+    pub fn sharing(&self) -> Sharing {
+        self.gpu.sharing
     }
 
     /// As [`Gpu::opening`].

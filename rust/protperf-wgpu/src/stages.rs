@@ -15,10 +15,10 @@ type Result<T> = std::result::Result<T, GpuError>;
 
 /// Bytes of a feature, and of a score.
 const FEATURE: u64 = 8;
-/// Rows of what a workgroup makes: the twin of `ROWS` in `shaders/project.wgsl` and others.
-const TILE: u32 = 64;
-/// Columns of values of it: the twin of `COLUMNS` in `shaders/read.wgsl` and `summarize.wgsl`.
-const TILE_COLUMNS: u32 = 32;
+/// Rows that a workgroup makes: the twin of `ROWS` in `shaders/project.wgsl` and others.
+const GROUP_ROWS: u32 = 64;
+/// Columns of values that it makes: the twin of `COLUMNS` in `shaders/read.wgsl` and `summarize.wgsl`.
+const GROUP_COLUMNS: u32 = 32;
 /// How far one invocation counts in its longest loop; one driver stops all loops of an invocation together at 65,535.
 const MAX_COUNT: usize = 50_000;
 /// Rows whose gradients of parameters one invocation adds.
@@ -169,9 +169,9 @@ impl<'r, 'a> Stages<'r, 'a> {
         let features = self.scratch("features", rows.cut.num_rows * self.base.features as usize, FEATURE)?;
         let flag = u32::from(shifts.is_some());
         let sizes = Sizes { mode, flag, factor: rows.norm_factor, ..self.sizes(rows) };
-        let tiles = [GROUP, sizes.projections.div_ceil(TILE), sizes.rows.div_ceil(TILE), sizes.batch_heads];
+        let tiles = [GROUP, sizes.projections.div_ceil(GROUP_ROWS), sizes.rows.div_ceil(GROUP_ROWS), sizes.batch_heads];
         let bindings = [rows.inputs, rows.parameters, shifts.unwrap_or(self.sets), self.sets, &features];
-        self.recorder.dispatch(self.recorder.tiled().project, over(sizes, &tiles), &bindings);
+        self.recorder.dispatch(self.recorder.sharing().project, over(sizes, &tiles), &bindings);
         Ok(features)
     }
 
@@ -193,9 +193,10 @@ impl<'r, 'a> Stages<'r, 'a> {
         let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.sizes(rows) };
         let state = (sizes.features * (1 + sizes.width)) as usize;
         let own = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
-        let tiles = [GROUP, column_tiles(&sizes), sizes.features.div_ceil(TILE), sizes.tiles, sizes.batch_heads];
+        let tiles =
+            [GROUP, groups_of_columns(&sizes), sizes.features.div_ceil(GROUP_ROWS), sizes.tiles, sizes.batch_heads];
         let bindings = [features, values.rows, &rows.cut.tiles, powers, &own];
-        self.recorder.dispatch(self.recorder.tiled().summarize, over(sizes, &tiles), &bindings);
+        self.recorder.dispatch(self.recorder.sharing().summarize, over(sizes, &tiles), &bindings);
         let before = self.scratch("states of tiles", rows.cut.tiling.tiles.len() * state, 4)?;
         let of_segments = (rows.cut.tiling.segments.len() * state) as u64;
         let last = self.recorder.scratch("states", u64::from(self.base.batch_heads) * of_segments * 4)?;
@@ -255,10 +256,11 @@ impl<'r, 'a> Stages<'r, 'a> {
         let sizes = Sizes { powers: u32::from(values.powers.is_some()), ..self.reader_sizes(rows) };
         let out = self.scratch("output", rows.cut.num_rows * sizes.width as usize, 4)?;
         let den = self.scratch("denominators", if rows.side == Side::Query { rows.cut.num_rows * 2 } else { 0 }, 4)?;
-        let tiles = [GROUP, column_tiles(&sizes), sizes.tile_rows.div_ceil(TILE), sizes.tiles, sizes.batch_heads];
+        let tiles =
+            [GROUP, groups_of_columns(&sizes), sizes.tile_rows.div_ceil(GROUP_ROWS), sizes.tiles, sizes.batch_heads];
         let powers = values.powers.unwrap_or(values.rows);
         let bindings = [features, self.state_of(states), &rows.cut.tiles, scores, values.rows, powers, &out, &den];
-        self.recorder.dispatch(self.recorder.tiled().read, over(sizes, &tiles), &bindings);
+        self.recorder.dispatch(self.recorder.sharing().read, over(sizes, &tiles), &bindings);
         Ok([out, den])
     }
 
@@ -365,9 +367,9 @@ fn check_count(what: &'static str, found: usize, limit: usize) -> Result<()> {
     if found <= limit { Ok(()) } else { Err(GpuError::TooMany { what, found, limit }) }
 }
 
-/// Tiles of columns of values; there is one where values have no columns, for the ones.
-fn column_tiles(sizes: &Sizes) -> u32 {
-    (sizes.width - 1).div_ceil(TILE_COLUMNS).max(1)
+/// Workgroups for all columns of values; there is one where values have no columns, for the ones.
+fn groups_of_columns(sizes: &Sizes) -> u32 {
+    (sizes.width - 1).div_ceil(GROUP_COLUMNS).max(1)
 }
 
 /// Blocks of 4 queries times 4 keys of every tile.

@@ -7,9 +7,9 @@ use crate::kernels::Kernel;
 use crate::memory::OnDevice;
 use crate::recorder::GROUP;
 
-/// Rows and fours of columns of a tile: the twins of `ROWS` and `COLUMNS` in `shaders/network/linear.wgsl`.
-const TILE_ROWS: u32 = 64;
-const TILE_COLUMNS: u32 = 16;
+/// Rows and fours of columns that a workgroup makes: the twins of `ROWS` and `COLUMNS` in `shaders/network/linear.wgsl`.
+const GROUP_ROWS: u32 = 64;
+const GROUP_COLUMNS: u32 = 16;
 
 /// The residual stream at its start: rows of an embedding, and the row of a mode added.
 ///
@@ -70,8 +70,8 @@ fn multiply(forward: &mut Forward<'_>, x: &Activations, matrix: &Matrix, out: &A
     let (rows, inputs, outputs) = (x.rows as u32, x.fours(), out.fours());
     let extents = Extents { rows, inputs, outputs, mode, ..Extents::default() };
     let bindings = [&x.memory, &matrix.memory, &out.memory];
-    let counts = [GROUP, outputs.div_ceil(TILE_COLUMNS), rows.div_ceil(TILE_ROWS)];
-    forward.recorder.dispatch(forward.gpu.tiled.linear, extents.over(&counts), &bindings);
+    let counts = [GROUP, outputs.div_ceil(GROUP_COLUMNS), rows.div_ceil(GROUP_ROWS)];
+    forward.recorder.dispatch(forward.gpu.sharing.linear, extents.over(&counts), &bindings);
 }
 
 /// silu(gate) up of gates and what they let through side by side.
@@ -170,7 +170,7 @@ mod tests {
             return;
         }
         let gpus = [16, 32].map(|kilobytes| Gpu::open_with(u64::MAX, kilobytes << 10).unwrap());
-        assert_eq!(gpus.each_ref().map(|gpu| gpu.tiled.linear), [Kernel::Linear16, Kernel::Linear32]);
+        assert_eq!(gpus.each_ref().map(|gpu| gpu.sharing.linear), [Kernel::Linear16, Kernel::Linear32]);
         for sizes in [[1, 1, 1], [3, 31, 5], [63, 32, 64], [64, 33, 63], [65, 64, 68], [130, 129, 65], [1, 200, 150]] {
             let [found, others] = gpus.each_ref().map(|gpu| products(gpu, sizes).unwrap());
             assert!(found == others, "{sizes:?}");

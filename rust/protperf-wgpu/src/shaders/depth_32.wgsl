@@ -1,2 +1,2 @@
-// Fours of inputs of a tile in 32 KB of workgroup memory.
+// Fours of inputs that fit into 32 KB of workgroup memory with what they are multiplied with, for 64 rows times 64 columns.
 const DEPTH = 16u;

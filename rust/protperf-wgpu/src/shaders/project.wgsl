@@ -6,7 +6,7 @@
 //     trigonometric   phi   = [cos u, sin u] * 2^h
 //
 // Directions carry the scale of the inputs and, in the exponential family, log2(e). The exponent of a feature is
-// lowered by its row's shift; a row that is left out has features of nothing. A workgroup makes a tile of 64 rows times 64
+// lowered by its row's shift; a row that is left out has features of nothing. A workgroup makes 64 rows times 64
 // projections, so that a number that is read serves 64 products; an invocation makes 8 rows times 8 projections of it. Mode 0: features. Mode 1: slopes of an activation, over the power of two that its feature carries.
 // BH: batch entries times heads, those of one group.
 
@@ -26,26 +26,26 @@ const HUGE = 1073741824.0;
 const LARGEST = 1e15;
 
 const ROWS = 64u;
-// Fours of rows of a tile, and of projections.
+// Fours of rows, and of projections.
 const FOURS = 16u;
 const AXES = 4u * DEPTH;
 
 // Some axes, AXES of them: [AXES, ROWS] and [AXES, ROWS].
-var<workgroup> tile_x: array<vec4f, AXES * FOURS>;
-var<workgroup> tile_w: array<vec4f, AXES * FOURS>;
+var<workgroup> shared_x: array<vec4f, AXES * FOURS>;
+var<workgroup> shared_w: array<vec4f, AXES * FOURS>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     // The same for all invocations of the workgroup, which therefore meet at the barriers.
-    let tile = group.y * GROUPS + group.x;
-    if tile >= sizes.invocations / 64u {
+    let at = group.y * GROUPS + group.x;
+    if at >= sizes.invocations / 64u {
         return;
     }
     let across = (sizes.projections + ROWS - 1u) / ROWS;
     let down = (sizes.rows + ROWS - 1u) / ROWS;
-    let first_projection = tile % across * ROWS;
-    let first_row = tile / across % down * ROWS;
-    let batch_head = tile / across / down;
+    let first_projection = at % across * ROWS;
+    let first_row = at / across % down * ROWS;
+    let batch_head = at / across / down;
     let d = sizes.head_dim;
     let start = sets[batch_head] * (sizes.projections * (d + 1u) + d);
     let constants = start + sizes.projections * d;
@@ -63,10 +63,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         load(batch_head * sizes.rows, first_row, start, first_projection, first_axis, axes, local);
         workgroupBarrier();
         for (var axis = 0u; axis < axes; axis++) {
-            let x0 = tile_x[axis * FOURS + row];
-            let x1 = tile_x[axis * FOURS + row + 8u];
-            let w0 = tile_w[axis * FOURS + projection];
-            let w1 = tile_w[axis * FOURS + projection + 8u];
+            let x0 = shared_x[axis * FOURS + row];
+            let x1 = shared_x[axis * FOURS + row + 8u];
+            let w0 = shared_w[axis * FOURS + projection];
+            let w1 = shared_w[axis * FOURS + projection + 8u];
             products_00 += outer(x0, w0);
             products_01 += outer(x0, w1);
             products_10 += outer(x1, w0);
@@ -82,14 +82,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let own_row = first_row + 4u * row;
     let own_projection = first_projection + 4u * projection;
     for (var i = 0u; i < 4u; i++) {
-        let at = batch_head * sizes.rows + own_row + i;
+        let to = batch_head * sizes.rows + own_row + i;
         if own_row + i < sizes.rows {
-            store_four(at, constants, own_projection, products_00[i], norms_0[i]);
-            store_four(at, constants, own_projection + 32u, products_01[i], norms_0[i]);
+            store_four(to, constants, own_projection, products_00[i], norms_0[i]);
+            store_four(to, constants, own_projection + 32u, products_01[i], norms_0[i]);
         }
         if own_row + 32u + i < sizes.rows {
-            store_four(at + 32u, constants, own_projection, products_10[i], norms_1[i]);
-            store_four(at + 32u, constants, own_projection + 32u, products_11[i], norms_1[i]);
+            store_four(to + 32u, constants, own_projection, products_10[i], norms_1[i]);
+            store_four(to + 32u, constants, own_projection + 32u, products_11[i], norms_1[i]);
         }
     }
 }
@@ -103,8 +103,8 @@ fn load(before: u32, first_row: u32, start: u32, first_projection: u32, first_ax
     let w = vec4u(start + first_axis) + projections * sizes.head_dim;
     for (var axis = local / FOURS; axis < axes; axis += 4u) {
         let raw = vec4f(inputs[x.x + axis], inputs[x.y + axis], inputs[x.z + axis], inputs[x.w + axis]);
-        tile_x[axis * FOURS + four] = clamp(raw, vec4f(-sizes.input_limit), vec4f(sizes.input_limit));
-        tile_w[axis * FOURS + four] =
+        shared_x[axis * FOURS + four] = clamp(raw, vec4f(-sizes.input_limit), vec4f(sizes.input_limit));
+        shared_w[axis * FOURS + four] =
             vec4f(parameters[w.x + axis], parameters[w.y + axis], parameters[w.z + axis], parameters[w.w + axis]);
     }
 }

@@ -35,9 +35,9 @@ const TERMS = 4u * DEPTH;
 // Of the rows.
 var<workgroup> row_tops: array<i32, ROWS>;
 // Some terms of every sum, TERMS of them: what rows read [TERMS, ROWS], values [TERMS, COLUMNS] and ones [TERMS].
-var<workgroup> tile_reads: array<vec4f, TERMS * FOURS>;
-var<workgroup> tile_values: array<vec4f, TERMS * 8u>;
-var<workgroup> tile_ones: array<f32, TERMS>;
+var<workgroup> shared_reads: array<vec4f, TERMS * FOURS>;
+var<workgroup> shared_values: array<vec4f, TERMS * 8u>;
+var<workgroup> shared_ones: array<f32, TERMS>;
 
 // What a workgroup works on.
 struct Block {
@@ -90,14 +90,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         load_state(block, first, depth, local);
         workgroupBarrier();
         for (var m = 0u; m < depth; m++) {
-            let x0 = tile_reads[m * FOURS + row];
-            let s = tile_values[m * 8u + column];
+            let x0 = shared_reads[m * FOURS + row];
+            let s = shared_values[m * 8u + column];
             sums_0 += outer(x0, s);
-            ones_0 += x0 * tile_ones[m];
+            ones_0 += x0 * shared_ones[m];
             if is_tall {
-                let x1 = tile_reads[m * FOURS + row + 8u];
+                let x1 = shared_reads[m * FOURS + row + 8u];
                 sums_1 += outer(x1, s);
-                ones_1 += x1 * tile_ones[m];
+                ones_1 += x1 * shared_ones[m];
             }
         }
         workgroupBarrier();
@@ -117,18 +117,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
             load_own(block, first, depth, local);
             workgroupBarrier();
             for (var j = 0u; j < depth; j++) {
-                let x0 = tile_reads[j * FOURS + row];
+                let x0 = shared_reads[j * FOURS + row];
                 // A row that is not seen has read 0, and a power that may be larger.
                 let power = vec4i(power_at(block.first_row + first + j));
                 let by_0 = exp2_int4(min(power - power_0, vec4i(0)));
-                let v = tile_values[j * 8u + column];
+                let v = shared_values[j * 8u + column];
                 own_sums_0 += outer(x0 * by_0, v);
-                own_ones_0 += x0 * tile_ones[j];
+                own_ones_0 += x0 * shared_ones[j];
                 if is_tall {
-                    let x1 = tile_reads[j * FOURS + row + 8u];
+                    let x1 = shared_reads[j * FOURS + row + 8u];
                     let by_1 = exp2_int4(min(power - power_1, vec4i(0)));
                     own_sums_1 += outer(x1 * by_1, v);
-                    own_ones_1 += x1 * tile_ones[j];
+                    own_ones_1 += x1 * shared_ones[j];
                 }
             }
             workgroupBarrier();
@@ -180,13 +180,13 @@ fn load_state(block: Block, first: u32, depth: u32, local: u32) {
         let w = features[base.w + m];
         let s = block.state + (first + m) * (sizes.width + 1u);
         let exponents = vec4i(x.exponent, y.exponent, z.exponent, w.exponent) + vec4i(reference_of(states[s]));
-        tile_reads[m * FOURS + four] = vec4f(x.mantissa, y.mantissa, z.mantissa, w.mantissa) * exp2_int4(exponents - top);
+        shared_reads[m * FOURS + four] = vec4f(x.mantissa, y.mantissa, z.mantissa, w.mantissa) * exp2_int4(exponents - top);
         if four < 8u {
-            tile_values[m * 8u + four] =
+            shared_values[m * 8u + four] =
                 vec4f(states[s + 1u + c.x], states[s + 1u + c.y], states[s + 1u + c.z], states[s + 1u + c.w]);
         }
         if four == 8u {
-            tile_ones[m] = states[s + 1u];
+            shared_ones[m] = states[s + 1u];
         }
     }
 }
@@ -199,7 +199,7 @@ fn load_own(block: Block, first: u32, depth: u32, local: u32) {
     let c = min(block.first_column + 4u * four + vec4u(0u, 1u, 2u, 3u), vec4u(sizes.width - 1u));
     for (var at = local / FOURS; at < depth; at += 4u) {
         let j = first + at;
-        tile_reads[at * FOURS + four] = vec4f(
+        shared_reads[at * FOURS + four] = vec4f(
             score(block.of_tile, row.x, j, top.x),
             score(block.of_tile, row.y, j, top.y),
             score(block.of_tile, row.z, j, top.z),
@@ -207,10 +207,10 @@ fn load_own(block: Block, first: u32, depth: u32, local: u32) {
         );
         let v = (block.first_row + j) * sizes.width;
         if four < 8u {
-            tile_values[at * 8u + four] = vec4f(values[v + c.x], values[v + c.y], values[v + c.z], values[v + c.w]);
+            shared_values[at * 8u + four] = vec4f(values[v + c.x], values[v + c.y], values[v + c.z], values[v + c.w]);
         }
         if four == 8u {
-            tile_ones[at] = values[v];
+            shared_ones[at] = values[v];
         }
     }
 }

@@ -25,9 +25,9 @@ const TERMS = 4u * DEPTH;
 // Of the features.
 var<workgroup> references: array<i32, FEATURES>;
 // Some rows, TERMS of them: features over their references [TERMS, FEATURES], values [TERMS, COLUMNS] and ones [TERMS].
-var<workgroup> tile_features: array<vec4f, TERMS * FOURS>;
-var<workgroup> tile_values: array<vec4f, TERMS * 8u>;
-var<workgroup> tile_ones: array<f32, TERMS>;
+var<workgroup> shared_features: array<vec4f, TERMS * FOURS>;
+var<workgroup> shared_values: array<vec4f, TERMS * 8u>;
+var<workgroup> shared_ones: array<f32, TERMS>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -62,13 +62,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         load(first_row + start, rows, first_row + tile.count - 1u, first_feature, first_column, local);
         workgroupBarrier();
         for (var j = 0u; j < rows; j++) {
-            let x0 = tile_features[j * FOURS + feature];
-            let x1 = tile_features[j * FOURS + feature + 8u];
-            let v = tile_values[j * 8u + column];
+            let x0 = shared_features[j * FOURS + feature];
+            let x1 = shared_features[j * FOURS + feature + 8u];
+            let v = shared_values[j * 8u + column];
             sums_0 += outer(x0, v);
             sums_1 += outer(x1, v);
-            ones_0 += x0 * tile_ones[j];
-            ones_1 += x1 * tile_ones[j];
+            ones_0 += x0 * shared_ones[j];
+            ones_1 += x1 * shared_ones[j];
         }
         workgroupBarrier();
     }
@@ -94,14 +94,14 @@ fn load(first_row: u32, rows: u32, last_row: u32, first_feature: u32, first_colu
         let z = features[base.z];
         let w = features[base.w];
         let powers = exp2_int4(vec4i(x.exponent, y.exponent, z.exponent, w.exponent) - reference);
-        tile_features[j * FOURS + four] = vec4f(x.mantissa, y.mantissa, z.mantissa, w.mantissa) * powers;
+        shared_features[j * FOURS + four] = vec4f(x.mantissa, y.mantissa, z.mantissa, w.mantissa) * powers;
         let row = (first_row + j) * sizes.width;
         if four < 8u {
             let by = exp2_int(power_at(first_row + j) - last_power);
-            tile_values[j * 8u + four] = vec4f(values[row + c.x], values[row + c.y], values[row + c.z], values[row + c.w]) * by;
+            shared_values[j * 8u + four] = vec4f(values[row + c.x], values[row + c.y], values[row + c.z], values[row + c.w]) * by;
         }
         if four == 8u {
-            tile_ones[j] = values[row];
+            shared_ones[j] = values[row];
         }
     }
 }

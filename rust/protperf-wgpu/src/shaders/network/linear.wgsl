@@ -1,4 +1,4 @@
-// Products with a matrix: out_n = W x_n, in mode 1 added to what is there. A workgroup makes a tile of 64 rows times 64
+// Products with a matrix: out_n = W x_n, in mode 1 added to what is there. A workgroup makes 64 rows times 64
 // columns, so that a number that is read serves 64 products; an invocation makes 8 rows times 8 columns of it.
 //
 // Rows of an invocation are 8 apart, and so are its fours of columns: then neighbours read neighbouring fours of the
@@ -16,19 +16,19 @@ const ROWS = 64u;
 const COLUMNS = 16u;
 
 // Some inputs, DEPTH fours of them: [DEPTH, ROWS] and [4 DEPTH, COLUMNS].
-var<workgroup> tile_x: array<vec4f, DEPTH * ROWS>;
-var<workgroup> tile_weights: array<vec4f, 4u * DEPTH * COLUMNS>;
+var<workgroup> shared_x: array<vec4f, DEPTH * ROWS>;
+var<workgroup> shared_weights: array<vec4f, 4u * DEPTH * COLUMNS>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     // The same for all invocations of the workgroup, which therefore meet at the barriers.
-    let tile = group.y * GROUPS + group.x;
-    if tile >= extents.invocations / 64u {
+    let at = group.y * GROUPS + group.x;
+    if at >= extents.invocations / 64u {
         return;
     }
     let across = (extents.outputs + COLUMNS - 1u) / COLUMNS;
-    let first_column = tile % across * COLUMNS;
-    let first_row = tile / across * ROWS;
+    let first_column = at % across * COLUMNS;
+    let first_row = at / across * ROWS;
     let row = local / 8u;
     let column = local % 8u;
     var sums_00 = mat4x4f();
@@ -40,18 +40,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         load(first_row, first_column, start, depth, local);
         workgroupBarrier();
         for (var i = 0u; i < depth; i++) {
-            let at = i * ROWS + row;
-            let upper = transpose(mat4x4f(tile_x[at], tile_x[at + 8u], tile_x[at + 16u], tile_x[at + 24u]));
-            let lower = transpose(mat4x4f(tile_x[at + 32u], tile_x[at + 40u], tile_x[at + 48u], tile_x[at + 56u]));
+            let own = i * ROWS + row;
+            let upper = transpose(mat4x4f(shared_x[own], shared_x[own + 8u], shared_x[own + 16u], shared_x[own + 24u]));
+            let lower = transpose(mat4x4f(shared_x[own + 32u], shared_x[own + 40u], shared_x[own + 48u], shared_x[own + 56u]));
             let w = 4u * i * COLUMNS + column;
-            let a0 = tile_weights[w];
-            let a1 = tile_weights[w + COLUMNS];
-            let a2 = tile_weights[w + 2u * COLUMNS];
-            let a3 = tile_weights[w + 3u * COLUMNS];
-            let b0 = tile_weights[w + 8u];
-            let b1 = tile_weights[w + COLUMNS + 8u];
-            let b2 = tile_weights[w + 2u * COLUMNS + 8u];
-            let b3 = tile_weights[w + 3u * COLUMNS + 8u];
+            let a0 = shared_weights[w];
+            let a1 = shared_weights[w + COLUMNS];
+            let a2 = shared_weights[w + 2u * COLUMNS];
+            let a3 = shared_weights[w + 3u * COLUMNS];
+            let b0 = shared_weights[w + 8u];
+            let b1 = shared_weights[w + COLUMNS + 8u];
+            let b2 = shared_weights[w + 2u * COLUMNS + 8u];
+            let b3 = shared_weights[w + 3u * COLUMNS + 8u];
             // One term after the other, without a loop: there is a limit to the loops of an invocation.
             sums_00 = sums_00 + outer(upper[0], a0) + outer(upper[1], a1) + outer(upper[2], a2) + outer(upper[3], a3);
             sums_01 = sums_01 + outer(upper[0], b0) + outer(upper[1], b1) + outer(upper[2], b2) + outer(upper[3], b3);
@@ -74,9 +74,9 @@ fn load(first_row: u32, first_column: u32, start: u32, depth: u32, local: u32) {
     let own = min(first_row + local, extents.rows - 1u) * extents.inputs + start;
     let column = min(first_column + local % COLUMNS, extents.outputs - 1u);
     for (var i = 0u; i < depth; i++) {
-        tile_x[i * ROWS + local] = x[own + i];
+        shared_x[i * ROWS + local] = x[own + i];
         let input = 4u * i + local / COLUMNS;
-        tile_weights[input * COLUMNS + local % COLUMNS] = weights[(4u * start + input) * extents.outputs + column];
+        shared_weights[input * COLUMNS + local % COLUMNS] = weights[(4u * start + input) * extents.outputs + column];
     }
 }
 
