@@ -224,7 +224,7 @@ impl Recipe {
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
-            // What a tile holds is written before it is read.
+            // What is shared is written before it is read.
             compilation_options: PipelineCompilationOptions {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()

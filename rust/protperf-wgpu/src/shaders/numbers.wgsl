@@ -7,8 +7,13 @@
 const GROUPS = 32768u;
 const LOG2_E = 1.44269504088896341;
 
+// The same for all invocations of a workgroup: where it alone decides, they meet at barriers.
+fn workgroup_number(group: vec3u) -> u32 {
+    return group.y * GROUPS + group.x;
+}
+
 fn invocation(group: vec3u, local: u32) -> u32 {
-    return (group.y * GROUPS + group.x) * 64u + local;
+    return workgroup_number(group) * 64u + local;
 }
 
 // 2^k; 0 so far below that a product with it could be denormal.

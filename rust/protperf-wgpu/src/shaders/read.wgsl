@@ -53,8 +53,7 @@ struct Block {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-    // The same for all invocations of the workgroup, which therefore meet at the barriers.
-    let at = group.y * GROUPS + group.x;
+    let at = workgroup_number(group);
     if at >= sizes.invocations / 64u {
         return;
     }
@@ -77,71 +76,85 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         row_tops[local] = 0;
     }
     workgroupBarrier();
-    // Short segments have no second half.
-    let is_tall = tile.count - start > 32u;
     let row = local / 8u;
     let column = local % 8u;
-    var sums_0 = mat4x4f();
-    var sums_1 = mat4x4f();
-    var ones_0 = vec4f();
-    var ones_1 = vec4f();
+    var sums = read_state(block, local);
+    if sizes.flag == 1u {
+        let state_power = vec4i(power_at(block.first_row));
+        let own = read_own(block, local);
+        sums.upper = scaled(sums.upper, exp2_int4(state_power - powers_of(block, 4u * row))) + own.upper;
+        sums.lower = scaled(sums.lower, exp2_int4(state_power - powers_of(block, 4u * row + 32u))) + own.lower;
+        sums.upper_ones += own.upper_ones;
+        sums.lower_ones += own.lower_ones;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        store(block, 4u * row + i, column, sums.upper[i], sums.upper_ones[i]);
+        store(block, 4u * row + 32u + i, column, sums.lower[i], sums.lower_ones[i]);
+    }
+}
+
+// What an invocation sums up: of 4 rows, of 4 others, and of the ones of both.
+struct Sums {
+    upper: mat4x4f,
+    lower: mat4x4f,
+    upper_ones: vec4f,
+    lower_ones: vec4f,
+}
+
+// Short segments have no second half.
+fn is_tall(block: Block) -> bool {
+    return block.count - block.start > 32u;
+}
+
+fn read_state(block: Block, local: u32) -> Sums {
+    let row = local / 8u;
+    var sums = Sums();
     for (var first = 0u; first < sizes.features; first += TERMS) {
         let depth = min(TERMS, sizes.features - first);
         load_state(block, first, depth, local);
         workgroupBarrier();
         for (var m = 0u; m < depth; m++) {
-            let x0 = shared_reads[m * FOURS + row];
-            let s = shared_values[m * 8u + column];
-            sums_0 += outer(x0, s);
-            ones_0 += x0 * shared_ones[m];
-            if is_tall {
-                let x1 = shared_reads[m * FOURS + row + 8u];
-                sums_1 += outer(x1, s);
-                ones_1 += x1 * shared_ones[m];
+            let x = shared_reads[m * FOURS + row];
+            let s = shared_values[m * 8u + local % 8u];
+            sums.upper += outer(x, s);
+            sums.upper_ones += x * shared_ones[m];
+            if is_tall(block) {
+                let y = shared_reads[m * FOURS + row + 8u];
+                sums.lower += outer(y, s);
+                sums.lower_ones += y * shared_ones[m];
             }
         }
         workgroupBarrier();
     }
-    if sizes.flag == 1u {
-        let state_power = vec4i(power_at(block.first_row));
-        let power_0 = powers_of(block, 4u * row);
-        let power_1 = powers_of(block, 4u * row + 32u);
-        sums_0 = scaled(sums_0, exp2_int4(state_power - power_0));
-        sums_1 = scaled(sums_1, exp2_int4(state_power - power_1));
-        var own_sums_0 = mat4x4f();
-        var own_sums_1 = mat4x4f();
-        var own_ones_0 = vec4f();
-        var own_ones_1 = vec4f();
-        for (var first = 0u; first < tile.count; first += TERMS) {
-            let depth = min(TERMS, tile.count - first);
-            load_own(block, first, depth, local);
-            workgroupBarrier();
-            for (var j = 0u; j < depth; j++) {
-                let x0 = shared_reads[j * FOURS + row];
-                // A row that is not seen has read 0, and a power that may be larger.
-                let power = vec4i(power_at(block.first_row + first + j));
-                let by_0 = exp2_int4(min(power - power_0, vec4i(0)));
-                let v = shared_values[j * 8u + column];
-                own_sums_0 += outer(x0 * by_0, v);
-                own_ones_0 += x0 * shared_ones[j];
-                if is_tall {
-                    let x1 = shared_reads[j * FOURS + row + 8u];
-                    let by_1 = exp2_int4(min(power - power_1, vec4i(0)));
-                    own_sums_1 += outer(x1 * by_1, v);
-                    own_ones_1 += x1 * shared_ones[j];
-                }
+    return sums;
+}
+
+// Sums over the tile's own rows, over the powers of the rows that read.
+fn read_own(block: Block, local: u32) -> Sums {
+    let row = local / 8u;
+    let upper_power = powers_of(block, 4u * row);
+    let lower_power = powers_of(block, 4u * row + 32u);
+    var sums = Sums();
+    for (var first = 0u; first < block.count; first += TERMS) {
+        let depth = min(TERMS, block.count - first);
+        load_own(block, first, depth, local);
+        workgroupBarrier();
+        for (var j = 0u; j < depth; j++) {
+            let x = shared_reads[j * FOURS + row];
+            let v = shared_values[j * 8u + local % 8u];
+            // A row that is not seen has read 0, and a power that may be larger.
+            let power = vec4i(power_at(block.first_row + first + j));
+            sums.upper += outer(x * exp2_int4(min(power - upper_power, vec4i(0))), v);
+            sums.upper_ones += x * shared_ones[j];
+            if is_tall(block) {
+                let y = shared_reads[j * FOURS + row + 8u];
+                sums.lower += outer(y * exp2_int4(min(power - lower_power, vec4i(0))), v);
+                sums.lower_ones += y * shared_ones[j];
             }
-            workgroupBarrier();
         }
-        sums_0 += own_sums_0;
-        sums_1 += own_sums_1;
-        ones_0 += own_ones_0;
-        ones_1 += own_ones_1;
+        workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
-        store(block, 4u * row + i, column, sums_0[i], ones_0[i]);
-        store(block, 4u * row + 32u + i, column, sums_1[i], ones_1[i]);
-    }
+    return sums;
 }
 
 // The row of a block of 64, or the last one of the tile.

@@ -21,8 +21,7 @@ var<workgroup> shared_weights: array<vec4f, 4u * DEPTH * COLUMNS>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-    // The same for all invocations of the workgroup, which therefore meet at the barriers.
-    let at = group.y * GROUPS + group.x;
+    let at = workgroup_number(group);
     if at >= extents.invocations / 64u {
         return;
     }
